@@ -1,0 +1,1 @@
+"""A small byte-level language-model task shared by the examples."""

@@ -1,0 +1,207 @@
+"""Gradients or updates over several calls: multi_steps, apply_every, lookahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import tree
+from .hyper import Values, static
+from .leaves import LeafInfo
+from .state import new_count, state_zeros
+from .transform import LeafTransform, Wrapper
+from .tree import PyTree
+
+
+def _check_period(who: str, name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{who}: {name} must be an integer >= 1, got {value!r}")
+
+
+class MultiStepsState(NamedTuple):
+    """State of ``multi_steps``.
+
+    Attributes:
+        mini_step: int32 in [0, k), gradients gathered since the last applied update.
+        gradient_step: int32, updates applied.
+        acc_grads: running mean of the gradients, one buffer the size of the parameters.
+        inner_state: state of the inner transform, which counts applied updates only.
+    """
+
+    mini_step: Tensor
+    gradient_step: Tensor
+    acc_grads: PyTree
+    inner_state: PyTree
+
+
+@dataclass(frozen=True)
+class multi_steps(Wrapper):
+    """Average gradients over ``every_k`` calls and apply the inner transform once.
+
+    The calls between give zero updates. It keeps one buffer the size of the parameters; with torch
+    modules, accumulating in ``.grad`` costs none. ``every_k=1`` changes nothing but the buffer.
+
+    Args:
+        transform: the inner transform.
+        every_k: calls per applied update, >= 1.
+
+    Raises:
+        ValueError: ``every_k`` < 1.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.multi_steps(gx.scale(-1.0), every_k=2)
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> first, state = tx.update({"w": torch.tensor([1.0])}, state)
+    >>> second, state = tx.update({"w": torch.tensor([3.0])}, state)
+    >>> first["w"].item(), second["w"].item()
+    (0.0, -2.0)
+    """
+
+    every_k: int = 1
+
+    def __post_init__(self) -> None:
+        _check_period(self.name, "every_k", self.every_k)
+
+    def init(self, params: PyTree) -> MultiStepsState:
+        count = new_count(tree.leaves(params))
+        buffers = tree.map(state_zeros, params)
+        return MultiStepsState(count, count, buffers, self.transform.init(params))
+
+    def update(
+        self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        n = (state.mini_step + 1).to(torch.float32)
+        mean = tree.map(
+            lambda g, a: a + (g.to(a.dtype) - a) / n.to(a.dtype), updates, state.acc_grads
+        )
+        emit = state.mini_step + 1 >= self.every_k
+        extra["grads"] = mean
+        new, inner = self.transform.update(mean, state.inner_state, params, **extra)
+        kept = _fill(mean, state.acc_grads)
+        return (
+            tree.where(emit, new, tree.map(torch.zeros_like, new)),
+            MultiStepsState(
+                torch.where(emit, 0, state.mini_step + 1).to(torch.int32),
+                state.gradient_step + emit.to(torch.int32),
+                tree.where(~emit, kept, tree.map(torch.zeros_like, kept)),
+                tree.where(emit, inner, state.inner_state),
+            ),
+        )
+
+
+def _fill(tree_with_gaps: PyTree, other: PyTree) -> PyTree:
+    """Where the first tree has None, the leaf of the second."""
+    leaves, spec = tree.flatten(tree_with_gaps)
+    others = spec.flatten_up_to(other)
+    return spec.unflatten([o if x is None else x for x, o in zip(leaves, others, strict=True)])
+
+
+class ApplyEveryState(NamedTuple):
+    """Attributes: ``step``, int32 calls; ``acc``, the sum of updates since the last emission."""
+
+    step: Tensor
+    acc: Tensor
+
+
+@dataclass(frozen=True)
+class apply_every(LeafTransform):
+    """Sum updates over ``k`` calls and emit the sum on the last; zero updates in between.
+
+    Args:
+        k: calls per emission, >= 1.
+
+    Raises:
+        ValueError: ``k`` < 1.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.apply_every(2)
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> first, state = tx.update({"w": torch.ones(1)}, state)
+    >>> second, state = tx.update({"w": torch.ones(1)}, state)
+    >>> first["w"].item(), second["w"].item()
+    (0.0, 2.0)
+    """
+
+    k: int = static(1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_period(self.name, "k", self.k)
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ApplyEveryState:
+        return ApplyEveryState(new_count([p]), state_zeros(p))
+
+    def update_leaf(
+        self, u: Tensor, s: ApplyEveryState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ApplyEveryState]:
+        total = s.acc + u
+        emit = (s.step + 1) % self.k == 0
+        zeros = torch.zeros_like(total)
+        out = torch.where(emit, total, zeros)
+        return out, ApplyEveryState(s.step + 1, torch.where(emit, zeros, total))
+
+
+class LookaheadState(NamedTuple):
+    """Attributes: ``step``, int32 steps; ``slow``, the slow weights; the inner state."""
+
+    step: Tensor
+    slow: PyTree
+    inner_state: PyTree
+
+
+@dataclass(frozen=True)
+class lookahead(Wrapper):
+    """Slow weights that follow the fast ones: every ``sync_period`` steps both meet.
+
+    fast <- fast + inner update; at a synchronisation slow <- slow + a (fast - slow), fast <- slow.
+    The inner transform must contain its learning rate. The parameters are the fast weights.
+
+    Args:
+        transform: the fast optimizer, learning rate included.
+        sync_period: steps between synchronisations, >= 1.
+        slow_step_size: a in [0, 1].
+
+    Raises:
+        ValueError: a value outside its range, or no parameters given to ``update``.
+
+    Source: arXiv 1907.08610.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.lookahead(gx.sgd(1.0), sync_period=1, slow_step_size=0.5)
+    >>> params = {"w": torch.zeros(1)}
+    >>> tx.update({"w": torch.ones(1)}, tx.init(params), params)[0]
+    {'w': tensor([-0.5000])}
+    """
+
+    sync_period: int = 6
+    slow_step_size: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_period(self.name, "sync_period", self.sync_period)
+        if not 0 <= self.slow_step_size <= 1:
+            raise ValueError(
+                f"lookahead: slow_step_size must be in [0, 1], got {self.slow_step_size}"
+            )
+
+    def init(self, params: PyTree) -> LookaheadState:
+        slow = tree.map(lambda p: tree.accumulator(p.detach()).clone(), params)
+        return LookaheadState(new_count(tree.leaves(params)), slow, self.transform.init(params))
+
+    def update(
+        self, updates: PyTree, state: LookaheadState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        if params is None:
+            raise ValueError("lookahead: needs the parameters; call update(updates, state, params)")
+        new, inner = self.transform.update(updates, state.inner_state, params, **extra)
+        sync = (state.step + 1) % self.sync_period == 0
+
+        def slow_leaf(u: Tensor, p: Tensor, slow: Tensor) -> Tensor:
+            fast = p.to(slow.dtype) + u
+            return torch.where(sync, slow + self.slow_step_size * (fast - slow), slow)
+
+        slow = tree.map(slow_leaf, new, params, state.slow)
+        out = tree.map(lambda u, p, w: torch.where(sync, w - p.to(w.dtype), u), new, params, slow)
+        return out, LookaheadState(state.step + 1, _fill(slow, state.slow), inner)

@@ -1,0 +1,130 @@
+"""Transforms in sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import hyper as hyper_
+from .errors import TreeMismatchError
+from .transform import GradientTransformation
+from .tree import PyTree
+
+
+@dataclass(frozen=True)
+class Chain(GradientTransformation):
+    """Named transforms applied one after the other; made by ``chain`` and ``named_chain``.
+
+    The state is a dict from member name to member state. Members that ask for the gradients
+    (``extra["grads"]``) get the updates that entered the outermost chain.
+    """
+
+    members: tuple[tuple[str, GradientTransformation], ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for name, tx in self.members:
+            if not isinstance(tx, GradientTransformation):
+                raise TypeError(
+                    f"chain: member {name!r} must be a GradientTransformation, "
+                    f"got {type(tx).__name__}; wrap functions with gx.stateless or gx.transformation"
+                )
+            if name in seen:
+                raise ValueError(f"named_chain: two members are called {name!r}")
+            if not name or "." in name:
+                raise ValueError(f"named_chain: a member name must have no dot, got {name!r}")
+            seen.add(name)
+
+    @property
+    def name(self) -> str:
+        return "chain"
+
+    @property
+    def inner(self) -> Mapping[str, GradientTransformation]:
+        return dict(self.members)
+
+    def __iter__(self) -> Iterator[tuple[str, GradientTransformation]]:
+        return iter(self.members)
+
+    def __getitem__(self, name: str) -> GradientTransformation:
+        return self.inner[name]
+
+    def __repr__(self) -> str:
+        return "chain(" + ", ".join(repr(tx) for _, tx in self.members) + ")"
+
+    def init(self, params: PyTree) -> PyTree:
+        return {name: tx.init(params) for name, tx in self.members}
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        check_members("chain", state, self.members)
+        extra.setdefault("grads", updates)
+        hyper = extra.pop("hyper", None)
+        new_state = {}
+        for name, tx in self.members:
+            scoped = {} if hyper is None else {"hyper": hyper_.scoped(hyper, name)}
+            updates, new_state[name] = tx.update(updates, state[name], params, **scoped, **extra)
+        return updates, new_state
+
+
+def check_members(
+    who: str, state: PyTree, members: tuple[tuple[str, GradientTransformation], ...]
+) -> None:
+    """Raise unless ``state`` has exactly one entry for every member."""
+    want = [name for name, _ in members]
+    if not isinstance(state, Mapping) or set(state) != set(want):
+        got = list(state) if isinstance(state, Mapping) else type(state).__name__
+        raise TreeMismatchError(f"{who}: the state has members {got}, the transform has {want}")
+
+
+def chain(*transforms: GradientTransformation) -> Chain:
+    """Apply transforms in order: each receives the updates of the one before it.
+
+    A chain inside a chain is spliced in. Members are named after their transform; a repeated name
+    gets a number. The names are the keys of the state and prefix hyperparameters
+    (``hyper={"scale_by_adam.b1": 0.8}``).
+
+    Raises:
+        TypeError: a member is not a transform.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.chain(gx.scale(2.0), gx.trace(0.9), gx.scale(-0.1))
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> list(state)
+    ['scale', 'trace', 'scale_1']
+    >>> tx.update({"w": torch.ones(1)}, state)[0]
+    {'w': tensor([-0.2000])}
+    """
+    flat: list[tuple[str, GradientTransformation]] = []
+    for tx in transforms:
+        if isinstance(tx, Chain):
+            flat.extend(tx.members)
+        else:
+            flat.append((tx.name if isinstance(tx, GradientTransformation) else repr(tx), tx))
+    taken: set[str] = set()
+    named = []
+    for name, tx in flat:
+        unique, i = name, 0
+        while unique in taken:
+            i += 1
+            unique = f"{name}_{i}"
+        taken.add(unique)
+        named.append((unique, tx))
+    return Chain(tuple(named))
+
+
+def named_chain(*members: tuple[str, GradientTransformation]) -> Chain:
+    """A chain whose members you name yourself; a chain as a member stays nested.
+
+    Raises:
+        ValueError: two members share a name, or a name contains a dot.
+        TypeError: a member is not a transform.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.named_chain(("momentum", gx.trace(0.9)), ("step", gx.scale(-0.1)))
+    >>> tx.init({"w": torch.zeros(1)})
+    {'momentum': {'w': TraceState(trace=tensor([0.]))}, 'step': ()}
+    """
+    return Chain(tuple(members))

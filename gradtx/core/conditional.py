@@ -1,0 +1,172 @@
+"""Apply an inner transform only on some steps, without branching on values.
+
+Both outcomes are computed and chosen with ``where``: no host sync, and vmap, compilation and graph
+capture work. A step that is not applied leaves the inner state, its counters included, as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import tree
+from .reduce import LOCAL
+from .state import new_count
+from .transform import Wrapper
+from .tree import PyTree
+
+
+class ApplyIfFiniteState(NamedTuple):
+    """Attributes: the counters of ``apply_if_finite`` (int32, bool, int32) and the inner state."""
+
+    notfinite_count: Tensor
+    last_finite: Tensor
+    total_notfinite: Tensor
+    inner_state: PyTree
+
+
+@dataclass(frozen=True)
+class apply_if_finite(Wrapper):
+    """Skip steps whose updates are not finite: zero updates, inner state unchanged.
+
+    After ``max_consecutive_errors`` such steps in a row the update is let through, so that a run
+    that is broken for good shows it.
+
+    Args:
+        transform: the inner transform.
+        max_consecutive_errors: how many non-finite steps in a row are skipped, >= 0.
+
+    Raises:
+        ValueError: ``max_consecutive_errors`` is negative.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.apply_if_finite(gx.trace(0.9), max_consecutive_errors=2)
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> updates, state = tx.update({"w": torch.tensor([torch.inf])}, state)
+    >>> updates["w"].item(), state.total_notfinite.item(), state.inner_state["w"].trace.item()
+    (0.0, 1, 0.0)
+    """
+
+    max_consecutive_errors: int = 5
+
+    def __post_init__(self) -> None:
+        if self.max_consecutive_errors < 0:
+            raise ValueError(
+                "apply_if_finite: max_consecutive_errors must be >= 0, "
+                f"got {self.max_consecutive_errors}"
+            )
+
+    def init(self, params: PyTree) -> ApplyIfFiniteState:
+        count = new_count(tree.leaves(params))
+        return ApplyIfFiniteState(
+            count, torch.ones_like(count, dtype=torch.bool), count, self.transform.init(params)
+        )
+
+    def update(
+        self,
+        updates: PyTree,
+        state: ApplyIfFiniteState,
+        params: PyTree = None,
+        **extra: Any,
+    ) -> tuple[PyTree, PyTree]:
+        bad = [(~torch.isfinite(x)).sum() for x in tree.leaves(updates)]
+        any_bad = torch.stack(bad).sum() if bad else torch.zeros_like(state.notfinite_count)
+        finite = extra.get("reduce", LOCAL).sum(any_bad) == 0
+        count = torch.where(finite, 0, state.notfinite_count + 1).to(torch.int32)
+        go = finite | (count > self.max_consecutive_errors)
+        new, inner = self.transform.update(updates, state.inner_state, params, **extra)
+        return (
+            tree.where(go, new, tree.map(torch.zeros_like, new)),
+            ApplyIfFiniteState(
+                count,
+                finite,
+                state.total_notfinite + (~finite).to(torch.int32),
+                tree.where(go, inner, state.inner_state),
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class skip_large_updates(Wrapper):
+    """Skip steps whose global norm is too large or not finite: zero updates, state unchanged.
+
+    Args:
+        transform: the inner transform.
+        max_norm: largest global norm of the incoming updates that is applied, > 0.
+
+    Raises:
+        ValueError: ``max_norm`` is not positive.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.skip_large_updates(gx.scale(-1.0), max_norm=2.0)
+    >>> tx.update({"w": torch.full((4,), 5.0)}, tx.init({"w": torch.zeros(4)}))[0]["w"].tolist()
+    [0.0, 0.0, 0.0, 0.0]
+    """
+
+    max_norm: float
+
+    def __post_init__(self) -> None:
+        if not self.max_norm > 0:
+            raise ValueError(f"skip_large_updates: max_norm must be > 0, got {self.max_norm}")
+
+    def init(self, params: PyTree) -> PyTree:
+        return self.transform.init(params)
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        squared = extra.get("reduce", LOCAL).sum(tree.global_norm(updates).square())
+        go = squared <= self.max_norm**2
+        new, inner = self.transform.update(updates, state, params, **extra)
+        zeros = tree.map(torch.zeros_like, new)
+        return tree.where(go, new, zeros), tree.where(go, inner, state)
+
+
+class ConditionallyTransformState(NamedTuple):
+    """Attributes: ``step``, int32 calls so far, and the inner state."""
+
+    step: Tensor
+    inner_state: PyTree
+
+
+@dataclass(frozen=True)
+class conditionally_transform(Wrapper):
+    """Apply the inner transform when a condition holds; otherwise updates pass through unchanged.
+
+    Args:
+        transform: the inner transform.
+        should_transform: ``count -> bool tensor`` (int32 count of calls before this one).
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.conditionally_transform(gx.scale(0.0), lambda count: count >= 1)
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> first, state = tx.update({"w": torch.ones(1)}, state)
+    >>> second, state = tx.update({"w": torch.ones(1)}, state)
+    >>> first["w"].item(), second["w"].item()
+    (1.0, 0.0)
+    """
+
+    should_transform: Callable[[Tensor], Tensor]
+
+    def init(self, params: PyTree) -> ConditionallyTransformState:
+        return ConditionallyTransformState(
+            new_count(tree.leaves(params)), self.transform.init(params)
+        )
+
+    def update(
+        self,
+        updates: PyTree,
+        state: ConditionallyTransformState,
+        params: PyTree = None,
+        **extra: Any,
+    ) -> tuple[PyTree, PyTree]:
+        go = torch.as_tensor(self.should_transform(state.step), device=state.step.device)
+        new, inner = self.transform.update(updates, state.inner_state, params, **extra)
+        return (
+            tree.where(go, new, updates),
+            ConditionallyTransformState(state.step + 1, tree.where(go, inner, state.inner_state)),
+        )

@@ -1,0 +1,185 @@
+"""Counter-based random numbers (Philox-4x32-10) in plain integer tensor arithmetic.
+
+A *key* is an int64 tensor of shape ``(2,)``: ``(seed, counter)``. The same key gives the same
+bits on every device, in eager mode, under ``vmap`` and inside ``torch.compile``; nothing reads or
+advances a global generator. Element ``i`` depends on the key and on ``i`` alone, so a tensor may
+be cut anywhere without changing its numbers.
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["fold_in", "make_key", "next_key", "normal", "philox", "random_bits", "uniform"]
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+# Bits used by `uniform`: as many as the dtype's significand holds, so no value rounds up to 1.
+_UNIFORM_BITS = {torch.float64: 32, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+
+
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Apply the Philox-4x32-10 bijection.
+
+    Args:
+        counter: four broadcastable int64 tensors holding uint32 values.
+        key: two broadcastable int64 tensors holding uint32 values.
+
+    Returns:
+        Four int64 tensors holding uint32 values.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # The 64-bit products may wrap to negative numbers; the masks keep the right bits.
+        p0 = c0 * _MULTIPLIERS[0]
+        p1 = c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
+            p1 & _MASK,
+            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
+            p0 & _MASK,
+        )
+        k0 = (k0 + _WEYL[0]) & _MASK
+        k1 = (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def make_key(seed: int, counter: int = 0, device: torch.device | str | None = None) -> Tensor:
+    """Make a key from a seed and a counter.
+
+    Args:
+        seed: any integer in ``[-2**63, 2**64)``; values that differ by ``2**64`` coincide.
+        counter: the stream's position, usually a step count.
+        device: where the key lives, and with it everything drawn from it.
+
+    Raises:
+        ValueError: if a number does not fit in 64 bits.
+
+    >>> import torch, gradtx as gx
+    >>> from gradtx.core.random import make_key, uniform
+    >>> uniform(make_key(0), (2,))
+    tensor([0.3990, 0.8805])
+    """
+    for name, value in (("seed", seed), ("counter", counter)):
+        if not -(2**63) <= value < 2**64:
+            raise ValueError(f"make_key: {name} must fit in 64 bits, got {value}")
+    return torch.tensor([_signed(seed), _signed(counter)], dtype=torch.int64, device=device)
+
+
+def next_key(key: Tensor) -> Tensor:
+    """Advance the key: same seed, counter + 1."""
+    _check_key("next_key", key)
+    return torch.stack([key[0], key[1] + 1])
+
+
+def fold_in(key: Tensor, data: int | str) -> Tensor:
+    """Derive an independent key: `data` is mixed into the seed, the counter is kept.
+
+    The new seed is the first two words of block `data` of the stream at counter -1, which counts
+    from 0 upwards never reach.
+
+    Args:
+        key: int64 tensor of shape ``(2,)``.
+        data: an integer, or a string (hashed with BLAKE2b, stable across processes).
+    """
+    _check_key("fold_in", key)
+    index = _hash_string(data) if isinstance(data, str) else data
+    ones = torch.full_like(key[0], _MASK)
+    block = (torch.full_like(ones, index & _MASK), torch.full_like(ones, (index >> 32) & _MASK))
+    words = philox((*block, ones, ones), _split(key[0]))
+    return torch.stack([words[0] | (words[1] << 32), key[1]])
+
+
+def random_bits(key: Tensor, numel: int) -> Tensor:
+    """Draw `numel` uint32 values, held in an int64 tensor of shape ``(numel,)``.
+
+    Element i is word ``i % 4`` of Philox with key ``seed`` and counter ``(i // 4, counter)``, each
+    64-bit number split low word first.
+
+    Raises:
+        ValueError: if `key` is not an int64 tensor of shape ``(2,)`` or `numel` is negative.
+    """
+    _check_key("random_bits", key)
+    if numel < 0:
+        raise ValueError(f"random_bits: numel must be >= 0, got {numel}")
+    groups = torch.arange((numel + 3) // 4, dtype=torch.int64, device=key.device)
+    words = philox((*_split(groups), *_split(key[1])), _split(key[0]))
+    return torch.stack(words, dim=-1).reshape(-1)[:numel]
+
+
+def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Draw from the uniform distribution on ``[0, 1)``: ``(bits >> (32 - p)) * 2**-p``.
+
+    p is 24 for float32, 32 for float64, 11 for float16 and 8 for bfloat16, so 1 is never reached.
+
+    Args:
+        key: int64 tensor of shape ``(2,)``.
+        shape: the shape of the result; elements are numbered row-major.
+        dtype: float32, float64, float16 or bfloat16.
+
+    Raises:
+        ValueError: for another dtype or a malformed key.
+    """
+    if dtype not in _UNIFORM_BITS:
+        raise ValueError(f"uniform: dtype must be a floating dtype, got {dtype}")
+    bits = _UNIFORM_BITS[dtype]
+    mantissa = random_bits(key, math.prod(shape)) >> (32 - bits)
+    return (mantissa.to(dtype) * 2.0**-bits).reshape(tuple(shape))
+
+
+def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Draw from the standard normal distribution (Box-Muller).
+
+    Elements 2j and 2j + 1 are the cosine and sine branch of uniforms 2j (shifted to ``(0, 1]``)
+    and 2j + 1. The transcendental functions run in float64 and the result is rounded once, so
+    devices agree up to rare last-bit differences.
+
+    Args:
+        key: int64 tensor of shape ``(2,)``.
+        shape: the shape of the result; elements are numbered row-major.
+        dtype: a floating dtype.
+
+    Raises:
+        ValueError: for a non-floating dtype or a malformed key.
+    """
+    if not dtype.is_floating_point:
+        raise ValueError(f"normal: dtype must be a floating dtype, got {dtype}")
+    numel = math.prod(shape)
+    pairs = random_bits(key, numel + numel % 2).reshape(-1, 2).to(torch.float64)
+    radius = torch.sqrt(-2.0 * torch.log((pairs[:, 0] + 1.0) * 2.0**-32))
+    angle = pairs[:, 1] * (2.0 * math.pi * 2.0**-32)
+    values = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
+    return values.reshape(-1)[:numel].to(dtype).reshape(tuple(shape))
+
+
+def _split(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Split 64-bit numbers into their low and high 32-bit words."""
+    return value & _MASK, (value >> 32) & _MASK
+
+
+def _signed(value: int) -> int:
+    """Reinterpret a 64-bit number as a signed one."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+@torch.compiler.assume_constant_result
+def _hash_string(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _check_key(name: str, key: Tensor) -> None:
+    if key.dtype != torch.int64 or key.shape != (2,):
+        raise ValueError(
+            f"{name}: key must be an int64 tensor of shape (2,), "
+            f"got {key.dtype} of shape {tuple(key.shape)}"
+        )

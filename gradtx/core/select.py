@@ -1,0 +1,183 @@
+"""Choose leaves: partition, masked, freeze.
+
+Leaves that are not chosen are None to the inner transform, so wrappers nest and no placeholder
+shows up in a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import tree
+from .chain import check_members
+from .leaves import LeafInfo
+from .transform import GradientTransformation, Wrapper
+from .tree import PyTree
+
+Labels = Callable[[LeafInfo], Hashable] | PyTree
+
+
+def label_leaves(who: str, by: Labels, updates: PyTree, params: PyTree) -> list[Any]:
+    """The label of every leaf of ``updates``, from a function of ``LeafInfo`` or a tree prefix."""
+    leaves, spec = tree.flatten(updates)
+    if not callable(by):
+        return _broadcast(who, by, updates)
+    ps = leaves if params is None else tree.flatten_like(who, spec, params, "parameter")
+    names = tree.names(spec)
+    described = (u if p is None else p for u, p in zip(leaves, ps, strict=True))
+    return [
+        None if leaf is None else by(LeafInfo.of(leaf, name))
+        for name, leaf in zip(names, described, strict=True)
+    ]
+
+
+def _broadcast(who: str, labels: PyTree, updates: PyTree) -> list[Any]:
+    """One label per leaf from a tree of labels that may stop above the leaves."""
+    out: list[Any] = []
+    label_leaves, spec = tree.flatten(labels)
+    for label, sub in zip(
+        label_leaves, tree.flatten_like(who, spec, updates, "update"), strict=True
+    ):
+        out.extend([label] * len(tree.flatten(sub)[0]))
+    return out
+
+
+def keep(updates: PyTree, chosen: list[bool]) -> PyTree:
+    """The same tree with None where ``chosen`` is False."""
+    leaves, spec = tree.flatten(updates)
+    return spec.unflatten([x if yes else None for x, yes in zip(leaves, chosen, strict=True)])
+
+
+def merge(updates: PyTree, chosen: list[bool], new: PyTree) -> PyTree:
+    """Leaves of ``new`` where ``chosen``, of ``updates`` elsewhere."""
+    leaves, spec = tree.flatten(updates)
+    news = tree.flatten(new)[0]
+    return spec.unflatten([n if yes else u for u, n, yes in zip(leaves, news, chosen, strict=True)])
+
+
+@dataclass(frozen=True)
+class partition(GradientTransformation):
+    """Different transforms for different leaves.
+
+    Args:
+        transforms: label -> transform.
+        by: a function of ``LeafInfo`` giving the label, or a tree of labels shaped like the
+            parameters (it may stop above the leaves).
+
+    Raises:
+        ValueError: a leaf gets a label that has no transform (names the leaf).
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.partition({"matrix": gx.scale(-1.0), "vector": gx.scale(-10.0)},
+    ...                   by=lambda info: "matrix" if info.ndim == 2 else "vector")
+    >>> grads = {"w": torch.ones(1, 1), "b": torch.ones(1)}
+    >>> tx.update(grads, tx.init(grads))[0]
+    {'w': tensor([[-1.]]), 'b': tensor([-10.])}
+    """
+
+    transforms: Mapping[str, GradientTransformation]
+    by: Labels
+
+    @property
+    def inner(self) -> Mapping[str, GradientTransformation]:
+        return {str(label): tx for label, tx in self.transforms.items()}
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.transforms.items()), id(self.by)))
+
+    def init(self, params: PyTree) -> PyTree:
+        labels = self._labels(params, params)
+        return {
+            str(label): tx.init(keep(params, [x == label for x in labels]))
+            for label, tx in self.transforms.items()
+        }
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        check_members(self.name, state, tuple(self.inner.items()))
+        labels = self._labels(updates, params)
+        out, new_state = updates, {}
+        for label, tx in self.transforms.items():
+            chosen = [x == label for x in labels]
+            new, new_state[str(label)] = tx.update(
+                keep(updates, chosen), state[str(label)], params, **extra
+            )
+            out = merge(out, chosen, new)
+        return out, new_state
+
+    def _labels(self, updates: PyTree, params: PyTree) -> list[Any]:
+        leaves, spec = tree.flatten(updates)
+        labels = label_leaves(self.name, self.by, updates, params)
+        for name, leaf, label in zip(tree.names(spec), leaves, labels, strict=True):
+            if leaf is not None and label not in self.transforms:
+                raise ValueError(
+                    f"partition: leaf {name!r} has label {label!r}; "
+                    f"the transforms are {list(self.transforms)}"
+                )
+        return labels
+
+
+@dataclass(frozen=True)
+class masked(Wrapper):
+    """Apply a transform to some leaves only; the others pass through unchanged.
+
+    Args:
+        transform: the transform for the chosen leaves.
+        mask: a predicate on ``LeafInfo``, or a tree of booleans like the parameters.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.masked(gx.add_decayed_weights(0.1), lambda info: info.ndim > 1)
+    >>> params = {"w": torch.ones(1, 1), "b": torch.ones(1)}
+    >>> tx.update(gx.tree.zeros_like(params), tx.init(params), params)[0]
+    {'w': tensor([[0.1000]]), 'b': tensor([0.])}
+    """
+
+    mask: Labels
+
+    def __hash__(self) -> int:
+        return hash((self.transform, id(self.mask)))
+
+    def init(self, params: PyTree) -> PyTree:
+        return self.transform.init(keep(params, self._chosen(params, params)))
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        chosen = self._chosen(updates, params)
+        new, state = self.transform.update(keep(updates, chosen), state, params, **extra)
+        return merge(updates, chosen, new), state
+
+    def _chosen(self, updates: PyTree, params: PyTree) -> list[bool]:
+        return [bool(x) for x in label_leaves(self.name, self.mask, updates, params)]
+
+
+@dataclass(frozen=True)
+class freeze(GradientTransformation):
+    """Zero updates for the chosen leaves.
+
+    Args:
+        mask: a predicate on ``LeafInfo``, or a tree of booleans like the parameters; True freezes.
+
+    >>> import torch, gradtx as gx
+    >>> gx.freeze({"w": True, "b": False}).update({"w": torch.ones(1), "b": torch.ones(1)}, ())[0]
+    {'w': tensor([0.]), 'b': tensor([1.])}
+    """
+
+    mask: Labels
+
+    def __hash__(self) -> int:
+        return hash(id(self.mask))
+
+    def init(self, params: PyTree) -> PyTree:
+        return ()
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        frozen = [bool(x) for x in label_leaves(self.name, self.mask, updates, params)]
+        return merge(updates, frozen, tree.map(torch.zeros_like, updates)), state

@@ -1,0 +1,31 @@
+"""Making state: counters and buffers with their dtype policy.
+
+State lives in at least float32 whatever the parameter's dtype, unless a transform is asked for
+another dtype. ``update`` returns every state tensor in the dtype it came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .tree import accumulator_dtype
+
+
+def new_count(leaves: Iterable[Any]) -> Tensor:
+    """A zero int32 step counter on the device of the first leaf that is there."""
+    device = next((x.device for x in leaves if x is not None), None)
+    return torch.zeros((), dtype=torch.int32, device=device)
+
+
+def state_zeros(p: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A zero buffer shaped like ``p``, of ``dtype`` or of at least float32."""
+    return torch.zeros_like(p, dtype=dtype or accumulator_dtype(p.dtype), requires_grad=False)
+
+
+def state_full(p: Tensor, value: float, dtype: torch.dtype | None = None) -> Tensor:
+    """A buffer shaped like ``p`` filled with ``value``."""
+    return torch.full_like(p, value, dtype=dtype or accumulator_dtype(p.dtype), requires_grad=False)

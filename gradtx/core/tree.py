@@ -1,0 +1,298 @@
+"""Pytree helpers: thin names over optree, with None as "no leaf here this time".
+
+Trees are optree's (dicts, lists, tuples, NamedTuples, classes registered globally or in the
+namespace ``"gradtx"``). A None leaf passes through every function untouched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import optree
+import torch
+from torch import Tensor
+
+from .errors import TreeMismatchError
+
+NAMESPACE = "gradtx"
+PyTree: TypeAlias = Any
+
+
+def flatten(tree: PyTree) -> tuple[list[Any], optree.PyTreeSpec]:
+    """Leaves (None included) and structure.
+
+    >>> import gradtx as gx
+    >>> gx.tree.flatten({"b": None, "a": 1})[0]
+    [1, None]
+    """
+    return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
+
+
+def leaves(tree: PyTree) -> list[Any]:
+    """The leaves that are there (None left out).
+
+    >>> import gradtx as gx
+    >>> gx.tree.leaves({"b": None, "a": 1})
+    [1]
+    """
+    return [x for x in flatten(tree)[0] if x is not None]
+
+
+def names(spec: optree.PyTreeSpec) -> list[str]:
+    """Dotted path of every leaf of a structure.
+
+    >>> import gradtx as gx
+    >>> gx.tree.names(gx.tree.flatten({"a": [1, 2]})[1])
+    ['a.0', 'a.1']
+    """
+    return [".".join(str(k) for k in path) for path in spec.paths()]
+
+
+def flatten_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> list[Any]:
+    """The subtrees of ``tree`` at the leaves of ``spec``.
+
+    Raises:
+        TreeMismatchError: ``tree`` does not have that structure at the top; names ``who``.
+    """
+    try:
+        return spec.flatten_up_to(tree)
+    except ValueError as error:
+        reason = re.split(r"; [\w.]+: ", str(error))[0]  # without the dump of all values
+        raise TreeMismatchError(
+            f"{who}: the {what} tree does not match the update tree: {reason}"
+        ) from error
+
+
+def map(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Apply ``fn`` leaf by leaf; where the first tree has None the result has None.
+
+    Args:
+        fn: called with one leaf of ``tree`` and the subtrees of ``rest`` at the same place.
+        tree: any pytree.
+        rest: trees whose upper structure is that of ``tree``.
+
+    Raises:
+        TreeMismatchError: a tree of ``rest`` has another structure.
+
+    >>> import gradtx as gx
+    >>> gx.tree.map(lambda x, y: x + y, {"a": 1, "b": None}, {"a": 10, "b": 2})
+    {'a': 11, 'b': None}
+    """
+    first, spec = flatten(tree)
+    others = [flatten_like("tree.map", spec, r, "second") for r in rest]
+    out = [None if x is None else fn(x, *(o[i] for o in others)) for i, x in enumerate(first)]
+    return spec.unflatten(out)
+
+
+def map_with_name(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Like ``map``, with the leaf's dotted path as first argument.
+
+    >>> import gradtx as gx
+    >>> gx.tree.map_with_name(lambda name, x: f"{name}={x}", {"a": [1, 2]})
+    {'a': ['a.0=1', 'a.1=2']}
+    """
+    _, spec = flatten(tree)
+    return map(lambda x, name, *more: fn(name, x, *more), tree, spec.unflatten(names(spec)), *rest)
+
+
+def zeros_like(tree: PyTree, dtype: torch.dtype | None = None) -> PyTree:
+    """Zeros of the same shapes.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.zeros_like({"a": torch.ones(2)})
+    {'a': tensor([0., 0.])}
+    """
+    return map(lambda x: torch.zeros_like(x, dtype=dtype), tree)
+
+
+def cast(tree: PyTree, dtype: torch.dtype | None) -> PyTree:
+    """Floating-point tensors in another dtype; None leaves all as it is.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.cast({"a": torch.ones(1), "n": torch.tensor(3)}, torch.float64)
+    {'a': tensor([1.], dtype=torch.float64), 'n': tensor(3)}
+    """
+    if dtype is None:
+        return tree
+    return map(
+        lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, tree
+    )
+
+
+def where(condition: Tensor, tree: PyTree, other: PyTree) -> PyTree:
+    """Choose between two trees of one structure by a 0-d boolean tensor, without branching.
+
+    The result has the dtypes of ``tree``.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.where(torch.tensor(False), {"a": torch.ones(1)}, {"a": torch.zeros(1)})
+    {'a': tensor([0.])}
+    """
+    return map(
+        lambda x, y: torch.where(condition, x, y.to(x.dtype)) if isinstance(x, Tensor) else x,
+        tree,
+        other,
+    )
+
+
+def vdot(a: PyTree, b: PyTree) -> Tensor:
+    """Inner product of two trees, accumulated in at least float32.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.vdot({"a": torch.ones(3)}, {"a": torch.full((3,), 2.0)})
+    tensor(6.)
+    """
+    products = map(lambda x, y: (accumulator(x) * accumulator(y)).sum(), a, b)
+    return _total(leaves(products))
+
+
+def global_norm(tree: PyTree) -> Tensor:
+    """Euclidean norm of all leaves as one vector, accumulated in at least float32.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.global_norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0]), "c": None})
+    tensor(5.)
+    """
+    return _total([squared_norm(x) for x in leaves(tree)]).sqrt()
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """Sum of squares of one leaf in at least float32."""
+    return accumulator(x).square().sum()
+
+
+def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that arithmetic and state use: float32 for half precisions, float64 stays."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def accumulator(x: Tensor) -> Tensor:
+    """The tensor in its accumulator dtype."""
+    return x.to(accumulator_dtype(x.dtype))
+
+
+def _total(scalars: Sequence[Tensor]) -> Tensor:
+    if not scalars:
+        return torch.zeros(())
+    out = scalars[0]
+    for x in scalars[1:]:
+        out = out + x.to(out.device)
+    return out
+
+
+def map_params(fn: Callable[..., Any], state: PyTree, params: PyTree) -> PyTree:
+    """Apply ``fn(state_tensor, param)`` to the tensors of a state that are shaped like parameters.
+
+    Counters, factored statistics and shared scalars stay as they are. Use it to cast, shard or
+    move the parameter-shaped part of any state.
+
+    >>> import torch, gradtx as gx
+    >>> params = {"w": torch.ones(2)}
+    >>> state = gx.scale_by_adam().init(params)
+    >>> gx.tree.map_params(lambda s, p: s + p, state, params)["w"].mu
+    tensor([1., 1.])
+    """
+    param_leaves, spec = flatten(params)
+
+    def like_params(node: PyTree) -> bool:
+        try:
+            spec.flatten_up_to(node)
+        except ValueError:
+            return False
+        return True
+
+    def at_leaf(sub: PyTree, param: Any) -> PyTree:
+        if param is None:
+            return sub
+        return map(
+            lambda s: fn(s, param) if isinstance(s, Tensor) and s.shape == param.shape else s, sub
+        )
+
+    def visit(node: PyTree) -> PyTree:
+        if not like_params(node):
+            return node
+        return spec.unflatten(
+            [at_leaf(s, p) for s, p in zip(spec.flatten_up_to(node), param_leaves, strict=True)]
+        )
+
+    return optree.tree_map(
+        visit, state, is_leaf=like_params, none_is_leaf=True, namespace=NAMESPACE
+    )
+
+
+def _children(node: PyTree) -> list[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        return [(str(k), v) for k, v in node.items()]
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return list(zip(node._fields, node, strict=True))
+    if isinstance(node, (list, tuple)):
+        return [(str(i), v) for i, v in enumerate(node)]
+    return []
+
+
+def get_all(tree: PyTree, name: str) -> dict[str, Any]:
+    """Every field or key called ``name`` in a state, by the dotted path of its owner.
+
+    >>> import torch, gradtx as gx
+    >>> state = gx.trace(0.9).init({"w": torch.ones(1), "b": torch.ones(1)})
+    >>> gx.tree.get_all(state, "trace")
+    {'w': tensor([0.]), 'b': tensor([0.])}
+    """
+    found: dict[str, Any] = {}
+
+    def visit(node: PyTree, path: tuple[str, ...]) -> None:
+        for key, child in _children(node):
+            if key == name:
+                found[".".join(path)] = child
+            else:
+                visit(child, (*path, key))
+
+    visit(tree, ())
+    return found
+
+
+def get(tree: PyTree, name: str) -> Any:
+    """The one field or key called ``name`` in a state.
+
+    Raises:
+        KeyError: there is none, or there are several (the message lists their owners).
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.get(gx.trace(0.9).init({"w": torch.ones(2)}), "trace")
+    tensor([0., 0.])
+    """
+    found = get_all(tree, name)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise KeyError(f"tree.get: nothing is called {name!r}")
+    raise KeyError(f"tree.get: {len(found)} places are called {name!r}: {list(found)}")
+
+
+def set(tree: PyTree, **values: Any) -> PyTree:
+    """A copy of a state in which every field or key with a given name has a new value.
+
+    Raises:
+        KeyError: a name does not occur.
+
+    >>> import torch, gradtx as gx
+    >>> state = gx.trace(0.9).init({"w": torch.ones(1)})
+    >>> gx.tree.set(state, trace=torch.full((1,), 5.0))
+    {'w': TraceState(trace=tensor([5.]))}
+    """
+    for name in values:
+        if not get_all(tree, name):
+            raise KeyError(f"tree.set: nothing is called {name!r}")
+
+    def visit(node: PyTree) -> PyTree:
+        children = _children(node)
+        if not children:
+            return node
+        new = [values[k] if k in values else visit(v) for k, v in children]
+        if isinstance(node, Mapping):
+            return type(node)(zip(node.keys(), new, strict=True))  # type: ignore[call-arg]
+        return type(node)(*new) if hasattr(node, "_fields") else type(node)(new)
+
+    return visit(tree)

@@ -1,0 +1,98 @@
+"""Register an operator under ``gradtx::*`` from a schema, a reference, a fake and a vmap rule.
+
+The reference is plain torch code that serves every device. Faster kernels (package ``gradtx_cuda``)
+register the same name for one device and then win there; nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.library import Library
+
+__all__ = ["NAMESPACE", "OPS", "Op", "map_examples", "operator"]
+
+NAMESPACE = "gradtx"
+_LIBRARY = Library(NAMESPACE, "FRAGMENT")
+
+Reference = Callable[..., Any]
+VmapRule = Callable[..., tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator.
+
+    Attributes:
+        schema: torch schema without a namespace, ``"name(Tensor x, ...) -> ..."``.
+        reference: what the operator computes, in plain torch calls, for one example.
+        fake: the same signature, shapes and dtypes only.
+        vmap: batching rule ``(info, in_dims, *args) -> (outputs, out_dims)``; None goes example by example.
+    """
+
+    schema: str
+    reference: Reference
+    fake: Reference
+    vmap: VmapRule | None = None
+
+    @property
+    def name(self) -> str:
+        """The operator's name without the namespace."""
+        return self.schema.split("(", 1)[0].strip()
+
+    def define(self, library: Library) -> torch._ops.OpOverload:
+        """Define the operator in `library`; its outputs are constants for autograd."""
+        library.define(self.schema, tags=(torch.Tag.pt2_compliant_tag,))
+        library.impl(self.name, torch.no_grad()(self.reference), "CompositeExplicitAutograd")
+        library.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
+        overload = getattr(getattr(torch.ops, library.ns), self.name).default
+        torch.library.register_fake(overload, self.fake, lib=library)
+        rule = self.vmap or partial(map_examples, overload)
+        torch.library.register_vmap(overload, rule, lib=library)
+        return overload
+
+
+
+def map_examples(
+    op: Callable[..., Any], info: Any, in_dims: tuple[Any, ...], *args: Any
+) -> tuple[Any, Any]:
+    """Batching rule that calls `op` once an example and stacks the results."""
+    results = [
+        op(*(a if dim is None else a.select(dim, i) for a, dim in zip(args, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    if isinstance(results[0], tuple):
+        outputs = tuple(torch.stack(column) for column in zip(*results, strict=True))
+        return outputs, (0,) * len(outputs)
+    return torch.stack(results), 0
+
+
+OPS: dict[str, Op] = {}
+"""Every operator of this library by name, in order of registration."""
+
+
+def operator(
+    schema: str, *, fake: Reference, vmap: VmapRule | None = None
+) -> Callable[[Reference], torch._ops.OpOverload]:
+    """Turn a reference function into the dispatcher operator ``gradtx::<name>``.
+
+    Args:
+        schema: torch schema without a namespace.
+        fake: shapes and dtypes of the outputs.
+        vmap: batching rule; by default one call an example.
+
+    Returns:
+        A decorator that returns the operator and lists it in `OPS`.
+    """
+
+    def register(reference: Reference) -> torch._ops.OpOverload:
+        op = Op(schema, reference, fake, vmap)
+        OPS[op.name] = op
+        return op.define(_LIBRARY)
+
+    return register
+

@@ -1,0 +1,5 @@
+"""Published optimizers as chains, one family a module."""
+
+from .adam import adamw
+
+__all__ = ["adamw"]

@@ -1,0 +1,1 @@
+"""Schedules: pure functions from a step count to a value."""

@@ -1,0 +1,119 @@
+"""Adam's moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..core.leaves import LeafInfo
+from ..core.state import new_count, state_zeros
+from ..core.transform import LeafTransform
+
+
+class ScaleByAdamState(NamedTuple):
+    """State of ``scale_by_adam``.
+
+    Attributes:
+        step: int32, updates done for this leaf.
+        mu: average of updates, shaped like the parameter.
+        nu: average of squared updates.
+        nu_max: largest second moment so far; () without amsgrad.
+    """
+
+    step: Tensor
+    mu: Tensor
+    nu: Tensor
+    nu_max: Tensor | tuple[()] = ()
+
+
+@dataclass(frozen=True)
+class scale_by_adam(LeafTransform):
+    """Divide the average of updates by the root of the average of their squares.
+
+    m <- b1 m + (1 - b1) u;  v <- b2 v + (1 - b2) u^2;
+    update = m' / (sqrt(v' + eps_root) + eps) with m' = m / (1 - b1^t), v' = v / (1 - b2^t).
+    Nesterov uses m' = b1 m / (1 - b1^(t+1)) + (1 - b1) u / (1 - b1^t).
+
+    Args:
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        eps: added outside the root.
+        eps_root: added inside the root (for derivatives through the update).
+        mu_dtype: dtype of mu; default at least float32.
+        nu_dtype: dtype of nu; default at least float32.
+        nesterov: look one step ahead.
+        amsgrad: "raw" divides by the largest v so far, corrected afterwards (arXiv 1904.09237 and
+            torch.optim); "corrected" takes the largest v' (Optax).
+
+    Raises:
+        ValueError: a value outside its interval or an unknown ``amsgrad``.
+
+    Source: arXiv 1412.6980.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_adam()
+    >>> updates, state = tx.update({"w": torch.tensor([2.0])}, tx.init({"w": torch.zeros(1)}))
+    >>> updates, state["w"].step
+    ({'w': tensor([1.])}, tensor(1, dtype=torch.int32))
+    """
+
+    b1: Hyper = dynamic(0.9, within="[0, 1)")
+    b2: Hyper = dynamic(0.999, within="[0, 1)")
+    eps: Hyper = dynamic(1e-8, within="[0, inf)")
+    eps_root: Hyper = dynamic(0.0, within="[0, inf)")
+    mu_dtype: torch.dtype | None = static(None)
+    nu_dtype: torch.dtype | None = static(None)
+    nesterov: bool = static(False)
+    amsgrad: str | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.amsgrad not in (None, "raw", "corrected"):
+            raise ValueError(
+                f"scale_by_adam: amsgrad must be None, 'raw' or 'corrected', got {self.amsgrad!r}"
+            )
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdamState:
+        return ScaleByAdamState(
+            new_count([p]),
+            state_zeros(p, self.mu_dtype),
+            state_zeros(p, self.nu_dtype),
+            () if self.amsgrad is None else state_zeros(p, self.nu_dtype),
+        )
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByAdamState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByAdamState]:
+        count = s.step + 1
+        mu = average(s.mu, u, h.b1)
+        nu = average(s.nu, u * u, h.b2)
+        correction = one_minus_power(h.b2, count, u.dtype)
+        denominator, nu_max = nu / correction, s.nu_max
+        if isinstance(nu_max, Tensor):
+            candidate = nu if self.amsgrad == "raw" else denominator
+            largest = torch.maximum(nu_max.to(u.dtype), candidate)
+            denominator = largest / correction if self.amsgrad == "raw" else largest
+            nu_max = largest.to(nu_max.dtype)
+        now = one_minus_power(h.b1, count, u.dtype)
+        if self.nesterov:
+            ahead = one_minus_power(h.b1, count + 1, u.dtype)
+            numerator = h.b1 * (mu / ahead) + (1 - h.b1) * (u / now)
+        else:
+            numerator = mu / now
+        out = numerator / (torch.sqrt(denominator + h.eps_root) + h.eps)
+        new = ScaleByAdamState(
+            count,
+            mu.to(s.mu.dtype),
+            nu.to(s.nu.dtype),
+            nu_max,
+        )
+        return out, new
+
+
+def average(old: Tensor, new: Tensor, decay: float | Tensor) -> Tensor:
+    """``decay * old + (1 - decay) * new`` in the dtype of ``new``."""
+    return decay * old.to(new.dtype) + (1 - decay) * new

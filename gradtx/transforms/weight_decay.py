@@ -1,0 +1,49 @@
+"""Weight decay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic
+from ..core.select import Labels, masked
+from ..core.transform import GradientTransformation, LeafTransform
+
+
+@dataclass(frozen=True)
+class _AddDecayedWeights(LeafTransform):
+    requires_params: ClassVar[bool] = True
+
+    weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
+
+    @property
+    def name(self) -> str:
+        return "add_decayed_weights"
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
+        return u + h.weight_decay * p, s
+
+
+def add_decayed_weights(
+    weight_decay: Hyper = 0.0, mask: Labels | None = None
+) -> GradientTransformation:
+    """Add a multiple of the parameter to the update: ``u <- u + weight_decay * p``.
+
+    Before the moments this is L2 regularisation, after them decoupled decay (arXiv 1711.05101).
+
+    Args:
+        weight_decay: the multiple, >= 0, or a schedule.
+        mask: which leaves decay, a predicate on ``LeafInfo`` or a tree of booleans; default all.
+
+    Raises:
+        ValueError: a negative multiple, or no parameters given to ``update``.
+
+    >>> import torch, gradtx as gx
+    >>> params = {"w": torch.ones(1)}
+    >>> gx.add_decayed_weights(0.1).update({"w": torch.zeros(1)}, (), params)[0]
+    {'w': tensor([0.1000])}
+    """
+    decay = _AddDecayedWeights(weight_decay)
+    return decay if mask is None else masked(decay, mask)

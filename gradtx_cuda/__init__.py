@@ -1,0 +1,62 @@
+"""Compiled kernels for the operators of gradtx.
+
+`load` brings the shared library in, if there is one, and never raises; `status` says whether that
+worked and why not. Without the library gradtx runs on its reference operators.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+__all__ = ["Status", "load", "status"]
+
+_LIBRARY = Path(__file__).parent / "_C.abi3.so"
+_MIN_TORCH = (2, 10)
+
+
+class Status(NamedTuple):
+    """Whether the compiled kernels are in use.
+
+    Attributes:
+        active: True once the library is loaded.
+        reason: why it is not; empty when active.
+    """
+
+    active: bool
+    reason: str
+
+
+_status: Status | None = None
+
+
+def load() -> Status:
+    """Load the shared library once; later calls return the first answer."""
+    global _status
+    if _status is None:
+        _status = _load()
+    return _status
+
+
+def status() -> Status:
+    """Return the outcome of `load`."""
+    return load()
+
+
+def _load() -> Status:
+    if not _LIBRARY.exists():
+        return Status(
+            False,
+            f"{_LIBRARY.name} was not built; install with "
+            "`pip install --no-build-isolation` where torch and a C++ compiler are present",
+        )
+    version = torch.__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < _MIN_TORCH:
+        return Status(False, f"the kernels need torch >= 2.10, found {version}")
+    try:
+        torch.ops.load_library(_LIBRARY)
+    except OSError as error:
+        return Status(False, f"{_LIBRARY.name} does not load: {error}")
+    return Status(True, "")
