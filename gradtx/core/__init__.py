@@ -1,1 +1,1 @@
-"""The protocol: transforms, chains, hyperparameters, trees and leaves. Imports nothing else of ours."""
+"""The protocol: transforms, chains, hyperparameters, trees. Imports nothing else of ours."""

@@ -27,8 +27,8 @@ class Chain(GradientTransformation):
         for name, tx in self.members:
             if not isinstance(tx, GradientTransformation):
                 raise TypeError(
-                    f"chain: member {name!r} must be a GradientTransformation, "
-                    f"got {type(tx).__name__}; wrap functions with gx.stateless or gx.transformation"
+                    f"chain: member {name!r} must be a GradientTransformation, got "
+                    f"{type(tx).__name__}; wrap functions with gx.stateless or gx.transformation"
                 )
             if name in seen:
                 raise ValueError(f"named_chain: two members are called {name!r}")

@@ -89,7 +89,7 @@ class _Declared(GradientTransformation):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         # Set before the dataclass decorator runs, so that it keeps this short form.
-        cls.__repr__ = _short_repr  # type: ignore[method-assign]
+        cls.__repr__ = _short_repr  # type: ignore[assignment, method-assign]
 
     def __post_init__(self) -> None:
         hyper_.validate(self, self.name)
@@ -230,8 +230,8 @@ class LeafTransform(_Declared):
 
     Subclass it as a frozen dataclass, declare hyperparameters with ``dynamic`` and ``static``,
     define ``update_leaf``, and ``init_leaf`` if there is state. A state holds tensors, or ``()``
-    for what is switched off, never None. Class attributes: ``requires_params`` (raise without them),
-    ``needs_grad`` (``h.grad`` is the leaf's gradient), ``accepts`` (kinds of updates it takes).
+    for what is switched off, never None. Class attributes: ``requires_params`` (raise without
+    them), ``needs_grad`` (``h.grad`` is the leaf's gradient), ``accepts`` (kinds of updates).
 
     >>> from dataclasses import dataclass
     >>> import torch, gradtx as gx
