@@ -79,7 +79,7 @@ class multi_steps(Wrapper):
         )
         emit = state.mini_step + 1 >= self.every_k
         extra["grads"] = mean
-        new, inner = self.transform.update(mean, state.inner_state, params, **extra)
+        new, inner = self.update_transform(mean, state.inner_state, params, extra)
         kept = _fill(mean, state.acc_grads)
         return (
             tree.where(emit, new, tree.map(torch.zeros_like, new)),
@@ -195,7 +195,7 @@ class lookahead(Wrapper):
     ) -> tuple[PyTree, PyTree]:
         if params is None:
             raise ValueError("lookahead: needs the parameters; call update(updates, state, params)")
-        new, inner = self.transform.update(updates, state.inner_state, params, **extra)
+        new, inner = self.update_transform(updates, state.inner_state, params, extra)
         sync = (state.step + 1) % self.sync_period == 0
 
         def slow_leaf(u: Tensor, p: Tensor, slow: Tensor) -> Tensor:

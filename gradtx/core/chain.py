@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import hyper as hyper_
 from .errors import TreeMismatchError
 from .transform import GradientTransformation
 from .tree import PyTree
@@ -61,11 +60,9 @@ class Chain(GradientTransformation):
     ) -> tuple[PyTree, PyTree]:
         check_members("chain", state, self.members)
         extra.setdefault("grads", updates)
-        hyper = extra.pop("hyper", None)
         new_state = {}
-        for name, tx in self.members:
-            scoped = {} if hyper is None else {"hyper": hyper_.scoped(hyper, name)}
-            updates, new_state[name] = tx.update(updates, state[name], params, **scoped, **extra)
+        for name, _ in self.members:
+            updates, new_state[name] = self.update_inner(name, updates, state[name], params, extra)
         return updates, new_state
 
 

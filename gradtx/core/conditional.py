@@ -78,7 +78,7 @@ class apply_if_finite(Wrapper):
         finite = extra.get("reduce", LOCAL).sum(any_bad) == 0
         count = torch.where(finite, 0, state.notfinite_count + 1).to(torch.int32)
         go = finite | (count > self.max_consecutive_errors)
-        new, inner = self.transform.update(updates, state.inner_state, params, **extra)
+        new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
             tree.where(go, new, tree.map(torch.zeros_like, new)),
             ApplyIfFiniteState(
@@ -121,7 +121,7 @@ class skip_large_updates(Wrapper):
     ) -> tuple[PyTree, PyTree]:
         squared = extra.get("reduce", LOCAL).sum(tree.global_norm(updates).square())
         go = squared <= self.max_norm**2
-        new, inner = self.transform.update(updates, state, params, **extra)
+        new, inner = self.update_transform(updates, state, params, extra)
         zeros = tree.map(torch.zeros_like, new)
         return tree.where(go, new, zeros), tree.where(go, inner, state)
 
@@ -165,7 +165,7 @@ class conditionally_transform(Wrapper):
         **extra: Any,
     ) -> tuple[PyTree, PyTree]:
         go = torch.as_tensor(self.should_transform(state.step), device=state.step.device)
-        new, inner = self.transform.update(updates, state.inner_state, params, **extra)
+        new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
             tree.where(go, new, updates),
             ConditionallyTransformState(state.step + 1, tree.where(go, inner, state.inner_state)),

@@ -49,7 +49,7 @@ class flatten(Wrapper):
         if "grads" in extra:
             extra["grads"] = _join(extra["grads"])
         flat_params = None if params is None else _join(params)
-        new, state = self.transform.update(_join(updates), state, flat_params, **extra)
+        new, state = self.update_transform(_join(updates), state, flat_params, extra)
         sizes = [x.numel() for x in leaves]
         parts = torch.split(new["flat"], sizes)
         return spec.unflatten(

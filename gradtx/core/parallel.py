@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import hyper as hyper_
 from . import tree
 from .chain import Chain, chain, check_members
 from .transform import GradientTransformation
@@ -62,11 +61,9 @@ class Parallel(GradientTransformation):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         check_members(self.name, state, self.members.members)
-        hyper = extra.pop("hyper", None)
         outs, new_state = [], {}
-        for name, tx in self.members:
-            scoped = {} if hyper is None else {"hyper": hyper_.scoped(hyper, name)}
-            out, new_state[name] = tx.update(updates, state[name], params, **scoped, **extra)
+        for name, _ in self.members:
+            out, new_state[name] = self.update_inner(name, updates, state[name], params, extra)
             outs.append(out)
         return tree.map(self.merge, *outs), new_state
 

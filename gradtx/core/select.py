@@ -102,10 +102,10 @@ class partition(GradientTransformation):
         check_members(self.name, state, tuple(self.inner.items()))
         labels = self._labels(updates, params)
         out, new_state = updates, {}
-        for label, tx in self.transforms.items():
-            chosen = [x == label for x in labels]
-            new, new_state[str(label)] = tx.update(
-                keep(updates, chosen), state[str(label)], params, **extra
+        for label in self.transforms:
+            chosen, name = [x == label for x in labels], str(label)
+            new, new_state[name] = self.update_inner(
+                name, keep(updates, chosen), state[name], params, extra
             )
             out = merge(out, chosen, new)
         return out, new_state
@@ -149,7 +149,7 @@ class masked(Wrapper):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         chosen = self._chosen(updates, params)
-        new, state = self.transform.update(keep(updates, chosen), state, params, **extra)
+        new, state = self.update_transform(keep(updates, chosen), state, params, extra)
         return merge(updates, chosen, new), state
 
     def _chosen(self, updates: PyTree, params: PyTree) -> list[bool]:

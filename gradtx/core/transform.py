@@ -53,6 +53,13 @@ class GradientTransformation:
         """The transforms that this one is made of, by name."""
         return {}
 
+    def update_inner(
+        self, name: str, updates: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, Any]
+    ) -> tuple[PyTree, PyTree]:
+        """Run one of ``inner``, with the hyperparameter overrides that are meant for it."""
+        hyper = hyper_.scoped(extra.get("hyper"), name)
+        return self.inner[name].update(updates, state, params, **{**extra, "hyper": hyper})
+
 
 class ScheduledState(NamedTuple):
     """State of a transform one of whose hyperparameters is a schedule.
@@ -467,6 +474,12 @@ class Wrapper(GradientTransformation):
     @property
     def inner(self) -> Mapping[str, GradientTransformation]:
         return {self.transform.name: self.transform}
+
+    def update_transform(
+        self, updates: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, Any]
+    ) -> tuple[PyTree, PyTree]:
+        """Run the wrapped transform."""
+        return self.update_inner(self.transform.name, updates, state, params, extra)
 
 
 def members(tx: GradientTransformation) -> list[tuple[str, GradientTransformation]]:

@@ -6,6 +6,7 @@ from .clip import clip_by_global_norm
 from .learning_rate import scale_by_learning_rate, scale_by_schedule
 from .momentum import TraceState, trace
 from .scale import densify, scale
+from .trust_ratio import scale_by_trust_ratio
 from .weight_decay import add_decayed_weights
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "scale_by_adam",
     "scale_by_learning_rate",
     "scale_by_schedule",
+    "scale_by_trust_ratio",
     "trace",
 ]

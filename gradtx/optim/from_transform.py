@@ -1,0 +1,99 @@
+"""A torch optimizer from any chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..core.chain import chain
+from ..core.transform import GradientTransformation, declared_hyper
+from ..transforms import scale_by_learning_rate
+from .optimizer import Optimizer
+from .options import COMMON, Option, options_of
+
+
+class TransformOptimizer(Optimizer):
+    """The optimizer that ``from_transform`` makes: one chain for all groups.
+
+    Args:
+        params: parameters, named parameters, or groups of either.
+        transform: the chain.
+        lr: default learning rate of the groups.
+        options: defaults of other group options.
+
+    >>> import torch, gradtx as gx
+    >>> p = torch.nn.Parameter(torch.ones(2))
+    >>> gx.optim.TransformOptimizer([p], gx.trace(0.9), lr=0.1).param_groups[0]["momentum"]
+    0.9
+    """
+
+    def __init__(
+        self, params: Any, transform: GradientTransformation, lr: Any = None, **options: Any
+    ) -> None:
+        if not isinstance(transform, GradientTransformation):
+            raise TypeError(
+                f"from_transform: expected a GradientTransformation, got {type(transform).__name__}"
+            )
+        self.transform, default_lr = _with_lr(transform)
+        self._options = options_of(self.transform)
+        defaults = COMMON | {name: option.default for name, option in self._options.items()}
+        defaults["lr"] = default_lr if lr is None else lr
+        for name in options:
+            if name not in defaults:
+                raise TypeError(
+                    f"from_transform: unknown option {name!r}; the options of this chain are "
+                    f"{sorted(defaults)}"
+                )
+        super().__init__(params, defaults | options)
+
+    def transform_of(self, group: Mapping[str, Any]) -> GradientTransformation:
+        return self.transform
+
+    def options(self) -> Mapping[str, Option]:
+        return self._options
+
+
+def _with_lr(tx: GradientTransformation) -> tuple[GradientTransformation, Any]:
+    """The chain with exactly one plain ``lr`` for the groups to feed, and its default."""
+    rates = [v for k, v in declared_hyper(tx).items() if k.rpartition(".")[2] == "lr"]
+    if len(rates) == 1 and (isinstance(rates[0], Tensor) or not callable(rates[0])):
+        return chain(tx), rates[0]
+    if not rates:
+        return chain(tx, scale_by_learning_rate(1e-3)), 1e-3
+    # The chain has schedules of its own: the group's lr multiplies them.
+    return chain(tx, scale_by_learning_rate(1.0, flip_sign=False)), 1.0
+
+
+def from_transform(
+    transform: GradientTransformation, params: Any, lr: Any = None, **options: Any
+) -> TransformOptimizer:
+    """A torch optimizer from any chain.
+
+    The chain is given without a learning rate, and one is appended that each group's ``lr`` feeds,
+    so every torch scheduler works. A chain that ends with its own number keeps it as the default;
+    if its learning rate is a schedule, the group's ``lr`` (default 1) multiplies it.
+
+    Args:
+        transform: the chain.
+        params: parameters, named parameters, or groups of either.
+        lr: default learning rate; 1e-3 if neither this nor the chain says.
+        options: defaults of other group options: any dynamic hyperparameter of the chain by name
+            (``"member.name"`` where two members share it), ``maximize``, ``capturable``,
+            ``differentiable``.
+
+    Raises:
+        TypeError: not a transform, or an option that the chain does not have.
+        ValueError: a value outside its interval.
+
+    >>> import torch, gradtx as gx
+    >>> model = torch.nn.Linear(3, 1)
+    >>> tx = gx.chain(gx.clip_by_global_norm(1.0), gx.scale_by_adam(), gx.cautious_mask())
+    >>> opt = gx.optim.from_transform(tx, model.parameters(), lr=1e-2)
+    >>> model(torch.ones(1, 3)).sum().backward()
+    >>> opt.step()
+    >>> list(opt.state[model.weight])
+    ['scale_by_adam']
+    """
+    return TransformOptimizer(params, transform, lr, **options)

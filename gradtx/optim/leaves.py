@@ -1,0 +1,142 @@
+"""The adapter's parameter tree, and its conversion to and from ``optimizer.state[p]``.
+
+In memory a state is whatever pytree the transforms chose; in ``optimizer.state`` it is one nested
+dict of tensors and numbers per parameter, which is what ``torch.save(weights_only)``, distributed
+checkpoints and frameworks accept. Where a state contains a ``Leaves``, each parameter gets its own
+entry; what all parameters share is repeated for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import optree
+from torch import Tensor
+
+from ..core.tree import NAMESPACE, PyTree
+
+Nested = dict[str, Any]
+
+
+class Leaves(dict[str, Any]):
+    """Parameters, gradients or per-leaf states by parameter name, in the order of the groups."""
+
+
+def _flatten(leaves: Any) -> tuple[list[Any], tuple[str, ...], tuple[str, ...]]:
+    return list(leaves.values()), tuple(leaves), tuple(leaves)
+
+
+def _unflatten(keys: Any, values: Iterable[Any]) -> Any:
+    return Leaves(zip(keys, values, strict=True))
+
+
+optree.register_pytree_node(Leaves, _flatten, _unflatten, namespace=NAMESPACE)
+
+
+def _children(node: PyTree) -> list[tuple[str, Any]] | None:
+    """Named children of a container, None for a leaf of the state."""
+    if isinstance(node, Mapping):
+        return [(str(k), v) for k, v in node.items()]
+    if isinstance(node, tuple) and hasattr(node, "_fields"):
+        return list(zip(node._fields, node, strict=True))
+    if isinstance(node, (list, tuple)):
+        return [(str(i), v) for i, v in enumerate(node)]
+    return None
+
+
+def _rebuild(node: PyTree, values: list[Any]) -> PyTree:
+    if isinstance(node, Mapping):
+        return type(node)(zip(node.keys(), values, strict=True))  # type: ignore[call-arg]
+    return type(node)(*values) if hasattr(node, "_fields") else type(node)(values)
+
+
+def to_nested(state: PyTree, key: str | None) -> Any:
+    """The state of one parameter as nested dicts; with ``key=None`` only what is shared.
+
+    Empty containers are left out.
+    """
+    if isinstance(state, Leaves):
+        return {} if key is None else to_nested(state[key], key)
+    children = _children(state)
+    if children is None:
+        return state
+    nested = {name: to_nested(child, key) for name, child in children}
+    return {name: value for name, value in nested.items() if not is_empty(value)}
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a nested value holds nothing."""
+    return value is None or (isinstance(value, dict) and not value)
+
+
+def from_nested(skeletons: Mapping[str, PyTree], nested: Mapping[str, Any], shared: Any) -> PyTree:
+    """The state of several parameters from their nested dicts.
+
+    Args:
+        skeletons: per parameter, a state of the wanted structure (its values do not matter).
+        nested: per parameter, what ``to_nested`` gave.
+        shared: the nested dict whose copy of the shared part is taken.
+    """
+    first = next(iter(skeletons.values()))
+    if isinstance(first, Leaves):
+        return Leaves({key: _fill(skeletons[key][key], value) for key, value in nested.items()})
+    children = _children(first)
+    if children is None:
+        return shared
+    values = []
+    for i, (name, _) in enumerate(children):
+        below = {key: (_children(s) or [])[i][1] for key, s in skeletons.items()}
+        inside = {key: _get(value, name) for key, value in nested.items()}
+        values.append(from_nested(below, inside, _get(shared, name)))
+    return _rebuild(first, values)
+
+
+def hollow(state: PyTree) -> PyTree:
+    """The structure of a state, with ``...`` for every tensor."""
+    if isinstance(state, Leaves):
+        return Leaves({key: hollow(value) for key, value in state.items()})
+    children = _children(state)
+    if children is None:
+        return ... if isinstance(state, Tensor) else state
+    return _rebuild(state, [hollow(child) for _, child in children])
+
+
+def _get(nested: Any, name: str) -> Any:
+    return nested.get(name, {}) if isinstance(nested, dict) else {}
+
+
+def _fill(skeleton: PyTree, nested: Any) -> PyTree:
+    """Put nested values into the structure of one leaf's state."""
+    children = _children(skeleton)
+    if children is None:
+        return skeleton if is_empty(nested) else nested
+    return _rebuild(skeleton, [_fill(child, _get(nested, name)) for name, child in children])
+
+
+def map_tensors(fn: Callable[[Tensor], Tensor], nested: Any) -> Any:
+    """Apply ``fn`` to every tensor of nested dicts; numbers stay."""
+    if isinstance(nested, dict):
+        return {k: map_tensors(fn, v) for k, v in nested.items()}
+    return fn(nested) if isinstance(nested, Tensor) else nested
+
+
+def paths(nested: Any, prefix: str = "") -> Iterable[str]:
+    """Dotted paths of the values in nested dicts."""
+    if not isinstance(nested, dict):
+        yield prefix
+        return
+    for name, value in nested.items():
+        yield from paths(value, f"{prefix}.{name}" if prefix else str(name))
+
+
+def merge_into(target: Nested, source: Nested, in_place: bool) -> None:
+    """Write ``source`` over ``target``; ``in_place`` keeps the storage of existing tensors."""
+    for name, value in source.items():
+        old = target.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            merge_into(old, value, in_place)
+        elif in_place and isinstance(value, Tensor) and isinstance(old, Tensor):
+            old.copy_(value)
+        else:
+            target[name] = value

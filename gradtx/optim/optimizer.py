@@ -1,0 +1,349 @@
+"""Any chain as a real ``torch.optim.Optimizer``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain as concat
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._version import __version__
+from ..core.apply import apply_updates
+from ..core.leaves import LeafInfo
+from ..core.transform import GradientTransformation
+from ..core.tree import PyTree
+from .leaves import (
+    Leaves,
+    Nested,
+    from_nested,
+    hollow,
+    is_empty,
+    map_tensors,
+    merge_into,
+    paths,
+    to_nested,
+)
+from .options import Option, check_unknown
+
+
+class Optimizer(torch.optim.Optimizer):
+    """A chain of gradient transformations driving ``torch.nn`` parameters.
+
+    Use ``gx.optim.from_transform`` or one of the ready classes. ``state[p]`` is a nested dict of
+    tensors and numbers keyed by the names of the chain's members; every dynamic hyperparameter is
+    an option of ``param_groups``, so schedulers and per-group values work on every chain.
+
+    A step first computes everything, then writes: after an exception nothing has changed.
+
+    Args:
+        params: parameters, named parameters, or groups of either.
+        defaults: default value of every group option.
+
+    >>> import torch, gradtx as gx
+    >>> issubclass(gx.optim.Optimizer, torch.optim.Optimizer)
+    True
+    """
+
+    def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
+        self._skeletons: dict[tuple[GradientTransformation, LeafInfo], PyTree] = {}
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def transform_of(self, group: Mapping[str, Any]) -> GradientTransformation:
+        """The chain for a parameter group, as its structural options ask."""
+        raise NotImplementedError
+
+    def options(self) -> Mapping[str, Option]:
+        """The dynamic group options by name."""
+        raise NotImplementedError
+
+    # -- groups ------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; options that it does not set take their defaults.
+
+        Raises:
+            ValueError: a value outside its interval, a misspelt option, or what torch raises.
+        """
+        if isinstance(param_group, dict):
+            check_unknown(type(self).__name__, param_group, list(self.defaults))
+            self._check_options(param_group)
+        super().add_param_group(param_group)
+
+    def _check_options(self, values: Mapping[str, Any]) -> None:
+        for name, option in self.options().items():
+            if name in values:
+                option.check(type(self).__name__, name, values[name])
+
+    def _names(self) -> dict[Tensor, str]:
+        """A unique name for every parameter: its own, or its position."""
+        named: dict[Tensor, str] = {}
+        taken: set[str] = set()
+        for group in self.param_groups:
+            own = group.get("param_names")
+            for i, p in enumerate(group["params"]):
+                if p in named:
+                    continue
+                name = str(len(named)) if own is None else own[i]
+                named[p] = name if name not in taken else f"{name}#{len(named)}"
+                taken.add(named[p])
+        return named
+
+    def _buckets(self) -> Iterator[tuple[GradientTransformation, dict[Tensor, dict[str, Any]]]]:
+        """Parameters with their groups, by chain: groups with equal chains are updated together."""
+        buckets: dict[GradientTransformation, dict[Tensor, dict[str, Any]]] = {}
+        for group in self.param_groups:
+            members = buckets.setdefault(self.transform_of(group), {})
+            for p in group["params"]:
+                members.setdefault(p, group)
+        yield from buckets.items()
+
+    # -- step --------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: reevaluates the model and returns the loss; called once, under ``enable_grad``.
+
+        Returns:
+            What the closure returned, or None.
+        """
+        self._accelerator_graph_capture_health_check()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.set_grad_enabled(any(g["differentiable"] for g in self.param_groups)):
+            self._step(loss)
+        return loss
+
+    @torch._disable_dynamo
+    def _step(self, loss: Any) -> None:
+        names = self._names()
+        extra = {"value": loss} if isinstance(loss, Tensor) else {}
+        results = []
+        for tx, groups in self._buckets():
+            active = {p: g for p, g in groups.items() if p.grad is not None}
+            if active:
+                results.append((groups, active, *self._compute(tx, groups, active, names, extra)))
+        for groups, active, params, nested, shared in results:
+            self._commit(groups, active, [names[p] for p in active], params, nested, shared)
+
+    def _compute(
+        self,
+        tx: GradientTransformation,
+        groups: Mapping[Tensor, dict[str, Any]],
+        active: Mapping[Tensor, dict[str, Any]],
+        names: Mapping[Tensor, str],
+        extra: Mapping[str, Any],
+    ) -> tuple[Leaves, dict[str, Nested], Nested]:
+        """New parameters, new state per parameter and its shared part; changes nothing."""
+        params = Leaves({names[p]: p for p in active})
+        grads = Leaves({names[p]: _gradient(p, g["maximize"]) for p, g in active.items()})
+        state = self._gather(tx, groups, active, names)
+        hyper = self._hyper(active, names)
+        updates, new_state = tx.update(grads, state, params, hyper=hyper, **extra)
+        nested = {name: to_nested(new_state, name) for name in params}
+        return apply_updates(params, updates), nested, to_nested(new_state, None)
+
+    def _gather(
+        self,
+        tx: GradientTransformation,
+        groups: Mapping[Tensor, dict[str, Any]],
+        active: Iterable[Tensor],
+        names: Mapping[Tensor, str],
+    ) -> PyTree:
+        """The state of the active parameters, fresh for those that have none yet."""
+        stored = {names[p]: self.state[p] for p in active if self.state.get(p)}
+        fresh = {names[p]: p for p in active if names[p] not in stored}
+        skeletons = {names[p]: self._skeleton(tx, p, names[p]) for p in active}
+        if fresh:
+            state = tx.init(Leaves(fresh))
+            stored.update({name: to_nested(state, name) for name in fresh})
+        nested = {names[p]: stored[names[p]] for p in active}
+        # Any parameter that has a state holds the shared part, also one without a gradient now.
+        shared = next((self.state[p] for p in groups if self.state.get(p)), None)
+        return from_nested(
+            skeletons, nested, next(iter(nested.values()), {}) if shared is None else shared
+        )
+
+    def _hyper(
+        self, active: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
+    ) -> dict[str, Any]:
+        """Overrides from the groups: one value, or one per leaf where groups differ."""
+        per_leaf: dict[str, Leaves] = {}
+        by_group: dict[int, dict[str, Any]] = {}
+        for p, group in active.items():
+            values = by_group.get(id(group))
+            if values is None:
+                values = {}
+                for name, option in self.options().items():
+                    values.update(option.values(group[name]))
+                by_group[id(group)] = values
+            for key, value in values.items():
+                per_leaf.setdefault(key, Leaves())[names[p]] = value
+        if len(by_group) == 1:
+            return {key: next(iter(leaves.values())) for key, leaves in per_leaf.items()}
+        return dict(per_leaf)
+
+    def _commit(
+        self,
+        groups: Mapping[Tensor, dict[str, Any]],
+        active: Mapping[Tensor, dict[str, Any]],
+        keys: list[str],
+        params: Leaves,
+        nested: Mapping[str, Nested],
+        shared: Nested,
+    ) -> None:
+        for (p, group), key in zip(active.items(), keys, strict=True):
+            if params[key] is not p:
+                p.copy_(params[key])
+            merge_into(self.state[p], nested[key], in_place=group["capturable"])
+        if is_empty(shared):
+            return
+        for p, group in groups.items():
+            if p not in active and self.state.get(p):
+                merge_into(self.state[p], shared, in_place=group["capturable"])
+
+    # -- state -------------------------------------------------------------------------------
+
+    def init_state(self) -> None:
+        """Create the state of every parameter that has none, without a step."""
+        names = self._names()
+        with torch.no_grad():
+            for tx, groups in self._buckets():
+                state = self._gather(tx, groups, groups, names)
+                for p in groups:
+                    self.state[p] = to_nested(state, names[p])
+
+    def _skeleton(self, tx: GradientTransformation, p: Tensor, name: str) -> PyTree:
+        """The structure of the state of one parameter, without its tensors."""
+        key = (tx, LeafInfo.of(p, name))
+        if key not in self._skeletons:
+            with torch.no_grad():
+                self._skeletons[key] = hollow(tx.init(Leaves({name: p})))
+        return self._skeletons[key]
+
+    def _member_names(self, group: Mapping[str, Any]) -> list[str]:
+        return list(self.transform_of(group).inner)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with an entry ``"gradtx"``: version and chain members of every group."""
+        out = super().state_dict()
+        members = [self._member_names(group) for group in self.param_groups]
+        return {**out, "gradtx": {"version": __version__, "chain": members}}
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load a state; dtypes and values are kept, tensors are copied to the parameter's device.
+
+        Args:
+            state_dict: what ``state_dict`` gave. It is not modified and shares no memory
+                afterwards. Group options missing from it keep their present values.
+
+        Raises:
+            ValueError: other number or size of groups, or the state of another chain (names the
+                members). Nothing has changed then.
+        """
+        state_dict = dict(state_dict)
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            if replaced is not None:
+                state_dict = dict(replaced)
+        saved_groups = copy.deepcopy(state_dict["param_groups"])
+        self._check_groups(saved_groups)
+        self._check_members(state_dict)
+        ids = concat.from_iterable(g["params"] for g in saved_groups)
+        params = concat.from_iterable(g["params"] for g in self.param_groups)
+        by_id = dict(zip(ids, params, strict=True))
+        groups = [
+            {**now, **saved, "params": now["params"]}
+            for now, saved in zip(self.param_groups, saved_groups, strict=True)
+        ]
+        for group in groups:
+            self._check_options(group)
+        state: dict[Any, Any] = {}
+        for key, value in state_dict["state"].items():
+            p = by_id.get(key)
+            state[key if p is None else p] = copy.deepcopy(value) if p is None else _onto(p, value)
+        self._check_structure(groups, state)
+        self.state.clear()
+        self.state.update(state)
+        self.param_groups[:] = groups
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def _check_groups(self, saved: list[dict[str, Any]]) -> None:
+        if len(saved) != len(self.param_groups):
+            raise ValueError("loaded state dict has a different number of parameter groups")
+        for now, then in zip(self.param_groups, saved, strict=True):
+            if len(now["params"]) != len(then["params"]):
+                raise ValueError(
+                    "loaded state dict contains a parameter group "
+                    "that doesn't match the size of optimizer's group"
+                )
+
+    def _check_members(self, state_dict: Mapping[str, Any]) -> None:
+        """Compare the chain members that were saved with those of the groups as saved."""
+        marks = state_dict.get("gradtx")
+        if marks is None:
+            return
+        who = type(self).__name__
+        for i, group in enumerate(state_dict["param_groups"]):
+            have = self._member_names({**self.param_groups[i], **group})
+            saved = marks["chain"][i]
+            if have != list(saved):
+                raise ValueError(
+                    f"{who}: the state dict is of another chain: group {i} was saved with members "
+                    f"{list(saved)}, this optimizer has {have}"
+                )
+
+    def _check_structure(self, groups: list[dict[str, Any]], state: Mapping[Any, Any]) -> None:
+        """Every stored state must have the entries that the chain's state has."""
+        names = self._names()
+        for group in groups:
+            tx = self.transform_of(group)
+            for p in group["params"]:
+                if not state.get(p):
+                    continue
+                want = set(paths(to_nested(self._skeleton(tx, p, names[p]), names[p])))
+                got = set(paths(state[p]))
+                if want != got:
+                    raise ValueError(
+                        f"{type(self).__name__}: the state of parameter {names[p]!r} does not fit "
+                        f"the chain {list(tx.inner)}: missing {sorted(want - got)}, "
+                        f"unexpected {sorted(got - want)}"
+                    )
+
+    # -- copies and printing -----------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
+        left_out = ("_optimizer_", "_zero_grad_profile", "_warned", "_skeletons")
+        own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
+        own.pop("step", None)  # a scheduler's wrapper, bound to this instance
+        return own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._skeletons = {}
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, default in self.defaults.items():
+                group.setdefault(name, default)
+
+    def __repr__(self) -> str:
+        chains = dict.fromkeys(repr(self.transform_of(g)) for g in self.param_groups)
+        return super().__repr__() + "".join(f"\n{text}" for text in chains)
+
+
+def _gradient(p: Tensor, maximize: bool) -> Tensor | None:
+    return -p.grad if maximize and p.grad is not None else p.grad
+
+
+def _onto(p: Tensor, nested: Any) -> Any:
+    """A copy of a stored state on the parameter's device, dtypes kept."""
+    return map_tensors(lambda t: t.detach().to(p.device, copy=True), nested)
