@@ -13,20 +13,15 @@ from .core.chain import chain, named_chain
 from .core.conditional import apply_if_finite, conditionally_transform, skip_large_updates
 from .core.errors import TreeMismatchError, UnsupportedLeafError
 from .core.flatten import flatten
+from .core.functions import identity, stateless, transformation
 from .core.hyper import Hyper, dynamic, static
 from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
 from .core.parallel import graft, parallel
+from .core.protocol import GradientTransformation
 from .core.select import freeze, masked, partition
-from .core.transform import (
-    GradientTransformation,
-    LeafTransform,
-    TreeTransform,
-    identity,
-    stateless,
-    transformation,
-)
-from .recipes import *
-from .transforms import *
+from .core.transform import LeafTransform, TreeTransform
+from .recipes import *  # noqa: F403
+from .transforms import *  # noqa: F403
 
 __all__ = [
     "GradientTransformation",

@@ -11,8 +11,9 @@ from torch import Tensor
 from . import tree
 from .hyper import Values, static
 from .leaves import LeafInfo
+from .protocol import Wrapper
 from .state import new_count, state_zeros
-from .transform import LeafTransform, Wrapper
+from .transform import LeafTransform
 from .tree import PyTree
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import TreeMismatchError
-from .transform import GradientTransformation
+from .protocol import GradientTransformation
 from .tree import PyTree
 
 

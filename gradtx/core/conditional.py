@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from . import tree
+from .protocol import Wrapper
 from .reduce import LOCAL
 from .state import new_count
-from .transform import Wrapper
 from .tree import PyTree
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import tree
 from .errors import TreeMismatchError
-from .transform import Wrapper
+from .protocol import Wrapper
 from .tree import PyTree
 
 

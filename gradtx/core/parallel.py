@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import tree
 from .chain import Chain, chain, check_members
-from .transform import GradientTransformation
+from .protocol import GradientTransformation
 from .tree import PyTree
 
 

@@ -40,15 +40,9 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ..
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        # The 64-bit products may wrap to negative numbers; the masks keep the right bits.
-        p0 = c0 * _MULTIPLIERS[0]
-        p1 = c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
+        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
+        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0 = (k0 + _WEYL[0]) & _MASK
         k1 = (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3
@@ -97,7 +91,8 @@ def fold_in(key: Tensor, data: int | str) -> Tensor:
     ones = torch.full_like(key[0], _MASK)
     block = (torch.full_like(ones, index & _MASK), torch.full_like(ones, (index >> 32) & _MASK))
     words = philox((*block, ones, ones), _split(key[0]))
-    return torch.stack([words[0] | (words[1] << 32), key[1]])
+    high = words[1] - ((words[1] >> 31) << 32)  # as a signed number, so that the sum fits
+    return torch.stack([high * 2**32 + words[0], key[1]])
 
 
 def random_bits(key: Tensor, numel: int) -> Tensor:
@@ -160,6 +155,17 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
     angle = pairs[:, 1] * (2.0 * math.pi * 2.0**-32)
     values = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
     return values.reshape(-1)[:numel].to(dtype).reshape(tuple(shape))
+
+
+def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
+    """Return the high and low words of a 32 x 32 bit product.
+
+    In halves: a product beyond 2**63 would be undefined behaviour in generated C++, and compilers
+    do exploit that.
+    """
+    low = (word & 0xFFFF) * multiplier
+    middle = (word >> 16) * multiplier + (low >> 16)
+    return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
 def _split(value: Tensor) -> tuple[Tensor, Tensor]:

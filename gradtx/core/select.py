@@ -15,7 +15,7 @@ import torch
 from . import tree
 from .chain import check_members
 from .leaves import LeafInfo
-from .transform import GradientTransformation, Wrapper
+from .protocol import GradientTransformation, Wrapper
 from .tree import PyTree
 
 Labels = Callable[[LeafInfo], Hashable] | PyTree

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.chain import chain
-from ..core.transform import GradientTransformation, declared_hyper
+from ..core.protocol import GradientTransformation, declared_hyper
 from ..transforms import scale_by_learning_rate
 from .optimizer import Optimizer
 from .options import COMMON, Option, options_of
@@ -51,7 +51,7 @@ class TransformOptimizer(Optimizer):
     def transform_of(self, group: Mapping[str, Any]) -> GradientTransformation:
         return self.transform
 
-    def options(self) -> Mapping[str, Option]:
+    def options(self, group: Mapping[str, Any]) -> Mapping[str, Option]:
         return self._options
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._version import __version__
 from ..core.apply import apply_updates
 from ..core.leaves import LeafInfo
-from ..core.transform import GradientTransformation
+from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from .leaves import (
     Leaves,
@@ -56,8 +56,8 @@ class Optimizer(torch.optim.Optimizer):
         """The chain for a parameter group, as its structural options ask."""
         raise NotImplementedError
 
-    def options(self) -> Mapping[str, Option]:
-        """The dynamic group options by name."""
+    def options(self, group: Mapping[str, Any]) -> Mapping[str, Option]:
+        """The dynamic options of a parameter group by name."""
         raise NotImplementedError
 
     # -- groups ------------------------------------------------------------------------------
@@ -70,13 +70,12 @@ class Optimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict):
             check_unknown(type(self).__name__, param_group, list(self.defaults))
-            self._check_options(param_group)
+            self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
-    def _check_options(self, values: Mapping[str, Any]) -> None:
-        for name, option in self.options().items():
-            if name in values:
-                option.check(type(self).__name__, name, values[name])
+    def _check_options(self, group: Mapping[str, Any]) -> None:
+        for name, option in self.options(group).items():
+            option.check(type(self).__name__, name, group[name])
 
     def _names(self) -> dict[Tensor, str]:
         """A unique name for every parameter: its own, or its position."""
@@ -181,7 +180,7 @@ class Optimizer(torch.optim.Optimizer):
             values = by_group.get(id(group))
             if values is None:
                 values = {}
-                for name, option in self.options().items():
+                for name, option in self.options(group).items():
                     values.update(option.values(group[name]))
                 by_group[id(group)] = values
             for key, value in values.items():

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import hyper as hyper_
-from ..core.transform import GradientTransformation, declared_hyper, members
+from ..core.protocol import GradientTransformation, declared_hyper, members
 
 _ALIASES = {"decay": "momentum"}
 COMMON: dict[str, Any] = {

@@ -1,0 +1,188 @@
+"""What leaf and tree transforms share: declared hyperparameters, checks, schedules, flattening."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import hyper as hyper_
+from . import tree
+from .errors import TreeMismatchError, UnsupportedLeafError, shape_mismatch
+from .leaves import STRUCTURED
+from .protocol import GradientTransformation
+from .reduce import LOCAL, Reduce
+from .state import new_count
+from .tree import PyTree
+
+
+class ScheduledState(NamedTuple):
+    """State of a transform one of whose hyperparameters is a schedule.
+
+    Attributes:
+        step: int32, updates done so far, shared by all leaves.
+        state: the transform's own state.
+    """
+
+    step: Tensor
+    state: PyTree
+
+
+@dataclass(frozen=True)
+class Call:
+    """One update call, flattened: lists in leaf order."""
+
+    updates: list[Any]
+    params: list[Any]
+    grads: list[Any]
+    names: list[str]
+    spec: Any
+    overrides: dict[str, list[Any]]
+    reduce: Reduce
+
+    def values_at(self, i: int, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyperparameters for leaf ``i``, tensors in the dtype of its update.
+
+        Two 0-d tensors promote to the wider dtype: a float64 value, which every schedule gives,
+        would widen a float32 scalar leaf.
+        """
+        dtype = self.updates[i].dtype
+        here = {**values, **{name: v[i] for name, v in self.overrides.items()}}
+        return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in here.items()}
+
+
+@dataclass(frozen=True)
+class DeclaredTransform(GradientTransformation):
+    """What leaf and tree transforms have in common: hyperparameters, checks, the update count."""
+
+    requires_params: ClassVar[bool] = False
+    needs_grad: ClassVar[bool] = False
+    accepts: ClassVar[tuple[type, ...]] = (Tensor,)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # Set before the dataclass decorator runs, so that it keeps this short form.
+        cls.__repr__ = _short_repr  # type: ignore[assignment, method-assign]
+
+    def __post_init__(self) -> None:
+        hyper_.validate(self, self.name)
+
+    def init(self, params: PyTree) -> PyTree:
+        leaves, spec = tree.flatten(params)
+        names = tree.names(spec)
+        for name, leaf in zip(names, leaves, strict=True):
+            self._check_leaf(name, leaf, "parameter")
+        state = self._init(leaves, names, spec)
+        if not hyper_.is_scheduled(self):
+            return state
+        return ScheduledState(new_count(leaves), state)
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        if params is None and self.requires_params:
+            raise ValueError(
+                f"{self.name}: needs the parameters; call update(updates, state, params)"
+            )
+        call = self._call(updates, params, extra)
+        if not hyper_.is_scheduled(self):
+            return self._update(call, state, hyper_.values_at(self, None))
+        if not isinstance(state, ScheduledState):
+            raise TreeMismatchError(
+                f"{self.name}: has a scheduled hyperparameter, but its state was made without one"
+            )
+        new_updates, new = self._update(call, state.state, hyper_.values_at(self, state.step))
+        return new_updates, ScheduledState(state.step + 1, new)
+
+    def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
+        raise NotImplementedError
+
+    def _update(self, call: Call, state: PyTree, values: dict[str, Any]) -> tuple[PyTree, PyTree]:
+        raise NotImplementedError
+
+    def _call(self, updates: PyTree, params: PyTree, extra: Mapping[str, Any]) -> Call:
+        leaves, spec = tree.flatten(updates)
+        names = tree.names(spec)
+        absent = [None] * len(leaves)
+        ps = absent if params is None else tree.flatten_like(self.name, spec, params, "parameter")
+        gs: list[Any] = absent
+        if self.needs_grad:
+            if "grads" not in extra:
+                raise ValueError(
+                    f"{self.name}: needs the gradients; use it inside gx.chain, "
+                    "or pass grads= to update"
+                )
+            gs = tree.flatten_like(self.name, spec, extra["grads"], "gradient")
+        for name, u, p in zip(names, leaves, ps, strict=True):
+            self._check_leaf(name, u, "update")
+            if u is not None and p is not None and tuple(u.shape) != tuple(p.shape):
+                raise shape_mismatch(self.name, name, "update", u.shape, "parameter", p.shape)
+        us = [widen(u) for u in leaves]
+        overrides = self._overrides(extra.get("hyper"), spec)
+        return Call(us, ps, gs, names, spec, overrides, extra.get("reduce", LOCAL))
+
+    def _overrides(self, hyper: Mapping[str, Any] | None, spec: Any) -> dict[str, list[Any]]:
+        """Overridden values per leaf, in leaf order."""
+        out = {}
+        for name in hyper_.dynamic_fields(self) if hyper else ():
+            if name not in hyper:  # type: ignore[operator]
+                continue
+            value = hyper[name]  # type: ignore[index]
+            if isinstance(value, (int, float, Tensor)):
+                values = [value] * spec.num_leaves
+            else:
+                values = tree.flatten_like(self.name, spec, value, f"hyper[{name!r}]")
+            for v in dict.fromkeys(values):
+                if v is not None:
+                    hyper_.check_value(self.name, name, v, hyper_.interval_of(self, name))
+            out[name] = values
+        return out
+
+    def _check_leaf(self, name: str, leaf: Any, what: str) -> None:
+        if leaf is None:
+            return
+        if isinstance(leaf, STRUCTURED):
+            if not isinstance(leaf, self.accepts):
+                raise UnsupportedLeafError(
+                    f"{self.name}: leaf {name!r}: the update is a {type(leaf).__name__}, "
+                    "which this transform does not take; put gx.densify() before it"
+                )
+            return
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"{self.name}: leaf {name!r}: the {what} must be a tensor, "
+                f"got {type(leaf).__name__}"
+            )
+        if leaf.layout != torch.strided:
+            raise UnsupportedLeafError(
+                f"{self.name}: leaf {name!r}: the {what} has layout {leaf.layout}; sparse "
+                "tensors are not supported, use dense gradients"
+            )
+        if leaf.is_complex():
+            raise UnsupportedLeafError(
+                f"{self.name}: leaf {name!r}: does not support complex parameters; "
+                "pass torch.view_as_real of the parameter and of its gradient"
+            )
+        if not leaf.is_floating_point():
+            raise UnsupportedLeafError(
+                f"{self.name}: leaf {name!r}: the {what} has dtype {leaf.dtype}; "
+                "only floating-point leaves can be optimized, use None or gx.masked for others"
+            )
+
+
+def _short_repr(tx: DeclaredTransform) -> str:
+    """The constructor call, with the arguments that differ from their defaults."""
+    values = ((f, getattr(tx, f.name)) for f in dataclasses.fields(tx))
+    shown = [f"{f.name}={v!r}" for f, v in values if isinstance(v, Tensor) or v != f.default]
+    return f"{tx.name}({', '.join(shown)})"
+
+
+def widen(leaf: Any) -> Any:
+    """Updates travel in at least float32, so that a chain rounds once, when it is applied."""
+    if isinstance(leaf, STRUCTURED):
+        return leaf.map(tree.accumulator)
+    return leaf if leaf is None else tree.accumulator(leaf)

@@ -1,0 +1,90 @@
+"""Transforms from plain functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .protocol import GradientTransformation
+from .tree import PyTree
+
+
+@dataclass(frozen=True)
+class transformation(GradientTransformation):
+    """Make a transform from two plain functions.
+
+    Args:
+        init_fn: ``params -> state``.
+        update_fn: ``(updates, state, params) -> (updates, state)``; it also receives the keyword
+            arguments of ``update`` if it takes ``**extra``.
+        label: name in chains and errors.
+
+    >>> import torch, gradtx as gx
+    >>> def update(updates, state, params):
+    ...     return gx.tree.map(lambda x: x / 2, updates), state
+    >>> halve = gx.transformation(lambda params: (), update)
+    >>> halve.update({"w": torch.ones(1)}, halve.init({"w": torch.ones(1)}))[0]
+    {'w': tensor([0.5000])}
+    """
+
+    init_fn: Callable[[PyTree], PyTree]
+    update_fn: Callable[..., tuple[PyTree, PyTree]]
+    label: str = "transformation"
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    def init(self, params: PyTree) -> PyTree:
+        return self.init_fn(params)
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        return self.update_fn(updates, state, params, **(extra if self._takes_extra else {}))
+
+    @property
+    def _takes_extra(self) -> bool:
+        parameters = inspect.signature(self.update_fn).parameters.values()
+        return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+
+
+@dataclass(frozen=True)
+class stateless(GradientTransformation):
+    """Make a transform without state from one function ``(updates, params) -> updates``.
+
+    >>> import torch, gradtx as gx
+    >>> negate = gx.stateless(lambda u, p: gx.tree.map(torch.neg, u))
+    >>> negate.update({"w": torch.ones(1)}, ())[0]
+    {'w': tensor([-1.])}
+    """
+
+    fn: Callable[[PyTree, PyTree], PyTree]
+
+    def init(self, params: PyTree) -> PyTree:
+        return ()
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        return self.fn(updates, params), state
+
+
+@dataclass(frozen=True)
+class identity(GradientTransformation):
+    """Leave updates as they are.
+
+    >>> import torch, gradtx as gx
+    >>> gx.identity().update({"w": torch.ones(1)}, ())
+    ({'w': tensor([1.])}, ())
+    """
+
+    def init(self, params: PyTree) -> PyTree:
+        return ()
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        return updates, state

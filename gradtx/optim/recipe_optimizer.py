@@ -1,0 +1,96 @@
+"""One torch optimizer class per recipe, generated from a short declaration."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from ..core.protocol import GradientTransformation
+from .optimizer import Optimizer
+from .options import COMMON, Option, intervals
+
+_EXAMPLE = """
+
+    >>> import torch, gradtx as gx
+    >>> model = torch.nn.Linear(2, 1)
+    >>> opt = gx.optim.{name}(model.parameters(), lr=0.1)
+    >>> model(torch.ones(1, 2)).sum().backward()
+    >>> opt.step()
+    """
+
+
+class RecipeOptimizer(Optimizer):
+    """Base of the generated classes.
+
+    A subclass declares ``signature`` (argument names and defaults, in order, without the common
+    ones), ``feeds`` (options that feed hyperparameters of another name) and ``build``, whose
+    parameters are the structural options: those that choose members instead of feeding them.
+
+    >>> import gradtx as gx
+    >>> gx.optim.AdamW.signature["betas"], gx.optim.AdamW.feeds["betas"]
+    ((0.9, 0.999), ('b1', 'b2'))
+    """
+
+    signature: ClassVar[Mapping[str, Any]] = {}
+    feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {"betas": ("b1", "b2")}
+    build: ClassVar[Callable[..., GradientTransformation]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "signature" not in cls.__dict__:
+            return
+        kind = inspect.Parameter
+        positional = {"self": kind.empty, "params": kind.empty, **cls.signature}
+        parameters = [
+            kind(name, kind.POSITIONAL_OR_KEYWORD, default=default)
+            for name, default in positional.items()
+        ] + [kind(name, kind.KEYWORD_ONLY, default=default) for name, default in COMMON.items()]
+        signature = inspect.Signature(parameters)
+
+        def __init__(self: RecipeOptimizer, *args: Any, **kwargs: Any) -> None:
+            try:
+                bound = signature.bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{cls.__name__}: {error}") from None
+            bound.apply_defaults()
+            options = dict(bound.arguments)
+            Optimizer.__init__(options.pop("self"), options.pop("params"), options)
+
+        __init__.__signature__ = signature  # type: ignore[attr-defined]
+        __init__.__qualname__ = f"{cls.__qualname__}.__init__"
+        cls.__init__ = __init__  # type: ignore[method-assign]
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "") + _EXAMPLE.format(name=cls.__name__)
+
+    @classmethod
+    def structural(cls) -> tuple[str, ...]:
+        """Names of the options that choose the members of the chain."""
+        return tuple(inspect.signature(cls.build).parameters)
+
+    def transform_of(self, group: Mapping[str, Any]) -> GradientTransformation:
+        return _built(type(self), tuple(_frozen(group[name]) for name in self.structural()))
+
+    def options(self, group: Mapping[str, Any]) -> Mapping[str, Option]:
+        return _options(type(self), self.transform_of(group))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@functools.cache
+def _built(cls: type[RecipeOptimizer], values: tuple[Any, ...]) -> GradientTransformation:
+    return cls.build(*values)
+
+
+@functools.cache
+def _options(cls: type[RecipeOptimizer], tx: GradientTransformation) -> Mapping[str, Option]:
+    within = {full.rpartition(".")[2]: interval for full, interval in intervals(tx).items()}
+    within["lr"] = "[0, inf)"
+    out = {}
+    for option, default in cls.signature.items():
+        names = cls.feeds.get(option, (option,))
+        if all(name in within for name in names):
+            out[option] = Option(names, tuple(within[name] for name in names), default)
+    return out
