@@ -69,7 +69,7 @@ class multi_steps(Wrapper):
     def init(self, params: PyTree) -> MultiStepsState:
         count = new_count(tree.leaves(params))
         buffers = tree.map(state_zeros, params)
-        return MultiStepsState(count, count, buffers, self.transform.init(params))
+        return MultiStepsState(count, count.clone(), buffers, self.transform.init(params))
 
     def update(
         self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any

@@ -27,7 +27,7 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     {'w': tensor([0., 2.])}
     """
     leaves, spec = tree.flatten(params)
-    news = tree.flatten_like("apply_updates", spec, updates, "update")
+    news = tree.leaves_like("apply_updates", spec, updates, "update")
     out: list[Any] = []
     for name, p, u in zip(tree.names(spec), leaves, news, strict=True):
         if p is None or u is None:

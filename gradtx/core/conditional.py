@@ -63,7 +63,10 @@ class apply_if_finite(Wrapper):
     def init(self, params: PyTree) -> ApplyIfFiniteState:
         count = new_count(tree.leaves(params))
         return ApplyIfFiniteState(
-            count, torch.ones_like(count, dtype=torch.bool), count, self.transform.init(params)
+            count,
+            torch.ones_like(count, dtype=torch.bool),
+            count.clone(),
+            self.transform.init(params),
         )
 
     def update(

@@ -51,7 +51,7 @@ class Call:
         would widen a float32 scalar leaf.
         """
         dtype = self.updates[i].dtype
-        here = {**values, **{name: v[i] for name, v in self.overrides.items()}}
+        here = {**values, **{k: v[i] for k, v in self.overrides.items() if v[i] is not None}}
         return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in here.items()}
 
 
@@ -108,7 +108,7 @@ class DeclaredTransform(GradientTransformation):
         leaves, spec = tree.flatten(updates)
         names = tree.names(spec)
         absent = [None] * len(leaves)
-        ps = absent if params is None else tree.flatten_like(self.name, spec, params, "parameter")
+        ps = absent if params is None else tree.leaves_like(self.name, spec, params, "parameter")
         gs: list[Any] = absent
         if self.needs_grad:
             if "grads" not in extra:
@@ -116,7 +116,7 @@ class DeclaredTransform(GradientTransformation):
                     f"{self.name}: needs the gradients; use it inside gx.chain, "
                     "or pass grads= to update"
                 )
-            gs = tree.flatten_like(self.name, spec, extra["grads"], "gradient")
+            gs = tree.leaves_like(self.name, spec, extra["grads"], "gradient")
         for name, u, p in zip(names, leaves, ps, strict=True):
             self._check_leaf(name, u, "update")
             if u is not None and p is not None and tuple(u.shape) != tuple(p.shape):

@@ -52,9 +52,11 @@ class flatten(Wrapper):
         new, state = self.update_transform(_join(updates), state, flat_params, extra)
         sizes = [x.numel() for x in leaves]
         parts = torch.split(new["flat"], sizes)
-        return spec.unflatten(
-            [part.reshape(x.shape) for part, x in zip(parts, leaves, strict=True)]
-        ), state
+        cut = [
+            part.reshape(x.shape).to(tree.accumulator_dtype(x.dtype))
+            for part, x in zip(parts, leaves, strict=True)
+        ]
+        return spec.unflatten(cut), state
 
 
 def _join(values: PyTree) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ def label_leaves(who: str, by: Labels, updates: PyTree, params: PyTree) -> list[
     leaves, spec = tree.flatten(updates)
     if not callable(by):
         return _broadcast(who, by, updates)
-    ps = leaves if params is None else tree.flatten_like(who, spec, params, "parameter")
+    ps = leaves if params is None else tree.leaves_like(who, spec, params, "parameter")
     names = tree.names(spec)
     described = (u if p is None else p for u, p in zip(leaves, ps, strict=True))
     return [
@@ -87,7 +87,7 @@ class partition(GradientTransformation):
         return {str(label): tx for label, tx in self.transforms.items()}
 
     def __hash__(self) -> int:
-        return hash((tuple(self.transforms.items()), id(self.by)))
+        return hash(tuple(self.transforms.items()))
 
     def init(self, params: PyTree) -> PyTree:
         labels = self._labels(params, params)
@@ -140,7 +140,7 @@ class masked(Wrapper):
     mask: Labels
 
     def __hash__(self) -> int:
-        return hash((self.transform, id(self.mask)))
+        return hash(self.transform)
 
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(keep(params, self._chosen(params, params)))
@@ -171,7 +171,7 @@ class freeze(GradientTransformation):
     mask: Labels
 
     def __hash__(self) -> int:
-        return hash(id(self.mask))
+        return hash(freeze)
 
     def init(self, params: PyTree) -> PyTree:
         return ()

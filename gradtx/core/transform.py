@@ -96,12 +96,14 @@ class LeafTransform(DeclaredTransform):
             h = Values(here)
             p = None if call.params[i] is None else tree.accumulator(call.params[i])
             new_updates[i], new_states[i] = self.update_leaf(u, states[i], p, h)
-            self._check_fixed_point(call.names[i], u, states[i], new_states[i])
+            self._check_shapes(call.names[i], u, states[i], new_updates[i], new_states[i])
         updates = call.spec.unflatten(new_updates)
         return updates, call.spec.unflatten(new_states) if self.is_stateful else state
 
-    def _check_fixed_point(self, name: str, u: Any, old: Any, new: Any) -> None:
+    def _check_shapes(self, name: str, u: Any, old: Any, out: Any, new: Any) -> None:
         """Broadcasting against a state of another shape must not pass silently."""
+        if tuple(out.shape) != tuple(u.shape):
+            raise shape_mismatch(self.name, name, "update", u.shape, "its result", out.shape)
         if not isinstance(old, tuple) or not isinstance(new, tuple):
             return
         for field, a, b in zip(getattr(old, "_fields", ()), old, new, strict=False):

@@ -65,6 +65,17 @@ def flatten_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> 
         ) from error
 
 
+def leaves_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> list[Any]:
+    """Like ``flatten_like``, for a tree that must end where ``spec`` ends."""
+    out = flatten_like(who, spec, tree, what)
+    for name, x in zip(names(spec), out, strict=True):
+        if not optree.tree_is_leaf(x, none_is_leaf=True, namespace=NAMESPACE):
+            raise TreeMismatchError(
+                f"{who}: leaf {name!r}: the update is one leaf, the {what} a {type(x).__name__}"
+            )
+    return out
+
+
 def map(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
     """Apply ``fn`` leaf by leaf; where the first tree has None the result has None.
 

@@ -171,9 +171,7 @@ def _vmap_dequantize(
         out = dequantize_affine(*flat, bits, block_size, numel * info.batch_size, dtype)
         return out.reshape(info.batch_size, -1), 0
     in_dims = (0, 0, 0, None, None, None, None)
-    return map_examples(
-        dequantize_affine, info, in_dims, *stacked, bits, block_size, numel, dtype
-    )
+    return map_examples(dequantize_affine, info, in_dims, *stacked, bits, block_size, numel, dtype)
 
 
 def _foldable(numel: int, bits: int, block_size: int) -> bool:

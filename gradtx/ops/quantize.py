@@ -16,13 +16,13 @@ highest bits; unused bits of the last byte are 0.
   so that they bracket the block and the decoded value is unbiased. The carry is taken on the
   fractional part, ``c = floor(t) + (t - floor(t) + rho >= 1)``: a value on the grid never moves.
 * **include_zero**: 0 is a grid point and decodes to exactly 0. ``lo = min(lo, 0)``,
-  ``hi = max(hi, 0)``; the step ``s = (hi - lo) / L`` (``L - 1`` in stochastic mode when lo < 0 < hi)
-  is rounded up to ``p - bits`` significant bits (at least 1; p = 24 for float32 ranges, 8 for
-  bfloat16), which makes every multiple of it up to L exact; the zero level is
+  ``hi = max(hi, 0)``; the step ``s = (hi - lo) / L`` (in stochastic mode with lo < 0 < hi:
+  ``/ (L - 1)``) is rounded up to ``p - bits`` significant bits (at least 1; p = 24 for float32
+  ranges, 8 for bfloat16), which makes every multiple of it up to L exact; the zero level is
   ``z = floor(-lo / s + 1/2)`` (stochastic: ``ceil(-lo / s)``), and the stored range is
   ``(-z * s, (L - z) * s)``. In nearest mode the ends may be clipped by at most s/2. The step grows
-  by less than 2**-15 with float32 ranges; with bfloat16 ranges by less than 1/32, 1/8 or 1 at 2, 4
-  or 8 bits.
+  by at most 2**-15 of itself with float32 ranges; with bfloat16 ranges by less than 1/32, 1/8 or 1
+  at 2, 4 or 8 bits.
 
 In nearest mode with float32 ranges ``|x - decoded| <= u/2`` up to float32 rounding.
 

@@ -31,7 +31,8 @@ class Op:
         schema: torch schema without a namespace, ``"name(Tensor x, ...) -> ..."``.
         reference: what the operator computes, in plain torch calls, for one example.
         fake: the same signature, shapes and dtypes only.
-        vmap: batching rule ``(info, in_dims, *args) -> (outputs, out_dims)``; None goes example by example.
+        vmap: batching rule ``(info, in_dims, *args) -> (outputs, out_dims)``;
+            None makes one call an example.
     """
 
     schema: str
@@ -54,7 +55,6 @@ class Op:
         rule = self.vmap or partial(map_examples, overload)
         torch.library.register_vmap(overload, rule, lib=library)
         return overload
-
 
 
 def map_examples(
@@ -95,4 +95,3 @@ def operator(
         return op.define(_LIBRARY)
 
     return register
-

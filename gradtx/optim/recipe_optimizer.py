@@ -25,8 +25,9 @@ class RecipeOptimizer(Optimizer):
     """Base of the generated classes.
 
     A subclass declares ``signature`` (argument names and defaults, in order, without the common
-    ones), ``feeds`` (options that feed hyperparameters of another name) and ``build``, whose
-    parameters are the structural options: those that choose members instead of feeding them.
+    ones), ``feeds`` (options that feed hyperparameters of another name; ``"a|b"`` is whichever the
+    chain has) and ``build``, whose parameters are the structural options: those that choose members
+    instead of feeding them. Values that ``build`` leaves at their defaults are always overridden.
 
     >>> import gradtx as gx
     >>> gx.optim.AdamW.signature["betas"], gx.optim.AdamW.feeds["betas"]
@@ -34,7 +35,7 @@ class RecipeOptimizer(Optimizer):
     """
 
     signature: ClassVar[Mapping[str, Any]] = {}
-    feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {"betas": ("b1", "b2")}
+    feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {"betas": ("b1", "b2"), "momentum": ("decay",)}
     build: ClassVar[Callable[..., GradientTransformation]]
 
     def __init_subclass__(cls) -> None:
@@ -49,7 +50,7 @@ class RecipeOptimizer(Optimizer):
         ] + [kind(name, kind.KEYWORD_ONLY, default=default) for name, default in COMMON.items()]
         signature = inspect.Signature(parameters)
 
-        def __init__(self: RecipeOptimizer, *args: Any, **kwargs: Any) -> None:
+        def construct(self: RecipeOptimizer, *args: Any, **kwargs: Any) -> None:
             try:
                 bound = signature.bind(self, *args, **kwargs)
             except TypeError as error:
@@ -58,9 +59,10 @@ class RecipeOptimizer(Optimizer):
             options = dict(bound.arguments)
             Optimizer.__init__(options.pop("self"), options.pop("params"), options)
 
-        __init__.__signature__ = signature  # type: ignore[attr-defined]
-        __init__.__qualname__ = f"{cls.__qualname__}.__init__"
-        cls.__init__ = __init__  # type: ignore[method-assign]
+        construct.__name__ = "__init__"
+        construct.__qualname__ = f"{cls.__qualname__}.__init__"
+        construct.__signature__ = signature  # type: ignore[attr-defined]
+        cls.__init__ = construct  # type: ignore[assignment, method-assign]
         cls.__doc__ = inspect.cleandoc(cls.__doc__ or "") + _EXAMPLE.format(name=cls.__name__)
 
     @classmethod
@@ -86,11 +88,13 @@ def _built(cls: type[RecipeOptimizer], values: tuple[Any, ...]) -> GradientTrans
 
 @functools.cache
 def _options(cls: type[RecipeOptimizer], tx: GradientTransformation) -> Mapping[str, Option]:
-    within = {full.rpartition(".")[2]: interval for full, interval in intervals(tx).items()}
-    within["lr"] = "[0, inf)"
+    within = intervals(tx)
+    # A short name reaches every member that has it.
+    within |= {full.rpartition(".")[2]: interval for full, interval in within.items()}
     out = {}
     for option, default in cls.signature.items():
-        names = cls.feeds.get(option, (option,))
-        if all(name in within for name in names):
-            out[option] = Option(names, tuple(within[name] for name in names), default)
+        targets = cls.feeds.get(option, (option,))
+        names = [n for t in targets for n in t.split("|") if n in within]
+        if names and len(names) == len(targets):
+            out[option] = Option(tuple(names), tuple(within[n] for n in names), default)
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
-from ..core.transform import GradientTransformation
+from ..core.protocol import GradientTransformation
 from ..transforms import scale_by_learning_rate
 
 

@@ -1,17 +1,66 @@
-"""Limit the size of updates."""
+"""Limit the size of updates: by entry, by leaf, by unit or all together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic
+from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
-from ..core.transform import TreeTransform
+from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm
+from ._numbers import floored_root, like
+
+
+@dataclass(frozen=True)
+class clip(LeafTransform):
+    """Limit every entry of an update to ``[-max_delta, max_delta]``.
+
+    Args:
+        max_delta: largest absolute value, >= 0.
+
+    Raises:
+        ValueError: a negative ``max_delta``.
+
+    >>> import torch, gradtx as gx
+    >>> gx.clip(1.0).update({"w": torch.tensor([-3.0, 0.5])}, ())[0]
+    {'w': tensor([-1.0000,  0.5000])}
+    """
+
+    max_delta: Hyper = dynamic(within="[0, inf)")
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
+        bound = like(h.max_delta, u)
+        return torch.clamp(u, -bound, bound), s
+
+
+@dataclass(frozen=True)
+class clip_by_block_rms(LeafTransform):
+    """Scale every leaf's update down so that its root mean square is at most ``threshold``.
+
+    u <- u / max(1, sqrt(mean(u^2)) / threshold).
+
+    Args:
+        threshold: largest root mean square, > 0.
+
+    Raises:
+        ValueError: ``threshold`` is not positive.
+
+    Source: arXiv 1804.04235.
+
+    >>> import torch, gradtx as gx
+    >>> gx.clip_by_block_rms(1.0).update({"w": torch.tensor([-3.0, 3.0])}, ())[0]
+    {'w': tensor([-1.,  1.])}
+    """
+
+    threshold: Hyper = dynamic(within="(0, inf)")
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
+        threshold = like(h.threshold, u)
+        return u / (floored_root(u.square().mean(), threshold) / threshold), s
 
 
 @dataclass(frozen=True)
@@ -22,6 +71,9 @@ class clip_by_global_norm(TreeTransform):
 
     Args:
         max_norm: largest norm, > 0.
+
+    Raises:
+        ValueError: ``max_norm`` is not positive.
 
     >>> import torch, gradtx as gx
     >>> grads = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
@@ -43,6 +95,57 @@ class clip_by_global_norm(TreeTransform):
         total = squared_norm(us[0])
         for u in us[1:]:
             total = total + squared_norm(u).to(total.device)
-        norm = reduce.sum(total).sqrt()
-        factor = torch.where(norm > h.max_norm, h.max_norm / norm, torch.ones_like(norm))
+        bound = like(h.max_norm, total)
+        factor = bound / floored_root(reduce.sum(total), bound)
         return [u * factor.to(u.device, u.dtype) for u in us], leaves, shared
+
+
+# A unit whose update is smaller than this is divided by it instead, never by zero.
+_MIN_UNIT_NORM = 1e-6
+
+
+@dataclass(frozen=True)
+class adaptive_grad_clip(LeafTransform):
+    """Scale every unit's update down to at most ``clipping`` times the norm of its parameters.
+
+    u_i <- u_i * min(1, clipping * max(|p_i|, eps) / |u_i|) for every unit i. A unit is what feeds
+    one output: a slice along the first dimension, where torch layers have their outputs. A leaf
+    with at most one dimension longer than 1 is one unit.
+
+    Args:
+        clipping: largest ratio of the norms, > 0.
+        eps: lower bound of the parameter's norm, so that zeros can grow; >= 0.
+        axis: the dimension or dimensions over which norms are taken, instead of all but the first.
+
+    Raises:
+        ValueError: a value outside its interval, or no parameters given to ``update``.
+
+    Source: arXiv 2102.06171.
+
+    >>> import torch, gradtx as gx
+    >>> params = {"w": torch.tensor([[3.0, 4.0], [6.0, 8.0]])}
+    >>> grads = {"w": torch.tensor([[0.0, 9.0], [0.1, 0.0]])}
+    >>> gx.adaptive_grad_clip(0.1).update(grads, (), params)[0]["w"].tolist()
+    [[0.0, 0.5], [0.10000000149011612, 0.0]]
+    """
+
+    requires_params: ClassVar[bool] = True
+
+    clipping: Hyper = dynamic(within="(0, inf)")
+    eps: Hyper = dynamic(1e-3, within="[0, inf)")
+    axis: int | tuple[int, ...] | None = static(None)
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
+        size = floored_root(self._square(p).to(u.dtype), h.eps)
+        square = self._square(u)
+        most = like(h.clipping, u) * size
+        clipped = u * (most / floored_root(square, _MIN_UNIT_NORM))
+        return torch.where(square.sqrt() < most, u, clipped), s
+
+    def _square(self, x: Tensor) -> Tensor:
+        """Squared norm of every unit, in a shape that broadcasts against ``x``."""
+        if self.axis is not None:
+            return x.square().sum(dim=self.axis, keepdim=True)
+        if sum(n != 1 for n in x.shape) <= 1:
+            return x.square().sum()
+        return x.square().sum(dim=tuple(range(1, x.ndim)), keepdim=True)

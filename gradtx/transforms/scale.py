@@ -36,7 +36,7 @@ def scale_leaf(u: Any, factor: Any) -> Any:
     """Multiply a tensor or a structured update by a number or a 0-d tensor."""
     if isinstance(u, STRUCTURED):
         return u.map(lambda x: scale_leaf(x, factor))
-    return u * (factor.to(u.dtype) if isinstance(factor, Tensor) else factor)
+    return u * factor
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""Adagrad's sum of squares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.leaves import LeafInfo
+from ..core.state import state_full
+from ..core.transform import LeafTransform
+from ._numbers import like
+
+
+class ScaleByRssState(NamedTuple):
+    """Attributes: ``sum_of_squares``, of all updates so far, shaped like the parameter."""
+
+    sum_of_squares: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_rss(LeafTransform):
+    """Divide updates by the root of the sum of all their squares so far.
+
+    s <- s + u^2; update = u / sqrt(s + eps), or u / (sqrt(s) + eps); zero where s is zero.
+
+    Args:
+        initial_accumulator_value: first value of s, >= 0.
+        eps: added to the denominator.
+        eps_in_sqrt: add eps inside the root (Optax) or outside (torch.optim).
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: Duchi, Hazan and Singer, JMLR 12, 2011.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_rss(initial_accumulator_value=16.0)
+    >>> tx.update({"w": torch.tensor([3.0])}, tx.init({"w": torch.zeros(1)}))[0]
+    {'w': tensor([0.6000])}
+    """
+
+    initial_accumulator_value: float = static(0.1)
+    eps: Hyper = dynamic(1e-7, within="[0, inf)")
+    eps_in_sqrt: bool = static(True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.initial_accumulator_value >= 0:
+            raise ValueError(
+                "scale_by_rss: initial_accumulator_value must be in [0, inf), "
+                f"got {self.initial_accumulator_value}"
+            )
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRssState:
+        return ScaleByRssState(state_full(p, self.initial_accumulator_value))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByRssState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByRssState]:
+        total = s.sum_of_squares.to(u.dtype) + u * u
+        eps = like(h.eps, u)
+        seen = total > 0
+        # The inner choice keeps the root's infinite derivative at zero out of derivatives.
+        safe = torch.where(seen, total, torch.ones_like(total))
+        root = torch.sqrt(safe + eps) if self.eps_in_sqrt else torch.sqrt(safe) + eps
+        out = torch.where(seen, u / root, torch.zeros_like(u))
+        return out, ScaleByRssState(total.to(s.sum_of_squares.dtype))

@@ -1,0 +1,86 @@
+"""Adan: Nesterov momentum from differences of gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power
+from ..core.leaves import LeafInfo
+from ..core.state import new_count, state_zeros
+from ..core.transform import LeafTransform
+from ._numbers import like
+from .adam import average, corrected_mean
+
+
+class ScaleByAdanState(NamedTuple):
+    """State of ``scale_by_adan``.
+
+    Attributes:
+        step: int32, updates done for this leaf.
+        m: average of updates, shaped like the parameter.
+        v: average of differences of updates.
+        n: average of squared extrapolated updates.
+        g: the last update that came in.
+    """
+
+    step: Tensor
+    m: Tensor
+    v: Tensor
+    n: Tensor
+    g: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_adan(LeafTransform):
+    """Divide averaged updates and differences by the root of the extrapolated second moment.
+
+    d = u - u_previous (zero at the first update);  m, v, n average u, d, (u + (1 - b2) d)^2 with
+    decays b1, b2, b3;  update = (m' + (1 - b2) v') / (sqrt(n' + eps_root) + eps), primes meaning
+    division by 1 - b^t.
+
+    Args:
+        b1: decay of updates, in [0, 1).
+        b2: decay of differences, in [0, 1).
+        b3: decay of squares, in [0, 1).
+        eps: added outside the root.
+        eps_root: added inside the root.
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: arXiv 2208.06677.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_adan()
+    >>> tx.update({"w": torch.tensor([2.0])}, tx.init({"w": torch.zeros(1)}))[0]
+    {'w': tensor([1.])}
+    """
+
+    b1: Hyper = dynamic(0.98, within="[0, 1)")
+    b2: Hyper = dynamic(0.92, within="[0, 1)")
+    b3: Hyper = dynamic(0.99, within="[0, 1)")
+    eps: Hyper = dynamic(1e-8, within="[0, inf)")
+    eps_root: Hyper = dynamic(0.0, within="[0, inf)")
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdanState:
+        return ScaleByAdanState(new_count([p]), *(state_zeros(p) for _ in range(4)))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByAdanState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByAdanState]:
+        step = s.step + 1
+        change = torch.where(s.step == 0, torch.zeros_like(u), u - s.g.to(u.dtype))
+        ahead = 1 - like(h.b2, u)
+        extrapolated = u + ahead * change
+        m = average(s.m, u, h.b1)
+        v = average(s.v, change, h.b2)
+        n = average(s.n, extrapolated * extrapolated, h.b3)
+        numerator = corrected_mean(m, u, h.b1, step) + ahead * corrected_mean(v, u, h.b2, step)
+        root = torch.sqrt(n / one_minus_power(h.b3, step, u.dtype) + like(h.eps_root, u))
+        return numerator / (root + like(h.eps, u)), ScaleByAdanState(
+            step, m.to(s.m.dtype), v.to(s.v.dtype), n.to(s.n.dtype), u.to(s.g.dtype)
+        )

@@ -1,0 +1,90 @@
+"""Nesterov momentum with its own schedule inside Adam."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power
+from ..core.leaves import LeafInfo
+from ..core.state import new_count, state_zeros
+from ..core.transform import LeafTransform
+from ..core.tree import accumulator_dtype
+from ._numbers import like
+from .adam import average
+
+_WARM_UP_LOG = math.log(0.96)
+
+
+class ScaleByNadamState(NamedTuple):
+    """State of ``scale_by_nadam``.
+
+    Attributes:
+        step: int32, updates done for this leaf.
+        mu_product: 0-d, product of the momentum values so far.
+        mu: average of updates, shaped like the parameter.
+        nu: average of squared updates.
+    """
+
+    step: Tensor
+    mu_product: Tensor
+    mu: Tensor
+    nu: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_nadam(LeafTransform):
+    """Adam with Nesterov momentum that grows from b1 / 2 to b1.
+
+    c_t = b1 (1 - 0.96^(t momentum_decay) / 2);  P_t = c_1 ... c_t;  m, v as in Adam;
+    update = ((1 - c_t) u / (1 - P_t) + c_(t+1) m / (1 - P_(t+1))) / (sqrt(v / (1 - b2^t)) + eps).
+    ``scale_by_adam(nesterov=True)`` is the same idea with constant momentum.
+
+    Args:
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        eps: added outside the root.
+        momentum_decay: how fast the momentum reaches b1, >= 0.
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: Dozat, Incorporating Nesterov Momentum into Adam, ICLR workshop 2016.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_nadam(b1=0.0)
+    >>> tx.update({"w": torch.tensor([2.0])}, tx.init({"w": torch.zeros(1)}))[0]
+    {'w': tensor([1.])}
+    """
+
+    b1: Hyper = dynamic(0.9, within="[0, 1)")
+    b2: Hyper = dynamic(0.999, within="[0, 1)")
+    eps: Hyper = dynamic(1e-8, within="[0, inf)")
+    momentum_decay: Hyper = dynamic(0.004, within="[0, inf)")
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByNadamState:
+        one = torch.ones((), dtype=accumulator_dtype(p.dtype), device=p.device)
+        return ScaleByNadamState(new_count([p]), one, state_zeros(p), state_zeros(p))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByNadamState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByNadamState]:
+        step = s.step + 1
+        mu = average(s.mu, u, h.b1)
+        nu = average(s.nu, u * u, h.b2)
+        speed = like(h.momentum_decay, u) * _WARM_UP_LOG
+        now = like(h.b1, u) * (1 - 0.5 * torch.exp(step.to(u.dtype) * speed))
+        ahead = like(h.b1, u) * (1 - 0.5 * torch.exp((step + 1).to(u.dtype) * speed))
+        product = s.mu_product.to(u.dtype) * now
+        numerator = u * ((1 - now) / (1 - product)) + mu * (ahead / (1 - product * ahead))
+        root = torch.sqrt(nu / one_minus_power(h.b2, step, u.dtype))
+        return numerator / (root + like(h.eps, u)), ScaleByNadamState(
+            step,
+            product.to(s.mu_product.dtype),
+            mu.to(s.mu.dtype),
+            nu.to(s.nu.dtype),
+        )

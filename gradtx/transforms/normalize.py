@@ -1,0 +1,72 @@
+"""Bring updates to a common size or to mean zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic
+from ..core.reduce import Reduce
+from ..core.transform import LeafTransform, TreeTransform
+from ..core.tree import squared_norm
+from ._numbers import floored_root, like
+
+
+@dataclass(frozen=True)
+class normalize_by_update_norm(TreeTransform):
+    """Divide all updates by their joint norm: ``u <- scale_factor * u / (|u| + eps)``.
+
+    The norm is Euclidean, over every leaf of the tree.
+
+    Args:
+        scale_factor: the norm that updates get (a negative one turns them around).
+        eps: added to the norm, >= 0.
+
+    Raises:
+        ValueError: a negative ``eps``.
+
+    >>> import torch, gradtx as gx
+    >>> grads = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
+    >>> gx.normalize_by_update_norm(eps=0.0).update(grads, ())[0]
+    {'a': tensor([0.6000]), 'b': tensor([0.8000])}
+    """
+
+    scale_factor: Hyper = dynamic(1.0)
+    eps: Hyper = dynamic(1e-6, within="[0, inf)")
+
+    def update_tree(
+        self,
+        us: list[Tensor],
+        leaves: list[Any] | None,
+        shared: Any,
+        ps: list[Any],
+        h: Values,
+        reduce: Reduce,
+    ) -> tuple[list[Tensor], list[Any] | None, Any]:
+        total = squared_norm(us[0])
+        for u in us[1:]:
+            total = total + squared_norm(u).to(total.device)
+        norm = floored_root(reduce.sum(total), 0.0)
+        size = (norm + like(h.eps, norm)) / like(h.scale_factor, norm)
+        return [u / size.to(u.device, u.dtype) for u in us], leaves, shared
+
+
+@dataclass(frozen=True)
+class centralize(LeafTransform):
+    """Subtract from every row of an update its mean over all other dimensions.
+
+    Rows are slices along the first dimension; vectors and scalars stay as they are.
+
+    Source: arXiv 2004.01461.
+
+    >>> import torch, gradtx as gx
+    >>> gx.centralize().update({"w": torch.tensor([[1.0, 3.0], [2.0, 2.0]])}, ())[0]["w"].tolist()
+    [[-1.0, 1.0], [0.0, 0.0]]
+    """
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
+        if u.ndim < 2:
+            return u, s
+        return u - u.mean(dim=tuple(range(1, u.ndim)), keepdim=True), s

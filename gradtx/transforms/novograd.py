@@ -1,0 +1,81 @@
+"""NovoGrad: one second moment a leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.leaves import LeafInfo
+from ..core.state import new_count, state_zeros
+from ..core.transform import LeafTransform
+from ..core.tree import accumulator_dtype, squared_norm
+from ._numbers import like
+from .adam import average
+
+
+class ScaleByNovogradState(NamedTuple):
+    """State of ``scale_by_novograd``.
+
+    Attributes:
+        step: int32, updates done for this leaf.
+        mu: decayed sum of normalized updates, shaped like the parameter.
+        nu: 0-d, average of the squared norms of updates.
+    """
+
+    step: Tensor
+    mu: Tensor
+    nu: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_novograd(LeafTransform):
+    """Normalize each leaf by its average norm, then sum with decay.
+
+    v <- b2 v + (1 - b2) |u|^2 (at the first update v = |u|^2);
+    m <- b1 m + u / (sqrt(v + eps_root) + eps) + weight_decay p; the update is m.
+
+    Args:
+        b1: decay of the sum, in [0, 1).
+        b2: decay of the squared norm, in [0, 1).
+        eps: added outside the root.
+        eps_root: added inside the root.
+        weight_decay: multiple of the parameter that enters the sum, >= 0.
+        mu_dtype: dtype of mu; default at least float32.
+
+    Raises:
+        ValueError: a value outside its interval, or no parameters given to ``update``.
+
+    Source: arXiv 1905.11286.
+
+    >>> import torch, gradtx as gx
+    >>> tx, params = gx.scale_by_novograd(), {"w": torch.zeros(2)}
+    >>> tx.update({"w": torch.tensor([3.0, 4.0])}, tx.init(params), params)[0]
+    {'w': tensor([0.6000, 0.8000])}
+    """
+
+    requires_params: ClassVar[bool] = True
+
+    b1: Hyper = dynamic(0.9, within="[0, 1)")
+    b2: Hyper = dynamic(0.25, within="[0, 1)")
+    eps: Hyper = dynamic(1e-8, within="[0, inf)")
+    eps_root: Hyper = dynamic(0.0, within="[0, inf)")
+    weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
+    mu_dtype: torch.dtype | None = static(None)
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByNovogradState:
+        zero = torch.zeros((), dtype=accumulator_dtype(p.dtype), device=p.device)
+        return ScaleByNovogradState(new_count([p]), state_zeros(p, self.mu_dtype), zero)
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByNovogradState, p: Tensor, h: Values
+    ) -> tuple[Tensor, ScaleByNovogradState]:
+        square = squared_norm(u)
+        nu = torch.where(s.step == 0, square, average(s.nu, square, h.b2))
+        root = torch.sqrt(nu + like(h.eps_root, u)) + like(h.eps, u)
+        added = u / root + like(h.weight_decay, u) * p
+        mu = like(h.b1, u) * s.mu.to(u.dtype) + added
+        return mu, ScaleByNovogradState(s.step + 1, mu.to(s.mu.dtype), nu.to(s.nu.dtype))

@@ -1,0 +1,111 @@
+"""Adam that waits until its second moment can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..core.leaves import LeafInfo
+from ..core.state import new_count, state_zeros
+from ..core.transform import LeafTransform
+from ._numbers import like
+from .adam import average, corrected_mean
+
+
+class ScaleByRadamState(NamedTuple):
+    """State of ``scale_by_radam``.
+
+    Attributes:
+        step: int32, updates done for this leaf.
+        mu: average of updates, shaped like the parameter.
+        nu: average of squared updates.
+    """
+
+    step: Tensor
+    mu: Tensor
+    nu: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_radam(LeafTransform):
+    """Adam's moments with the variance of the second one rectified.
+
+    m, v as in Adam; n = 2 / (1 - b2) - 1;  r = n - 2 t b2^t / (1 - b2^t);
+    update = m' sqrt((r - 4)(r - 2) n / ((n - 4)(n - 2) r)) / (sqrt(v' + eps_root) + eps)
+    once r reaches the threshold, m' before.
+
+    Args:
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        eps: added outside the root.
+        eps_root: added inside the root.
+        threshold: the r from which on the second moment is used, at least 4.
+        nesterov: look one step ahead.
+        raw_eps: add eps to sqrt(v) before its bias is corrected (torch.optim); needs eps_root 0.
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: arXiv 1908.03265.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_radam()
+    >>> tx.update({"w": torch.tensor([2.0])}, tx.init({"w": torch.zeros(1)}))[0]
+    {'w': tensor([2.])}
+    """
+
+    b1: Hyper = dynamic(0.9, within="[0, 1)")
+    b2: Hyper = dynamic(0.999, within="[0, 1)")
+    eps: Hyper = dynamic(1e-8, within="[0, inf)")
+    eps_root: Hyper = dynamic(0.0, within="[0, inf)")
+    threshold: Hyper = dynamic(5.0, within="[4, inf)")
+    nesterov: bool = static(False)
+    raw_eps: bool = static(False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.raw_eps and not (isinstance(self.eps_root, (int, float)) and self.eps_root == 0):
+            raise ValueError("scale_by_radam: raw_eps=True needs eps_root=0")
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRadamState:
+        return ScaleByRadamState(new_count([p]), state_zeros(p), state_zeros(p))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByRadamState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByRadamState]:
+        step = s.step + 1
+        mu = average(s.mu, u, h.b1)
+        nu = average(s.nu, u * u, h.b2)
+        mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
+        correction = one_minus_power(h.b2, step, u.dtype)
+        if self.raw_eps:
+            root = (torch.sqrt(nu) + like(h.eps, u)) / torch.sqrt(correction)
+        else:
+            root = torch.sqrt(nu / correction + like(h.eps_root, u)) + like(h.eps, u)
+        trusted, factor = _rectification(h.b2, step, h.threshold)
+        out = torch.where(trusted, factor.to(u.dtype) * mean / root, mean)
+        return out, ScaleByRadamState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
+
+
+def _rectification(
+    b2: float | Tensor, step: Tensor, threshold: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Whether the threshold is reached, and the factor.
+
+    In float64 because r is a small difference of large numbers: in float32 the factor would be
+    off in the fourth digit at the first steps where it counts.
+    """
+    wide = torch.float64
+    t = step.to(wide)
+    b2 = b2.to(step.device, wide) if isinstance(b2, Tensor) else torch.full_like(t, b2)
+    below = one_minus_power(b2, step, wide)
+    limit = 2 / (1 - b2) - 1
+    r = limit - 2 * t * (1 - below) / below
+    trusted = r >= like(threshold, r)
+    safe = torch.where(trusted, r, torch.full_like(r, 5.0))
+    ratio = (safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe)
+    return trusted, torch.sqrt(torch.where(trusted, ratio, torch.ones_like(ratio)))

@@ -1,0 +1,145 @@
+"""Division by the root of averaged squares: RMSprop, plain and centered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..core.leaves import LeafInfo
+from ..core.state import new_count, state_full, state_zeros
+from ..core.transform import LeafTransform
+from ._numbers import like
+from .adam import average
+
+
+class ScaleByRmsState(NamedTuple):
+    """State of ``scale_by_rms``.
+
+    Attributes:
+        step: int32, updates done for this leaf; () without bias correction.
+        nu: average of squared updates, shaped like the parameter.
+    """
+
+    step: Tensor | tuple[()]
+    nu: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_rms(LeafTransform):
+    """Divide updates by the root of the average of their squares.
+
+    v <- decay v + (1 - decay) u^2; update = u / sqrt(v + eps), or u / (sqrt(v) + eps).
+
+    Args:
+        decay: decay of the average, in [0, 1].
+        eps: added to the denominator.
+        initial_scale: first value of v.
+        eps_in_sqrt: add eps inside the root (Optax's default) or outside (torch.optim).
+        bias_correction: use v / (1 - decay^t).
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: Tieleman and Hinton, lecture 6.5 of Neural Networks for Machine Learning, 2012;
+    arXiv 1308.0850.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_rms(decay=0.75)
+    >>> tx.update({"w": torch.tensor([4.0])}, tx.init({"w": torch.zeros(1)}))[0]
+    {'w': tensor([2.])}
+    """
+
+    decay: Hyper = dynamic(0.9, within="[0, 1]")
+    eps: Hyper = dynamic(1e-8, within="[0, inf)")
+    initial_scale: float = static(0.0)
+    eps_in_sqrt: bool = static(True)
+    bias_correction: bool = static(False)
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRmsState:
+        step = new_count([p]) if self.bias_correction else ()
+        return ScaleByRmsState(step, state_full(p, self.initial_scale))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByRmsState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByRmsState]:
+        nu = average(s.nu, u * u, h.decay)
+        step, corrected = s.step, nu
+        if isinstance(step, Tensor):
+            step = step + 1
+            corrected = nu / one_minus_power(h.decay, step, u.dtype)
+        out = _divide_by_root(u, corrected, h.eps, self.eps_in_sqrt)
+        return out, ScaleByRmsState(step, nu.to(s.nu.dtype))
+
+
+class ScaleByStddevState(NamedTuple):
+    """State of ``scale_by_stddev``.
+
+    Attributes:
+        step: int32, updates done for this leaf; () without bias correction.
+        mu: average of updates, shaped like the parameter.
+        nu: average of squared updates.
+    """
+
+    step: Tensor | tuple[()]
+    mu: Tensor
+    nu: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_stddev(LeafTransform):
+    """Divide updates by their running standard deviation (centered RMSprop).
+
+    m <- decay m + (1 - decay) u;  v <- decay v + (1 - decay) u^2;
+    update = u / sqrt(v - m^2 + eps), or u / (sqrt(v - m^2) + eps).
+    A variance that rounding made negative counts as zero.
+
+    Args:
+        decay: decay of both averages, in [0, 1].
+        eps: added to the denominator.
+        initial_scale: first value of v.
+        eps_in_sqrt: add eps inside the root (Optax's default) or outside (torch.optim).
+        bias_correction: divide both averages by 1 - decay^t.
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: arXiv 1308.0850.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_stddev(decay=0.5)
+    >>> tx.update({"w": torch.tensor([4.0])}, tx.init({"w": torch.zeros(1)}))[0]
+    {'w': tensor([2.])}
+    """
+
+    decay: Hyper = dynamic(0.9, within="[0, 1]")
+    eps: Hyper = dynamic(1e-8, within="[0, inf)")
+    initial_scale: float = static(0.0)
+    eps_in_sqrt: bool = static(True)
+    bias_correction: bool = static(False)
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByStddevState:
+        step = new_count([p]) if self.bias_correction else ()
+        return ScaleByStddevState(step, state_zeros(p), state_full(p, self.initial_scale))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByStddevState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByStddevState]:
+        mu = average(s.mu, u, h.decay)
+        nu = average(s.nu, u * u, h.decay)
+        step, mean, square = s.step, mu, nu
+        if isinstance(step, Tensor):
+            step = step + 1
+            correction = one_minus_power(h.decay, step, u.dtype)
+            mean, square = mu / correction, nu / correction
+        variance = torch.clamp(square - mean * mean, min=0)
+        out = _divide_by_root(u, variance, h.eps, self.eps_in_sqrt)
+        return out, ScaleByStddevState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
+
+
+def _divide_by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool) -> Tensor:
+    eps = like(eps, u)
+    return u / torch.sqrt(square + eps) if inside else u / (torch.sqrt(square) + eps)

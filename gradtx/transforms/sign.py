@@ -1,0 +1,72 @@
+"""Updates of one size: signs, plain and of Lion's interpolation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.leaves import LeafInfo
+from ..core.state import state_zeros
+from ..core.transform import LeafTransform
+from .adam import average
+
+
+@dataclass(frozen=True)
+class scale_by_sign(LeafTransform):
+    """Replace updates by their signs; zero stays zero.
+
+    Source: arXiv 1802.04434.
+
+    >>> import torch, gradtx as gx
+    >>> gx.scale_by_sign().update({"w": torch.tensor([0.5, 0.0, -3.0])}, ())[0]
+    {'w': tensor([ 1.,  0., -1.])}
+    """
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
+        return torch.sign(u), s
+
+
+class ScaleByLionState(NamedTuple):
+    """Attributes: ``mu``, average of updates, shaped like the parameter."""
+
+    mu: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_lion(LeafTransform):
+    """The sign of an interpolation between momentum and update.
+
+    update = sign(b1 m + (1 - b1) u), then m <- b2 m + (1 - b2) u.
+
+    Args:
+        b1: weight of the momentum in the update, in [0, 1).
+        b2: decay of the momentum, in [0, 1).
+        mu_dtype: dtype of mu; default at least float32.
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: arXiv 2302.06675.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_lion()
+    >>> tx.update({"w": torch.tensor([2.0, -0.1])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([ 1., -1.])}
+    """
+
+    b1: Hyper = dynamic(0.9, within="[0, 1)")
+    b2: Hyper = dynamic(0.99, within="[0, 1)")
+    mu_dtype: torch.dtype | None = static(None)
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByLionState:
+        return ScaleByLionState(state_zeros(p, self.mu_dtype))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByLionState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByLionState]:
+        out = torch.sign(average(s.mu, u, h.b1))
+        return out, ScaleByLionState(average(s.mu, u, h.b2).to(s.mu.dtype))

@@ -1,0 +1,106 @@
+"""SM3: second moments shared along the dimensions of a leaf."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic
+from ..core.leaves import LeafInfo
+from ..core.state import state_zeros
+from ..core.transform import LeafTransform
+from ..core.tree import accumulator_dtype
+from ._numbers import like
+from .adam import average
+
+
+class ScaleBySm3State(NamedTuple):
+    """State of ``scale_by_sm3``.
+
+    Attributes:
+        cover: second moments, shaped like a parameter of less than two dimensions; otherwise 1-D,
+            one value per index of every dimension, dimension after dimension.
+        mu: average of scaled updates, shaped like the parameter.
+    """
+
+    cover: Tensor
+    mu: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_sm3(LeafTransform):
+    """Divide updates by the smallest bound that the slices through each entry give.
+
+    a = b2 min_i(cover_i) + (1 - b2) u^2 (factor 1 instead of 1 - b2 if b2 = 1);
+    cover_i <- max of a over the slice; the update is the average, with decay b1, of
+    u / sqrt(a + eps), zero where a is zero.
+
+    Args:
+        b1: decay of the average, in [0, 1).
+        b2: decay of the second moments, in [0, 1].
+        eps: added inside the root.
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: arXiv 1901.11150.
+
+    >>> import torch, gradtx as gx
+    >>> tx, params = gx.scale_by_sm3(b1=0.0), {"w": torch.zeros(2, 2)}
+    >>> updates, state = tx.update({"w": torch.tensor([[1.0, 2.0], [0.0, 3.0]])}, tx.init(params))
+    >>> state["w"].cover
+    tensor([4., 9., 1., 9.])
+    """
+
+    b1: Hyper = dynamic(0.9, within="[0, 1)")
+    b2: Hyper = dynamic(1.0, within="[0, 1]")
+    eps: Hyper = dynamic(1e-8, within="[0, inf)")
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleBySm3State:
+        if p.ndim < 2:
+            return ScaleBySm3State(state_zeros(p), state_zeros(p))
+        cover = p.new_zeros(sum(p.shape), dtype=accumulator_dtype(p.dtype))
+        return ScaleBySm3State(cover, state_zeros(p))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleBySm3State, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleBySm3State]:
+        if u.numel() == 0:
+            return u, s
+        b2 = like(h.b2, u)
+        a = b2 * _bound(s.cover.to(u.dtype), u) + _fresh_weight(b2) * (u * u)
+        seen = a > 0
+        root = torch.sqrt(torch.where(seen, a, torch.ones_like(a)) + like(h.eps, u))
+        scaled = torch.where(seen, u / root, torch.zeros_like(u))
+        mu = average(s.mu, scaled, h.b1)
+        return mu, ScaleBySm3State(_cover(a).to(s.cover.dtype), mu.to(s.mu.dtype))
+
+
+def _fresh_weight(b2: float | Tensor) -> float | Tensor:
+    """The weight of new squares: an average for b2 < 1, a sum for b2 = 1."""
+    if isinstance(b2, Tensor):
+        return torch.where(b2 < 1, 1 - b2, torch.ones_like(b2))
+    return 1 - b2 if b2 < 1 else 1.0
+
+
+def _bound(cover: Tensor, u: Tensor) -> Tensor:
+    """The smallest value of ``cover`` among the slices through each entry."""
+    if u.ndim < 2:
+        return cover
+    parts = torch.split(cover, list(u.shape))
+    shapes = [[-1 if i == d else 1 for i in range(u.ndim)] for d in range(u.ndim)]
+    return functools.reduce(
+        torch.minimum, (x.reshape(shape) for x, shape in zip(parts, shapes, strict=True))
+    )
+
+
+def _cover(a: Tensor) -> Tensor:
+    """The largest entry of every slice."""
+    if a.ndim < 2:
+        return a
+    dims = range(a.ndim)
+    return torch.cat([a.amax(dim=[i for i in dims if i != d]) for d in dims])
