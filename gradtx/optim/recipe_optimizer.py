@@ -71,10 +71,11 @@ class RecipeOptimizer(Optimizer):
         return tuple(inspect.signature(cls.build).parameters)
 
     def transform_of(self, group: Mapping[str, Any]) -> GradientTransformation:
-        return _built(type(self), tuple(_frozen(group[name]) for name in self.structural()))
+        values = tuple(_frozen(group[name]) for name in self.structural())
+        return _built(type(self), values)  # type: ignore[arg-type]
 
     def options(self, group: Mapping[str, Any]) -> Mapping[str, Option]:
-        return _options(type(self), self.transform_of(group))
+        return _options(type(self), self.transform_of(group))  # type: ignore[arg-type]
 
 
 def _frozen(value: Any) -> Any:
@@ -82,12 +83,12 @@ def _frozen(value: Any) -> Any:
 
 
 @functools.cache
-def _built(cls: type[RecipeOptimizer], values: tuple[Any, ...]) -> GradientTransformation:
+def _built(cls: Any, values: tuple[Any, ...]) -> GradientTransformation:
     return cls.build(*values)
 
 
 @functools.cache
-def _options(cls: type[RecipeOptimizer], tx: GradientTransformation) -> Mapping[str, Option]:
+def _options(cls: Any, tx: GradientTransformation) -> Mapping[str, Option]:
     within = intervals(tx)
     # A short name reaches every member that has it.
     within |= {full.rpartition(".")[2]: interval for full, interval in within.items()}
