@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 VOCABULARY = 256
@@ -88,7 +88,7 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 last = name.endswith(("out.weight", "down.weight"))
-                std = 0.02 * (residual_scale if last else 1.0)
+                std = 0.04 * (residual_scale if last else 1.0)
                 nn.init.normal_(parameter, std=std, generator=generator)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import tree
+from .checks import check_tensors
 from .hyper import Values, static
 from .leaves import LeafInfo
 from .protocol import Wrapper
@@ -74,6 +75,7 @@ class multi_steps(Wrapper):
     def update(
         self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
+        check_tensors(self.name, updates)
         n = (state.mini_step + 1).to(torch.float32)
         mean = tree.map(
             lambda g, a: a + (g.to(a.dtype) - a) / n.to(a.dtype), updates, state.acc_grads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -96,8 +97,8 @@ def chain(*transforms: GradientTransformation) -> Chain:
     """
     flat: list[tuple[str, GradientTransformation]] = []
     for tx in transforms:
-        if isinstance(tx, Chain):
-            flat.extend(tx.members)
+        if isinstance(tx, Chain):  # a number that an inner chain gave is given anew
+            flat.extend((_without_number(name, t), t) for name, t in tx.members)
         else:
             flat.append((tx.name if isinstance(tx, GradientTransformation) else repr(tx), tx))
     taken: set[str] = set()
@@ -110,6 +111,10 @@ def chain(*transforms: GradientTransformation) -> Chain:
         taken.add(unique)
         named.append((unique, tx))
     return Chain(tuple(named))
+
+
+def _without_number(name: str, tx: GradientTransformation) -> str:
+    return tx.name if re.fullmatch(re.escape(tx.name) + r"_\d+", name) else name
 
 
 def named_chain(*members: tuple[str, GradientTransformation]) -> Chain:

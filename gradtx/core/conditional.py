@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import tree
+from .checks import check_tensors
 from .protocol import Wrapper
 from .reduce import LOCAL
 from .state import new_count
@@ -76,6 +77,7 @@ class apply_if_finite(Wrapper):
         params: PyTree = None,
         **extra: Any,
     ) -> tuple[PyTree, PyTree]:
+        check_tensors(self.name, updates)
         bad = [(~torch.isfinite(x)).sum() for x in tree.leaves(updates)]
         any_bad = torch.stack(bad).sum() if bad else torch.zeros_like(state.notfinite_count)
         finite = extra.get("reduce", LOCAL).sum(any_bad) == 0
@@ -122,8 +124,9 @@ class skip_large_updates(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        squared = extra.get("reduce", LOCAL).sum(tree.global_norm(updates).square())
-        go = squared <= self.max_norm**2
+        check_tensors(self.name, updates)
+        norm = extra.get("reduce", LOCAL).sum(tree.global_norm(updates).square()).sqrt()
+        go = (norm <= self.max_norm) & torch.isfinite(norm)
         new, inner = self.update_transform(updates, state, params, extra)
         zeros = tree.map(torch.zeros_like, new)
         return tree.where(go, new, zeros), tree.where(go, inner, state)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor
 
 from . import hyper as hyper_
 from . import tree
-from .errors import TreeMismatchError, UnsupportedLeafError, shape_mismatch
+from .checks import check_leaf
+from .errors import TreeMismatchError, shape_mismatch
 from .leaves import STRUCTURED
 from .protocol import GradientTransformation
 from .reduce import LOCAL, Reduce
@@ -45,14 +45,8 @@ class Call:
     reduce: Reduce
 
     def values_at(self, i: int, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Hyperparameters for leaf ``i``, tensors in the dtype of its update.
-
-        Two 0-d tensors promote to the wider dtype: a float64 value, which every schedule gives,
-        would widen a float32 scalar leaf.
-        """
-        dtype = self.updates[i].dtype
-        here = {**values, **{k: v[i] for k, v in self.overrides.items() if v[i] is not None}}
-        return {k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in here.items()}
+        """Hyperparameters for leaf ``i``."""
+        return {**values, **{name: v[i] for name, v in self.overrides.items()}}
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,7 @@ class DeclaredTransform(GradientTransformation):
     requires_params: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
     accepts: ClassVar[tuple[type, ...]] = (Tensor,)
+    declared: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -69,13 +64,15 @@ class DeclaredTransform(GradientTransformation):
         cls.__repr__ = _short_repr  # type: ignore[assignment, method-assign]
 
     def __post_init__(self) -> None:
+        if "declared" not in vars(type(self)):
+            type(self).declared = hyper_.declare(type(self))
         hyper_.validate(self, self.name)
 
     def init(self, params: PyTree) -> PyTree:
         leaves, spec = tree.flatten(params)
         names = tree.names(spec)
         for name, leaf in zip(names, leaves, strict=True):
-            self._check_leaf(name, leaf, "parameter")
+            check_leaf(self.name, name, leaf, "parameter", self.accepts)
         state = self._init(leaves, names, spec)
         if not hyper_.is_scheduled(self):
             return state
@@ -118,7 +115,7 @@ class DeclaredTransform(GradientTransformation):
                 )
             gs = tree.leaves_like(self.name, spec, extra["grads"], "gradient")
         for name, u, p in zip(names, leaves, ps, strict=True):
-            self._check_leaf(name, u, "update")
+            check_leaf(self.name, name, u, "update", self.accepts)
             if u is not None and p is not None and tuple(u.shape) != tuple(p.shape):
                 raise shape_mismatch(self.name, name, "update", u.shape, "parameter", p.shape)
         us = [widen(u) for u in leaves]
@@ -138,40 +135,9 @@ class DeclaredTransform(GradientTransformation):
                 values = tree.flatten_like(self.name, spec, value, f"hyper[{name!r}]")
             for v in dict.fromkeys(values):
                 if v is not None:
-                    hyper_.check_value(self.name, name, v, hyper_.interval_of(self, name))
+                    hyper_.check_value(self.name, name, v, self.declared[name])
             out[name] = values
         return out
-
-    def _check_leaf(self, name: str, leaf: Any, what: str) -> None:
-        if leaf is None:
-            return
-        if isinstance(leaf, STRUCTURED):
-            if not isinstance(leaf, self.accepts):
-                raise UnsupportedLeafError(
-                    f"{self.name}: leaf {name!r}: the update is a {type(leaf).__name__}, "
-                    "which this transform does not take; put gx.densify() before it"
-                )
-            return
-        if not isinstance(leaf, Tensor):
-            raise TypeError(
-                f"{self.name}: leaf {name!r}: the {what} must be a tensor, "
-                f"got {type(leaf).__name__}"
-            )
-        if leaf.layout != torch.strided:
-            raise UnsupportedLeafError(
-                f"{self.name}: leaf {name!r}: the {what} has layout {leaf.layout}; sparse "
-                "tensors are not supported, use dense gradients"
-            )
-        if leaf.is_complex():
-            raise UnsupportedLeafError(
-                f"{self.name}: leaf {name!r}: does not support complex parameters; "
-                "pass torch.view_as_real of the parameter and of its gradient"
-            )
-        if not leaf.is_floating_point():
-            raise UnsupportedLeafError(
-                f"{self.name}: leaf {name!r}: the {what} has dtype {leaf.dtype}; "
-                "only floating-point leaves can be optimized, use None or gx.masked for others"
-            )
 
 
 def _short_repr(tx: DeclaredTransform) -> str:
@@ -186,3 +152,16 @@ def widen(leaf: Any) -> Any:
     if isinstance(leaf, STRUCTURED):
         return leaf.map(tree.accumulator)
     return leaf if leaf is None else tree.accumulator(leaf)
+
+
+def like(new: Any, old: Any) -> Any:
+    """A new update or state tensor in the dtype of the old one.
+
+    Two 0-d tensors promote to the wider dtype, so a float64 hyperparameter, which every schedule
+    gives, would widen a float32 scalar leaf.
+    """
+    if isinstance(new, STRUCTURED):
+        return new.map(lambda x: x.to(old.dtype))
+    if isinstance(new, Tensor) and hasattr(old, "dtype") and new.dtype != old.dtype:
+        return new.to(old.dtype)
+    return new

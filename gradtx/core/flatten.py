@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import tree
+from .checks import check_tensors
 from .errors import TreeMismatchError
 from .protocol import Wrapper
 from .tree import PyTree
@@ -40,6 +41,7 @@ class flatten(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
+        check_tensors(self.name, updates)
         leaves, spec = tree.flatten(updates)
         if any(x is None for x in leaves):
             missing = [n for n, x in zip(tree.names(spec), leaves, strict=True) if x is None]

@@ -49,9 +49,15 @@ def static(default: Any = _REQUIRED) -> Any:
     return dataclasses.field(default=default, metadata={_KIND: "static"})
 
 
+def declare(cls: type) -> Mapping[str, str]:
+    """The dynamic hyperparameters of a dataclass: name -> interval."""
+    fields = dataclasses.fields(cls)
+    return {f.name: f.metadata[_WITHIN] for f in fields if f.metadata.get(_KIND) == "dynamic"}
+
+
 def dynamic_fields(tx: Any) -> tuple[str, ...]:
-    """Names of the dynamic hyperparameters of a dataclass or its instance."""
-    return tuple(f.name for f in dataclasses.fields(tx) if f.metadata.get(_KIND) == "dynamic")
+    """Names of the dynamic hyperparameters of a transform."""
+    return tuple(getattr(tx, "declared", ()))
 
 
 def is_scheduled(tx: Any) -> bool:
@@ -97,17 +103,8 @@ def check_value(who: str, name: str, value: Any, within: str) -> None:
 
 def validate(tx: Any, who: str) -> None:
     """Check every dynamic hyperparameter of a transform."""
-    for f in dataclasses.fields(tx):
-        if f.metadata.get(_KIND) == "dynamic":
-            check_value(who, f.name, getattr(tx, f.name), f.metadata[_WITHIN])
-
-
-def interval_of(tx: Any, name: str) -> str:
-    """The declared interval of one dynamic hyperparameter."""
-    for f in dataclasses.fields(tx):
-        if f.name == name:
-            return f.metadata[_WITHIN]
-    raise KeyError(name)
+    for name, within in tx.declared.items():
+        check_value(who, name, getattr(tx, name), within)
 
 
 def scoped(hyper: Mapping[str, Any] | None, member: str) -> Mapping[str, Any] | None:
@@ -159,7 +156,7 @@ def one_minus_power(decay: float | Tensor, count: Tensor, dtype: torch.dtype) ->
     '0.001000000'
     """
     if isinstance(decay, Tensor):
-        log = torch.log(decay.to(dtype))
+        log = torch.log(decay.to(torch.promote_types(decay.dtype, dtype))).to(dtype)
         return -torch.expm1(count.to(dtype) * log)
     log_value = math.log(decay) if decay > 0 else -math.inf
     return -torch.expm1(count.to(dtype) * log_value)

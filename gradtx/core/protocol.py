@@ -17,6 +17,15 @@ class GradientTransformation:
     Neither modifies its arguments. ``extra`` carries what some members need and others ignore:
     ``hyper`` (overrides of dynamic hyperparameters by name), ``grads`` (the gradients that entered
     the outermost chain), ``value`` (the loss), ``reduce`` (sums over shards).
+
+    >>> import torch, gradtx as gx
+    >>> class halve(gx.GradientTransformation):
+    ...     def init(self, params):
+    ...         return ()
+    ...     def update(self, updates, state, params=None, **extra):
+    ...         return gx.tree.map(lambda u: u / 2, updates), state
+    >>> gx.chain(halve(), gx.scale(3.0)).update({"w": torch.ones(1)}, {"halve": (), "scale": ()})[0]
+    {'w': tensor([1.5000])}
     """
 
     def init(self, params: PyTree) -> PyTree:

@@ -14,7 +14,7 @@ import torch
 
 from . import tree
 from .chain import check_members
-from .leaves import LeafInfo
+from .leaves import STRUCTURED, LeafInfo
 from .protocol import GradientTransformation, Wrapper
 from .tree import PyTree
 
@@ -28,7 +28,10 @@ def label_leaves(who: str, by: Labels, updates: PyTree, params: PyTree) -> list[
         return _broadcast(who, by, updates)
     ps = leaves if params is None else tree.leaves_like(who, spec, params, "parameter")
     names = tree.names(spec)
-    described = (u if p is None else p for u, p in zip(leaves, ps, strict=True))
+    described = [u if p is None else p for u, p in zip(leaves, ps, strict=True)]
+    for name, leaf in zip(names, described, strict=True):
+        if not isinstance(leaf, (torch.Tensor, type(None), *STRUCTURED)):
+            raise TypeError(f"{who}: leaf {name!r}: must be a tensor, got {type(leaf).__name__}")
     return [
         None if leaf is None else by(LeafInfo.of(leaf, name))
         for name, leaf in zip(names, described, strict=True)
@@ -180,4 +183,8 @@ class freeze(GradientTransformation):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         frozen = [bool(x) for x in label_leaves(self.name, self.mask, updates, params)]
-        return merge(updates, frozen, tree.map(torch.zeros_like, updates)), state
+        return merge(updates, frozen, tree.map(_zeros, updates)), state
+
+
+def _zeros(u: Any) -> Any:
+    return u.map(torch.zeros_like) if isinstance(u, STRUCTURED) else torch.zeros_like(u)

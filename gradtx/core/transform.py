@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from . import tree
-from .declared import Call, DeclaredTransform, widen
+from .declared import Call, DeclaredTransform, like, widen
 from .errors import TreeMismatchError, shape_mismatch
 from .hyper import Values
 from .leaves import LeafInfo
@@ -95,8 +95,9 @@ class LeafTransform(DeclaredTransform):
                 here["grad"] = widen(call.grads[i])
             h = Values(here)
             p = None if call.params[i] is None else tree.accumulator(call.params[i])
-            new_updates[i], new_states[i] = self.update_leaf(u, states[i], p, h)
-            self._check_shapes(call.names[i], u, states[i], new_updates[i], new_states[i])
+            out, new = self.update_leaf(u, states[i], p, h)
+            self._check_shapes(call.names[i], u, states[i], out, new)
+            new_updates[i], new_states[i] = like(out, u), _like_fields(new, states[i])
         updates = call.spec.unflatten(new_updates)
         return updates, call.spec.unflatten(new_states) if self.is_stateful else state
 
@@ -109,6 +110,12 @@ class LeafTransform(DeclaredTransform):
         for field, a, b in zip(getattr(old, "_fields", ()), old, new, strict=False):
             if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape != b.shape:
                 raise shape_mismatch(self.name, name, "update", u.shape, f"state {field}", a.shape)
+
+
+def _like_fields(new: Any, old: Any) -> Any:
+    if not isinstance(new, tuple) or not hasattr(new, "_fields"):
+        return new
+    return type(new)(*(like(n, o) for n, o in zip(new, old, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -168,18 +175,22 @@ class TreeTransform(DeclaredTransform):
         us = [call.updates[i] for i in there]
         h = Values(call.values_at(there[0], values))
         if not self.is_stateful:
-            new, _, _ = self.update_tree(us, None, None, ps, h, call.reduce)
-            return call.spec.unflatten(_scatter(call.updates, there, new)), state
+            out, _, _ = self.update_tree(us, None, None, ps, h, call.reduce)
+            return self._joined(call, there, out), state
         per_leaf = None
         if state.leaves != ():
             states = tree.flatten_like(self.name, call.spec, state.leaves, "state")
             per_leaf = [states[i] for i in there]
-        new, new_leaves, shared = self.update_tree(us, per_leaf, state.shared, ps, h, call.reduce)
-        updates = call.spec.unflatten(_scatter(call.updates, there, new))
+        out, new_leaves, shared = self.update_tree(us, per_leaf, state.shared, ps, h, call.reduce)
+        updates = self._joined(call, there, out)
         if new_leaves is None:
             return updates, TreeState((), shared)
         leaves_out = call.spec.unflatten(_scatter(states, there, new_leaves))
         return updates, TreeState(leaves_out, shared)
+
+    def _joined(self, call: Call, there: list[int], out: list[Any]) -> PyTree:
+        out = [like(new, call.updates[i]) for i, new in zip(there, out, strict=True)]
+        return call.spec.unflatten(_scatter(call.updates, there, out))
 
 
 def _scatter(into: list[Any], where: list[int], values: list[Any]) -> list[Any]:

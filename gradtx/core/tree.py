@@ -6,7 +6,6 @@ namespace ``"gradtx"``). A None leaf passes through every function untouched.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -55,18 +54,45 @@ def flatten_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> 
 
     Raises:
         TreeMismatchError: ``tree`` does not have that structure at the top; names ``who``.
+
+    >>> import gradtx as gx
+    >>> gx.tree.flatten_like("me", gx.tree.flatten({"a": 1})[1], {"a": (2, 3)}, "state")
+    [(2, 3)]
     """
     try:
         return spec.flatten_up_to(tree)
     except ValueError as error:
-        reason = re.split(r"; [\w.]+: ", str(error))[0]  # without the dump of all values
         raise TreeMismatchError(
-            f"{who}: the {what} tree does not match the update tree: {reason}"
+            f"{who}: the {what} tree does not match the update tree: {_difference(spec, tree)}"
         ) from error
 
 
+def _difference(spec: Any, tree: Any, path: str = "") -> str:
+    """Where ``tree`` first leaves the structure of ``spec``; no values are shown."""
+    here = f"at {path!r} " if path else "at the root "
+    want, got = spec.type or object, type(tree)
+    if want is not got and not (issubclass(got, dict) and issubclass(want, dict)):
+        return f"{here}it has a {got.__name__}, the updates have a {want.__name__}"
+    children, _, entries, _ = optree.tree_flatten_one_level(
+        tree, none_is_leaf=True, namespace=NAMESPACE
+    )
+    if list(entries) != spec.entries():
+        return f"{here}it has {list(entries)}, the updates have {spec.entries()}"
+    for key, child_spec, child in zip(spec.entries(), spec.children(), children, strict=True):
+        try:
+            child_spec.flatten_up_to(child)
+        except ValueError:
+            return _difference(child_spec, child, f"{path}.{key}".lstrip("."))
+    return f"{here}two containers hold different data"
+
+
 def leaves_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> list[Any]:
-    """Like ``flatten_like``, for a tree that must end where ``spec`` ends."""
+    """Like ``flatten_like``, for a tree that must end where ``spec`` ends.
+
+    >>> import gradtx as gx
+    >>> gx.tree.leaves_like("me", gx.tree.flatten({"a": 1})[1], {"a": 2}, "parameter")
+    [2]
+    """
     out = flatten_like(who, spec, tree, what)
     for name, x in zip(names(spec), out, strict=True):
         if not optree.tree_is_leaf(x, none_is_leaf=True, namespace=NAMESPACE):
@@ -170,17 +196,32 @@ def global_norm(tree: PyTree) -> Tensor:
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """Sum of squares of one leaf in at least float32."""
+    """Sum of squares of one leaf in at least float32.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.squared_norm(torch.tensor([3.0, 4.0]))
+    tensor(25.)
+    """
     return accumulator(x).square().sum()
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that arithmetic and state use: float32 for half precisions, float64 stays."""
+    """The dtype that arithmetic and state use: float32 for half precisions, float64 stays.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.accumulator_dtype(torch.bfloat16)
+    torch.float32
+    """
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def accumulator(x: Tensor) -> Tensor:
-    """The tensor in its accumulator dtype."""
+    """The tensor in its accumulator dtype.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.accumulator(torch.ones(1, dtype=torch.float16))
+    tensor([1.])
+    """
     return x.to(accumulator_dtype(x.dtype))
 
 
@@ -217,9 +258,7 @@ def map_params(fn: Callable[..., Any], state: PyTree, params: PyTree) -> PyTree:
     def at_leaf(sub: PyTree, param: Any) -> PyTree:
         if param is None:
             return sub
-        return map(
-            lambda s: fn(s, param) if isinstance(s, Tensor) and s.shape == param.shape else s, sub
-        )
+        return map(lambda s: fn(s, param) if _is_buffer(s) and s.shape == param.shape else s, sub)
 
     def visit(node: PyTree) -> PyTree:
         if not like_params(node):
@@ -231,6 +270,11 @@ def map_params(fn: Callable[..., Any], state: PyTree, params: PyTree) -> PyTree:
     return optree.tree_map(
         visit, state, is_leaf=like_params, none_is_leaf=True, namespace=NAMESPACE
     )
+
+
+def _is_buffer(s: Any) -> bool:
+    """A tensor that is no counter: counters are integers without dimensions."""
+    return isinstance(s, Tensor) and (s.ndim > 0 or s.is_floating_point())
 
 
 def _children(node: PyTree) -> list[tuple[str, Any]]:

@@ -121,6 +121,37 @@ def map_tensors(fn: Callable[[Tensor], Tensor], nested: Any) -> Any:
     return fn(nested) if isinstance(nested, Tensor) else nested
 
 
+def tensors(nested: Any) -> Iterable[Tensor]:
+    """The tensors in nested dicts."""
+    if isinstance(nested, dict):
+        for value in nested.values():
+            yield from tensors(value)
+    elif isinstance(nested, Tensor):
+        yield nested
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Which memory a tensor lies in (also for fake and meta tensors)."""
+    return tensor.untyped_storage()._cdata
+
+
+def with_own_memory(nested: Any, foreign: set[int]) -> Any:
+    """Copy the tensors of one parameter's state that lie in foreign storages or share theirs.
+
+    A pure transform may keep the very tensors it was given; the adapter then writes in place.
+    """
+    seen: set[int] = set()
+
+    def own(t: Tensor) -> Tensor:
+        storage = storage_of(t)
+        if storage in foreign or storage in seen:
+            return t.clone()
+        seen.add(storage)
+        return t
+
+    return map_tensors(own, nested)
+
+
 def paths(nested: Any, prefix: str = "") -> Iterable[str]:
     """Dotted paths of the values in nested dicts."""
     if not isinstance(nested, dict):

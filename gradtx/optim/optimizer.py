@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._version import __version__
 from ..core.apply import apply_updates
+from ..core.errors import UnsupportedLeafError
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
@@ -24,7 +25,10 @@ from .leaves import (
     map_tensors,
     merge_into,
     paths,
+    storage_of,
+    tensors,
     to_nested,
+    with_own_memory,
 )
 from .options import Option, check_unknown
 
@@ -142,11 +146,15 @@ class Optimizer(torch.optim.Optimizer):
     ) -> tuple[Leaves, dict[str, Nested], Nested]:
         """New parameters, new state per parameter and its shared part; changes nothing."""
         params = Leaves({names[p]: p for p in active})
-        grads = Leaves({names[p]: _gradient(p, g["maximize"]) for p, g in active.items()})
+        grads = Leaves({names[p]: _gradient(tx, names[p], p, g) for p, g in active.items()})
         state = self._gather(tx, groups, active, names)
         hyper = self._hyper(active, names)
         updates, new_state = tx.update(grads, state, params, hyper=hyper, **extra)
-        nested = {name: to_nested(new_state, name) for name in params}
+        foreign = {storage_of(t) for p in active for t in (p, p.grad) if t is not None}
+        for p, group in active.items():
+            if group["capturable"]:  # written in place: no entry may lie where another one is
+                foreign.update(storage_of(t) for t in tensors(self.state.get(p, {})))
+        nested = {name: with_own_memory(to_nested(new_state, name), foreign) for name in params}
         return apply_updates(params, updates), nested, to_nested(new_state, None)
 
     def _gather(
@@ -216,8 +224,9 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             for tx, groups in self._buckets():
                 state = self._gather(tx, groups, groups, names)
+                foreign = {storage_of(p) for p in groups}
                 for p in groups:
-                    self.state[p] = to_nested(state, names[p])
+                    self.state[p] = with_own_memory(to_nested(state, names[p]), foreign)
 
     def _skeleton(self, tx: GradientTransformation, p: Tensor, name: str) -> PyTree:
         """The structure of the state of one parameter, without its tensors."""
@@ -232,9 +241,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with an entry ``"gradtx"``: version and chain members of every group."""
-        out = super().state_dict()
-        members = [self._member_names(group) for group in self.param_groups]
-        return {**out, "gradtx": {"version": __version__, "chain": members}}
+        handle = self.register_state_dict_post_hook(_mark, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
 
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -339,8 +350,23 @@ class Optimizer(torch.optim.Optimizer):
         return super().__repr__() + "".join(f"\n{text}" for text in chains)
 
 
-def _gradient(p: Tensor, maximize: bool) -> Tensor | None:
-    return -p.grad if maximize and p.grad is not None else p.grad
+def _mark(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+    """Write version and chain members into a state dict, before the user's hooks see it."""
+    assert isinstance(optimizer, Optimizer)
+    members = [optimizer._member_names(group) for group in optimizer.param_groups]
+    state_dict["gradtx"] = {"version": __version__, "chain": members}
+
+
+def _gradient(
+    tx: GradientTransformation, name: str, p: Tensor, group: Mapping[str, Any]
+) -> Tensor | None:
+    grad = p.grad
+    if grad is not None and grad.layout != torch.strided:
+        raise UnsupportedLeafError(
+            f"{next(iter(tx.inner), tx.name)}: leaf {name!r}: the gradient has layout "
+            f"{grad.layout}; sparse gradients are not supported, use dense gradients"
+        )
+    return -grad if grad is not None and group["maximize"] else grad
 
 
 def _onto(p: Tensor, nested: Any) -> Any:

@@ -80,7 +80,7 @@ def intervals(tx: GradientTransformation) -> dict[str, str]:
     by_path = dict(members(tx))
     for full in declared_hyper(tx):
         path, _, name = full.rpartition(".")
-        out[full] = hyper_.interval_of(by_path[path], name)
+        out[full] = by_path[path].declared[name]  # type: ignore[attr-defined]
     return out
 
 

@@ -180,6 +180,8 @@ class Adafactor(RecipeOptimizer):
         """The chain for these structural options."""
         if beta2_decay > 0:
             raise ValueError(f"Adafactor: beta2_decay must be <= 0, got {beta2_decay}")
+        if any(x is not None and not x >= 0 for x in eps):
+            raise ValueError(f"Adafactor: eps must be two values >= 0, got {eps}")
         return recipes.adafactor(
             decay_rate=-beta2_decay,
             eps=0.0,

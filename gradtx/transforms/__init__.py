@@ -18,8 +18,10 @@ from .nadam import ScaleByNadamState, scale_by_nadam
 from .noise import AddNoiseState, add_noise
 from .normalize import centralize, normalize_by_update_norm
 from .novograd import ScaleByNovogradState, scale_by_novograd
+from .optimistic import ScaleByOptimisticGradientState, scale_by_optimistic_gradient
 from .radam import ScaleByRadamState, scale_by_radam
 from .rms import ScaleByRmsState, ScaleByStddevState, scale_by_rms, scale_by_stddev
+from .rprop import ScaleByRpropState, scale_by_rprop
 from .scale import densify, scale
 from .sign import ScaleByLionState, scale_by_lion, scale_by_sign
 from .sm3 import ScaleBySm3State, scale_by_sm3
@@ -41,8 +43,10 @@ __all__ = [
     "ScaleByLionState",
     "ScaleByNadamState",
     "ScaleByNovogradState",
+    "ScaleByOptimisticGradientState",
     "ScaleByRadamState",
     "ScaleByRmsState",
+    "ScaleByRpropState",
     "ScaleByRssState",
     "ScaleBySm3State",
     "ScaleByStddevState",
@@ -77,10 +81,12 @@ __all__ = [
     "scale_by_lion",
     "scale_by_nadam",
     "scale_by_novograd",
+    "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
     "scale_by_radam",
     "scale_by_rms",
+    "scale_by_rprop",
     "scale_by_rss",
     "scale_by_schedule",
     "scale_by_sign",

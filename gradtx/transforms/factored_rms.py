@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
@@ -51,6 +52,7 @@ class scale_by_factored_rms(LeafTransform):
 
     Raises:
         ValueError: a value outside its interval or unknown ``factored_dims``.
+        TreeMismatchError: an update of another shape than the state was made for.
 
     Source: arXiv 1804.04235.
 
@@ -97,24 +99,25 @@ class scale_by_factored_rms(LeafTransform):
         share = age ** (-like(h.decay_rate, u))
         square = u * u + like(h.epsilon, u)
         floor = like(h.floor, u) * torch.ones_like(share)
-        if isinstance(s.v, Tensor):
-            v = _move(s.v, square, share)
-            return u / torch.maximum(torch.sqrt(v), floor), ScaleByFactoredRmsState(
-                step, (), (), v.to(s.v.dtype)
-            )
         dims = self._dims(u.shape)
-        assert dims is not None
-        row, col = dims
-        assert isinstance(s.v_row, Tensor)
-        assert isinstance(s.v_col, Tensor)
-        v_row = _move(s.v_row, square.mean(dim=col), share)
-        v_col = _move(s.v_col, square.mean(dim=row), share)
-        mean = v_row.mean(dim=row - 1 if row > col else row, keepdim=True)
-        # Two roots: the product of two tiny means may be zero in float32.
-        row_root = torch.sqrt(v_row / torch.maximum(mean, floor)).unsqueeze(col)
-        root = row_root * torch.sqrt(v_col).unsqueeze(row)
-        return u / torch.maximum(root, floor), ScaleByFactoredRmsState(
-            step, v_row.to(s.v_row.dtype), v_col.to(s.v_col.dtype), ()
+        if dims is None and isinstance(s.v, Tensor):
+            v = _move(s.v, square, share)
+            out = u / torch.maximum(torch.sqrt(v), floor)
+            return out, ScaleByFactoredRmsState(step, (), (), v.to(s.v.dtype))
+        if dims is not None and isinstance(s.v_row, Tensor) and isinstance(s.v_col, Tensor):
+            row, col = dims
+            v_row = _move(s.v_row, square.mean(dim=col), share)
+            v_col = _move(s.v_col, square.mean(dim=row), share)
+            mean = v_row.mean(dim=row - 1 if row > col else row, keepdim=True)
+            # Two roots: the product of two tiny means may be zero in float32.
+            row_root = torch.sqrt(v_row / torch.maximum(mean, floor)).unsqueeze(col)
+            out = u / torch.maximum(row_root * torch.sqrt(v_col).unsqueeze(row), floor)
+            return out, ScaleByFactoredRmsState(
+                step, v_row.to(s.v_row.dtype), v_col.to(s.v_col.dtype), ()
+            )
+        raise TreeMismatchError(
+            f"{self.name}: an update of shape {tuple(u.shape)} does not fit its state, "
+            "which was made for a parameter of another shape"
         )
 
     def _dims(self, shape: torch.Size) -> tuple[int, int] | None:

@@ -1,0 +1,81 @@
+"""The figure: loss curves beside the memory each optimizer's state takes."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from lm.training import Run
+
+# Okabe-Ito: distinguishable with colour-vision deficiency.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINE_STYLES = ("-", "--", ":", "-.")
+
+
+def smoothed(values: list[float], radius: int) -> list[float]:
+    """The mean over a window centred on each value, which unlike a running mean does not lag."""
+    windows = [values[max(0, i - radius) : i + radius + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def plot_losses(axes: Axes, runs: list[Run]) -> None:
+    """Smoothed training loss as lines, validation loss as circles."""
+    for index, run in enumerate(runs):
+        colour = COLOURS[index % len(COLOURS)]
+        # Curves may coincide: the first is drawn widest and the later ones dashed on top.
+        axes.plot(
+            range(1, len(run.train_loss) + 1),
+            smoothed(run.train_loss, radius=len(run.train_loss) // 100),
+            color=colour,
+            linestyle=LINE_STYLES[index % len(LINE_STYLES)],
+            linewidth=max(1.6, 3.2 - 0.8 * index),
+            label=run.optimizer,
+        )
+        axes.plot(
+            run.validation_step,
+            run.validation_loss,
+            "o",
+            markersize=max(3, 7 - 2 * index),
+            markerfacecolor="white",
+            markeredgecolor=colour,
+            zorder=3,
+        )
+    axes.set(
+        title="Training loss (lines) and validation loss (circles)",
+        xlabel="step",
+        ylabel="loss, nats per byte",
+    )
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+
+
+def plot_state_sizes(axes: Axes, runs: list[Run]) -> None:
+    """One horizontal bar per optimizer, in the order of the legend."""
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(runs))]
+    bars = axes.barh(
+        range(len(runs)), [run.bytes_per_parameter for run in runs], height=0.55, color=colours
+    )
+    axes.bar_label(bars, fmt="%.2f", padding=4)
+    axes.set_yticks(range(len(runs)), [run.optimizer for run in runs])
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.set(title="Optimizer state", xlabel="bytes per parameter")
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+
+
+def save_figure(runs: list[Run], path: Path) -> None:
+    """Draw both panels and write them to ``path``."""
+    figure, (losses, sizes) = plt.subplots(
+        1, 2, figsize=(11, 4.4), width_ratios=(5, 3), layout="constrained"
+    )
+    plot_losses(losses, runs)
+    plot_state_sizes(sizes, runs)
+    for axes in (losses, sizes):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,59 @@
+"""Checks of leaves: what a transform cannot take is refused by name, before anything happens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import tree
+from .errors import UnsupportedLeafError
+from .leaves import STRUCTURED
+from .tree import PyTree
+
+
+def check_leaf(
+    who: str, name: str, leaf: Any, what: str, accepts: tuple[type, ...] = (Tensor,)
+) -> None:
+    """Raise unless a leaf is one that the named transform can take; None always is.
+
+    Raises:
+        UnsupportedLeafError: sparse, complex or integer tensors, or a structured update.
+        TypeError: not a tensor.
+    """
+    if leaf is None:
+        return
+    if isinstance(leaf, STRUCTURED):
+        if not isinstance(leaf, accepts):
+            raise UnsupportedLeafError(
+                f"{who}: leaf {name!r}: the update is a {type(leaf).__name__}, "
+                "which this transform does not take; put gx.densify() before it"
+            )
+        return
+    if not isinstance(leaf, Tensor):
+        raise TypeError(
+            f"{who}: leaf {name!r}: the {what} must be a tensor, got {type(leaf).__name__}"
+        )
+    if leaf.layout != torch.strided:
+        raise UnsupportedLeafError(
+            f"{who}: leaf {name!r}: the {what} has layout {leaf.layout}; sparse "
+            "tensors are not supported, use dense gradients"
+        )
+    if leaf.is_complex():
+        raise UnsupportedLeafError(
+            f"{who}: leaf {name!r}: does not support complex parameters; "
+            "pass torch.view_as_real of the parameter and of its gradient"
+        )
+    if not leaf.is_floating_point():
+        raise UnsupportedLeafError(
+            f"{who}: leaf {name!r}: the {what} has dtype {leaf.dtype}; "
+            "only floating-point leaves can be optimized, use None or gx.masked for others"
+        )
+
+
+def check_tensors(who: str, updates: PyTree) -> None:
+    """Raise unless every leaf of an update tree is an ordinary tensor or None."""
+    leaves, spec = tree.flatten(updates)
+    for name, leaf in zip(tree.names(spec), leaves, strict=True):
+        check_leaf(who, name, leaf, "update")

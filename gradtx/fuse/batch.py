@@ -1,0 +1,86 @@
+"""What one step works on: leaves as flat lists, hyperparameters as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ..core import hyper as hyper_
+from ..core.protocol import GradientTransformation, declared_hyper, members
+from ..core.transform import TreeTransform
+from .layout import Structure
+from .specialize import Choice
+
+
+@dataclass
+class Batch:
+    """Leaves that have a gradient, and everything that belongs to them.
+
+    Attributes:
+        params, grads: one tensor per leaf.
+        states: per leaf its state tensors, in the order of ``structures``.
+        shared: state tensors that all leaves share.
+        structures: per leaf.
+        choices: per leaf, what ``specialize.choices`` says.
+        hyper: rows of hyperparameters by full name; floats or 0-d tensors.
+        rows: per leaf its row.
+        spec: structure of the whole parameter tree.
+        positions: per leaf its position in the tree.
+        extra: 0-d tensors passed on to the chain.
+        maximize: per leaf whether the gradient is turned around.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[list[Tensor]]
+    shared: list[Tensor]
+    structures: list[Structure]
+    choices: list[Choice]
+    hyper: list[Mapping[str, Any]]
+    rows: list[int]
+    spec: Any
+    positions: list[int]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    maximize: list[bool] = field(default_factory=list)
+
+
+class HyperNames:
+    """The dynamic hyperparameters of a chain by full name, and how overrides reach them."""
+
+    def __init__(self, tx: GradientTransformation) -> None:
+        self.declared = declared_hyper(tx)
+        self._members = dict(members(tx))
+        self.of_tree = {
+            name
+            for name in self.declared
+            if isinstance(self._members[name.rpartition(".")[0]], TreeTransform)
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """Declared values that are no schedules."""
+        return {k: v for k, v in self.declared.items() if isinstance(v, Tensor) or not callable(v)}
+
+    def overrides(self, hyper: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Values given for a call, by full name.
+
+        Raises:
+            ValueError, TypeError: a number outside its interval.
+        """
+        found = {}
+        for full in self.declared if hyper else ():
+            path, _, name = full.rpartition(".")
+            keys, parts = [name], path.split(".") if path else []
+            keys += [".".join((*parts[: i + 1], name)) for i in range(len(parts))]
+            for key in keys:
+                if key in hyper:  # type: ignore[operator]
+                    found[full] = hyper[key]  # type: ignore[index]
+        return found
+
+    def check(self, full: str, value: Any) -> None:
+        """Raise unless a value may stand for a hyperparameter."""
+        path, _, name = full.rpartition(".")
+        member = self._members[path]
+        hyper_.check_value(member.name, name, value, hyper_.interval_of(member, name))

@@ -1,0 +1,349 @@
+"""Launch tables for a fixed list of leaves, and one step over them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import hyper as hyper_
+from ..core.protocol import GradientTransformation
+from ..core.tree import accumulator_dtype
+from .batch import Batch, HyperNames
+from .errors import CannotFuse
+from .graph import Input
+from .kernel import Kernel, Table, run_tables
+from .layout import join, split
+from .memory import check_disjoint, check_plain, is_dense, overlaps_itself, same_order
+from .parts import Kind, Part, Parts
+
+
+class Group:
+    """Leaves of a part that run through one kernel."""
+
+    def __init__(self, table: Table, leaves: list[int], states: slice) -> None:
+        self.table = table
+        self.leaves = leaves
+        self.states = states
+        self.columns = {where: k for k, where in enumerate(table.kernel.columns)}
+
+    def fill(self, where: Input, addresses: Sequence[int]) -> None:
+        """Write one column of the pointer table from the addresses of all leaves."""
+        k = self.columns.get(where)
+        if k is None:
+            return
+        if len(self.leaves) == len(addresses):
+            self.table.pointers[k] = addresses
+        else:
+            self.table.pointers[k] = [addresses[i] for i in self.leaves]
+
+
+class Bound:
+    """Everything about a step that stays the same while the same tensors come back.
+
+    Args:
+        tx: the transform.
+        names: its hyperparameters.
+        parts: its graphs.
+        cut: the parts.
+        kernels: per fused part and variant, the kernel of every kind of leaf.
+        kinds: per leaf its kind.
+        batch: the leaves.
+    """
+
+    def __init__(
+        self,
+        tx: GradientTransformation,
+        names: HyperNames,
+        parts: Parts,
+        cut: list[Part],
+        kernels: Mapping[tuple[Part, str], Mapping[Kind, Kernel]],
+        kinds: list[Kind],
+        batch: Batch,
+    ) -> None:
+        self.tx = tx
+        self.parts = parts
+        self.cut = cut
+        self.kinds = kinds
+        self.batch = batch
+        self.columns = (*batch.hyper[0], *batch.extra)
+        self.of_tree = [i for i, n in enumerate(self.columns) if n in names.of_tree]
+        self.is_wide = [accumulator_dtype(g.dtype) == torch.float64 for g in batch.grads]
+        rows = (len(batch.hyper), max(len(self.columns), 1))
+        self.hyper = np.zeros(rows)
+        self.narrow_hyper = np.zeros(rows)
+        self.kernels = kernels
+        self.owned = _owned(batch)
+        self.addresses = [x.data_ptr() for x in self.owned]
+        self.rows = list(batch.rows)
+        self.maximize = list(batch.maximize)
+        self.awkward = [i for i in range(len(kinds)) if _is_awkward(batch.params[i], batch.states[i])]
+        for i in self.awkward:
+            for x in (batch.params[i], *batch.states[i]):
+                if overlaps_itself(x):
+                    raise CannotFuse("", f"elements of parameter or state {i} share memory")
+        self.groups = {
+            key: self._group(key[0], by_kind, batch) for key, by_kind in kernels.items()
+        }
+        self.last_grads: list[Any] = []
+        self.last_gradient_addresses: list[int] = []
+        for key in self.groups:
+            self._fill_owned(key, batch.params, batch.states)
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether these tables serve a batch: same tensors at the same addresses."""
+        owned = _owned(batch)
+        return (
+            len(owned) == len(self.owned)
+            and len(batch.params) == len(self.kinds)
+            and all(map(operator.is_, owned, self.owned))
+            and self.addresses == [x.data_ptr() for x in owned]
+            and self.rows == batch.rows
+            and self.maximize == batch.maximize
+            and len(self.hyper) == len(batch.hyper)
+            and self.columns == (*batch.hyper[0], *batch.extra)
+        )
+
+    def run(self, batch: Batch) -> None:
+        """One step: compute everything that may fail, then write."""
+        grads = self._gradients(batch)
+        self._fill_hyper(batch)
+        params, states = batch.params, batch.states
+        if self.awkward:
+            params, states = self._compact(batch)
+        updates: list[Tensor] | None = None
+        commits: list[tuple[Tensor, Tensor]] = []
+        for part in self.cut[:-1]:
+            if part.fused:
+                updates = self._emit(part, grads, updates, batch)
+            else:
+                updates = self._pure(part, grads, updates, batch, commits)
+        self._point(self.cut[-1], "all", grads, updates)
+        for old, new in commits:
+            old.copy_(new)
+        for part in self.cut[:-1]:
+            if part.fused:
+                self._launch(part, "commit")
+        self._launch(self.cut[-1], "all")
+        for i in self.awkward:
+            for old, new in zip(
+                (batch.params[i], *batch.states[i]), (params[i], *states[i]), strict=True
+            ):
+                old.detach().copy_(new)
+
+    # -- tables --------------------------------------------------------------------------------
+
+    def _group(self, part: Part, by_kind: Mapping[Kind, Kernel], batch: Batch) -> list[Group]:
+        leaves: dict[tuple[Kernel, bool, tuple[int, int]], list[int]] = {}
+        for i, kind in enumerate(self.kinds):
+            _, where = self.parts.structure(part, kind.signature.structure)
+            key = (by_kind[kind], self.is_wide[i], (where.start, where.stop))
+            leaves.setdefault(key, []).append(i)
+        shared = [x.data_ptr() for x in batch.shared[self.parts.shared(part)]]
+        return [
+            Group(
+                Table(
+                    kernel,
+                    [batch.params[i].numel() for i in where],
+                    [batch.rows[i] for i in where],
+                    self.hyper if wide else self.narrow_hyper,
+                    shared,
+                ),
+                where,
+                slice(*states),
+            )
+            for (kernel, wide, states), where in leaves.items()
+        ]
+
+    def _fill_owned(
+        self,
+        key: tuple[Part, str],
+        params: Sequence[Tensor],
+        states: Sequence[Sequence[Tensor]],
+    ) -> None:
+        for group in self.groups[key]:
+            for where in group.columns:
+                if where.kind == "param":
+                    addresses = [params[i].data_ptr() for i in group.leaves]
+                elif where.kind == "state":
+                    at = group.states.start + where.index
+                    addresses = [states[i][at].data_ptr() for i in group.leaves]
+                else:
+                    continue
+                group.table.pointers[group.columns[where]] = addresses
+
+    def _fill_hyper(self, batch: Batch) -> None:
+        for r, row in enumerate(batch.hyper):
+            values = [*row.values(), *batch.extra.values()]
+            self.hyper[r, : len(values)] = self.narrow_hyper[r, : len(values)] = [
+                float(v) for v in values
+            ]
+            for k, v in enumerate(values):
+                # The pure chain rounds tensors, but not numbers, to the dtype of the update.
+                if isinstance(v, Tensor) and v.dtype == torch.float64:
+                    self.narrow_hyper[r, k] = np.float32(self.hyper[r, k])
+        if len(batch.hyper) > 1:
+            for k in self.of_tree:
+                self.hyper[:, k] = self.hyper[self.rows[0], k]
+                self.narrow_hyper[:, k] = self.narrow_hyper[self.rows[0], k]
+
+    # -- tensors of one step -------------------------------------------------------------------
+
+    def _gradients(self, batch: Batch) -> list[Tensor]:
+        """The gradients, in the memory order of their parameters."""
+        grads = batch.grads
+        addresses = [g.data_ptr() for g in grads]
+        if addresses == self.last_gradient_addresses and all(
+            map(operator.is_, grads, self.last_grads)
+        ):
+            return grads
+        fixed = None
+        for i, (g, p, kind) in enumerate(zip(grads, batch.params, self.kinds, strict=True)):
+            if g.dtype != kind.signature.grad or g.shape != p.shape or type(g) is not Tensor:
+                check_plain(f"gradient {i}", g)
+                raise CannotFuse("", f"gradient {i} has shape {tuple(g.shape)} and {g.dtype}")
+            if not same_order(g, p) or not is_dense(g):
+                fixed = fixed or list(grads)
+                fixed[i] = torch.empty_like(p, dtype=g.dtype).copy_(g)
+        check_disjoint(self.owned, grads)
+        self.last_grads = list(grads) if fixed is None else []
+        self.last_gradient_addresses = addresses
+        return grads if fixed is None else fixed
+
+    def _compact(self, batch: Batch) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """Dense copies of what is not dense, or not ordered like its parameter."""
+        params, states = list(batch.params), list(batch.states)
+        for i in self.awkward:
+            params[i] = torch.empty_like(params[i], requires_grad=False).copy_(params[i].detach())
+            states[i] = [
+                torch.empty_like(params[i], dtype=s.dtype).copy_(s)
+                if s.shape == params[i].shape
+                else s.clone()
+                for s in states[i]
+            ]
+        for key in self.groups:
+            self._fill_owned(key, params, states)
+        return params, states
+
+    def _point(
+        self, part: Part, variant: str, grads: list[Tensor], updates: list[Tensor] | None
+    ) -> None:
+        addresses = [g.data_ptr() for g in grads]
+        incoming = None if updates is None else [u.data_ptr() for u in updates]
+        for group in self.groups[part, variant]:
+            group.fill(Input("grad"), addresses)
+            if incoming is not None:
+                group.fill(Input("update"), incoming)
+
+    def _launch(self, part: Part, variant: str) -> None:
+        groups = self.groups[part, variant]
+        run_tables([g.table for g in groups])
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _emit(
+        self, part: Part, grads: list[Tensor], updates: list[Tensor] | None, batch: Batch
+    ) -> list[Tensor]:
+        """The updates that a fused part gives; its state is written later."""
+        out = [
+            torch.empty_like(p, dtype=accumulator_dtype(g.dtype), requires_grad=False)
+            for p, g in zip(batch.params, batch.grads, strict=True)
+        ]
+        if updates is not None:
+            for u, o in zip(updates, out, strict=True):
+                o.copy_(u)
+        self._point(part, "emit", grads, out)
+        self._point(part, "commit", grads, updates)
+        self._launch(part, "emit")
+        return out
+
+    def _pure(
+        self,
+        part: Part,
+        grads: list[Tensor],
+        updates: list[Tensor] | None,
+        batch: Batch,
+        commits: list[tuple[Tensor, Tensor]],
+    ) -> list[Tensor]:
+        """The updates that a member gives as torch operations; notes its new state."""
+        turned = batch.maximize or [False] * len(grads)
+        grads = [-g if t else g for g, t in zip(grads, turned, strict=True)]
+        updates = grads if updates is None else updates
+        name = self.parts.names[part.start]
+        skeleton = self.parts.skeleton_of(part)
+        skeleton = skeleton[name] if name else skeleton
+        where = self.parts.shared(part)
+        old_shared = list(batch.shared[where])
+        per_leaf, old = [], []
+        for states, structure in zip(batch.states, batch.structures, strict=True):
+            inside, at = self.parts.structure(part, structure)
+            per_leaf.append(inside.subtrees(states[at]))
+            old.append(states[at])
+        sites = [self._tree(batch, list(column)) for column in zip(*per_leaf, strict=True)]
+        state = join(skeleton, sites, list(old_shared))
+        tx = self.tx.inner[name] if name else self.tx
+        with torch.no_grad():
+            new_u, new_state = tx.update(
+                self._tree(batch, updates),
+                state,
+                self._tree(batch, [p.detach() for p in batch.params]),
+                grads=self._tree(batch, grads),
+                hyper=hyper_.scoped(self._hyper_tree(batch), name) if name else self._hyper_tree(batch),
+                **batch.extra,
+            )
+        new_sites, new_shared = split(skeleton, new_state, batch.spec)
+        commits.extend(zip(old_shared, new_shared, strict=True))
+        for i, position in enumerate(batch.positions):
+            inside, _ = self.parts.structure(part, batch.structures[i])
+            values = inside.flat([site[position] for site in new_sites])
+            commits.extend(zip(old[i], values, strict=True))
+        for a, b in commits:
+            if a.shape != b.shape or a.dtype != b.dtype:
+                raise CannotFuse(name, "changes shape or dtype of its state")
+        return self._dense_updates(name, batch, batch.spec.flatten_up_to(new_u))
+
+    def _dense_updates(self, name: str, batch: Batch, leaves: list[Any]) -> list[Tensor]:
+        out = []
+        for g, p, position in zip(batch.grads, batch.params, batch.positions, strict=True):
+            u = leaves[position]
+            if not isinstance(u, Tensor) or u.shape != p.shape:
+                raise CannotFuse(name, f"gives a {type(u).__name__} of another form than the leaf")
+            if u.dtype != accumulator_dtype(g.dtype):
+                raise CannotFuse(name, f"gives updates of dtype {u.dtype}")
+            if not same_order(u, p) or not is_dense(u):
+                u = torch.empty_like(p, dtype=u.dtype, requires_grad=False).copy_(u)
+            out.append(u)
+        return out
+
+    def _tree(self, batch: Batch, values: Sequence[Any]) -> Any:
+        leaves: list[Any] = [None] * batch.spec.num_leaves
+        for position, value in zip(batch.positions, values, strict=True):
+            leaves[position] = value
+        return batch.spec.unflatten(leaves)
+
+    def _hyper_tree(self, batch: Batch) -> dict[str, Any]:
+        if len(batch.hyper) == 1:
+            return dict(batch.hyper[0])
+        return {
+            name: self._tree(batch, [batch.hyper[r][name] for r in batch.rows])
+            for name in batch.hyper[0]
+        }
+
+
+def _owned(batch: Batch) -> list[Tensor]:
+    owned = list(batch.params)
+    for states in batch.states:
+        owned += states
+    owned += batch.shared
+    return owned
+
+
+def _is_awkward(p: Tensor, states: Sequence[Tensor]) -> bool:
+    if p.is_contiguous() and all(s.is_contiguous() for s in states):
+        return False
+    like_leaf = [s for s in states if s.shape == p.shape]
+    return not is_dense(p) or not all(is_dense(s) and same_order(p, s) for s in like_leaf)

@@ -1,0 +1,125 @@
+"""Compare a fused part with the pure one on made-up leaves, before it is used.
+
+What tracing cannot see, such as a member that mixes leaves outside ``reduce``, shows here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import tree
+from ..core.apply import apply_updates
+from ..core.protocol import GradientTransformation
+from .errors import CannotFuse
+from .kernel import Kernel, Table, run_tables
+from .layout import Leaves, join, split
+from .parts import Kind, Part, Parts
+from .trace import Signature
+
+_TOLERANCE = {torch.bfloat16: 0.04, torch.float16: 0.01, torch.float32: 2e-3, torch.float64: 2e-3}
+
+
+class Probe:
+    """Two leaves of one kind with random values, and hyperparameters of 0.5."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        generator = torch.Generator().manual_seed(1)
+
+        def make(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            if dtype.is_floating_point:
+                x = torch.rand(shape, generator=generator, dtype=torch.float64)
+                return (x + 0.1).to(dtype)
+            return torch.full(shape, True if dtype == torch.bool else 3, dtype=dtype)
+
+        def signed(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+            return make(shape, dtype) * sign.to(dtype)
+
+        shapes = [signature.probe_shape(i) for i in (1, 0)]
+        self.params = [signed(s, signature.param) for s in shapes]
+        self.grads = [signed(s, signature.grad) for s in shapes]
+        width = signature.update or signature.grad
+        self.updates = [signed(s, width) if signature.update else g for s, g in zip(shapes, self.grads, strict=True)]
+        self.states = [
+            [make(s if form == "leaf" else (), dtype) for dtype, form in signature.states]
+            for s in shapes
+        ]
+        self.shared = [make((), dtype) for dtype, _ in signature.shared]
+        self.hyper = dict.fromkeys(signature.hyper, 0.5)
+        self.extra = {name: torch.tensor(0.5) for name in signature.extra}
+
+
+def check_part(parts: Parts, part: Part, kind: Kind, kernel: Kernel) -> None:
+    """Run both on a probe.
+
+    Raises:
+        CannotFuse: they differ.
+    """
+    signature = parts.signature(part, kind.signature)
+    probe = Probe(signature)
+    apply = part.stop == len(parts.names)
+    transform = parts.transform(part, kind.choice, label=False)
+    pure = _pure(transform, parts.skeleton_of(part), probe, apply)
+    for want, got in zip(pure, _fused(kernel, probe, apply), strict=True):
+        tolerance = max(_TOLERANCE.get(x.dtype, 0.0) for x in (want, probe.params[0]))
+        close = torch.isclose(
+            want.double(), got.double(), rtol=tolerance, atol=tolerance / 100, equal_nan=True
+        )
+        if not bool(close.all()):
+            raise CannotFuse("", "fused and pure give different numbers on a test leaf")
+
+
+def _pure(
+    transform: GradientTransformation, skeleton: Any, probe: Probe, apply: bool
+) -> list[Tensor]:
+    signature = probe.signature
+    subtrees = [signature.structure.subtrees(s) for s in probe.states]
+    sites = [Leaves(column) for column in zip(*subtrees, strict=True)]
+    turn = -1 if signature.maximize else 1
+    grads = Leaves([turn * g for g in probe.grads])
+    updates = Leaves(probe.updates) if signature.update else grads
+    params = Leaves(probe.params)
+    try:
+        with torch.no_grad():
+            new, state = transform.update(
+                updates,
+                join(skeleton, list(sites), list(probe.shared)),
+                params,
+                grads=grads,
+                hyper=probe.hyper,
+                **probe.extra,
+            )
+            result = apply_updates(params, new) if apply else new
+    except Exception as error:
+        raise CannotFuse("", f"{type(error).__name__} on a test leaf: {error}") from error
+    new_sites, shared = split(skeleton, state, tree.flatten(params)[1])
+    states = [signature.structure.flat([site[i] for site in new_sites]) for i in range(2)]
+    return [*result.values, *states[0], *states[1], *shared]
+
+
+def _fused(kernel: Kernel, probe: Probe, apply: bool) -> list[Tensor]:
+    signature = probe.signature
+    params = [p.clone() for p in probe.params]
+    updates = [u.clone() for u in probe.updates]
+    states = [[s.clone() for s in leaf] for leaf in probe.states]
+    shared = [s.clone() for s in probe.shared]
+    count = len(signature.hyper) + len(signature.extra)
+    table = Table(
+        kernel,
+        [p.numel() for p in params],
+        [0, 0],
+        np.full((1, max(count, 1)), 0.5),
+        [s.data_ptr() for s in shared],
+    )
+    columns = {"param": params, "grad": probe.grads, "update": updates}
+    for k, where in enumerate(kernel.columns):
+        tensors = columns.get(where.kind) or [leaf[where.index] for leaf in states]
+        table.pointers[k] = [x.data_ptr() for x in tensors]
+    run_tables([table])
+    return [*(params if apply else updates), *states[0], *states[1], *shared]
+

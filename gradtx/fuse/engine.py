@@ -1,0 +1,173 @@
+"""Run a chain on lists of leaves, in place: kinds, parts, kernels and tables, kept between steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ..core import tree
+from ..core.leaves import LeafInfo
+from ..core.protocol import GradientTransformation
+from .batch import Batch, HyperNames
+from .bound import Bound
+from .check import check_part
+from .errors import CannotFuse
+from .graph import Graph
+from .kernel import Kernel
+from .layout import Paths, paths_of, skeleton_of
+from .memory import check_disjoint, check_plain
+from .parts import Kind, Part, Parts, kind_of
+from .schedule import align
+from .specialize import choices as choices_of
+from .specialize import selectors, specialize
+
+class Engine:
+    """Fused execution of one transform.
+
+    Everything that does not depend on values is kept: traces by kind of leaf, kernels by graph,
+    launch tables as long as the same tensors come back.
+
+    Args:
+        tx: the transform.
+    """
+
+    def __init__(self, tx: GradientTransformation) -> None:
+        self.tx = tx
+        self.hyper = HyperNames(tx)
+        self.chooses = bool(selectors(tx))
+        self.traces = 0
+        self._paths: dict[Any, tuple[Any, Paths]] = {}
+        self._parts: dict[str, Parts] = {}
+        self._kernels: dict[Any, Kernel] = {}
+        self._checked: set[Any] = set()
+        self._bound: Bound | None = None
+
+    # -- how a state is laid out ---------------------------------------------------------------
+
+    def choices(self, updates: Any, params: Any) -> list[tuple[Any, ...]]:
+        """Per leaf of the tree, None included, how partitions and masks treat it."""
+        if not self.chooses:
+            return [()] * len(tree.flatten(updates)[0])
+        return choices_of(self.tx, updates, params)
+
+    def paths(self, p: Tensor, choice: tuple[Any, ...], name: str = "") -> Paths:
+        """Structure and nested paths of the state of one parameter.
+
+        Args:
+            p: the parameter.
+            choice: its entry of ``choices``.
+            name: its name, for size rules that read it.
+        """
+        key = (LeafInfo.of(p, name), choice)
+        if key not in self._paths:
+            skeleton = skeleton_of(specialize(self.tx, choice, label=False), p)
+            self._paths[key] = (skeleton, paths_of(skeleton))
+        return self._paths[key][1]
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def run(self, batch: Batch) -> None:
+        """One step in place.
+
+        Raises:
+            CannotFuse: nothing has changed; run the chain as it is.
+        """
+        bound = self._bound
+        if bound is None or not bound.fits(batch):
+            bound = self._bind(batch)
+            self._bound = bound
+        bound.run(batch)
+        increment_version(batch.params)
+
+    def refused(self) -> dict[str, str]:
+        """Members that run as torch operations, and why."""
+        return {name: why for parts in self._parts.values() for name, why in parts.refused.items()}
+
+    def describe(self, batch: Batch) -> Bound:
+        """The tables for a batch, without running them."""
+        if self._bound is None or not self._bound.fits(batch):
+            self._bound = self._bind(batch)
+        return self._bound
+
+    def _bind(self, batch: Batch) -> Bound:
+        self._validate(batch)
+        names = (tuple(batch.hyper[0]), tuple(batch.extra))
+        maximize = batch.maximize or [False] * len(batch.params)
+        kinds = [
+            kind_of(p, g, s, batch.shared, structure, choice, names, turned)
+            for p, g, s, structure, choice, turned in zip(
+                batch.params,
+                batch.grads,
+                batch.states,
+                batch.structures,
+                batch.choices,
+                maximize,
+                strict=True,
+            )
+        ]
+        distinct = list(dict.fromkeys(kinds))
+        parts = self._parts_for(batch)
+        cut = parts.cut(distinct)
+        kernels: dict[tuple[Part, str], dict[Kind, Kernel]] = {}
+        for part in cut:
+            if not part.fused:
+                continue
+            graphs = {kind: parts.graph(part, kind) for kind in distinct}
+            for kind in distinct:
+                self._check(parts, part, kind, graphs[kind])
+            last = part is cut[-1]
+            variants = {"all": None} if last else {"emit": ("update",), "commit": _STATES}
+            for variant, keep in variants.items():
+                chosen = {k: g if keep is None else g.only(keep) for k, g in graphs.items()}
+                kernels[part, variant] = self._compile(chosen)
+        return Bound(self.tx, self.hyper, parts, cut, kernels, kinds, batch)
+
+    def _validate(self, batch: Batch) -> None:
+        for i, (p, g, states) in enumerate(
+            zip(batch.params, batch.grads, batch.states, strict=True)
+        ):
+            check_plain(f"parameter {i}", p)
+            check_plain(f"gradient {i}", g)
+            for s in states:
+                check_plain(f"the state of parameter {i}", s)
+            if g.shape != p.shape:
+                raise CannotFuse(
+                    "", f"gradient {i} has shape {tuple(g.shape)}, parameter {tuple(p.shape)}"
+                )
+            if not p.is_floating_point() or not g.is_floating_point():
+                raise CannotFuse("", f"parameter {i} has dtype {p.dtype}, gradient {g.dtype}")
+        for s in batch.shared:
+            check_plain("the shared state", s)
+        written = [*batch.params, *(s for states in batch.states for s in states), *batch.shared]
+        check_disjoint(written, batch.grads)
+
+    def _parts_for(self, batch: Batch) -> Parts:
+        """One ``Parts``: above the sites the skeleton does not depend on the leaf."""
+        if "" not in self._parts:
+            p = batch.params[0]
+            skeleton = skeleton_of(specialize(self.tx, batch.choices[0], label=False), p)
+            self._parts[""] = Parts(self.tx, skeleton)
+        return self._parts[""]
+
+    def _compile(self, graphs: dict[Kind, Graph]) -> dict[Kind, Kernel]:
+        stages = align(list(graphs.values()))
+        out = {}
+        for kind, graph in graphs.items():
+            key = (graph, tuple(sorted(stages.items())))
+            if key not in self._kernels:
+                self._kernels[key] = Kernel(graph, stages)
+            out[kind] = self._kernels[key]
+        return out
+
+    def _check(self, parts: Parts, part: Part, kind: Kind, graph: Graph) -> None:
+        """Compare the fused part with the pure one, once, on two small leaves."""
+        key = (part.start, part.stop, kind)
+        if key not in self._checked:
+            kernel = self._compile({kind: graph})[kind]
+            check_part(parts, part, kind, kernel)
+            self._checked.add(key)
+
+
+_STATES = ("state", "shared")

@@ -1,0 +1,17 @@
+"""Why something cannot be fused."""
+
+from __future__ import annotations
+
+
+class CannotFuse(Exception):
+    """Part of a chain has to run as torch operations.
+
+    Attributes:
+        member: dotted name of the chain member, "" for the chain as a whole.
+        reason: what stands in the way, for the log and ``gx.explain``.
+    """
+
+    def __init__(self, member: str, reason: str) -> None:
+        super().__init__(f"{member}: {reason}" if member else reason)
+        self.member = member
+        self.reason = reason

@@ -1,0 +1,212 @@
+"""``gx.fuse``: any transform as a step that updates parameters and state in place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import tree
+from ..core.apply import apply_updates
+from ..core.protocol import GradientTransformation
+from ..core.tree import PyTree
+from .batch import Batch
+from .engine import Engine
+from .errors import CannotFuse
+from .layout import skeleton_of, split, structure_of
+from .memory import overlaps_itself
+from .specialize import specialize
+
+logger = logging.getLogger("gradtx")
+
+
+class Step:
+    """A transform as ``params, state = step(params, grads, state)``, made by ``fuse``.
+
+    Attributes:
+        transform: the transform.
+    """
+
+    def __init__(self, tx: GradientTransformation) -> None:
+        self.transform = tx
+        self.engine = Engine(tx)
+        self.reasons: dict[str, None] = {}
+        self._skeleton: Any = None
+        self._choices: tuple[Any, list[Any]] | None = None
+        self._structures: tuple[list[Any], list[Any], list[Any], list[Any]] | None = None
+
+    def __call__(
+        self,
+        params: PyTree,
+        grads: PyTree,
+        state: PyTree,
+        *,
+        hyper: Mapping[str, Any] | None = None,
+        **extra: Any,
+    ) -> tuple[PyTree, PyTree]:
+        """Update parameters and state in place and return them.
+
+        Args:
+            params: tree of tensors, overwritten.
+            grads: tree of the same structure; None leaves its parameter alone.
+            state: what ``init`` or the last step gave, overwritten.
+            hyper: overrides of dynamic hyperparameters by name.
+            extra: further arguments of ``update``.
+
+        Raises:
+            ValueError, TypeError: what the pure chain raises for bad input. Nothing has changed.
+        """
+        with torch.no_grad():
+            state = _unshared(state)
+            try:
+                self.engine.run(self.batch(params, grads, state, hyper, extra))
+            except CannotFuse as error:
+                self._note(str(error))
+                return self._pure(params, grads, state, hyper, extra)
+        return params, state
+
+    def report(self) -> str:
+        """What has run as torch operations so far, and why."""
+        parts = self.engine.refused()
+        lines = [f"{name or self.transform.name}: {reason}" for name, reason in parts.items()]
+        lines += [f"whole chain: {reason}" for reason in self.reasons]
+        return "\n".join(lines) or "everything is fused"
+
+    def batch(
+        self,
+        params: PyTree,
+        grads: PyTree,
+        state: PyTree,
+        hyper: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Batch:
+        """The leaves of a step as lists.
+
+        Raises:
+            CannotFuse: a leaf is no tensor, or an argument no number.
+        """
+        extra = extra or {}
+        for name, value in extra.items():
+            if not isinstance(value, Tensor) or value.ndim:
+                raise CannotFuse("", f"argument {name!r} is no 0-d tensor")
+        ps, spec = tree.flatten(params)
+        gs = tree.flatten_like("fuse", spec, grads, "gradient")
+        there = [i for i, g in enumerate(gs) if g is not None]
+        if not there:
+            raise CannotFuse("", "there is no gradient")
+        for i in there:
+            if not isinstance(gs[i], Tensor) or not isinstance(ps[i], Tensor):
+                raise CannotFuse("", f"a gradient is a {type(gs[i]).__name__}")
+        choices = self.engine.choices(grads, params)
+        if self._skeleton is None:
+            chain = specialize(self.transform, choices[there[0]], label=False)
+            self._skeleton = skeleton_of(chain, ps[there[0]])
+        sites, shared = split(self._skeleton, state, spec)
+        described = [structure_of([site[i] for site in sites]) for i in there]
+        rows, by_leaf = self._rows(hyper, spec, there)
+        return Batch(
+            [ps[i] for i in there],
+            [gs[i] for i in there],
+            [tensors for _, tensors in described],
+            shared,
+            [structure for structure, _ in described],
+            [choices[i] for i in there],
+            rows,
+            by_leaf,
+            spec,
+            there,
+            extra,
+        )
+
+    def _rows(
+        self, hyper: Mapping[str, Any] | None, spec: Any, there: list[int]
+    ) -> tuple[list[dict[str, Any]], list[int]]:
+        values = self.engine.hyper.plain()
+        per_leaf: dict[str, list[Any]] = {}
+        for name, value in self.engine.hyper.overrides(hyper).items():
+            if isinstance(value, (int, float, Tensor)):
+                self.engine.hyper.check(name, value)
+                values[name] = value
+                continue
+            leaves = tree.flatten_like("fuse", spec, value, f"hyper[{name!r}]")
+            for v in leaves:
+                if v is not None:
+                    self.engine.hyper.check(name, v)
+            per_leaf[name] = [leaves[i] for i in there]
+        if not per_leaf:
+            return [values], [0] * len(there)
+        rows = [
+            {**values, **{name: column[k] for name, column in per_leaf.items()}}
+            for k in range(len(there))
+        ]
+        return rows, list(range(len(there)))
+
+    def _note(self, reason: str) -> None:
+        if reason not in self.reasons:
+            self.reasons[reason] = None
+            logger.info("%s runs unfused: %s", self.transform.name, reason)
+
+    def _pure(
+        self,
+        params: PyTree,
+        grads: PyTree,
+        state: PyTree,
+        hyper: Mapping[str, Any] | None,
+        extra: Mapping[str, Any],
+    ) -> tuple[PyTree, PyTree]:
+        updates, new_state = self.transform.update(grads, state, params, hyper=hyper, **extra)
+        return _into(params, apply_updates(params, updates)), _into(state, new_state)
+
+
+def fuse(tx: GradientTransformation) -> Step:
+    """A transform as one fast step that updates parameters and state in place.
+
+    Elementwise chains become a few compiled passes over memory; whatever cannot be fused runs as
+    torch operations, with the same result. The chain's values may change at every call.
+
+    Args:
+        tx: the transform.
+
+    >>> import torch, gradtx as gx
+    >>> step = gx.fuse(gx.sgd(0.5))
+    >>> params = {"w": torch.ones(2)}
+    >>> state = step.transform.init(params)
+    >>> params, state = step(params, {"w": torch.ones(2)}, state)
+    >>> params
+    {'w': tensor([0.5000, 0.5000])}
+    """
+    return Step(tx)
+
+
+def _unshared(state: PyTree) -> PyTree:
+    """The state with a copy wherever two entries are one tensor."""
+    leaves, spec = tree.flatten(state)
+    seen: set[int] = set()
+    changed = False
+    for i, x in enumerate(leaves):
+        if isinstance(x, Tensor) and x.numel():
+            if x.data_ptr() in seen:
+                leaves[i], changed = x.clone(), True
+            seen.add(x.data_ptr())
+    return spec.unflatten(leaves) if changed else state
+
+
+def _into(old: PyTree, new: PyTree) -> PyTree:
+    """Copy new values into the old tensors where they fit, and return the tree."""
+    values, spec = tree.flatten(new)
+    olds, old_spec = tree.flatten(old)
+    if spec != old_spec:
+        return new
+    out = []
+    for a, b in zip(olds, values, strict=True):
+        fits = (
+            isinstance(a, Tensor)
+            and isinstance(b, Tensor)
+            and (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
+            and not overlaps_itself(a)
+        )
+        out.append(a.copy_(b) if fits else b)
+    return spec.unflatten(out)

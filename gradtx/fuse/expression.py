@@ -1,0 +1,103 @@
+"""Graph nodes as C-like expressions, the same text for C++ and CUDA.
+
+Elements are computed in float (double for float64 leaves), scalars in double and long long.
+Functions and conversions beyond plain C operators are called ``gx_...``; each back end defines
+them in its own prelude, overloaded for float and double.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .graph import FLOATS, Graph, Node
+
+_INFIX = {
+    **{"add": "+", "sub": "-", "mul": "*", "div": "/"},
+    **{"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="},
+    **{"and": "&", "or": "|", "xor": "^"},
+}
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+UNARY = (
+    *("abs", "sqrt", "rsqrt", "reciprocal", "exp", "expm1", "log", "log1p", "log2", "exp2"),
+    *("sin", "cos", "tan", "tanh", "sigmoid", "erf", "floor", "ceil", "trunc", "round", "sign"),
+)
+BINARY = ("max", "min", "pow", "remainder", "fmod", "atan2", "copysign", "hypot")
+_LOW = {"bfloat16": "gx_round_bfloat16", "float16": "gx_round_float16"}
+
+
+def c_type(dtype: str, element: bool) -> str:
+    """The C type in which a value of this dtype is computed."""
+    if dtype in FLOATS:
+        return "float" if element and dtype != "float64" else "double"
+    return "int" if element and dtype != "int64" else "gx_int"
+
+
+def name(i: int) -> str:
+    """The variable that holds a node."""
+    return f"v{i}"
+
+
+def literal(node: Node, kind: str) -> str:
+    """A constant in a C type."""
+    x = node.value
+    if kind in ("int", "gx_int"):
+        return f"({kind}){int(x)}"
+    x = float(x)
+    if math.isnan(x):
+        return f"({kind})__builtin_nan(\"\")"
+    if math.isinf(x):
+        return f"({kind}){'-' if x < 0 else ''}__builtin_inf()"
+    return f"({kind}){x!r}"
+
+
+def operand(graph: Graph, i: int, kind: str, element: bool) -> str:
+    """An argument converted to the type in which the operation is done."""
+    node = graph.nodes[i]
+    if node.op == "const":
+        return literal(node, kind)
+    own = c_type(node.dtype, node.element)
+    if element and not node.element and own == "double" and kind == "float":
+        return f"{name(i)}f"
+    return name(i) if own == kind else f"({kind}){name(i)}"
+
+
+def expression(graph: Graph, i: int) -> str:
+    """The right-hand side that computes a node from its arguments' variables."""
+    node = graph.nodes[i]
+    element = node.element
+    kind = c_type(node.value if node.op in _COMPARISONS else node.dtype, element)
+
+    def arg(k: int, as_kind: str = kind) -> str:
+        return operand(graph, node.args[k], as_kind, element)
+
+    if node.op == "where":
+        text = f"({arg(0, c_type('bool', element))} ? {arg(1)} : {arg(2)})"
+    elif node.op == "cast":
+        text = _cast(graph, node)
+    elif node.op == "fill":
+        text = arg(0)
+    elif node.op == "neg":
+        text = f"(-{arg(0)})"
+    elif node.op == "not":
+        text = f"(!{arg(0)})"
+    elif node.op in _INFIX:
+        text = f"({arg(0)} {_INFIX[node.op]} {arg(1)})"
+    elif node.op in UNARY or node.op in BINARY:
+        text = f"gx_{node.op}({', '.join(arg(k) for k in range(len(node.args)))})"
+    else:
+        raise KeyError(node.op)
+    return f"{_LOW[node.dtype]}({text})" if node.dtype in _LOW else text
+
+
+def _cast(graph: Graph, node: Node) -> str:
+    source = graph.nodes[node.args[0]]
+    kind = c_type(node.dtype, node.element)
+    own = c_type(source.dtype, node.element)
+    if node.dtype == "bool":
+        return f"({operand(graph, node.args[0], own, node.element)} != 0)"
+    text = operand(graph, node.args[0], kind, node.element)
+    if node.element or source.dtype != "float64" or node.dtype == "float64":
+        return text
+    if node.dtype == "float32":
+        return f"(double)(float){text}"
+    return text

@@ -1,0 +1,159 @@
+"""A compiled graph, and the tables that tell it which leaves to update."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .cache import library
+from .cpp import CHUNK, columns, emit
+from .graph import Graph
+from .schedule import schedule
+
+_POINTER = ctypes.c_void_p
+_SMALL = 1 << 16  # elements below which a second thread costs more than it brings
+
+
+class Args(ctypes.Structure):
+    """The argument block of the generated code; ``gx_args`` in ``cpp.PRELUDE``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("leaves", "tasks", "threads")),
+        *((name, _POINTER) for name in ("numel", "first_task", "task_leaf", "task_begin")),
+        *((name, _POINTER) for name in ("pointers", "shared", "hyper", "hyper_row")),
+        ("hypers", ctypes.c_int64),
+        *((name, _POINTER) for name in ("slots", "partial", "tree_in", "tree_out")),
+    )
+
+
+class Kernel:
+    """One graph, scheduled and compiled.
+
+    Raises:
+        CannotFuse: it cannot be compiled here.
+    """
+
+    def __init__(self, graph: Graph, tree_stage: Mapping[Any, int]) -> None:
+        self.graph = graph
+        self.schedule = schedule(graph, tree_stage)
+        self.columns = columns(graph)
+        self.source = emit(self.schedule)
+        self.stages = len(self.schedule.stages)
+        nodes = graph.nodes
+        self.tree = [(s, nodes[n].op, nodes[n].value) for s, n in self.schedule.tree_keys()]
+        self.partials = sum(len(stage.reductions) for stage in self.schedule.stages)
+        self.commits_leaf = any(t.kind != "shared" for t, _ in self.schedule.commits)
+        self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
+        code = library(self.source)
+        self.stage = code.gx_stage
+        self.commit = code.gx_commit
+        self.stage.argtypes = self.commit.argtypes = (ctypes.POINTER(Args), ctypes.c_int64)
+        self.stage.restype = self.commit.restype = None
+
+
+class Table:
+    """The launch tables of a kernel for a fixed list of leaves.
+
+    Args:
+        kernel: the compiled graph.
+        sizes: number of elements of every leaf.
+        rows: which row of the hyperparameters every leaf uses.
+        hyper: the rows, a matrix of doubles that the caller fills.
+        shared: addresses of the shared tensors.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        sizes: Sequence[int],
+        rows: Sequence[int],
+        hyper: np.ndarray,
+        shared: Sequence[int],
+    ) -> None:
+        n = len(sizes)
+        self.kernel = kernel
+        self.numel = np.array(sizes, dtype=np.int64)
+        chunks = (self.numel + CHUNK - 1) // CHUNK
+        self.first_task = np.concatenate([[0], np.cumsum(chunks)]).astype(np.int64)
+        tasks = int(self.first_task[-1])
+        self.task_leaf = np.repeat(np.arange(n, dtype=np.int64), chunks)
+        within = np.arange(tasks, dtype=np.int64) - self.first_task[self.task_leaf]
+        self.task_begin = within * CHUNK
+        self.pointers = np.zeros((len(kernel.columns), n), dtype=np.int64)
+        self.shared = np.array([*shared, 0], dtype=np.int64)
+        self.rows = np.array(rows, dtype=np.int64)
+        self.hyper = hyper
+        self.slots = np.zeros((n, max(len(kernel.schedule.slots), 1)))
+        self.partial = np.zeros((max(kernel.partials, 1), max(tasks, 1)))
+        self.tree_in = np.zeros(max(len(kernel.tree), 1))
+        self.tree_out = np.zeros_like(self.tree_in)
+        self.is_small = int(self.numel.sum()) < _SMALL
+        self.args = Args(
+            n,
+            tasks,
+            1,
+            *(x.ctypes.data for x in (self.numel, self.first_task, self.task_leaf)),
+            *(x.ctypes.data for x in (self.task_begin, self.pointers, self.shared)),
+            *(x.ctypes.data for x in (self.hyper, self.rows)),
+            self.hyper.shape[1],
+            *(x.ctypes.data for x in (self.slots, self.partial, self.tree_in, self.tree_out)),
+        )
+        self.reference = ctypes.byref(self.args)
+
+    def run_stage(self, stage: int) -> None:
+        """Run one stage."""
+        self.args.threads = 1 if self.is_small else torch.get_num_threads()
+        self.kernel.stage(self.reference, stage)
+
+    def commit_leaves(self) -> None:
+        """Write the scalar state of every leaf."""
+        if self.kernel.commits_leaf:
+            self.kernel.commit(self.reference, 0)
+
+    def commit_shared(self) -> None:
+        """Write the state that all leaves share."""
+        self.kernel.commit(self.reference, 1)
+
+
+def run_tables(tables: Sequence[Table]) -> None:
+    """Run the tables of one part together: stage by stage, joined by tree reductions.
+
+    Scalar state is written at the end: until then other leaves may still read it. What all leaves
+    share is written by one kind of leaf, for each kind computes the same.
+    """
+    for stage in range(max(t.kernel.stages for t in tables)):
+        for table in tables:
+            if stage < table.kernel.stages:
+                table.run_stage(stage)
+        _combine(tables, stage)
+    for table in tables:
+        table.commit_leaves()
+    writers = [t for t in tables if t.kernel.commits_shared]
+    if writers:
+        max(writers, key=lambda t: len(t.kernel.commits_shared)).commit_shared()
+
+
+def _combine(tables: Sequence[Table], stage: int) -> None:
+    """Give every table the totals over all of them."""
+    totals: dict[Any, float] = {}
+    for table in tables:
+        for k, (at, op, key) in enumerate(table.kernel.tree):
+            if at == stage:
+                value = float(table.tree_out[k])
+                old = totals.get(key)
+                totals[key] = (
+                    value
+                    if old is None
+                    else old + value
+                    if op == "tree_sum"
+                    else float(np.maximum(old, value))
+                )
+    if totals:
+        for table in tables:
+            for k, (at, _, key) in enumerate(table.kernel.tree):
+                if at == stage:
+                    table.tree_in[k] = totals[key]

@@ -1,0 +1,94 @@
+"""Where tensors lie: which may be treated as flat arrays, and which overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .errors import CannotFuse
+
+DTYPES = (
+    *(torch.float64, torch.float32, torch.bfloat16, torch.float16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+
+
+def check_plain(what: str, x: Tensor) -> None:
+    """Raise unless ``x`` is an ordinary dense tensor on the CPU.
+
+    Raises:
+        CannotFuse: names what it is.
+    """
+    if type(x) not in (Tensor, Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        raise CannotFuse("", f"{what} is a {type(x).__name__} that wraps another tensor")
+    if x.layout != torch.strided:
+        raise CannotFuse("", f"{what} has layout {x.layout}")
+    if x.device.type != "cpu":
+        raise CannotFuse("", f"{what} is on {x.device}, for which there is no back end")
+    if x.dtype not in DTYPES:
+        raise CannotFuse("", f"{what} has dtype {x.dtype}")
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the elements fill a block of memory, in any order of dimensions."""
+    if x.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def overlaps_itself(x: Tensor) -> bool:
+    """Whether two elements may share memory."""
+    reach = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
+
+
+def same_order(x: Tensor, y: Tensor) -> bool:
+    """Whether flat positions of two dense tensors of one shape correspond."""
+    return x.stride() == y.stride() or (x.is_contiguous() and y.is_contiguous())
+
+
+def check_disjoint(written: Iterable[Tensor], read: Iterable[Tensor]) -> None:
+    """Raise if what is written overlaps with anything else.
+
+    Raises:
+        CannotFuse: some tensors share memory.
+    """
+    first, stop = _spans(written)
+    order = np.argsort(first, kind="stable")
+    first, stop = first[order], stop[order]
+    if (first[1:] < stop[:-1]).any():
+        raise CannotFuse("", "two of the parameters and state tensors share memory")
+    low, high = _spans(read)
+    # In sorted disjoint spans, an overlap with [low, high) is with the last that starts below high.
+    at = np.searchsorted(first, high, side="left") - 1
+    if len(first) and ((at >= 0) & (stop[np.maximum(at, 0)] > low)).any():
+        raise CannotFuse("", "a gradient shares memory with a parameter or with the state")
+
+
+def _spans(tensors: Iterable[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    spans = [(x.data_ptr(), x.data_ptr() + _extent(x)) for x in tensors if x.numel()]
+    table = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _extent(x: Tensor) -> int:
+    if x.is_contiguous():
+        return x.numel() * x.itemsize
+    return (1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))) * x.itemsize

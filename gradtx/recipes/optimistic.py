@@ -1,0 +1,41 @@
+"""Optimistic gradient descent."""
+
+from __future__ import annotations
+
+from ..core.chain import Chain
+from ..core.hyper import Hyper
+from ..core.select import Labels
+from ..transforms import scale_by_optimistic_gradient
+from ._assemble import assemble
+
+
+def optimistic_gradient_descent(
+    lr: Hyper | None = 1e-3,
+    alpha: Hyper = 1.0,
+    beta: Hyper = 1.0,
+    weight_decay: Hyper = 0.0,
+    mask: Labels | None = None,
+) -> Chain:
+    """Gradient descent that adds the last change of the gradient, for games and saddle points.
+
+    p <- p - lr ((alpha + beta) g - beta g_previous + weight_decay p).
+
+    Args:
+        lr: learning rate >= 0, a schedule, or None to leave it out.
+        alpha: weight of the gradient.
+        beta: weight of its change.
+        weight_decay: multiple of the parameter added to the update, >= 0.
+        mask: which leaves decay; default all.
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: arXiv 1901.08511.
+
+    >>> import torch, gradtx as gx
+    >>> tx, params = gx.optimistic_gradient_descent(0.5), {"w": torch.ones(1)}
+    >>> tx.update({"w": torch.full((1,), 3.0)}, tx.init(params), params)[0]
+    {'w': tensor([-1.5000])}
+    """
+    moments = scale_by_optimistic_gradient(alpha, beta)
+    return assemble(moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=True)

@@ -1,0 +1,86 @@
+"""Rprop: one step size an entry, steered by signs alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.leaves import LeafInfo
+from ..core.state import state_full, state_zeros
+from ..core.transform import LeafTransform
+from ._numbers import like
+
+
+class ScaleByRpropState(NamedTuple):
+    """State of ``scale_by_rprop``.
+
+    Attributes:
+        step_sizes: size of the next step, shaped like the parameter.
+        previous: the last update that came in, zero where it changed its sign.
+    """
+
+    step_sizes: Tensor
+    previous: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_rprop(LeafTransform):
+    """Signs of updates, with step sizes that grow while a sign lasts and shrink when it changes.
+
+    s <- s * eta_plus where u * previous > 0, s * eta_minus where it is < 0, within
+    [min_step_size, max_step_size];  update = s * sign(u), zero where the sign changed.
+
+    Args:
+        lr: first step size, > 0; not multiplied later.
+        eta_minus: factor at a change of sign, in (0, 1).
+        eta_plus: factor while the sign lasts, > 1.
+        min_step_size: smallest step.
+        max_step_size: largest step.
+
+    Raises:
+        ValueError: a value outside its interval.
+
+    Source: Riedmiller and Braun, ICNN 1993; the variant without backtracking of Igel and Huesken,
+    2000, as in torch.optim.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_rprop(0.5)
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> for _ in range(2):
+    ...     updates, state = tx.update({"w": torch.full((1,), -7.0)}, state)
+    >>> updates
+    {'w': tensor([-0.6000])}
+    """
+
+    lr: float = static()
+    eta_minus: Hyper = dynamic(0.5, within="(0, 1)")
+    eta_plus: Hyper = dynamic(1.2, within="(1, inf)")
+    min_step_size: Hyper = dynamic(1e-6, within="[0, inf)")
+    max_step_size: Hyper = dynamic(50.0, within="(0, inf)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.lr > 0:
+            raise ValueError(f"scale_by_rprop: lr must be in (0, inf), got {self.lr}")
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRpropState:
+        return ScaleByRpropState(state_full(p, self.lr), state_zeros(p))
+
+    def update_leaf(
+        self, u: Tensor, s: ScaleByRpropState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, ScaleByRpropState]:
+        agreement = torch.sign(u) * torch.sign(s.previous.to(u.dtype))
+        one = torch.ones_like(u)
+        factor = torch.where(agreement > 0, one * like(h.eta_plus, u), one)
+        factor = torch.where(agreement < 0, one * like(h.eta_minus, u), factor)
+        sizes = s.step_sizes.to(u.dtype) * factor
+        sizes = torch.minimum(sizes, one * like(h.max_step_size, u))
+        sizes = torch.maximum(sizes, one * like(h.min_step_size, u))
+        kept = torch.where(agreement < 0, torch.zeros_like(u), u)
+        return sizes * torch.sign(kept), ScaleByRpropState(
+            sizes.to(s.step_sizes.dtype), kept.to(s.previous.dtype)
+        )

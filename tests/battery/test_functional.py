@@ -1,0 +1,110 @@
+"""torch.func.vmap, torch.func.grad and torch.compile of an update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import gradtx as gx
+from tests.table import Row
+
+from .helpers import Dynamic, assert_close, call, dynamics, grads_, params_, run, tensors
+
+BATCH = 3
+
+
+def pick(tree: Any, i: int) -> Any:
+    return gx.tree.map(lambda x: x[i], tree)
+
+
+def stack(trees: list[Any]) -> Any:
+    return gx.tree.map(lambda *xs: torch.stack(xs), *trees)
+
+
+def test_vmap(row: Row) -> None:
+    """A batch of trees in one call is the same as a run for each."""
+    tx = row.make()
+    params = stack([params_(), *(grads_(50 + i) for i in range(BATCH - 1))])
+    state = torch.func.vmap(tx.init)(params)
+    step = torch.func.vmap(lambda g, s, p: call(tx, g, s, p))
+    outs = []
+    for t in range(3):
+        out, state = step(stack([grads_(10 * t + i) for i in range(BATCH)]), state, params)
+        outs.append(out)
+    for i in range(BATCH):
+        want, want_state = run(tx, pick(params, i), lambda t, i=i: grads_(10 * t + i), steps=3)
+        assert_close([pick(out, i) for out in outs], want, rtol=1e-5)
+        assert_close(pick(state, i), want_state, rtol=1e-5)
+
+
+def test_vmap_hyper(row: Row) -> None:
+    """Every dynamic hyperparameter may be batched."""
+    tx, params = row.make(), params_()
+    _, state = run(tx, steps=1)
+    grads = grads_(1)
+    for d in dynamics(tx):
+        values = torch.tensor([d.other_value(share) for share in (0.2, 0.5, 0.8)])
+
+        def step(value: torch.Tensor, d: Dynamic = d) -> Any:
+            return call(tx, grads, state, params, hyper={d.key: value})
+
+        outs, states = torch.func.vmap(step)(values)
+        for i, value in enumerate(values):
+            want, want_state = step(value)
+            assert_close(pick(outs, i), want, rtol=1e-5)
+            assert_close(pick(states, i), want_state, rtol=1e-5)
+
+
+def test_grad_through_update(row: Row) -> None:
+    tx, params = row.make(), params_()
+    _, state = run(tx, steps=1)
+
+    def total(grads: Any) -> torch.Tensor:
+        first, new = call(tx, grads, state, params)
+        second, _ = call(tx, grads, new, params)
+        return sum(u.sum() for u in tensors((first, second)))
+
+    slopes = torch.func.grad(total)(grads_(1))
+    assert all(torch.isfinite(x).all() for x in tensors(slopes))
+
+
+def test_grad_through_hyper(row: Row) -> None:
+    tx, params = row.make(), params_()
+    _, state = run(tx, steps=1)
+    values = {d.key: torch.tensor(d.other_value()) for d in dynamics(tx)}
+    if not values:
+        return
+
+    def total(hyper: Any) -> torch.Tensor:
+        return sum(u.sum() for u in tensors(call(tx, grads_(1), state, params, hyper=hyper)))
+
+    slopes = torch.func.grad(total)(values)
+    assert all(torch.isfinite(x).all() for x in tensors(slopes))
+
+
+@pytest.fixture
+def clean_dynamo() -> Any:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("clean_dynamo")
+def test_compile(row: Row) -> None:
+    """One graph, the numbers of eager mode, and no recompilation for other values."""
+    tx, params = row.make(), params_()
+
+    def step(grads: Any, state: Any, hyper: Any) -> Any:
+        return call(tx, grads, state, params, hyper=hyper)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    state = want_state = tx.init(params)
+    for t in range(3):
+        hyper = {d.key: torch.tensor(d.other_value(0.1 + 0.2 * t)) for d in dynamics(tx)}
+        with torch.compiler.set_stance("fail_on_recompile" if t else "default"):
+            out, state = compiled(grads_(t), state, hyper)
+        want, want_state = step(grads_(t), want_state, hyper)
+        assert_close(out, want, rtol=1e-5)
+        assert_close(state, want_state, rtol=1e-5)

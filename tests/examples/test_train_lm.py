@@ -1,0 +1,141 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.examples.conftest import EXAMPLES
+
+STEPS = 20
+TINY = (
+    *("--steps", str(STEPS), "--layers", "1", "--width", "32", "--heads", "2"),
+    *("--batch-size", "4", "--context", "32", "--threads", "1"),
+)
+
+
+def train(out, *options):
+    from train_lm import main
+
+    main([*TINY, "--out", str(out), *options])
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("train_lm")
+
+
+@pytest.fixture(scope="module")
+def results(out):
+    return train(out)
+
+
+def test_the_default_optimizers_run_in_order(results):
+    names = [run["optimizer"] for run in results["runs"]]
+    assert names == ["torch-adamw", "gx-adamw", "composed"]
+
+
+def test_environment_and_settings_are_recorded(results):
+    environment = results["environment"]
+    assert set(environment) == {"python", "torch", "gradtx", "threads", "platform"}
+    assert environment["torch"] == torch.__version__
+    assert environment["threads"] == 1
+    assert results["settings"]["steps"] == STEPS
+    assert results["settings"]["seed"] == 0
+
+
+def test_every_run_has_curves_and_totals(results):
+    for run in results["runs"]:
+        assert len(run["train_loss"]) == STEPS
+        assert run["validation_step"] == list(range(0, STEPS + 1, STEPS // 10))
+        assert len(run["validation_loss"]) == len(run["validation_step"])
+        assert run["final_train_loss"] == pytest.approx(sum(run["train_loss"][-2:]) / 2)
+        assert 0 < run["model_ms"] < 1e3 * run["total_seconds"]
+        assert 0 < run["optimizer_ms"] < 1e3 * run["total_seconds"]
+
+
+def test_losses_are_finite_and_fall(results):
+    for run in results["runs"]:
+        assert all(map(math.isfinite, run["train_loss"] + run["validation_loss"]))
+        assert run["train_loss"][0] == pytest.approx(math.log(256), rel=0.1)
+        assert run["validation_loss"][-1] < run["validation_loss"][0] - 0.5
+
+
+def test_gradtx_adamw_follows_torch_adamw(results):
+    reference, ours, composed = results["runs"]
+    assert ours["train_loss"] == pytest.approx(reference["train_loss"], abs=1e-3)
+    assert ours["validation_loss"] == pytest.approx(reference["validation_loss"], abs=1e-3)
+    # The comparison means something only if another optimizer fails it.
+    assert composed["train_loss"] != pytest.approx(reference["train_loss"], abs=1e-3)
+
+
+def test_two_float32_moments_are_counted_as_eight_bytes(results):
+    for run in results["runs"]:
+        assert run["bytes_per_parameter"] == pytest.approx(8, rel=0.02)
+
+
+def test_the_figure_is_a_png_of_readable_size(results, out):
+    from matplotlib.image import imread
+
+    height, width, _ = imread(out / "curves.png").shape
+    assert width > 1000
+    assert height > 400
+
+
+def test_the_seed_decides_the_run(results, tmp_path):
+    same = train(tmp_path, "--optimizers", "torch-adamw")
+    other = train(tmp_path, "--optimizers", "torch-adamw", "--seed", "1")
+    reference = results["runs"][0]["train_loss"]
+    assert same["runs"][0]["train_loss"] == reference
+    assert other["runs"][0]["train_loss"] != reference
+
+
+def test_any_class_of_gradtx_optim_by_name(tmp_path, capsys):
+    results = train(tmp_path, "--optimizers", "gx:AdamW", "--lr", "2e-3")
+    assert [run["optimizer"] for run in results["runs"]] == ["gx:AdamW"]
+    header, rule, row = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert len(header) == len(rule) == len(row)
+    assert row.startswith("gx:AdamW ")
+
+
+@pytest.mark.parametrize("name", ["adamw", "gx:Missing", "gx:from_transform"])
+def test_an_unknown_optimizer_is_refused_before_training(tmp_path, capsys, name):
+    with pytest.raises(SystemExit):
+        train(tmp_path, "--optimizers", "torch-adamw", name)
+    captured = capsys.readouterr()
+    assert f"{name!r} is none of torch-adamw, gx-adamw, composed and gx:CLASS" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("missing", ["tqdm", "matplotlib"])
+def test_a_missing_extra_says_what_to_install(tmp_path, missing):
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{missing}'\")\n"
+    )
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "train_lm.py", "--help"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"No module named '{missing}': run pip install 'gradtx[examples]' first\n"
+    )
+
+
+def test_output_without_a_terminal_is_plain_lines(tmp_path):
+    options = (*TINY, "--optimizers", "torch-adamw", "--out", tmp_path)
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "train_lm.py", *options],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert "\r" not in done.stdout
+    assert done.stdout.startswith(f"torch-adamw: {STEPS} steps in ")

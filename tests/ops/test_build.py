@@ -1,0 +1,70 @@
+"""The kernels are optional: a build without them succeeds and says why."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="not a source tree"),
+]
+
+
+def build(tmp_path: Path, **environment: str) -> tuple[subprocess.CompletedProcess, list[Path]]:
+    """Build a small source tree around the kernels; return the process and the libraries made."""
+    (tmp_path / "gradtx").mkdir()
+    for name in ("__init__.py", "_version.py"):
+        shutil.copy(ROOT / "gradtx" / name, tmp_path / "gradtx")
+    shutil.copytree(ROOT / "gradtx_cuda", tmp_path / "gradtx_cuda", ignore=_ignore_built)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "README.md").touch()
+    (tmp_path / "LICENSE").touch()
+    process = subprocess.run(
+        [sys.executable, "setup.py", "build", "--build-base", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "MAX_JOBS": "2", "PYTHONPATH": "", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return process, list(tmp_path.glob("out/**/*.so"))
+
+
+def _ignore_built(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith((".so", "__pycache__"))]
+
+
+def test_broken_compiler_degrades(tmp_path):
+    process, libraries = build(tmp_path, GRADTX_BUILD="auto", CC="/bin/false", CXX="/bin/false")
+    assert process.returncode == 0, process.stderr
+    assert "gradtx: the kernels did not compile, installing pure Python: " in process.stderr
+    assert libraries == []
+
+
+def test_broken_compiler_is_fatal_on_request(tmp_path):
+    process, libraries = build(tmp_path, GRADTX_BUILD="1", CC="/bin/false", CXX="/bin/false")
+    assert process.returncode != 0
+    assert libraries == []
+
+
+def test_kernels_can_be_skipped(tmp_path):
+    process, libraries = build(tmp_path, GRADTX_BUILD="0")
+    assert process.returncode == 0, process.stderr
+    assert "gradtx: installing pure Python: GRADTX_BUILD=0" in process.stderr
+    assert libraries == []
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_build(tmp_path):
+    process, libraries = build(tmp_path, GRADTX_BUILD="1")
+    assert process.returncode == 0, process.stderr
+    assert [path.name for path in libraries] == ["_C.abi3.so"]

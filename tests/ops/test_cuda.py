@@ -1,0 +1,67 @@
+"""CUDA kernels, and the reference on a CUDA device, return the bits of the CPU."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradtx.__main__ import has_kernel
+from gradtx.core.random import fold_in, make_key, normal, random_bits, uniform
+from gradtx.ops import OPS, affine
+
+from .rows import CASES, FORMATS, SAMPLES, assert_same_bits, values
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def to_cuda(args: tuple) -> tuple:
+    return tuple(a.cuda() if isinstance(a, Tensor) else a for a in args)
+
+
+@pytest.mark.parametrize(("name", "index"), CASES)
+@pytest.mark.parametrize("backend", ["dispatched", "reference"])
+def test_samples(name, index, backend):
+    args = SAMPLES[name]()[index]
+    op = OPS[name].reference
+    if backend == "dispatched":
+        op = getattr(torch.ops.gradtx, name).default
+    assert_same_bits(op(*to_cuda(args)), OPS[name].reference(*args))
+
+
+@pytest.mark.parametrize(("bits", "stochastic", "include_zero", "stats"), FORMATS)
+def test_kernel_bits(bits, stochastic, include_zero, stats):
+    if not has_kernel("quantize_affine", "CUDA"):
+        pytest.skip("no CUDA kernels")
+    key = make_key(2**40 + 1, 2**33 + 3) if stochastic else None
+    sizes = itertools.product((1, 3, 64, 2048, 2049, 5000), (1, 127, 4099, 300_001))
+    for (block_size, numel), dtype in itertools.product(sizes, (torch.float32, torch.bfloat16)):
+        args = (values((numel,), dtype), bits, block_size, stochastic, key, include_zero, stats)
+        expected = OPS["quantize_affine"].reference(*args)
+        q = affine.quantize_affine(*to_cuda(args))
+        assert_same_bits(q, expected)
+        decoded = affine.dequantize_affine(*q, bits, block_size, numel, dtype)
+        reference = OPS["dequantize_affine"].reference(*expected, bits, block_size, numel, dtype)
+        assert_same_bits(decoded, reference)
+
+
+def test_kernels_use_the_current_stream():
+    x, stream = values((1 << 20,)).cuda(), torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10_000_000)
+        doubled = x * 2
+        q = affine.quantize_affine(doubled, 4, 64, False, None, False, torch.float32)
+    stream.synchronize()
+    assert_same_bits(q, affine.quantize_affine(x * 2, 4, 64, False, None, False, torch.float32))
+
+
+def test_random_numbers_match_the_cpu():
+    key = make_key(9, 4)
+    for draw in (lambda k: random_bits(k, 1003), lambda k: uniform(fold_in(k, "a"), (7, 9))):
+        assert torch.equal(draw(key.cuda()).cpu(), draw(key))
+    torch.testing.assert_close(normal(key.cuda(), (99,)).cpu(), normal(key, (99,)))

@@ -1,0 +1,66 @@
+"""The report of ``python -m gradtx``, and the library that is missing or broken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+
+import gradtx_cuda
+from gradtx.__main__ import environment, format_environment
+from gradtx.ops import OPS
+
+
+def test_sections():
+    sections = environment()
+    assert set(sections) == {"versions", "devices", "tools", "backends"}
+    assert set(sections["versions"]) == {"gradtx", "python", "torch", "optree", "numpy"}
+    assert set(sections["backends"]) == {"reference", "cpu kernels", "cuda kernels"}
+    for text in sections["backends"].values():
+        assert text.startswith(("active: ", "inactive: "))
+    assert sections["backends"]["reference"].startswith(f"active: {len(OPS)} operators")
+
+
+def test_backend_lines_follow_the_library():
+    backends = environment()["backends"]
+    active, reason = gradtx_cuda.status()
+    if active:
+        assert reason == ""
+        assert backends["cpu kernels"] == "active: quantize_affine, dequantize_affine"
+    else:
+        assert backends["cpu kernels"] == backends["cuda kernels"] == f"inactive: {reason}"
+
+
+def test_command_prints_every_entry():
+    result = subprocess.run(
+        [sys.executable, "-m", "gradtx"], capture_output=True, text=True, check=True
+    )
+    for title, entries in environment().items():
+        assert title in result.stdout
+        for name in entries:
+            assert name in result.stdout
+    assert format_environment({"a": {"b": "c", "long": "d"}}) == "a\n  b     c\n  long  d"
+
+
+def test_a_missing_library_is_explained(monkeypatch, tmp_path):
+    monkeypatch.setattr(gradtx_cuda, "_LIBRARY", tmp_path / "_C.abi3.so")
+    active, reason = gradtx_cuda._load()
+    assert not active
+    assert "was not built" in reason
+
+
+def test_a_broken_library_is_explained(monkeypatch, tmp_path):
+    library = tmp_path / "_C.abi3.so"
+    library.write_bytes(b"not a library")
+    monkeypatch.setattr(gradtx_cuda, "_LIBRARY", library)
+    active, reason = gradtx_cuda._load()
+    assert not active
+    assert "does not load" in reason
+
+
+def test_an_old_torch_is_explained(monkeypatch, tmp_path):
+    (tmp_path / "_C.abi3.so").touch()
+    monkeypatch.setattr(gradtx_cuda, "_LIBRARY", tmp_path / "_C.abi3.so")
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    assert gradtx_cuda._load() == (False, "the kernels need torch >= 2.10, found 2.9.1")

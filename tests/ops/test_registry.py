@@ -1,0 +1,97 @@
+"""Every registered operator passes the same battery, through its kernel and its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import Library, opcheck
+
+import gradtx_cuda
+from gradtx.__main__ import has_kernel
+from gradtx.ops import OPS
+
+from .rows import CASES, SAMPLES, as_tuple, assert_same_bits
+
+_REFERENCES = Library("gradtx_reference", "FRAGMENT")
+_REFERENCE_OPS = {name: op.define(_REFERENCES) for name, op in OPS.items()}
+
+pytestmark = pytest.mark.parametrize(("name", "index"), CASES)
+
+
+def overload(name: str) -> Callable[..., Any]:
+    return getattr(torch.ops.gradtx, name).default
+
+
+def bind_tensors(op: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[Tensor]]:
+    """Return op as a function of its tensor arguments, and these."""
+    places = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+
+    def call(*tensors: Tensor) -> Any:
+        filled = list(args)
+        for place, tensor in zip(places, tensors, strict=True):
+            filled[place] = tensor
+        return op(*filled)
+
+    return call, [args[i] for i in places]
+
+
+@pytest.mark.parametrize("backend", ["dispatched", "reference"])
+def test_opcheck(name, index, backend):
+    op = overload(name) if backend == "dispatched" else _REFERENCE_OPS[name]
+    opcheck(op, SAMPLES[name]()[index])
+
+
+def test_kernel_matches_reference(name, index):
+    if not has_kernel(name, "CPU"):
+        pytest.skip(f"no CPU kernels: {gradtx_cuda.status().reason}")
+    args = SAMPLES[name]()[index]
+    assert_same_bits(overload(name)(*args), OPS[name].reference(*args))
+
+
+def test_pure_and_deterministic(name, index):
+    args, twin = SAMPLES[name]()[index], SAMPLES[name]()[index]
+    first = overload(name)(*args)
+    assert_same_bits(overload(name)(*args), first)
+    for arg, untouched in zip(args, twin, strict=True):
+        if isinstance(arg, Tensor):
+            assert torch.equal(arg, untouched)
+
+
+@pytest.mark.parametrize("dim", [0, -1])
+def test_vmap(name, index, dim):
+    call, tensors = bind_tensors(overload(name), SAMPLES[name]()[index])
+    examples = [tensors, [t.flip(0) if t.ndim else -t for t in tensors], tensors]
+    batched = [torch.stack(column, dim) for column in zip(*examples, strict=True)]
+    expected = [as_tuple(call(*example)) for example in examples]
+    stacked = tuple(torch.stack(column) for column in zip(*expected, strict=True))
+    assert_same_bits(torch.vmap(call, in_dims=dim)(*batched), stacked)
+
+
+def test_vmap_over_one_argument(name, index):
+    call, tensors = bind_tensors(overload(name), SAMPLES[name]()[index])
+    for place in range(len(tensors)):
+        in_dims = tuple(0 if i == place else None for i in range(len(tensors)))
+        batched = [torch.stack([t, t]) if i == place else t for i, t in enumerate(tensors)]
+        one = as_tuple(call(*tensors))
+        assert_same_bits(
+            torch.vmap(call, in_dims=in_dims)(*batched), tuple(torch.stack([t, t]) for t in one)
+        )
+
+
+def test_compile(name, index):
+    if index > 1:
+        pytest.skip("two samples an operator are compiled")
+    call, tensors = bind_tensors(overload(name), SAMPLES[name]()[index])
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    assert_same_bits(compiled(*tensors), call(*tensors))
+
+
+def test_outputs_are_constants(name, index):
+    call, tensors = bind_tensors(overload(name), SAMPLES[name]()[index])
+    wanted = [t.requires_grad_() if t.is_floating_point() else t for t in tensors]
+    assert not any(out.requires_grad for out in as_tuple(call(*wanted)))

@@ -1,0 +1,305 @@
+"""Every public transform, combinator and recipe, once or in several variants.
+
+Adding a transform to gradtx means adding one ``Row`` here: the battery (``tests/battery``) then
+runs all its properties on it. A property that cannot hold for a row is named in ``fails`` with the
+reason; the battery still runs it and demands that it fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import gradtx as gx
+
+# Exports of gradtx that are no transforms: they need no row.
+NOT_TRANSFORMS = {
+    "apply_updates": "adds updates to parameters",
+    "dynamic": "declares a hyperparameter",
+    "graft": "a merge function for parallel",
+    "static": "declares a hyperparameter",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One transform to run the battery on.
+
+    Attributes:
+        name: the export that the row covers.
+        make: builds the transform; called anew in every test.
+        variant: tells rows of one export apart.
+        fails: property (test function without ``test_``) -> why it cannot hold.
+    """
+
+    name: str
+    make: Callable[[], gx.GradientTransformation]
+    variant: str = ""
+    fails: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.variant}" if self.variant else self.name
+
+
+# Functions that rows refer to: at module level, so that the transforms can be pickled.
+
+
+def is_matrix(info: gx.LeafInfo) -> bool:
+    return info.ndim == 2
+
+
+def matrix_or_other(info: gx.LeafInfo) -> str:
+    return "matrix" if info.ndim == 2 else "other"
+
+
+def from_second_call(count: torch.Tensor) -> torch.Tensor:
+    return count >= 1
+
+
+def halve(updates: Any, params: Any) -> Any:
+    return gx.tree.map(lambda u: u.to(torch.promote_types(u.dtype, torch.float32)) / 2, updates)
+
+
+def no_state(params: Any) -> Any:
+    return ()
+
+
+def halve_with_state(updates: Any, state: Any, params: Any) -> Any:
+    return halve(updates, params), state
+
+
+CHECKS_NOTHING = (
+    "mismatched_shape_is_an_error",
+    "sparse_gradient_is_an_error",
+    "complex_gradient_is_an_error",
+    "integer_gradient_is_an_error",
+    "unsupported_parameter_is_an_error",
+)
+NO_STRUCTURE = ("mismatched_tree_is_an_error", *CHECKS_NOTHING)
+USER_FUNCTION = dict.fromkeys(NO_STRUCTURE, "the user's function decides what trees it takes")
+PASSES_THROUGH = dict.fromkeys(CHECKS_NOTHING, "touches no value, so it takes every leaf")
+IDENTITY = dict.fromkeys((*NO_STRUCTURE, "updates_are_widened"), "touches nothing at all")
+NOT_CHOSEN = {"updates_are_widened": "leaves that are not chosen pass through untouched"}
+LATE = {"override_has_an_effect": "eps counts from the fifth update on"}
+NAMED_LEAVES = dict.fromkeys(
+    ("every_container", "lone_tensor"), "the noise of a leaf depends on its name"
+)
+ONE_VECTOR = {
+    "missing_gradient": "the vector needs every leaf",
+    "absent_leaf": "the vector needs every leaf",
+    "all_gradients_missing": "the vector needs every leaf",
+    "override_per_leaf": "inside, the tree has one leaf",
+    "leaf_value_outside_its_interval": "inside, the tree has one leaf",
+    "state_of_another_tree_is_an_error": "inside, only the length of the vector is known",
+}
+ONE_MODEL = dict.fromkeys(
+    (
+        "absent_leaf",
+        "every_container",
+        "lone_tensor",
+        "no_leaves",
+        "non_contiguous",
+        "state_of_another_tree_is_an_error",
+        "zero_d_and_empty_leaves",
+    ),
+    "the labels are a tree shaped like one model",
+)
+
+
+def adam_chain() -> gx.GradientTransformation:
+    return gx.chain(gx.scale_by_adam(0.8, 0.95), gx.scale_by_learning_rate(0.1))
+
+
+COMBINATORS = [
+    Row("identity", lambda: gx.identity(), fails=IDENTITY),
+    Row("stateless", lambda: gx.stateless(halve), fails=USER_FUNCTION),
+    Row(
+        "transformation",
+        lambda: gx.transformation(no_state, halve_with_state),
+        fails=USER_FUNCTION,
+    ),
+    Row("chain", adam_chain),
+    Row("chain", lambda: gx.chain(gx.trace(0.9), gx.cautious_mask(), gx.scale(-0.1)), "grads"),
+    Row(
+        "named_chain",
+        lambda: gx.named_chain(("pre", adam_chain()), ("momentum", gx.trace(0.9, nesterov=True))),
+    ),
+    Row("parallel", lambda: gx.parallel(gx.scale(0.5), gx.trace(0.9))),
+    Row("parallel", lambda: gx.parallel(gx.scale(0.5), adam_chain(), merge=gx.graft), "graft"),
+    Row(
+        "partition",
+        lambda: gx.partition({"matrix": adam_chain(), "other": gx.trace(0.9)}, by=matrix_or_other),
+    ),
+    Row(
+        "partition",
+        lambda: gx.partition({0: gx.scale(2.0), 1: gx.trace(0.9)}, by={"b": 0, "deep": 1, "w": 1}),
+        "tree",
+        fails=ONE_MODEL,
+    ),
+    Row("masked", lambda: gx.masked(adam_chain(), is_matrix), fails=NOT_CHOSEN),
+    Row(
+        "freeze",
+        lambda: gx.freeze(is_matrix),
+        fails={
+            k: v for k, v in (PASSES_THROUGH | NOT_CHOSEN).items() if "mismatched_tree" not in k
+        },
+    ),
+    Row("flatten", lambda: gx.flatten(adam_chain()), fails=ONE_VECTOR),
+    Row("multi_steps", lambda: gx.multi_steps(adam_chain(), every_k=2)),
+    Row("apply_every", lambda: gx.apply_every(2)),
+    Row("lookahead", lambda: gx.lookahead(adam_chain(), sync_period=2)),
+    Row("apply_if_finite", lambda: gx.apply_if_finite(adam_chain())),
+    Row("skip_large_updates", lambda: gx.skip_large_updates(adam_chain(), max_norm=2.5)),
+    Row(
+        "conditionally_transform",
+        lambda: gx.conditionally_transform(adam_chain(), from_second_call),
+    ),
+]
+
+TRANSFORMS = [
+    Row("add_decayed_weights", lambda: gx.add_decayed_weights(0.1)),
+    Row(
+        "add_decayed_weights",
+        lambda: gx.add_decayed_weights(0.1, mask=is_matrix),
+        "mask",
+        fails=NOT_CHOSEN,
+    ),
+    Row("cautious_mask", lambda: gx.chain(gx.scale(-1.0), gx.trace(0.9), gx.cautious_mask())),
+    Row("clip_by_global_norm", lambda: gx.clip_by_global_norm(0.5)),
+    Row("densify", lambda: gx.densify()),
+    Row("scale", lambda: gx.scale(-0.5)),
+    Row("scale_by_adam", lambda: gx.scale_by_adam(0.8, 0.95)),
+    Row("scale_by_adam", lambda: gx.scale_by_adam(nesterov=True, eps_root=1e-8), "nesterov"),
+    Row("scale_by_adam", lambda: gx.scale_by_adam(amsgrad="raw"), "amsgrad_raw"),
+    Row("scale_by_adam", lambda: gx.scale_by_adam(amsgrad="corrected"), "amsgrad_corrected"),
+    Row("scale_by_adam", lambda: gx.scale_by_adam(mu_dtype=torch.bfloat16), "bf16_moment"),
+    Row("scale_by_learning_rate", lambda: gx.scale_by_learning_rate(0.1)),
+    Row("scale_by_schedule", lambda: gx.scale_by_schedule(0.5)),
+    Row("trace", lambda: gx.trace(0.9)),
+    Row("trace", lambda: gx.trace(0.9, nesterov=True), "nesterov"),
+]
+
+SIMPLE = [
+    Row("adaptive_grad_clip", lambda: gx.adaptive_grad_clip(0.1)),
+    Row("adaptive_grad_clip", lambda: gx.adaptive_grad_clip(0.1, axis=0), "axis"),
+    Row("add_noise", lambda: gx.add_noise(0.1, 0.5, seed=3), fails=NAMED_LEAVES),
+    Row("centralize", lambda: gx.centralize()),
+    Row("clip", lambda: gx.clip(0.5)),
+    Row("clip_by_block_rms", lambda: gx.clip_by_block_rms(0.5)),
+    Row("keep_params_nonnegative", lambda: gx.keep_params_nonnegative()),
+    Row(
+        "monitor",
+        lambda: gx.monitor({"norm": gx.tree.global_norm, "angle": gx.tree.vdot}),
+        fails=PASSES_THROUGH | NOT_CHOSEN,
+    ),
+    Row("normalize_by_update_norm", lambda: gx.normalize_by_update_norm(2.0, eps=1e-3)),
+    Row("scale_by_param_block_norm", lambda: gx.scale_by_param_block_norm(2.0)),
+    Row("scale_by_param_block_rms", lambda: gx.scale_by_param_block_rms(2.0)),
+    Row("scale_by_trust_ratio", lambda: gx.scale_by_trust_ratio(0.1, 0.5, 1e-3)),
+    Row(
+        "snapshot",
+        lambda: gx.chain(gx.snapshot("raw"), gx.scale(2.0), gx.snapshot("n", gx.tree.global_norm)),
+    ),
+    Row("zero_nans", lambda: gx.zero_nans()),
+]
+
+MOMENTS = [
+    Row("damped_trace", lambda: gx.damped_trace(0.9, 0.5)),
+    Row("ema", lambda: gx.ema(0.9)),
+    Row("ema", lambda: gx.ema(0.8, debias=False), "raw"),
+    Row("ema", lambda: gx.ema(0.8, accumulator_dtype=torch.bfloat16), "bf16"),
+    Row("limit_relative_step", lambda: gx.limit_relative_step(2.0)),
+    Row("scale_by_adadelta", lambda: gx.scale_by_adadelta(0.8, 1e-3)),
+    Row("scale_by_adamax", lambda: gx.scale_by_adamax(0.8, 0.95)),
+    Row("scale_by_adan", lambda: gx.scale_by_adan(0.8, 0.9, 0.7)),
+    Row("scale_by_belief", lambda: gx.scale_by_belief(0.8, 0.9, eps_root=1e-8)),
+    Row(
+        "scale_by_belief",
+        lambda: gx.scale_by_belief(0.8, 0.9, eps_root=1e-8, nesterov=True),
+        "nesterov",
+    ),
+    Row("scale_by_factored_rms", lambda: gx.scale_by_factored_rms(min_dim_size_to_factor=2)),
+    Row("scale_by_factored_rms", lambda: gx.scale_by_factored_rms(), "small"),
+    Row(
+        "scale_by_factored_rms",
+        lambda: gx.scale_by_factored_rms(
+            min_dim_size_to_factor=1, epsilon=0.0, floor=1e-3, factored_dims="last"
+        ),
+        "floor",
+    ),
+    Row("scale_by_inverse_time", lambda: gx.scale_by_inverse_time(0.1)),
+    Row("scale_by_lion", lambda: gx.scale_by_lion(0.8, 0.9)),
+    Row("scale_by_nadam", lambda: gx.scale_by_nadam(0.8, 0.95, momentum_decay=0.1)),
+    Row("scale_by_novograd", lambda: gx.scale_by_novograd(0.8, 0.7, weight_decay=0.1)),
+    Row("scale_by_optimistic_gradient", lambda: gx.scale_by_optimistic_gradient(0.9, 0.7)),
+    Row("scale_by_radam", lambda: gx.scale_by_radam(0.8, 0.9, threshold=4.0), fails=LATE),
+    Row(
+        "scale_by_radam",
+        lambda: gx.scale_by_radam(0.8, 0.9, threshold=4.0, nesterov=True, raw_eps=True),
+        "options",
+        fails=LATE,
+    ),
+    Row("scale_by_rms", lambda: gx.scale_by_rms()),
+    Row(
+        "scale_by_rms",
+        lambda: gx.scale_by_rms(eps_in_sqrt=False, bias_correction=True, initial_scale=0.1),
+        "options",
+    ),
+    Row("scale_by_rprop", lambda: gx.scale_by_rprop(0.1, min_step_size=0.06, max_step_size=0.11)),
+    Row("scale_by_rss", lambda: gx.scale_by_rss()),
+    Row("scale_by_rss", lambda: gx.scale_by_rss(0.0, 1e-10, eps_in_sqrt=False), "outside"),
+    Row("scale_by_sign", lambda: gx.scale_by_sign()),
+    Row("scale_by_sm3", lambda: gx.scale_by_sm3()),
+    Row("scale_by_sm3", lambda: gx.scale_by_sm3(0.5, 0.9), "average"),
+    Row("scale_by_stddev", lambda: gx.scale_by_stddev(0.8, 1e-3)),
+    Row(
+        "scale_by_stddev",
+        lambda: gx.scale_by_stddev(0.8, 0.1, bias_correction=True),
+        "corrected",
+    ),
+    Row(
+        "scale_by_stddev",
+        lambda: gx.scale_by_stddev(0.8, 1e-3, initial_scale=0.1, eps_in_sqrt=False),
+        "outside",
+    ),
+    Row("scale_by_yogi", lambda: gx.scale_by_yogi(0.8, 0.9)),
+]
+
+RECIPES = [
+    Row("adamw", lambda: gx.adamw(0.1)),
+    Row("adamw", lambda: gx.adamw(0.1, mask=is_matrix, nesterov=True, amsgrad="raw"), "options"),
+    Row("adabelief", lambda: gx.adabelief(0.1, eps_root=1e-8)),
+    Row("adadelta", lambda: gx.adadelta(0.5)),
+    Row("adafactor", lambda: gx.adafactor(0.1, 2, momentum=0.9)),
+    Row("adafactor", lambda: gx.adafactor(0.5, 1, relative_step=True, floor=1e-3), "relative"),
+    Row("adagrad", lambda: gx.adagrad(0.1, lr_decay=0.1)),
+    Row("adam", lambda: gx.adam(0.1, weight_decay=0.1)),
+    Row("adamax", lambda: gx.adamax(0.1)),
+    Row("adamaxw", lambda: gx.adamaxw(0.1)),
+    Row("adan", lambda: gx.adan(0.1)),
+    Row("amsgrad", lambda: gx.amsgrad(0.1)),
+    Row("lamb", lambda: gx.lamb(0.1, weight_decay=0.1)),
+    Row("lars", lambda: gx.lars(0.1, nesterov=True)),
+    Row("lion", lambda: gx.lion(0.1)),
+    Row("nadam", lambda: gx.nadam(0.1)),
+    Row("nadam", lambda: gx.nadam(0.1, momentum_decay=4e-3), "schedule"),
+    Row("nadamw", lambda: gx.nadamw(0.1)),
+    Row("novograd", lambda: gx.novograd(0.1)),
+    Row("optimistic_gradient_descent", lambda: gx.optimistic_gradient_descent(0.1)),
+    Row("radam", lambda: gx.radam(0.1, b2=0.9), fails=LATE),
+    Row("rmsprop", lambda: gx.rmsprop(0.1, centered=True, eps=1e-3, momentum=0.9)),
+    Row("rprop", lambda: gx.rprop(0.1, min_step_size=0.06, max_step_size=0.11)),
+    Row("sgd", lambda: gx.sgd(0.1)),
+    Row("sgd", lambda: gx.sgd(0.1, 0.9, nesterov=True), "nesterov"),
+    Row("sgd", lambda: gx.sgd(0.1, 0.9, dampening=0.5, weight_decay=0.1), "dampening"),
+    Row("signsgd", lambda: gx.signsgd(0.1)),
+    Row("signum", lambda: gx.signum(0.1)),
+    Row("sm3", lambda: gx.sm3(0.1)),
+    Row("yogi", lambda: gx.yogi(0.1)),
+]
+
+ROWS = [*COMBINATORS, *TRANSFORMS, *SIMPLE, *MOMENTS, *RECIPES]

@@ -1,0 +1,145 @@
+"""Imports follow the order of the rooms, modules are short, and nothing goes in circles."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradtx
+
+PACKAGE = Path(gradtx.__file__).parent
+LINES = 450
+THIRD_PARTY = {"numpy", "optree", "torch", "typing_extensions"}
+
+# What a room may import, besides itself and _version.
+LOWER = ("core", "ops")
+MIDDLE = (*LOWER, "transforms", "subspace", "precondition", "sparsity", "schedules")
+BASE = (*MIDDLE, "recipes")
+ALLOWED = {
+    "core": (),
+    "ops": ("core",),
+    "transforms": LOWER,
+    "subspace": LOWER,
+    "precondition": LOWER,
+    "sparsity": LOWER,
+    "schedules": ("core",),
+    "recipes": MIDDLE,
+    "optim": (*BASE, "fuse", "distributed", "func"),
+    "fuse": BASE,
+    "distributed": BASE,
+    "func": BASE,
+}
+TOP = {"__init__", "__main__", "_version"}  # modules of the package itself: may import all rooms
+SEES_THE_EXTENSION = {"ops", "__main__"}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, packages under their own name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> Iterator[str]:
+    """Every module that ``name`` imports, wherever in the file, ``from`` names resolved."""
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*up, base]).rstrip(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}"
+                yield full if full in MODULES else base
+
+
+def room(name: str) -> str:
+    """The room of a module of ours; the package's own modules are their own rooms."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def is_ours(name: str) -> bool:
+    return name.split(".")[0] == "gradtx"
+
+
+def test_every_room_is_known() -> None:
+    unknown = {room(name) for name in MODULES} - set(ALLOWED) - TOP
+    assert not unknown, f"rooms without a place in the order: {sorted(unknown)}"
+
+
+def test_rooms_import_downwards() -> None:
+    wrong = []
+    for name in MODULES:
+        here = room(name)
+        for target in filter(is_ours, imports(name)):
+            there = room(target)
+            if here not in TOP and there not in (here, "_version", *ALLOWED[here]):
+                wrong.append(f"{name} imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_ops_sees_the_extension() -> None:
+    wrong = [
+        name
+        for name in MODULES
+        if room(name) not in SEES_THE_EXTENSION
+        and any(target.split(".")[0] == "gradtx_cuda" for target in imports(name))
+    ]
+    assert not wrong, wrong
+
+
+def test_dependencies_are_declared() -> None:
+    """The standard library, the four run-time dependencies, and ourselves."""
+    import sys
+
+    allowed = THIRD_PARTY | set(sys.stdlib_module_names) | {"gradtx", "gradtx_cuda"}
+    wrong = [
+        f"{name} imports {target}"
+        for name in MODULES
+        for target in imports(name)
+        if target.split(".")[0] not in allowed
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_is_long() -> None:
+    lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    long = {name: n for name, n in lengths.items() if n >= LINES}
+    assert not long, long
+
+
+def test_no_import_cycles() -> None:
+    """Imports inside functions count: they would only hide a cycle."""
+    graph = {
+        name: {t for t in imports(name) if t in MODULES and t != name}
+        for name in MODULES
+        if name != "gradtx"  # the façade imports everything, and nothing imports it
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name in done or name not in graph:
+            return
+        for target in sorted(graph[name]):
+            visit(target, (*path, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_nothing_imports_the_facade() -> None:
+    wrong = [name for name in MODULES if room(name) not in TOP and "gradtx" in set(imports(name))]
+    assert not wrong, wrong
