@@ -20,6 +20,7 @@ from .core.parallel import graft, parallel
 from .core.protocol import GradientTransformation
 from .core.select import freeze, masked, partition
 from .core.transform import LeafTransform, TreeTransform
+from .fuse import fuse
 from .recipes import *  # noqa: F403
 from .transforms import *  # noqa: F403
 
@@ -42,6 +43,7 @@ __all__ = [
     "dynamic",
     "flatten",
     "freeze",
+    "fuse",
     "graft",
     "identity",
     "lookahead",

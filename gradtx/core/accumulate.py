@@ -68,6 +68,7 @@ class multi_steps(Wrapper):
         _check_period(self.name, "every_k", self.every_k)
 
     def init(self, params: PyTree) -> MultiStepsState:
+        check_tensors(self.name, params, what="parameter")
         count = new_count(tree.leaves(params))
         buffers = tree.map(state_zeros, params)
         return MultiStepsState(count, count.clone(), buffers, self.transform.init(params))
@@ -75,7 +76,7 @@ class multi_steps(Wrapper):
     def update(
         self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates)
+        check_tensors(self.name, updates, state.acc_grads)
         n = (state.mini_step + 1).to(torch.float32)
         mean = tree.map(
             lambda g, a: a + (g.to(a.dtype) - a) / n.to(a.dtype), updates, state.acc_grads
@@ -190,6 +191,7 @@ class lookahead(Wrapper):
             )
 
     def init(self, params: PyTree) -> LookaheadState:
+        check_tensors(self.name, params, what="parameter")
         slow = tree.map(lambda p: tree.accumulator(p.detach()).clone(), params)
         return LookaheadState(new_count(tree.leaves(params)), slow, self.transform.init(params))
 

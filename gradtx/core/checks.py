@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import tree
-from .errors import UnsupportedLeafError
+from .errors import UnsupportedLeafError, shape_mismatch
 from .leaves import STRUCTURED
 from .tree import PyTree
 
@@ -52,8 +52,18 @@ def check_leaf(
         )
 
 
-def check_tensors(who: str, updates: PyTree) -> None:
-    """Raise unless every leaf of an update tree is an ordinary tensor or None."""
+def check_tensors(who: str, updates: PyTree, like: PyTree = None, what: str = "update") -> None:
+    """Raise unless every leaf is an ordinary tensor or None, shaped like its leaf of ``like``.
+
+    Raises:
+        UnsupportedLeafError, TypeError: see ``check_leaf``.
+        TreeMismatchError: ``like`` is given and has another structure or another shape.
+    """
     leaves, spec = tree.flatten(updates)
-    for name, leaf in zip(tree.names(spec), leaves, strict=True):
-        check_leaf(who, name, leaf, "update")
+    others = (
+        [None] * len(leaves) if like is None else tree.leaves_like(who, spec, like, "parameter")
+    )
+    for name, leaf, other in zip(tree.names(spec), leaves, others, strict=True):
+        check_leaf(who, name, leaf, what)
+        if leaf is not None and other is not None and tuple(leaf.shape) != tuple(other.shape):
+            raise shape_mismatch(who, name, what, leaf.shape, "parameter", other.shape)

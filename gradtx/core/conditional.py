@@ -77,7 +77,7 @@ class apply_if_finite(Wrapper):
         params: PyTree = None,
         **extra: Any,
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates)
+        check_tensors(self.name, updates, params)
         bad = [(~torch.isfinite(x)).sum() for x in tree.leaves(updates)]
         any_bad = torch.stack(bad).sum() if bad else torch.zeros_like(state.notfinite_count)
         finite = extra.get("reduce", LOCAL).sum(any_bad) == 0
@@ -124,7 +124,7 @@ class skip_large_updates(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates)
+        check_tensors(self.name, updates, params)
         norm = extra.get("reduce", LOCAL).sum(tree.global_norm(updates).square()).sqrt()
         go = (norm <= self.max_norm) & torch.isfinite(norm)
         new, inner = self.update_transform(updates, state, params, extra)

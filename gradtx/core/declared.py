@@ -46,7 +46,7 @@ class Call:
 
     def values_at(self, i: int, values: Mapping[str, Any]) -> dict[str, Any]:
         """Hyperparameters for leaf ``i``."""
-        return {**values, **{name: v[i] for name, v in self.overrides.items()}}
+        return {**values, **{k: v[i] for k, v in self.overrides.items() if v[i] is not None}}
 
 
 @dataclass(frozen=True)

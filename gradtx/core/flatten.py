@@ -36,12 +36,13 @@ class flatten(Wrapper):
     """
 
     def init(self, params: PyTree) -> PyTree:
+        check_tensors(self.name, params, what="parameter")
         return self.transform.init(_join(params))
 
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates)
+        check_tensors(self.name, updates, params)
         leaves, spec = tree.flatten(updates)
         if any(x is None for x in leaves):
             missing = [n for n, x in zip(tree.names(spec), leaves, strict=True) if x is None]

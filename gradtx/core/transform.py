@@ -71,7 +71,7 @@ class LeafTransform(DeclaredTransform):
             return ()
         return spec.unflatten(
             [
-                None if p is None else self.init_leaf(p, LeafInfo.of(p, name))
+                () if p is None else self.init_leaf(p, LeafInfo.of(p, name))
                 for p, name in zip(leaves, names, strict=True)
             ]
         )
@@ -85,7 +85,7 @@ class LeafTransform(DeclaredTransform):
         for i, u in enumerate(call.updates):
             if u is None:
                 continue
-            if states[i] is None:
+            if self.is_stateful and states[i] == ():  # no parameter at init
                 raise TreeMismatchError(
                     f"{self.name}: leaf {call.names[i]!r} has an update but no state; "
                     "it was None when init was called"
@@ -165,7 +165,7 @@ class TreeTransform(DeclaredTransform):
         per_leaf, shared = self.init_tree([leaves[i] for i in there], infos)
         if per_leaf is None:
             return TreeState((), shared)
-        return TreeState(spec.unflatten(_scatter([None] * len(leaves), there, per_leaf)), shared)
+        return TreeState(spec.unflatten(_scatter([()] * len(leaves), there, per_leaf)), shared)
 
     def _update(self, call: Call, state: PyTree, values: dict[str, Any]) -> tuple[PyTree, PyTree]:
         there = [i for i, u in enumerate(call.updates) if u is not None]

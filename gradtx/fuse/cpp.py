@@ -135,7 +135,8 @@ class Emitter:
             known.add(i)
             kind = c_type(node.dtype, False)
             lines.extend(self._compute(i, kind))
-            lines.append(f"{self._slot(i)} = {name(i)};")
+            if i in self.slot:
+                lines.append(f"{self._slot(i)} = {name(i)};")
         return _function(f"static void scalars_{s}(const gx_args* A, gx_int leaf)", lines)
 
     def _compute(self, i: int, kind: str) -> list[str]:
@@ -164,9 +165,9 @@ class Emitter:
     def _combine(self, i: int, kind: str) -> list[str]:
         """Add up the partial results of a leaf's tasks, in order."""
         start, step = {
-            "sum": ("0", "r + x"),
-            "max": ("-__builtin_inf()", "gx_max(r, x)"),
-            "min": ("__builtin_inf()", "gx_min(r, x)"),
+            "leaf_sum": ("0", "r + x"),
+            "leaf_max": ("-__builtin_inf()", "gx_max(r, x)"),
+            "leaf_min": ("__builtin_inf()", "gx_min(r, x)"),
         }[self.graph.nodes[i].op]
         return [
             f"double r{i} = {start};",
@@ -251,24 +252,22 @@ class Emitter:
         for i in stage.reductions:
             node, source = graph.nodes[i], graph.nodes[graph.nodes[i].args[0]]
             kind = c_type(source.dtype, True)
-            kind = "int" if kind == "int" else kind
             value = operand(graph, node.args[0], kind, True)
-            start = {"sum": "0", "max": "-__builtin_inf()", "min": "__builtin_inf()"}[node.op]
-            if kind in ("int", "gx_int") and node.op != "sum":
-                raise KeyError("max or min of integers")
+            op = node.op.removeprefix("leaf_")
+            start = {"sum": "0", "max": "-__builtin_inf()", "min": "__builtin_inf()"}[op]
             lines.append(f"double total{i} = {start};")
             before.append(f"{kind} a{i} = ({kind}){start};")
-            if node.op == "sum":
+            if op == "sum":
                 clauses.append(f"reduction(+:a{i})")
                 inner.append(f"a{i} += {value};")
                 after.append(f"total{i} += (double)a{i};")
                 continue
-            sign = ">" if node.op == "max" else "<"
+            sign = ">" if op == "max" else "<"
             before.append(f"int nan{i} = 0;")
-            clauses += [f"reduction({node.op}:a{i})", f"reduction(|:nan{i})"]
+            clauses += [f"reduction({op}:a{i})", f"reduction(|:nan{i})"]
             inner.append(f"a{i} = {value} {sign} a{i} ? {value} : a{i};")
             inner.append(f"nan{i} |= {value} != {value};")
-            after.append(f"total{i} = gx_{node.op}(total{i}, nan{i} ? __builtin_nan(\"\") : (double)a{i});")
+            after.append(f"total{i} = gx_{op}(total{i}, nan{i} ? __builtin_nan(\"\") : (double)a{i});")
         lines.append(f"for (gx_int block = 0; block < n; block += {_BLOCK}) {{")
         lines.append(f"  const gx_int end = block + {_BLOCK} < n ? block + {_BLOCK} : n;")
         lines += [f"  {line}" for line in before]

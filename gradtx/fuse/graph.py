@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-REDUCTIONS = ("sum", "max", "min")
+REDUCTIONS = ("leaf_sum", "leaf_max", "leaf_min")
 TREE_REDUCTIONS = ("tree_sum", "tree_max")
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 

@@ -41,7 +41,7 @@ class Schedule:
     Attributes:
         stages: in order.
         commits: scalar outputs, target and node.
-        slots: scalar nodes that are kept between stages, in storage order.
+        slots: scalar nodes that are kept in memory, in storage order.
     """
 
     graph: Graph
@@ -119,10 +119,27 @@ def schedule(graph: Graph, tree_stage: Mapping[Any, int]) -> Schedule:
                 writes if s == last else (),
             )
         )
-    slots = tuple(i for i, n in enumerate(nodes) if not n.element and n.op not in ("const", "numel"))
+    slots = tuple(sorted(_kept(graph, level, stages, commits)))
     return Schedule(graph, tuple(stages), commits, slots)
 
 
+
+
+def _kept(
+    graph: Graph, level: list[int], stages: list[Stage], commits: tuple[tuple[Input, int], ...]
+) -> set[int]:
+    """Scalars that are used outside the stage's own scalar part."""
+    kept = {i for _, i in commits}
+    for s, stage in enumerate(stages):
+        for i in (*stage.scalars, *stage.elements):
+            args = graph.nodes[i].args
+            kept.update(a for a in args if graph.nodes[i].element or level[a] < s)
+        kept.update(graph.nodes[i].args[0] for i in stage.tree)
+    return {
+        i
+        for i in kept
+        if not graph.nodes[i].element and graph.nodes[i].op not in ("const", "numel")
+    }
 
 
 def _elements(graph: Graph, roots: list[int]) -> tuple[int, ...]:

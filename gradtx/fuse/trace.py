@@ -150,7 +150,7 @@ class Tracer(TorchDispatchMode):
         if op != "sum" and "float" not in self.nodes[x].dtype:
             raise self.refuse(f"takes the {op} of integers")
         dtype = _wide(self.nodes[x].dtype) if op == "sum" else self.nodes[x].dtype
-        return self._append(Node(op, (x,), dtype, False, None, current_member()))
+        return self._append(Node(f"leaf_{op}", (x,), dtype, False, None, current_member()))
 
     def numel(self, x: Tensor) -> int:
         if not self.nodes[self.node(x)].element:

@@ -52,7 +52,9 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        self._skeletons: dict[tuple[GradientTransformation, LeafInfo], PyTree] = {}
+        self._skeletons: dict[
+            tuple[GradientTransformation, LeafInfo], tuple[PyTree, frozenset[str]]
+        ] = {}
         self._check_options(defaults)
         super().__init__(params, defaults)
 
@@ -91,8 +93,10 @@ class Optimizer(torch.optim.Optimizer):
                 if p in named:
                     continue
                 name = str(len(named)) if own is None else own[i]
-                named[p] = name if name not in taken else f"{name}#{len(named)}"
-                taken.add(named[p])
+                while name in taken:
+                    name = f"{name}#{len(named)}"
+                named[p] = name
+                taken.add(name)
         return named
 
     def _buckets(self) -> Iterator[tuple[GradientTransformation, dict[Tensor, dict[str, Any]]]]:
@@ -164,19 +168,20 @@ class Optimizer(torch.optim.Optimizer):
         active: Iterable[Tensor],
         names: Mapping[Tensor, str],
     ) -> PyTree:
-        """The state of the active parameters, fresh for those that have none yet."""
-        stored = {names[p]: self.state[p] for p in active if self.state.get(p)}
-        fresh = {names[p]: p for p in active if names[p] not in stored}
-        skeletons = {names[p]: self._skeleton(tx, p, names[p]) for p in active}
+        """The state of the active parameters, fresh where they have none yet."""
+        skeletons, nested, fresh = {}, {}, {}
+        for p in active:
+            name = names[p]
+            skeletons[name], wanted = self._skeleton(tx, p, name)
+            nested[name] = self.state.get(p) or {}
+            if not wanted <= nested[name].keys():  # new, or an option switched a member on
+                fresh[name] = p
         if fresh:
             state = tx.init(Leaves(fresh))
-            stored.update({name: to_nested(state, name) for name in fresh})
-        nested = {names[p]: stored[names[p]] for p in active}
+            nested.update({n: {**to_nested(state, n), **nested[n]} for n in fresh})
         # Any parameter that has a state holds the shared part, also one without a gradient now.
-        shared = next((self.state[p] for p in groups if self.state.get(p)), None)
-        return from_nested(
-            skeletons, nested, next(iter(nested.values()), {}) if shared is None else shared
-        )
+        held = next((self.state[p] for p in groups if self.state.get(p)), {})
+        return from_nested(skeletons, nested, {**next(iter(nested.values()), {}), **held})
 
     def _hyper(
         self, active: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
@@ -228,12 +233,15 @@ class Optimizer(torch.optim.Optimizer):
                 for p in groups:
                     self.state[p] = with_own_memory(to_nested(state, names[p]), foreign)
 
-    def _skeleton(self, tx: GradientTransformation, p: Tensor, name: str) -> PyTree:
-        """The structure of the state of one parameter, without its tensors."""
+    def _skeleton(
+        self, tx: GradientTransformation, p: Tensor, name: str
+    ) -> tuple[PyTree, frozenset[str]]:
+        """The state's structure for one parameter, and the members that have a state."""
         key = (tx, LeafInfo.of(p, name))
         if key not in self._skeletons:
             with torch.no_grad():
-                self._skeletons[key] = hollow(tx.init(Leaves({name: p})))
+                skeleton = hollow(tx.init(Leaves({name: p})))
+            self._skeletons[key] = skeleton, frozenset(to_nested(skeleton, name))
         return self._skeletons[key]
 
     def _member_names(self, group: Mapping[str, Any]) -> list[str]:
@@ -320,7 +328,7 @@ class Optimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 if not state.get(p):
                     continue
-                want = set(paths(to_nested(self._skeleton(tx, p, names[p]), names[p])))
+                want = set(paths(to_nested(self._skeleton(tx, p, names[p])[0], names[p])))
                 got = set(paths(state[p]))
                 if want != got:
                     raise ValueError(

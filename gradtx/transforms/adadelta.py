@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.state import state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 from .adam import average
 
 
@@ -59,7 +58,7 @@ class scale_by_adadelta(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByAdadeltaState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdadeltaState]:
-        eps = like(h.eps, u)
+        eps = h.eps
         e_g = average(s.e_g, u * u, h.rho)
         out = u * (torch.sqrt(s.e_x.to(u.dtype) + eps) / torch.sqrt(e_g + eps))
         e_x = average(s.e_x, out * out, h.rho)

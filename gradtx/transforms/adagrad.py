@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.state import state_full
 from ..core.transform import LeafTransform
-from ._numbers import like
 
 
 class ScaleByRssState(NamedTuple):
@@ -62,7 +61,7 @@ class scale_by_rss(LeafTransform):
         self, u: Tensor, s: ScaleByRssState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByRssState]:
         total = s.sum_of_squares.to(u.dtype) + u * u
-        eps = like(h.eps, u)
+        eps = h.eps
         seen = total > 0
         # The inner choice keeps the root's infinite derivative at zero out of derivatives.
         safe = torch.where(seen, total, torch.ones_like(total))

@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 
 
 class ScaleByAdamState(NamedTuple):
@@ -99,14 +98,13 @@ class scale_by_adam(LeafTransform):
             largest = torch.maximum(nu_max.to(u.dtype), candidate)
             denominator = largest / correction if self.amsgrad == "raw" else largest
             nu_max = largest.to(nu_max.dtype)
-        root = torch.sqrt(denominator + like(h.eps_root, u))
-        out = corrected_mean(mu, u, h.b1, count, self.nesterov) / (root + like(h.eps, u))
+        root = torch.sqrt(denominator + h.eps_root)
+        out = corrected_mean(mu, u, h.b1, count, self.nesterov) / (root + h.eps)
         return out, ScaleByAdamState(count, mu.to(s.mu.dtype), nu.to(s.nu.dtype), nu_max)
 
 
 def average(old: Tensor, new: Tensor, decay: float | Tensor) -> Tensor:
     """``decay * old + (1 - decay) * new`` in the dtype of ``new``."""
-    decay = like(decay, new)
     return decay * old.to(new.dtype) + (1 - decay) * new
 
 
@@ -117,5 +115,4 @@ def corrected_mean(
     now = one_minus_power(b1, count, u.dtype)
     if not nesterov:
         return mu / now
-    b1 = like(b1, u)
     return b1 * (mu / one_minus_power(b1, count + 1, u.dtype)) + (1 - b1) * (u / now)

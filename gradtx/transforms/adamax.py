@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 from .adam import average, corrected_mean
 
 
@@ -64,6 +63,6 @@ class scale_by_adamax(LeafTransform):
     ) -> tuple[Tensor, ScaleByAdamaxState]:
         step = s.step + 1
         mu = average(s.mu, u, h.b1)
-        nu = torch.maximum(like(h.b2, u) * s.nu.to(u.dtype), u.abs() + like(h.eps, u))
+        nu = torch.maximum(h.b2 * s.nu.to(u.dtype), u.abs() + h.eps)
         out = corrected_mean(mu, u, h.b1, step) / nu
         return out, ScaleByAdamaxState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))

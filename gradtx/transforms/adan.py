@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 from .adam import average, corrected_mean
 
 
@@ -74,13 +73,13 @@ class scale_by_adan(LeafTransform):
     ) -> tuple[Tensor, ScaleByAdanState]:
         step = s.step + 1
         change = torch.where(s.step == 0, torch.zeros_like(u), u - s.g.to(u.dtype))
-        ahead = 1 - like(h.b2, u)
+        ahead = 1 - h.b2
         extrapolated = u + ahead * change
         m = average(s.m, u, h.b1)
         v = average(s.v, change, h.b2)
         n = average(s.n, extrapolated * extrapolated, h.b3)
         numerator = corrected_mean(m, u, h.b1, step) + ahead * corrected_mean(v, u, h.b2, step)
-        root = torch.sqrt(n / one_minus_power(h.b3, step, u.dtype) + like(h.eps_root, u))
-        return numerator / (root + like(h.eps, u)), ScaleByAdanState(
+        root = torch.sqrt(n / one_minus_power(h.b3, step, u.dtype) + h.eps_root)
+        return numerator / (root + h.eps), ScaleByAdanState(
             step, m.to(s.m.dtype), v.to(s.v.dtype), n.to(s.n.dtype), u.to(s.g.dtype)
         )

@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 from .adam import average, corrected_mean
 
 
@@ -70,7 +69,7 @@ class scale_by_belief(LeafTransform):
         step = s.step + 1
         mu = average(s.mu, u, h.b1)
         surprise = u - mu
-        nu = average(s.nu, surprise * surprise, h.b2) + like(h.eps_root, u)
+        nu = average(s.nu, surprise * surprise, h.b2) + h.eps_root
         root = torch.sqrt(nu / one_minus_power(h.b2, step, u.dtype))
-        out = corrected_mean(mu, u, h.b1, step, self.nesterov) / (root + like(h.eps, u))
+        out = corrected_mean(mu, u, h.b1, step, self.nesterov) / (root + h.eps)
         return out, ScaleByBeliefState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))

@@ -12,7 +12,7 @@ from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm
-from ._numbers import floored_root, like
+from ._numbers import floored_root
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class clip(LeafTransform):
     max_delta: Hyper = dynamic(within="[0, inf)")
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
-        bound = like(h.max_delta, u)
+        bound = h.max_delta
         return torch.clamp(u, -bound, bound), s
 
 
@@ -59,7 +59,7 @@ class clip_by_block_rms(LeafTransform):
     threshold: Hyper = dynamic(within="(0, inf)")
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
-        threshold = like(h.threshold, u)
+        threshold = h.threshold
         return u / (floored_root(u.square().mean(), threshold) / threshold), s
 
 
@@ -95,7 +95,7 @@ class clip_by_global_norm(TreeTransform):
         total = squared_norm(us[0])
         for u in us[1:]:
             total = total + squared_norm(u).to(total.device)
-        bound = like(h.max_norm, total)
+        bound = h.max_norm
         factor = bound / floored_root(reduce.sum(total), bound)
         return [u * factor.to(u.device, u.dtype) for u in us], leaves, shared
 
@@ -138,7 +138,7 @@ class adaptive_grad_clip(LeafTransform):
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
         size = floored_root(self._square(p).to(u.dtype), h.eps)
         square = self._square(u)
-        most = like(h.clipping, u) * size
+        most = h.clipping * size
         clipped = u * (most / floored_root(square, _MIN_UNIT_NORM))
         return torch.where(square.sqrt() < most, u, clipped), s
 

@@ -14,7 +14,6 @@ from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
-from ._numbers import like
 
 
 class ScaleByFactoredRmsState(NamedTuple):
@@ -95,10 +94,10 @@ class scale_by_factored_rms(LeafTransform):
         self, u: Tensor, s: ScaleByFactoredRmsState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByFactoredRmsState]:
         step = s.step + 1
-        age = torch.clamp(step.to(u.dtype) - like(h.step_offset, u), min=1)
-        share = age ** (-like(h.decay_rate, u))
-        square = u * u + like(h.epsilon, u)
-        floor = like(h.floor, u) * torch.ones_like(share)
+        age = torch.clamp(step.to(u.dtype) - h.step_offset, min=1)
+        share = age ** (-h.decay_rate)
+        square = u * u + h.epsilon
+        floor = h.floor * torch.ones_like(share)
         dims = self._dims(u.shape)
         if dims is None and isinstance(s.v, Tensor):
             v = _move(s.v, square, share)

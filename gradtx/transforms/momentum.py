@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 from .adam import average
 
 
@@ -52,7 +51,7 @@ class trace(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: TraceState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, TraceState]:
-        decay = like(h.decay, u)
+        decay = h.decay
         new = u + decay * s.trace.to(u.dtype)
         out = u + decay * new if self.nesterov else new
         return out, TraceState(new.to(s.trace.dtype))
@@ -101,7 +100,7 @@ class damped_trace(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: DampedTraceState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, DampedTraceState]:
-        later = like(h.decay, u) * s.trace.to(u.dtype) + (1 - like(h.dampening, u)) * u
+        later = h.decay * s.trace.to(u.dtype) + (1 - h.dampening) * u
         new = torch.where(s.step == 0, u, later)
         return new, DampedTraceState(s.step + 1, new.to(s.trace.dtype))
 

@@ -14,7 +14,6 @@ from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
-from ._numbers import like
 from .adam import average
 
 _WARM_UP_LOG = math.log(0.96)
@@ -76,13 +75,13 @@ class scale_by_nadam(LeafTransform):
         step = s.step + 1
         mu = average(s.mu, u, h.b1)
         nu = average(s.nu, u * u, h.b2)
-        speed = like(h.momentum_decay, u) * _WARM_UP_LOG
-        now = like(h.b1, u) * (1 - 0.5 * torch.exp(step.to(u.dtype) * speed))
-        ahead = like(h.b1, u) * (1 - 0.5 * torch.exp((step + 1).to(u.dtype) * speed))
+        speed = h.momentum_decay * _WARM_UP_LOG
+        now = h.b1 * (1 - 0.5 * torch.exp(step.to(u.dtype) * speed))
+        ahead = h.b1 * (1 - 0.5 * torch.exp((step + 1).to(u.dtype) * speed))
         product = s.mu_product.to(u.dtype) * now
         numerator = u * ((1 - now) / (1 - product)) + mu * (ahead / (1 - product * ahead))
         root = torch.sqrt(nu / one_minus_power(h.b2, step, u.dtype))
-        return numerator / (root + like(h.eps, u)), ScaleByNadamState(
+        return numerator / (root + h.eps), ScaleByNadamState(
             step,
             product.to(s.mu_product.dtype),
             mu.to(s.mu.dtype),

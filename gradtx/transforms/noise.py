@@ -13,7 +13,6 @@ from ..core.leaves import LeafInfo
 from ..core.random import fold_in, make_key, next_key, normal
 from ..core.state import new_count
 from ..core.transform import LeafTransform
-from ._numbers import like
 
 
 class AddNoiseState(NamedTuple):
@@ -72,6 +71,6 @@ class add_noise(LeafTransform):
         self, u: Tensor, s: AddNoiseState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, AddNoiseState]:
         count = s.step + 1
-        deviation = torch.sqrt(like(h.eta, u) / count.to(u.dtype) ** like(h.gamma, u))
+        deviation = torch.sqrt(h.eta / count.to(u.dtype) ** h.gamma)
         noise = normal(s.key, u.shape, u.dtype)
         return u + deviation * noise, AddNoiseState(count, next_key(s.key))

@@ -11,7 +11,7 @@ from ..core.hyper import Hyper, Values, dynamic
 from ..core.reduce import Reduce
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm
-from ._numbers import floored_root, like
+from ._numbers import floored_root
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class normalize_by_update_norm(TreeTransform):
         for u in us[1:]:
             total = total + squared_norm(u).to(total.device)
         norm = floored_root(reduce.sum(total), 0.0)
-        size = (norm + like(h.eps, norm)) / like(h.scale_factor, norm)
+        size = (norm + h.eps) / h.scale_factor
         return [u / size.to(u.device, u.dtype) for u in us], leaves, shared
 
 

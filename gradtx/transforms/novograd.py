@@ -13,7 +13,6 @@ from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype, squared_norm
-from ._numbers import like
 from .adam import average
 
 
@@ -75,7 +74,7 @@ class scale_by_novograd(LeafTransform):
     ) -> tuple[Tensor, ScaleByNovogradState]:
         square = squared_norm(u)
         nu = torch.where(s.step == 0, square, average(s.nu, square, h.b2))
-        root = torch.sqrt(nu + like(h.eps_root, u)) + like(h.eps, u)
-        added = u / root + like(h.weight_decay, u) * p
-        mu = like(h.b1, u) * s.mu.to(u.dtype) + added
+        root = torch.sqrt(nu + h.eps_root) + h.eps
+        added = u / root + h.weight_decay * p
+        mu = h.b1 * s.mu.to(u.dtype) + added
         return mu, ScaleByNovogradState(s.step + 1, mu.to(s.mu.dtype), nu.to(s.nu.dtype))

@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 
 
 class ScaleByOptimisticGradientState(NamedTuple):
@@ -58,6 +57,6 @@ class scale_by_optimistic_gradient(LeafTransform):
         self, u: Tensor, s: ScaleByOptimisticGradientState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByOptimisticGradientState]:
         previous = torch.where(s.step == 0, u, s.previous.to(u.dtype))
-        beta = like(h.beta, u)
-        out = (like(h.alpha, u) + beta) * u - beta * previous
+        beta = h.beta
+        out = (h.alpha + beta) * u - beta * previous
         return out, ScaleByOptimisticGradientState(s.step + 1, u.to(s.previous.dtype))

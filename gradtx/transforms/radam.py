@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 from .adam import average, corrected_mean
 
 
@@ -77,11 +76,11 @@ class scale_by_radam(LeafTransform):
         nu = average(s.nu, u * u, h.b2)
         mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
         correction = one_minus_power(h.b2, step, u.dtype)
-        eps_root = like(h.eps_root, u)
+        eps_root = h.eps_root
         if self.raw_eps:
-            root = (torch.sqrt(nu + eps_root) + like(h.eps, u)) / torch.sqrt(correction)
+            root = (torch.sqrt(nu + eps_root) + h.eps) / torch.sqrt(correction)
         else:
-            root = torch.sqrt(nu / correction + eps_root) + like(h.eps, u)
+            root = torch.sqrt(nu / correction + eps_root) + h.eps
         trusted, factor = _rectification(h.b2, step, h.threshold)
         out = torch.where(trusted, factor.to(u.dtype) * mean / root, mean)
         return out, ScaleByRadamState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
@@ -101,7 +100,7 @@ def _rectification(
     below = one_minus_power(b2, step, wide)
     limit = 2 / (1 - b2) - 1
     r = limit - 2 * t * (1 - below) / below
-    trusted = r >= like(threshold, r)
+    trusted = r >= threshold
     safe = torch.where(trusted, r, torch.full_like(r, 5.0))
     ratio = (safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe)
     return trusted, torch.sqrt(torch.where(trusted, ratio, torch.ones_like(ratio)))

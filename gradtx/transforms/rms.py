@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_full, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 from .adam import average
 
 
@@ -141,5 +140,4 @@ class scale_by_stddev(LeafTransform):
 
 
 def _divide_by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool) -> Tensor:
-    eps = like(eps, u)
     return u / torch.sqrt(square + eps) if inside else u / (torch.sqrt(square) + eps)

@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.state import state_full, state_zeros
 from ..core.transform import LeafTransform
-from ._numbers import like
 
 
 class ScaleByRpropState(NamedTuple):
@@ -75,11 +74,11 @@ class scale_by_rprop(LeafTransform):
     ) -> tuple[Tensor, ScaleByRpropState]:
         agreement = torch.sign(u) * torch.sign(s.previous.to(u.dtype))
         one = torch.ones_like(u)
-        factor = torch.where(agreement > 0, one * like(h.eta_plus, u), one)
-        factor = torch.where(agreement < 0, one * like(h.eta_minus, u), factor)
+        factor = torch.where(agreement > 0, one * h.eta_plus, one)
+        factor = torch.where(agreement < 0, one * h.eta_minus, factor)
         sizes = s.step_sizes.to(u.dtype) * factor
-        sizes = torch.minimum(sizes, one * like(h.max_step_size, u))
-        sizes = torch.maximum(sizes, one * like(h.min_step_size, u))
+        sizes = torch.minimum(sizes, one * h.max_step_size)
+        sizes = torch.maximum(sizes, one * h.min_step_size)
         kept = torch.where(agreement < 0, torch.zeros_like(u), u)
         return sizes * torch.sign(kept), ScaleByRpropState(
             sizes.to(s.step_sizes.dtype), kept.to(s.previous.dtype)

@@ -14,7 +14,6 @@ from ..core.leaves import LeafInfo
 from ..core.state import state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
-from ._numbers import like
 from .adam import average
 
 
@@ -71,10 +70,10 @@ class scale_by_sm3(LeafTransform):
     ) -> tuple[Tensor, ScaleBySm3State]:
         if u.numel() == 0:
             return u, s
-        b2 = like(h.b2, u)
+        b2 = h.b2
         a = b2 * _bound(s.cover.to(u.dtype), u) + _fresh_weight(b2) * (u * u)
         seen = a > 0
-        root = torch.sqrt(torch.where(seen, a, torch.ones_like(a)) + like(h.eps, u))
+        root = torch.sqrt(torch.where(seen, a, torch.ones_like(a)) + h.eps)
         scaled = torch.where(seen, u / root, torch.zeros_like(u))
         mu = average(s.mu, scaled, h.b1)
         return mu, ScaleBySm3State(_cover(a).to(s.cover.dtype), mu.to(s.mu.dtype))

@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.state import new_count
 from ..core.transform import LeafTransform
-from ._numbers import like
 
 
 class StepState(NamedTuple):
@@ -48,7 +47,7 @@ class scale_by_inverse_time(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: StepState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, StepState]:
-        return u / (1 + like(h.rate, u) * s.step.to(u.dtype)), StepState(s.step + 1)
+        return u / (1 + h.rate * s.step.to(u.dtype)), StepState(s.step + 1)
 
 
 @dataclass(frozen=True)
@@ -81,4 +80,4 @@ class limit_relative_step(LeafTransform):
         self, u: Tensor, s: StepState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, StepState]:
         step = s.step + 1
-        return u / torch.clamp(like(h.lr, u) * step.to(u.dtype).sqrt(), min=1), StepState(step)
+        return u / torch.clamp(h.lr * step.to(u.dtype).sqrt(), min=1), StepState(step)

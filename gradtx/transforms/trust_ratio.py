@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.transform import LeafTransform
 from ..core.tree import squared_norm
-from ._numbers import floored_root, like
+from ._numbers import floored_root
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,5 @@ class scale_by_trust_ratio(LeafTransform):
         zero = (size == 0) | (length == 0)
         one = torch.ones_like(length)
         # The inner choice keeps a division by zero out of derivatives through the update.
-        ratio = size / torch.where(zero, one, length + like(h.eps, u))
-        return u * torch.where(zero, one, like(h.trust_coefficient, u) * ratio), s
+        ratio = size / torch.where(zero, one, length + h.eps)
+        return u * torch.where(zero, one, h.trust_coefficient * ratio), s

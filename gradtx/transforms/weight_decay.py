@@ -11,7 +11,6 @@ from ..core.hyper import Hyper, Values, dynamic
 from ..core.protocol import GradientTransformation
 from ..core.select import Labels, masked
 from ..core.transform import LeafTransform
-from ._numbers import like
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class _AddDecayedWeights(LeafTransform):
         return "add_decayed_weights"
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
-        return u + like(h.weight_decay, u) * p, s
+        return u + h.weight_decay * p, s
 
 
 def add_decayed_weights(

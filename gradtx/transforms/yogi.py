@@ -12,7 +12,6 @@ from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_full
 from ..core.transform import LeafTransform
-from ._numbers import like
 from .adam import average, corrected_mean
 
 
@@ -80,8 +79,8 @@ class scale_by_yogi(LeafTransform):
         mu = average(s.mu, u, h.b1)
         square = u * u
         old = s.nu.to(u.dtype)
-        nu = old - (1 - like(h.b2, u)) * torch.sign(old - square) * square
+        nu = old - (1 - h.b2) * torch.sign(old - square) * square
         corrected = nu / one_minus_power(h.b2, step, u.dtype)
-        root = torch.sqrt(corrected + like(h.eps_root, u))
-        out = corrected_mean(mu, u, h.b1, step) / (root + like(h.eps, u))
+        root = torch.sqrt(corrected + h.eps_root)
+        out = corrected_mean(mu, u, h.b1, step) / (root + h.eps)
         return out, ScaleByYogiState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))

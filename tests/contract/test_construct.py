@@ -82,6 +82,33 @@ def test_equal_names_in_two_groups_do_not_collide(case):  # 2
     assert opt.state[a] is not opt.state[b]
 
 
+def test_odd_names_do_not_collide(case):  # 2
+    """Whatever the names, every parameter has its own update and state."""
+    values = [one(float(i)) for i in range(4)]
+    plain_values = [one(float(i)) for i in range(4)]
+    opt = case.make(list(zip(["w", "w#2", "w", "1"], values, strict=True)))
+    plain = case.make(plain_values)
+    for t in range(2):
+        for params, o in ((values, opt), (plain_values, plain)):
+            set_gradients(params, t)
+            o.step()
+    assert all(opt.state[p] for p in values)
+    if not case.noisy:
+        for p, q in zip(values, plain_values, strict=True):
+            assert torch.equal(p, q)
+
+
+def test_parameters_without_a_shape_yet(case):
+    model = torch.nn.LazyLinear(2)
+    opt = case.make(model.parameters())
+    model(torch.ones(1, 3))
+    before = model.weight.detach().clone()
+    for t in range(2):
+        set_gradients(model.parameters(), t)
+        opt.step()
+    assert not torch.equal(model.weight, before)
+
+
 def test_is_a_torch_optimizer(case):
     assert isinstance(case.make(parameters()), torch.optim.Optimizer)
 

@@ -255,3 +255,49 @@ def test_groups_with_float_and_tensor_lr(case):
     run(mixed, a + b, range(4))
     run(plain, c + d, range(4))
     assert_close(a + b, c + d)
+
+
+def test_momentum_switched_off_and_on_again():
+    """The member that is switched off keeps its state, as torch keeps its buffer."""
+    mine, theirs = parameters(), parameters()
+    opt = gx.optim.SGD(mine, lr=0.1, momentum=0.9)
+    plain = torch.optim.SGD(theirs, lr=0.1, momentum=0.9)
+    for t in range(7):
+        for o in (opt, plain):
+            o.param_groups[0]["momentum"] = 0.0 if t in (2, 3) else 0.8
+        run(opt, mine, range(t, t + 1))
+        run(plain, theirs, range(t, t + 1))
+    assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "option, member", [({"momentum": 0.5}, "trace"), ({"centered": True}, "scale_by_stddev")]
+)
+def test_a_member_switched_on_late_starts_fresh(option, member):
+    params = parameters()
+    opt = gx.optim.RMSprop(params, lr=0.1)
+    run(opt, params, range(2))
+    before = snapshot(opt)
+    assert member not in opt.state[params[0]]
+    opt.param_groups[0].update(option)
+    run(opt, params, range(2, 4))
+    assert member in opt.state[params[0]]
+    assert set(before) <= set(snapshot(opt))
+    assert all(torch.isfinite(p).all() for p in params)
+
+
+def test_changing_options_do_not_pile_up_chains():
+    """A scheduler that cycles the momentum must not fill a cache with one chain per value."""
+    from gradtx.optim import recipe_optimizer
+
+    params = parameters()[:1]
+    opt = gx.optim.SGD(params, lr=0.1, momentum=0.9)
+    set_gradients(params, 0)
+    for t in range(1500):
+        opt.param_groups[0]["momentum"] = 0.5 + t * 1e-4
+        opt.transform_of(opt.param_groups[0])
+    opt.step()
+    sizes = [
+        f.cache_info().currsize for f in vars(recipe_optimizer).values() if hasattr(f, "cache_info")
+    ]
+    assert max(sizes) <= 1024

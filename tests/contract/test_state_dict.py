@@ -143,6 +143,16 @@ def test_state_of_another_chain_is_refused_with_names(marked):  # 18
     assert momentum.state_dict()["state"] == {}
 
 
+def test_state_of_torchs_own_class_is_refused():  # 18
+    params = parameters()
+    theirs = torch.optim.AdamW(params)
+    run(theirs, params, range(1))
+    ours = gx.optim.AdamW(like(params))
+    with pytest.raises(ValueError, match=r"(?s)scale_by_adam.*exp_avg"):
+        ours.load_state_dict(theirs.state_dict())
+    assert ours.state_dict()["state"] == {}
+
+
 def test_refused_loads_change_nothing(case):  # 18
     _, opt = trained(case)
     before, groups = snapshot(opt), copy.deepcopy(opt.state_dict()["param_groups"])

@@ -229,6 +229,22 @@ def test_gradient_dtype_differs_from_the_parameter(case):  # 9
     assert_equal([low[0].detach()], [reference[0].detach()])
 
 
+def test_parameters_of_several_dtypes(case):  # 9
+    dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.float16]
+    params = [
+        torch.nn.Parameter(p.detach().to(d)) for p, d in zip(parameters(), dtypes, strict=True)
+    ]
+    opt = case.make(params)
+    before = copies(params)
+    run(opt, params, range(3))
+    assert [p.dtype for p in params] == dtypes
+    assert all(torch.isfinite(p).all() for p in params)
+    assert not any(torch.equal(p, b) for p, b in zip(params, before, strict=True))
+    first = {k: v.dtype for k, v in snapshot(opt).items()}
+    run(opt, params, range(3, 5))
+    assert first == {k: v.dtype for k, v in snapshot(opt).items()}
+
+
 def test_channels_last_layout_stays(case):  # 9
     weight = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
     p = torch.nn.Parameter(weight)
