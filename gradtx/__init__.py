@@ -20,7 +20,7 @@ from .core.parallel import graft, parallel
 from .core.protocol import GradientTransformation
 from .core.select import freeze, masked, partition
 from .core.transform import LeafTransform, TreeTransform
-from .fuse import fuse
+from .fuse import explain, fuse
 from .recipes import *  # noqa: F403
 from .transforms import *  # noqa: F403
 
@@ -41,6 +41,7 @@ __all__ = [
     "chain",
     "conditionally_transform",
     "dynamic",
+    "explain",
     "flatten",
     "freeze",
     "fuse",

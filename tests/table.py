@@ -19,6 +19,7 @@ import gradtx as gx
 NOT_TRANSFORMS = {
     "apply_updates": "adds updates to parameters",
     "dynamic": "declares a hyperparameter",
+    "explain": "says what runs where",
     "fuse": "makes a step of a transform",
     "graft": "a merge function for parallel",
     "static": "declares a hyperparameter",

@@ -1,5 +1,8 @@
 """Chains as a few compiled passes over memory: trace, schedule, emit, launch."""
 
+from .errors import CannotFuse
 from .executor import Step, fuse
+from .explain import explain
+from .nested import NestedEngine
 
-__all__ = ["Step", "fuse"]
+__all__ = ["CannotFuse", "NestedEngine", "Step", "explain", "fuse"]

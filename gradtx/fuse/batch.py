@@ -46,6 +46,13 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     maximize: list[bool] = field(default_factory=list)
 
+    def owned(self) -> list[Tensor]:
+        """Everything that a step may write."""
+        owned = list(self.params)
+        for states in self.states:
+            owned += states
+        return owned + self.shared
+
 
 class HyperNames:
     """The dynamic hyperparameters of a chain by full name, and how overrides reach them."""

@@ -18,8 +18,10 @@ from .errors import CannotFuse
 from .graph import Input
 from .kernel import Kernel, Table, run_tables
 from .layout import join, split
-from .memory import check_disjoint, check_plain, is_dense, overlaps_itself, same_order
+from .memory import Spans, is_dense, overlaps_itself, same_order
 from .parts import Kind, Part, Parts
+
+_GRAD, _UPDATE = Input("grad"), Input("update")
 
 
 class Group:
@@ -77,31 +79,36 @@ class Bound:
         self.hyper = np.zeros(rows)
         self.narrow_hyper = np.zeros(rows)
         self.kernels = kernels
-        self.owned = _owned(batch)
+        self.owned = batch.owned()
         self.addresses = [x.data_ptr() for x in self.owned]
+        self.sizes = [p.numel() for p in batch.params]
+        self.spans = Spans(self.owned)
         self.rows = list(batch.rows)
         self.maximize = list(batch.maximize)
-        self.awkward = [i for i in range(len(kinds)) if _is_awkward(batch.params[i], batch.states[i])]
+        self.awkward = [
+            i for i in range(len(kinds)) if _is_awkward(batch.params[i], batch.states[i])
+        ]
         for i in self.awkward:
             for x in (batch.params[i], *batch.states[i]):
                 if overlaps_itself(x):
                     raise CannotFuse("", f"elements of parameter or state {i} share memory")
-        self.groups = {
-            key: self._group(key[0], by_kind, batch) for key, by_kind in kernels.items()
-        }
-        self.last_grads: list[Any] = []
-        self.last_gradient_addresses: list[int] = []
+        self.groups = {key: self._group(key[0], by_kind, batch) for key, by_kind in kernels.items()}
+        self.last_grads: list[Tensor] = []
+        self.gradient_addresses: list[int] = []
         for key in self.groups:
             self._fill_owned(key, batch.params, batch.states)
 
     def fits(self, batch: Batch) -> bool:
         """Whether these tables serve a batch: same tensors at the same addresses."""
-        owned = _owned(batch)
+        if batch.states is not self.batch.states or batch.params is not self.batch.params:
+            owned = batch.owned()
+            if len(owned) != len(self.owned) or len(batch.params) != len(self.kinds):
+                return False
+            if not all(map(operator.is_, owned, self.owned)):
+                return False
         return (
-            len(owned) == len(self.owned)
-            and len(batch.params) == len(self.kinds)
-            and all(map(operator.is_, owned, self.owned))
-            and self.addresses == [x.data_ptr() for x in owned]
+            self.addresses == [x.data_ptr() for x in self.owned]
+            and self.sizes == [p.numel() for p in batch.params]
             and self.rows == batch.rows
             and self.maximize == batch.maximize
             and len(self.hyper) == len(batch.hyper)
@@ -119,10 +126,10 @@ class Bound:
         commits: list[tuple[Tensor, Tensor]] = []
         for part in self.cut[:-1]:
             if part.fused:
-                updates = self._emit(part, grads, updates, batch)
+                updates = self._emit(part, updates, batch)
             else:
                 updates = self._pure(part, grads, updates, batch, commits)
-        self._point(self.cut[-1], "all", grads, updates)
+        self._point(self.cut[-1], "all", updates)
         for old, new in commits:
             old.copy_(new)
         for part in self.cut[:-1]:
@@ -195,24 +202,24 @@ class Bound:
 
     def _gradients(self, batch: Batch) -> list[Tensor]:
         """The gradients, in the memory order of their parameters."""
-        grads = batch.grads
+        grads = list(batch.grads)
         addresses = [g.data_ptr() for g in grads]
-        if addresses == self.last_gradient_addresses and all(
-            map(operator.is_, grads, self.last_grads)
-        ):
+        same = len(self.last_grads) == len(grads) and all(map(operator.is_, grads, self.last_grads))
+        if same and addresses == self.gradient_addresses:
             return grads
-        fixed = None
+        self.last_grads = []
         for i, (g, p, kind) in enumerate(zip(grads, batch.params, self.kinds, strict=True)):
             if g.dtype != kind.signature.grad or g.shape != p.shape or type(g) is not Tensor:
-                check_plain(f"gradient {i}", g)
-                raise CannotFuse("", f"gradient {i} has shape {tuple(g.shape)} and {g.dtype}")
-            if not same_order(g, p) or not is_dense(g):
-                fixed = fixed or list(grads)
-                fixed[i] = torch.empty_like(p, dtype=g.dtype).copy_(g)
-        check_disjoint(self.owned, grads)
-        self.last_grads = list(grads) if fixed is None else []
-        self.last_gradient_addresses = addresses
-        return grads if fixed is None else fixed
+                raise CannotFuse("", f"gradient {i} is of another kind than at the last step")
+            if not (g.is_contiguous() and p.is_contiguous()):
+                if g.stride() != p.stride() or not is_dense(p):
+                    grads[i] = torch.empty_like(p, dtype=g.dtype, requires_grad=False).copy_(g)
+                    addresses[i] = grads[i].data_ptr()
+        self.spans.check_disjoint(grads)
+        self.gradient_addresses = addresses
+        if all(map(operator.is_, grads, batch.grads)):
+            self.last_grads = grads
+        return grads
 
     def _compact(self, batch: Batch) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Dense copies of what is not dense, or not ordered like its parameter."""
@@ -229,15 +236,12 @@ class Bound:
             self._fill_owned(key, params, states)
         return params, states
 
-    def _point(
-        self, part: Part, variant: str, grads: list[Tensor], updates: list[Tensor] | None
-    ) -> None:
-        addresses = [g.data_ptr() for g in grads]
+    def _point(self, part: Part, variant: str, updates: list[Tensor] | None) -> None:
         incoming = None if updates is None else [u.data_ptr() for u in updates]
         for group in self.groups[part, variant]:
-            group.fill(Input("grad"), addresses)
+            group.fill(_GRAD, self.gradient_addresses)
             if incoming is not None:
-                group.fill(Input("update"), incoming)
+                group.fill(_UPDATE, incoming)
 
     def _launch(self, part: Part, variant: str) -> None:
         groups = self.groups[part, variant]
@@ -245,9 +249,7 @@ class Bound:
 
     # -- parts ---------------------------------------------------------------------------------
 
-    def _emit(
-        self, part: Part, grads: list[Tensor], updates: list[Tensor] | None, batch: Batch
-    ) -> list[Tensor]:
+    def _emit(self, part: Part, updates: list[Tensor] | None, batch: Batch) -> list[Tensor]:
         """The updates that a fused part gives; its state is written later."""
         out = [
             torch.empty_like(p, dtype=accumulator_dtype(g.dtype), requires_grad=False)
@@ -256,8 +258,8 @@ class Bound:
         if updates is not None:
             for u, o in zip(updates, out, strict=True):
                 o.copy_(u)
-        self._point(part, "emit", grads, out)
-        self._point(part, "commit", grads, updates)
+        self._point(part, "emit", out)
+        self._point(part, "commit", updates)
         self._launch(part, "emit")
         return out
 
@@ -292,7 +294,9 @@ class Bound:
                 state,
                 self._tree(batch, [p.detach() for p in batch.params]),
                 grads=self._tree(batch, grads),
-                hyper=hyper_.scoped(self._hyper_tree(batch), name) if name else self._hyper_tree(batch),
+                hyper=hyper_.scoped(self._hyper_tree(batch), name)
+                if name
+                else self._hyper_tree(batch),
                 **batch.extra,
             )
         new_sites, new_shared = split(skeleton, new_state, batch.spec)
@@ -332,14 +336,6 @@ class Bound:
             name: self._tree(batch, [batch.hyper[r][name] for r in batch.rows])
             for name in batch.hyper[0]
         }
-
-
-def _owned(batch: Batch) -> list[Tensor]:
-    owned = list(batch.params)
-    for states in batch.states:
-        owned += states
-    owned += batch.shared
-    return owned
 
 
 def _is_awkward(p: Tensor, states: Sequence[Tensor]) -> bool:

@@ -5,7 +5,8 @@ What tracing cannot see, such as a member that mixes leaves outside ``reduce``, 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,18 +16,21 @@ from ..core import tree
 from ..core.apply import apply_updates
 from ..core.protocol import GradientTransformation
 from .errors import CannotFuse
-from .kernel import Kernel, Table, run_tables
+from .graph import Graph
+from .kernel import Kernel, Table, compile_together, run_tables
 from .layout import Leaves, join, split
-from .parts import Kind, Part, Parts
 from .trace import Signature
+
+if TYPE_CHECKING:
+    from .parts import Kind, Part, Parts
 
 _TOLERANCE = {torch.bfloat16: 0.04, torch.float16: 0.01, torch.float32: 2e-3, torch.float64: 2e-3}
 
 
 class Probe:
-    """Two leaves of one kind with random values, and hyperparameters of 0.5."""
+    """Two leaves of one kind with random values, and the declared hyperparameters."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, signature: Signature, values: Mapping[str, Any]) -> None:
         self.signature = signature
         generator = torch.Generator().manual_seed(1)
 
@@ -44,24 +48,28 @@ class Probe:
         self.params = [signed(s, signature.param) for s in shapes]
         self.grads = [signed(s, signature.grad) for s in shapes]
         width = signature.update or signature.grad
-        self.updates = [signed(s, width) if signature.update else g for s, g in zip(shapes, self.grads, strict=True)]
+        self.updates = [
+            signed(s, width) if signature.update else g
+            for s, g in zip(shapes, self.grads, strict=True)
+        ]
         self.states = [
             [make(s if form == "leaf" else (), dtype) for dtype, form in signature.states]
             for s in shapes
         ]
         self.shared = [make((), dtype) for dtype, _ in signature.shared]
-        self.hyper = dict.fromkeys(signature.hyper, 0.5)
+        self.hyper = {name: float(values.get(name, 0.5)) for name in signature.hyper}
         self.extra = {name: torch.tensor(0.5) for name in signature.extra}
 
 
-def check_part(parts: Parts, part: Part, kind: Kind, kernel: Kernel) -> None:
+def check_part(parts: Parts, part: Part, kind: Kind, graph: Graph) -> None:
     """Run both on a probe.
 
     Raises:
         CannotFuse: they differ.
     """
     signature = parts.signature(part, kind.signature)
-    probe = Probe(signature)
+    probe = Probe(signature, parts.values)
+    (kernel,) = compile_together([graph])
     apply = part.stop == len(parts.names)
     transform = parts.transform(part, kind.choice, label=False)
     pure = _pure(transform, parts.skeleton_of(part), probe, apply)
@@ -108,12 +116,12 @@ def _fused(kernel: Kernel, probe: Probe, apply: bool) -> list[Tensor]:
     updates = [u.clone() for u in probe.updates]
     states = [[s.clone() for s in leaf] for leaf in probe.states]
     shared = [s.clone() for s in probe.shared]
-    count = len(signature.hyper) + len(signature.extra)
+    row = [*probe.hyper.values(), *(float(x) for x in probe.extra.values())]
     table = Table(
         kernel,
         [p.numel() for p in params],
         [0, 0],
-        np.full((1, max(count, 1)), 0.5),
+        np.array([[*row, 0.0]]),
         [s.data_ptr() for s in shared],
     )
     columns = {"param": params, "grad": probe.grads, "update": updates}
@@ -122,4 +130,3 @@ def _fused(kernel: Kernel, probe: Probe, apply: bool) -> list[Tensor]:
         table.pointers[k] = [x.data_ptr() for x in tensors]
     run_tables([table])
     return [*(params if apply else updates), *states[0], *states[1], *shared]
-

@@ -267,7 +267,9 @@ class Emitter:
             clauses += [f"reduction({op}:a{i})", f"reduction(|:nan{i})"]
             inner.append(f"a{i} = {value} {sign} a{i} ? {value} : a{i};")
             inner.append(f"nan{i} |= {value} != {value};")
-            after.append(f"total{i} = gx_{op}(total{i}, nan{i} ? __builtin_nan(\"\") : (double)a{i});")
+            after.append(
+                f'total{i} = gx_{op}(total{i}, nan{i} ? __builtin_nan("") : (double)a{i});'
+            )
         lines.append(f"for (gx_int block = 0; block < n; block += {_BLOCK}) {{")
         lines.append(f"  const gx_int end = block + {_BLOCK} < n ? block + {_BLOCK} : n;")
         lines += [f"  {line}" for line in before]
@@ -352,7 +354,9 @@ class Emitter:
         is_sum = self.graph.nodes[i].op == "tree_sum"
         step = f"r + {value}" if is_sum else f"gx_max(r, {value})"
         return [
-            f"  double r = {'0' if is_sum else '-__builtin_inf()'};".replace("  double", "  { double"),
+            f"  double r = {'0' if is_sum else '-__builtin_inf()'};".replace(
+                "  double", "  { double"
+            ),
             f"  for (gx_int l = 0; l < A->leaves; ++l) r = {step};",
             f"  A->tree_out[{self.tree[i]}] = r; }}",
         ]
@@ -366,7 +370,11 @@ def columns(graph: Graph) -> list[Input]:
 
 
 def _pointer(where: Input) -> str:
-    return f"p_{where.kind}" if where.kind in ("grad", "param", "update") else f"p_{where.kind}{where.index}"
+    return (
+        f"p_{where.kind}"
+        if where.kind in ("grad", "param", "update")
+        else f"p_{where.kind}{where.index}"
+    )
 
 
 def _function(head: str, lines: list[str]) -> str:

@@ -12,16 +12,14 @@ from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from .batch import Batch, HyperNames
 from .bound import Bound
-from .check import check_part
 from .errors import CannotFuse
-from .graph import Graph
-from .kernel import Kernel
+from .kernel import Kernel, compile_together
 from .layout import Paths, paths_of, skeleton_of
-from .memory import check_disjoint, check_plain
+from .memory import check_plain
 from .parts import Kind, Part, Parts, kind_of
-from .schedule import align
 from .specialize import choices as choices_of
 from .specialize import selectors, specialize
+
 
 class Engine:
     """Fused execution of one transform.
@@ -37,11 +35,8 @@ class Engine:
         self.tx = tx
         self.hyper = HyperNames(tx)
         self.chooses = bool(selectors(tx))
-        self.traces = 0
         self._paths: dict[Any, tuple[Any, Paths]] = {}
         self._parts: dict[str, Parts] = {}
-        self._kernels: dict[Any, Kernel] = {}
-        self._checked: set[Any] = set()
         self._bound: Bound | None = None
 
     # -- how a state is laid out ---------------------------------------------------------------
@@ -115,13 +110,13 @@ class Engine:
             if not part.fused:
                 continue
             graphs = {kind: parts.graph(part, kind) for kind in distinct}
-            for kind in distinct:
-                self._check(parts, part, kind, graphs[kind])
             last = part is cut[-1]
             variants = {"all": None} if last else {"emit": ("update",), "commit": _STATES}
             for variant, keep in variants.items():
                 chosen = {k: g if keep is None else g.only(keep) for k, g in graphs.items()}
-                kernels[part, variant] = self._compile(chosen)
+                kernels[part, variant] = dict(
+                    zip(chosen, compile_together(list(chosen.values())), strict=True)
+                )
         return Bound(self.tx, self.hyper, parts, cut, kernels, kinds, batch)
 
     def _validate(self, batch: Batch) -> None:
@@ -140,34 +135,14 @@ class Engine:
                 raise CannotFuse("", f"parameter {i} has dtype {p.dtype}, gradient {g.dtype}")
         for s in batch.shared:
             check_plain("the shared state", s)
-        written = [*batch.params, *(s for states in batch.states for s in states), *batch.shared]
-        check_disjoint(written, batch.grads)
 
     def _parts_for(self, batch: Batch) -> Parts:
         """One ``Parts``: above the sites the skeleton does not depend on the leaf."""
         if "" not in self._parts:
             p = batch.params[0]
             skeleton = skeleton_of(specialize(self.tx, batch.choices[0], label=False), p)
-            self._parts[""] = Parts(self.tx, skeleton)
+            self._parts[""] = Parts(self.tx, skeleton, self.hyper.plain())
         return self._parts[""]
-
-    def _compile(self, graphs: dict[Kind, Graph]) -> dict[Kind, Kernel]:
-        stages = align(list(graphs.values()))
-        out = {}
-        for kind, graph in graphs.items():
-            key = (graph, tuple(sorted(stages.items())))
-            if key not in self._kernels:
-                self._kernels[key] = Kernel(graph, stages)
-            out[kind] = self._kernels[key]
-        return out
-
-    def _check(self, parts: Parts, part: Part, kind: Kind, graph: Graph) -> None:
-        """Compare the fused part with the pure one, once, on two small leaves."""
-        key = (part.start, part.stop, kind)
-        if key not in self._checked:
-            kernel = self._compile({kind: graph})[kind]
-            check_part(parts, part, kind, kernel)
-            self._checked.add(key)
 
 
 _STATES = ("state", "shared")

@@ -44,7 +44,7 @@ def literal(node: Node, kind: str) -> str:
         return f"({kind}){int(x)}"
     x = float(x)
     if math.isnan(x):
-        return f"({kind})__builtin_nan(\"\")"
+        return f'({kind})__builtin_nan("")'
     if math.isinf(x):
         return f"({kind}){'-' if x < 0 else ''}__builtin_inf()"
     return f"({kind}){x!r}"

@@ -12,7 +12,7 @@ import torch
 from .cache import library
 from .cpp import CHUNK, columns, emit
 from .graph import Graph
-from .schedule import schedule
+from .schedule import align, schedule
 
 _POINTER = ctypes.c_void_p
 _SMALL = 1 << 16  # elements below which a second thread costs more than it brings
@@ -53,6 +53,25 @@ class Kernel:
         self.commit = code.gx_commit
         self.stage.argtypes = self.commit.argtypes = (ctypes.POINTER(Args), ctypes.c_int64)
         self.stage.restype = self.commit.restype = None
+
+
+_kernels: dict[tuple[Graph, Any], Kernel] = {}
+
+
+def compile_together(graphs: Sequence[Graph]) -> list[Kernel]:
+    """Kernels for graphs that run together, sharing the reductions over the tree.
+
+    Raises:
+        CannotFuse: they cannot be compiled here.
+    """
+    stages = align(graphs)
+    out = []
+    for graph in graphs:
+        key = (graph, tuple(sorted(stages.items())))
+        if key not in _kernels:
+            _kernels[key] = Kernel(graph, stages)
+        out.append(_kernels[key])
+    return out
 
 
 class Table:

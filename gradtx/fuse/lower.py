@@ -52,7 +52,13 @@ def find(op: Any) -> Rule | None:
 
 # -- elementwise --------------------------------------------------------------------------------
 
-_SAME = {"negative": "neg", "maximum": "max", "minimum": "min", "multiply": "mul", "absolute": "abs"}
+_SAME = {
+    "negative": "neg",
+    "maximum": "max",
+    "minimum": "min",
+    "multiply": "mul",
+    "absolute": "abs",
+}
 for _name in (
     *("neg", "abs", "sqrt", "rsqrt", "reciprocal", "exp", "expm1", "log", "log1p", "log2", "exp2"),
     *("sin", "cos", "tan", "tanh", "sigmoid", "erf", "floor", "ceil", "trunc", "round", "sign"),

@@ -64,31 +64,49 @@ def same_order(x: Tensor, y: Tensor) -> bool:
     return x.stride() == y.stride() or (x.is_contiguous() and y.is_contiguous())
 
 
-def check_disjoint(written: Iterable[Tensor], read: Iterable[Tensor]) -> None:
-    """Raise if what is written overlaps with anything else.
+class Spans:
+    """The memory that is written, sorted.
+
+    Args:
+        written: tensors.
 
     Raises:
-        CannotFuse: some tensors share memory.
+        CannotFuse: two of them share memory.
     """
-    first, stop = _spans(written)
-    order = np.argsort(first, kind="stable")
-    first, stop = first[order], stop[order]
-    if (first[1:] < stop[:-1]).any():
-        raise CannotFuse("", "two of the parameters and state tensors share memory")
-    low, high = _spans(read)
-    # In sorted disjoint spans, an overlap with [low, high) is with the last that starts below high.
-    at = np.searchsorted(first, high, side="left") - 1
-    if len(first) and ((at >= 0) & (stop[np.maximum(at, 0)] > low)).any():
-        raise CannotFuse("", "a gradient shares memory with a parameter or with the state")
+
+    def __init__(self, written: Iterable[Tensor]) -> None:
+        first, stop = _spans(written)
+        order = np.argsort(first, kind="stable")
+        self.first, self.stop = first[order], stop[order]
+        if (self.first[1:] < self.stop[:-1]).any():
+            raise CannotFuse("", "two of the parameters and state tensors share memory")
+
+    def check_disjoint(self, read: Iterable[Tensor]) -> None:
+        """Raise if something that is read overlaps with what is written.
+
+        Raises:
+            CannotFuse: it does.
+        """
+        low, high = _spans(read)
+        if not len(self.first) or not len(low):
+            return
+        # An overlap with [low, high) is with the last span that starts below high.
+        at = np.searchsorted(self.first, high, side="left") - 1
+        if ((at >= 0) & (self.stop[np.maximum(at, 0)] > low)).any():
+            raise CannotFuse("", "a gradient shares memory with a parameter or with the state")
 
 
 def _spans(tensors: Iterable[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    spans = [(x.data_ptr(), x.data_ptr() + _extent(x)) for x in tensors if x.numel()]
+    spans = [(x.data_ptr(), _extent(x)) for x in tensors]
     table = np.array(spans, dtype=np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    table = table[table[:, 1] > 0]
+    return table[:, 0], table[:, 0] + table[:, 1]
 
 
 def _extent(x: Tensor) -> int:
+    """Bytes from the first element to behind the last."""
     if x.is_contiguous():
-        return x.numel() * x.itemsize
+        return x.nbytes
+    if not x.numel():
+        return 0
     return (1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True))) * x.itemsize

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..core.chain import Chain
 from ..core.protocol import GradientTransformation
 from ..core.tree import accumulator_dtype
+from .check import check_part
 from .errors import CannotFuse
 from .graph import Graph
 from .layout import shared_in, sites_in
@@ -41,10 +43,14 @@ class Parts:
     Args:
         tx: the transform; anything but a chain counts as one member.
         skeleton: a state of one leaf.
+        values: declared hyperparameters by full name.
     """
 
-    def __init__(self, tx: GradientTransformation, skeleton: Any) -> None:
+    def __init__(
+        self, tx: GradientTransformation, skeleton: Any, values: Mapping[str, Any]
+    ) -> None:
         self.tx = tx
+        self.values = values
         self.skeleton = skeleton
         self.names = list(tx.inner) if isinstance(tx, Chain) else [""]
         self.refused: dict[str, str] = {}
@@ -91,6 +97,7 @@ class Parts:
                     apply=part.stop == len(self.names),
                 )
                 self._check_width(part, kind, graph)
+                check_part(self, part, kind, graph)
                 self._graphs[key] = graph
             except CannotFuse as error:
                 self._graphs[key] = error

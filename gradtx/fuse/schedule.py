@@ -123,8 +123,6 @@ def schedule(graph: Graph, tree_stage: Mapping[Any, int]) -> Schedule:
     return Schedule(graph, tuple(stages), commits, slots)
 
 
-
-
 def _kept(
     graph: Graph, level: list[int], stages: list[Stage], commits: tuple[tuple[Input, int], ...]
 ) -> set[int]:

@@ -57,9 +57,7 @@ class Signature:
     def probe_shape(self, which: int) -> tuple[int, ...]:
         """A small shape of this kind."""
         sizes = _PROBE_SIZES[which]
-        return tuple(
-            1 if kind == 1 else sizes[i % len(sizes)] for i, kind in enumerate(self.shape)
-        )
+        return tuple(1 if kind == 1 else sizes[i % len(sizes)] for i, kind in enumerate(self.shape))
 
 
 class Tracer(TorchDispatchMode):
@@ -78,9 +76,7 @@ class Tracer(TorchDispatchMode):
         self._remember(x, self._append(Node("input", (), _name(x.dtype), element, where)))
         return x
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments):
             raise self.refuse(f"changes a tensor in place ({func})")
@@ -138,12 +134,12 @@ class Tracer(TorchDispatchMode):
             return self.add("cast", (const,), like.dtype)
         if like.shape != self.shape:
             raise self.refuse(f"makes a tensor of shape {tuple(like.shape)}")
-        return self._append(
-            Node("fill", (const,), _name(like.dtype), True, None, current_member())
-        )
+        return self._append(Node("fill", (const,), _name(like.dtype), True, None, current_member()))
 
     def reduction(self, op: str, x: int, source: Tensor, out: Tensor) -> int:
-        if not self.nodes[x].element or (source.ndim and out.numel() == source.numel() and out.ndim):
+        if not self.nodes[x].element or (
+            source.ndim and out.numel() == source.numel() and out.ndim
+        ):
             return x
         if out.numel() != 1:
             raise self.refuse("reduces over some dimensions only")
@@ -200,9 +196,7 @@ class _TreeReduce:
         raise self._tracer.refuse("asks for a mean over leaves")
 
 
-def trace(
-    tx: GradientTransformation, skeleton: Any, signature: Signature, apply: bool
-) -> Graph:
+def trace(tx: GradientTransformation, skeleton: Any, signature: Signature, apply: bool) -> Graph:
     """The graph of one update.
 
     Args:

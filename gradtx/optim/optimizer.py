@@ -180,7 +180,7 @@ class Optimizer(torch.optim.Optimizer):
             state = tx.init(Leaves(fresh))
             nested.update({n: {**to_nested(state, n), **nested[n]} for n in fresh})
         # Any parameter that has a state holds the shared part, also one without a gradient now.
-        held = next((self.state[p] for p in groups if self.state.get(p)), {})
+        held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
         return from_nested(skeletons, nested, {**next(iter(nested.values()), {}), **held})
 
     def _hyper(

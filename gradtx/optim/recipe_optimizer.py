@@ -82,12 +82,12 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _built(cls: Any, values: tuple[Any, ...]) -> GradientTransformation:
     return cls.build(*values)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
 def _options(cls: Any, tx: GradientTransformation) -> Mapping[str, Option]:
     within = intervals(tx)
     # A short name reaches every member that has it.
