@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,19 +24,26 @@ def _check_period(who: str, name: str, value: int) -> None:
         raise ValueError(f"{who}: {name} must be an integer >= 1, got {value!r}")
 
 
+class Gathered(NamedTuple):
+    """Attributes: ``step``, int32, gradients in the mean; ``mean``, shaped like the parameter."""
+
+    step: Tensor
+    mean: Tensor
+
+
 class MultiStepsState(NamedTuple):
     """State of ``multi_steps``.
 
     Attributes:
-        mini_step: int32 in [0, k), gradients gathered since the last applied update.
+        mini_step: int32 in [0, k), calls since the last applied update.
         gradient_step: int32, updates applied.
-        acc_grads: running mean of the gradients, one buffer the size of the parameters.
+        gathered: per leaf the mean of its gradients, one buffer the size of the parameters.
         inner_state: state of the inner transform, which counts applied updates only.
     """
 
     mini_step: Tensor
     gradient_step: Tensor
-    acc_grads: PyTree
+    gathered: PyTree
     inner_state: PyTree
 
 
@@ -70,30 +78,45 @@ class multi_steps(Wrapper):
     def init(self, params: PyTree) -> MultiStepsState:
         check_tensors(self.name, params, what="parameter")
         count = new_count(tree.leaves(params))
-        buffers = tree.map(state_zeros, params)
-        return MultiStepsState(count, count.clone(), buffers, self.transform.init(params))
+        empty = _per_leaf(lambda p: Gathered(new_count([p]), state_zeros(p)), params)
+        return MultiStepsState(count, count.clone(), empty, self.transform.init(params))
 
     def update(
         self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates, state.acc_grads)
-        n = (state.mini_step + 1).to(torch.float32)
-        mean = tree.map(
-            lambda g, a: a + (g.to(a.dtype) - a) / n.to(a.dtype), updates, state.acc_grads
-        )
+        check_tensors(self.name, updates, params)
+        _, spec = tree.flatten(updates)
+        held = tree.flatten_like(self.name, spec, state.gathered, "state")
+        means = [s.mean if isinstance(s, Gathered) else s for s in held]
+        check_tensors(self.name, updates, spec.unflatten(means))
+        gathered = tree.map(_gather, updates, state.gathered)
+        mean = tree.map(lambda g, s: s.mean, updates, gathered)
         emit = state.mini_step + 1 >= self.every_k
-        extra["grads"] = mean
-        new, inner = self.update_transform(mean, state.inner_state, params, extra)
-        kept = _fill(mean, state.acc_grads)
+        new, inner = self.update_transform(
+            mean, state.inner_state, params, {**extra, "grads": mean}
+        )
+        # A leaf without a gradient in this call is not emitted and keeps what it has gathered.
+        left = tree.map(lambda g, s: tree.where(~emit, s, tree.zeros_like(s)), updates, gathered)
         return (
-            tree.where(emit, new, tree.map(torch.zeros_like, new)),
+            tree.where(emit, new, tree.zeros_like(new)),
             MultiStepsState(
                 torch.where(emit, 0, state.mini_step + 1).to(torch.int32),
                 state.gradient_step + emit.to(torch.int32),
-                tree.where(~emit, kept, tree.map(torch.zeros_like, kept)),
+                _fill(left, state.gathered),
                 tree.where(emit, inner, state.inner_state),
             ),
         )
+
+
+def _gather(g: Tensor, s: Gathered) -> Gathered:
+    n = s.step + 1
+    return Gathered(n, s.mean + (g.to(s.mean.dtype) - s.mean) / n.to(s.mean.dtype))
+
+
+def _per_leaf(fn: Callable[[Tensor], Any], params: PyTree) -> PyTree:
+    """State per leaf; ``()`` where there is no parameter."""
+    leaves, spec = tree.flatten(params)
+    return spec.unflatten([() if p is None else fn(p) for p in leaves])
 
 
 def _fill(tree_with_gaps: PyTree, other: PyTree) -> PyTree:
@@ -192,7 +215,7 @@ class lookahead(Wrapper):
 
     def init(self, params: PyTree) -> LookaheadState:
         check_tensors(self.name, params, what="parameter")
-        slow = tree.map(lambda p: tree.accumulator(p.detach()).clone(), params)
+        slow = _per_leaf(lambda p: tree.accumulator(p.detach()).clone(), params)
         return LookaheadState(new_count(tree.leaves(params)), slow, self.transform.init(params))
 
     def update(

@@ -52,7 +52,13 @@ def check_leaf(
         )
 
 
-def check_tensors(who: str, updates: PyTree, like: PyTree = None, what: str = "update") -> None:
+def check_tensors(
+    who: str,
+    updates: PyTree,
+    like: PyTree = None,
+    what: str = "update",
+    accepts: tuple[type, ...] = (Tensor,),
+) -> None:
     """Raise unless every leaf is an ordinary tensor or None, shaped like its leaf of ``like``.
 
     Raises:
@@ -64,6 +70,6 @@ def check_tensors(who: str, updates: PyTree, like: PyTree = None, what: str = "u
         [None] * len(leaves) if like is None else tree.leaves_like(who, spec, like, "parameter")
     )
     for name, leaf, other in zip(tree.names(spec), leaves, others, strict=True):
-        check_leaf(who, name, leaf, what)
+        check_leaf(who, name, leaf, what, accepts)
         if leaf is not None and other is not None and tuple(leaf.shape) != tuple(other.shape):
             raise shape_mismatch(who, name, what, leaf.shape, "parameter", other.shape)

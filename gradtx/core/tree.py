@@ -16,6 +16,9 @@ from torch import Tensor
 from .errors import TreeMismatchError
 
 NAMESPACE = "gradtx"
+# Dicts keep their own order, like parameter groups do. The setting lasts as long as this object.
+_INSERTION_ORDER = optree.dict_insertion_ordered(True, namespace=NAMESPACE)
+_INSERTION_ORDER.__enter__()
 PyTree: TypeAlias = Any
 
 
@@ -24,7 +27,7 @@ def flatten(tree: PyTree) -> tuple[list[Any], optree.PyTreeSpec]:
 
     >>> import gradtx as gx
     >>> gx.tree.flatten({"b": None, "a": 1})[0]
-    [1, None]
+    [None, 1]
     """
     return optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class Batch:
     shared: list[Tensor]
     structures: list[Structure]
     choices: list[Choice]
-    hyper: list[Mapping[str, Any]]
+    hyper: Sequence[Mapping[str, Any]]
     rows: list[int]
     spec: Any
     positions: list[int]
@@ -90,4 +90,4 @@ class HyperNames:
         """Raise unless a value may stand for a hyperparameter."""
         path, _, name = full.rpartition(".")
         member = self._members[path]
-        hyper_.check_value(member.name, name, value, hyper_.interval_of(member, name))
+        hyper_.check_value(member.name, name, value, member.declared[name])  # type: ignore[attr-defined]

@@ -6,17 +6,17 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..core import hyper as hyper_
 from ..core.protocol import GradientTransformation
 from ..core.tree import accumulator_dtype
+from .backend import BackEnd
 from .batch import Batch, HyperNames
-from .errors import CannotFuse
+from .errors import CannotFuseError
 from .graph import Input
-from .kernel import Kernel, Table, run_tables
+from .kernel import Kernel, Table
 from .layout import join, split
 from .memory import Spans, is_dense, overlaps_itself, same_order
 from .parts import Kind, Part, Parts
@@ -55,6 +55,7 @@ class Bound:
         kernels: per fused part and variant, the kernel of every kind of leaf.
         kinds: per leaf its kind.
         batch: the leaves.
+        back_end: what runs them.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Bound:
         kernels: Mapping[tuple[Part, str], Mapping[Kind, Kernel]],
         kinds: list[Kind],
         batch: Batch,
+        back_end: BackEnd,
     ) -> None:
+        self.back_end = back_end
         self.tx = tx
         self.parts = parts
         self.cut = cut
@@ -74,10 +77,7 @@ class Bound:
         self.batch = batch
         self.columns = (*batch.hyper[0], *batch.extra)
         self.of_tree = [i for i, n in enumerate(self.columns) if n in names.of_tree]
-        self.is_wide = [accumulator_dtype(g.dtype) == torch.float64 for g in batch.grads]
-        rows = (len(batch.hyper), max(len(self.columns), 1))
-        self.hyper = np.zeros(rows)
-        self.narrow_hyper = np.zeros(rows)
+        self.hyper = back_end.numbers(len(batch.hyper), max(len(self.columns), 1))
         self.kernels = kernels
         self.owned = batch.owned()
         self.addresses = [x.data_ptr() for x in self.owned]
@@ -91,7 +91,7 @@ class Bound:
         for i in self.awkward:
             for x in (batch.params[i], *batch.states[i]):
                 if overlaps_itself(x):
-                    raise CannotFuse("", f"elements of parameter or state {i} share memory")
+                    raise CannotFuseError("", f"elements of parameter or state {i} share memory")
         self.groups = {key: self._group(key[0], by_kind, batch) for key, by_kind in kernels.items()}
         self.last_grads: list[Tensor] = []
         self.gradient_addresses: list[int] = []
@@ -145,25 +145,25 @@ class Bound:
     # -- tables --------------------------------------------------------------------------------
 
     def _group(self, part: Part, by_kind: Mapping[Kind, Kernel], batch: Batch) -> list[Group]:
-        leaves: dict[tuple[Kernel, bool, tuple[int, int]], list[int]] = {}
+        leaves: dict[tuple[Kernel, tuple[int, int]], list[int]] = {}
         for i, kind in enumerate(self.kinds):
             _, where = self.parts.structure(part, kind.signature.structure)
-            key = (by_kind[kind], self.is_wide[i], (where.start, where.stop))
+            key = (by_kind[kind], (where.start, where.stop))
             leaves.setdefault(key, []).append(i)
         shared = [x.data_ptr() for x in batch.shared[self.parts.shared(part)]]
         return [
             Group(
-                Table(
+                self.back_end.table(
                     kernel,
                     [batch.params[i].numel() for i in where],
                     [batch.rows[i] for i in where],
-                    self.hyper if wide else self.narrow_hyper,
+                    self.hyper,
                     shared,
                 ),
                 where,
                 slice(*states),
             )
-            for (kernel, wide, states), where in leaves.items()
+            for (kernel, states), where in leaves.items()
         ]
 
     def _fill_owned(
@@ -184,19 +184,13 @@ class Bound:
                 group.table.pointers[group.columns[where]] = addresses
 
     def _fill_hyper(self, batch: Batch) -> None:
+        number = self.back_end.number
         for r, row in enumerate(batch.hyper):
-            values = [*row.values(), *batch.extra.values()]
-            self.hyper[r, : len(values)] = self.narrow_hyper[r, : len(values)] = [
-                float(v) for v in values
-            ]
-            for k, v in enumerate(values):
-                # The pure chain rounds tensors, but not numbers, to the dtype of the update.
-                if isinstance(v, Tensor) and v.dtype == torch.float64:
-                    self.narrow_hyper[r, k] = np.float32(self.hyper[r, k])
+            values = [number(v) for v in (*row.values(), *batch.extra.values())]
+            self.hyper[r, : len(values)] = values
         if len(batch.hyper) > 1:
             for k in self.of_tree:
                 self.hyper[:, k] = self.hyper[self.rows[0], k]
-                self.narrow_hyper[:, k] = self.narrow_hyper[self.rows[0], k]
 
     # -- tensors of one step -------------------------------------------------------------------
 
@@ -209,12 +203,14 @@ class Bound:
             return grads
         self.last_grads = []
         for i, (g, p, kind) in enumerate(zip(grads, batch.params, self.kinds, strict=True)):
-            if g.dtype != kind.signature.grad or g.shape != p.shape or type(g) is not Tensor:
-                raise CannotFuse("", f"gradient {i} is of another kind than at the last step")
-            if not (g.is_contiguous() and p.is_contiguous()):
-                if g.stride() != p.stride() or not is_dense(p):
-                    grads[i] = torch.empty_like(p, dtype=g.dtype, requires_grad=False).copy_(g)
-                    addresses[i] = grads[i].data_ptr()
+            fits = (g.dtype, g.device, g.shape) == (kind.signature.grad, p.device, p.shape)
+            if not fits or type(g) is not Tensor:
+                raise CannotFuseError("", f"gradient {i} is of another kind than at the last step")
+            if g.is_contiguous() and p.is_contiguous():
+                continue
+            if g.stride() != p.stride() or not is_dense(p):
+                grads[i] = torch.empty_like(p, dtype=g.dtype, requires_grad=False).copy_(g)
+                addresses[i] = grads[i].data_ptr()
         self.spans.check_disjoint(grads)
         self.gradient_addresses = addresses
         if all(map(operator.is_, grads, batch.grads)):
@@ -245,7 +241,7 @@ class Bound:
 
     def _launch(self, part: Part, variant: str) -> None:
         groups = self.groups[part, variant]
-        run_tables([g.table for g in groups])
+        self.back_end.run_tables([g.table for g in groups])
 
     # -- parts ---------------------------------------------------------------------------------
 
@@ -307,7 +303,7 @@ class Bound:
             commits.extend(zip(old[i], values, strict=True))
         for a, b in commits:
             if a.shape != b.shape or a.dtype != b.dtype:
-                raise CannotFuse(name, "changes shape or dtype of its state")
+                raise CannotFuseError(name, "changes shape or dtype of its state")
         return self._dense_updates(name, batch, batch.spec.flatten_up_to(new_u))
 
     def _dense_updates(self, name: str, batch: Batch, leaves: list[Any]) -> list[Tensor]:
@@ -315,9 +311,11 @@ class Bound:
         for g, p, position in zip(batch.grads, batch.params, batch.positions, strict=True):
             u = leaves[position]
             if not isinstance(u, Tensor) or u.shape != p.shape:
-                raise CannotFuse(name, f"gives a {type(u).__name__} of another form than the leaf")
+                raise CannotFuseError(
+                    name, f"gives a {type(u).__name__} of another form than the leaf"
+                )
             if u.dtype != accumulator_dtype(g.dtype):
-                raise CannotFuse(name, f"gives updates of dtype {u.dtype}")
+                raise CannotFuseError(name, f"gives updates of dtype {u.dtype}")
             if not same_order(u, p) or not is_dense(u):
                 u = torch.empty_like(p, dtype=u.dtype, requires_grad=False).copy_(u)
             out.append(u)

@@ -16,9 +16,10 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .errors import CannotFuse
+from .errors import CannotFuseError
 
 FLAGS = (
     *("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17", "-w"),
@@ -31,13 +32,13 @@ def compiler() -> str:
     """The C++ compiler: ``$CXX``, or the first of c++, g++, clang++ that is found.
 
     Raises:
-        CannotFuse: there is none.
+        CannotFuseError: there is none.
     """
     for candidate in (os.environ.get("CXX"), "c++", "g++", "clang++"):
         found = shutil.which(candidate) if candidate else None
         if found:
             return found
-    raise CannotFuse("", "no C++ compiler was found (looked for $CXX, c++, g++, clang++)")
+    raise CannotFuseError("", "no C++ compiler was found (looked for $CXX, c++, g++, clang++)")
 
 
 @functools.cache
@@ -85,14 +86,29 @@ def library(source: str) -> ctypes.CDLL:
     """The compiled source, from the cache or fresh.
 
     Raises:
-        CannotFuse: there is no compiler, or it fails.
+        CannotFuseError: there is no compiler, or it fails.
     """
     cxx = compiler()
-    key = hashlib.sha256("\0".join([source, *FLAGS, _toolchain(cxx)]).encode()).hexdigest()[:32]
-    path = directory() / f"{key}.so"
+    key = [source, *FLAGS, _toolchain(cxx)]
+    return ctypes.CDLL(str(entry(key, ".so", lambda: _build(cxx, source))))
+
+
+def entry(key: Iterable[str], suffix: str, build: Callable[[], bytes]) -> Path:
+    """The file of this content, built if it is missing or damaged."""
+    name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:32]
+    path = directory() / f"{name}{suffix}"
     if not _is_intact(path):
-        _build(cxx, source, path)
-    return ctypes.CDLL(str(path))
+        data = build()
+        with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as folder:
+            out = Path(folder) / path.name
+            out.write_bytes(data + hashlib.sha256(data).digest())
+            os.replace(out, path)
+    return path
+
+
+def content(path: Path) -> bytes:
+    """What was built for an entry."""
+    return path.read_bytes()[:-_DIGEST_SIZE]
 
 
 def _is_intact(path: Path) -> bool:
@@ -105,14 +121,12 @@ def _is_intact(path: Path) -> bool:
     return ours and hashlib.sha256(body).digest() == digest
 
 
-def _build(cxx: str, source: str, path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as folder:
+def _build(cxx: str, source: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="gradtx-") as folder:
         file, out = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         file.write_text(source)
         command = [cxx, *FLAGS, str(file), "-o", str(out), "-lm"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
-            raise CannotFuse("", f"{cxx} failed: {run.stderr.strip()[:400]}")
-        data = out.read_bytes()
-        out.write_bytes(data + hashlib.sha256(data).digest())
-        os.replace(out, path)
+            raise CannotFuseError("", f"{cxx} failed: {run.stderr.strip()[:400]}")
+        return out.read_bytes()

@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..core import tree
 from ..core.apply import apply_updates
 from ..core.protocol import GradientTransformation
-from .errors import CannotFuse
+from .errors import CannotFuseError
 from .graph import Graph
-from .kernel import Kernel, Table, compile_together, run_tables
 from .layout import Leaves, join, split
 from .trace import Signature
 
 if TYPE_CHECKING:
+    from .backend import BackEnd
     from .parts import Kind, Part, Parts
 
 _TOLERANCE = {torch.bfloat16: 0.04, torch.float16: 0.01, torch.float32: 2e-3, torch.float64: 2e-3}
@@ -65,21 +64,22 @@ def check_part(parts: Parts, part: Part, kind: Kind, graph: Graph) -> None:
     """Run both on a probe.
 
     Raises:
-        CannotFuse: they differ.
+        CannotFuseError: they differ.
     """
     signature = parts.signature(part, kind.signature)
     probe = Probe(signature, parts.values)
-    (kernel,) = compile_together([graph])
+    back = parts.back_end
+    (kernel,) = back.compile_together([graph])
     apply = part.stop == len(parts.names)
     transform = parts.transform(part, kind.choice, label=False)
     pure = _pure(transform, parts.skeleton_of(part), probe, apply)
-    for want, got in zip(pure, _fused(kernel, probe, apply), strict=True):
+    for want, got in zip(pure, _fused(back, kernel, probe, apply), strict=True):
         tolerance = max(_TOLERANCE.get(x.dtype, 0.0) for x in (want, probe.params[0]))
         close = torch.isclose(
             want.double(), got.double(), rtol=tolerance, atol=tolerance / 100, equal_nan=True
         )
         if not bool(close.all()):
-            raise CannotFuse("", "fused and pure give different numbers on a test leaf")
+            raise CannotFuseError("", "fused and pure give different numbers on a test leaf")
 
 
 def _pure(
@@ -104,29 +104,28 @@ def _pure(
             )
             result = apply_updates(params, new) if apply else new
     except Exception as error:
-        raise CannotFuse("", f"{type(error).__name__} on a test leaf: {error}") from error
+        raise CannotFuseError("", f"{type(error).__name__} on a test leaf: {error}") from error
     new_sites, shared = split(skeleton, state, tree.flatten(params)[1])
     states = [signature.structure.flat([site[i] for site in new_sites]) for i in range(2)]
     return [*result.values, *states[0], *states[1], *shared]
 
 
-def _fused(kernel: Kernel, probe: Probe, apply: bool) -> list[Tensor]:
-    signature = probe.signature
-    params = [p.clone() for p in probe.params]
-    updates = [u.clone() for u in probe.updates]
-    states = [[s.clone() for s in leaf] for leaf in probe.states]
-    shared = [s.clone() for s in probe.shared]
-    row = [*probe.hyper.values(), *(float(x) for x in probe.extra.values())]
-    table = Table(
-        kernel,
-        [p.numel() for p in params],
-        [0, 0],
-        np.array([[*row, 0.0]]),
-        [s.data_ptr() for s in shared],
+def _fused(back: BackEnd, kernel: Any, probe: Probe, apply: bool) -> list[Tensor]:
+    def own(tensors: list[Tensor]) -> list[Tensor]:
+        return [x.to(back.device, copy=True) for x in tensors]
+
+    params, grads, updates = own(probe.params), own(probe.grads), own(probe.updates)
+    states, shared = [own(leaf) for leaf in probe.states], own(probe.shared)
+    row = [back.number(x) for x in (*probe.hyper.values(), *probe.extra.values())]
+    hyper = back.numbers(1, len(row) + 1)
+    hyper[0, : len(row)] = row
+    table = back.table(
+        kernel, [p.numel() for p in params], [0, 0], hyper, [s.data_ptr() for s in shared]
     )
-    columns = {"param": params, "grad": probe.grads, "update": updates}
+    columns = {"param": params, "grad": grads, "update": updates}
     for k, where in enumerate(kernel.columns):
         tensors = columns.get(where.kind) or [leaf[where.index] for leaf in states]
         table.pointers[k] = [x.data_ptr() for x in tensors]
-    run_tables([table])
-    return [*(params if apply else updates), *states[0], *states[1], *shared]
+    back.run_tables([table])
+    out = [*(params if apply else updates), *states[0], *states[1], *shared]
+    return [x.cpu() for x in out]

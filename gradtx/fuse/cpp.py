@@ -12,6 +12,7 @@ from .schedule import Schedule, Stage
 
 CHUNK = 32768  # elements of a task: large against its overhead, small against a core's share
 _BLOCK = 1024  # elements that are summed in float before they are added in double
+_NEAR = 1 << 21  # elements of leaves that go through several stages together, while in cache
 
 _STORAGE = {
     **{"float64": "double", "float32": "float", "bfloat16": "gx_u16", "float16": "_Float16"},
@@ -49,15 +50,21 @@ GX_EACH(float) GX_EACH(double) GX_EACH(int) GX_EACH(gx_int)
   GX T gx_rsqrt(T x) { return (T)1 / gx_sqrt(x); } \\
   GX T gx_reciprocal(T x) { return (T)1 / x; } \\
   GX T gx_sigmoid(T x) { return (T)1 / ((T)1 + gx_exp(-x)); } \\
-  GX T gx_remainder(T x, T y) { T r = gx_fmod(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r; }
+  GX T gx_modulo(T x, T y) { return gx_fmod(x, y); }
 GX_REAL(float) GX_REAL(double)
-GX int gx_remainder(int x, int y) { int r = x % y; return r && ((r < 0) != (y < 0)) ? r + y : r; }
-GX gx_int gx_remainder(gx_int x, gx_int y) { gx_int r = x % y; return r && ((r < 0) != (y < 0)) ? r + y : r; }
+GX int gx_modulo(int x, int y) { return x % y; }
+GX gx_int gx_modulo(gx_int x, gx_int y) { return x % y; }
+#define GX_SIGNED(T) \\
+  GX T gx_remainder(T x, T y) { \\
+    T r = gx_modulo(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r; }
+GX_SIGNED(float) GX_SIGNED(double) GX_SIGNED(int) GX_SIGNED(gx_int)
 GX gx_int gx_pow(gx_int x, gx_int y) { return (gx_int)__builtin_pow((double)x, (double)y); }
 GX float gx_load(float x) { return x; }
 GX double gx_load(double x) { return x; }
 GX float gx_load(_Float16 x) { return (float)x; }
-GX float gx_load(gx_u16 x) { gx_u32 bits = (gx_u32)x << 16; float y; __builtin_memcpy(&y, &bits, 4); return y; }
+GX float gx_load(gx_u16 x) {
+  gx_u32 bits = (gx_u32)x << 16; float y; __builtin_memcpy(&y, &bits, 4); return y;
+}
 GX gx_u16 gx_bits_bfloat16(float x) {
   gx_u32 bits; __builtin_memcpy(&bits, &x, 4);
   gx_u32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -81,6 +88,45 @@ struct gx_args {
   gx_slot* slots; double* partial; const double* tree_in; double* tree_out;
 };
 """
+
+
+class Accumulator:
+    """The statements of one reduction inside a loop."""
+
+    def __init__(self, graph: Graph, node: int) -> None:
+        source = graph.nodes[node].args[0]
+        self.node = node
+        self.op = graph.nodes[node].op.removeprefix("leaf_")
+        self.kind = c_type(graph.nodes[source].dtype, True)
+        self.value = operand(graph, source, self.kind, True)
+        self.start = {"sum": "0", "max": "-__builtin_inf()", "min": "__builtin_inf()"}[self.op]
+
+    def declare(self) -> list[str]:
+        """Variables of a block."""
+        out = [f"{self.kind} a{self.node} = ({self.kind}){self.start};"]
+        return out if self.op == "sum" else [*out, f"int nan{self.node} = 0;"]
+
+    def clauses(self) -> str:
+        """The reduction clauses of the loop."""
+        if self.op == "sum":
+            return f"reduction(+:a{self.node})"
+        return f"reduction({self.op}:a{self.node}) reduction(|:nan{self.node})"
+
+    def step(self) -> list[str]:
+        """Take in one value."""
+        a, x = f"a{self.node}", f"r.x{self.node}"
+        if self.op == "sum":
+            return [f"{a} += {x};"]
+        sign = ">" if self.op == "max" else "<"
+        return [f"{a} = {x} {sign} {a} ? {x} : {a};", f"nan{self.node} |= {x} != {x};"]
+
+    def finish(self) -> list[str]:
+        """Bring a block into the total; NaN wins, as in torch."""
+        total, a = f"total{self.node}", f"(double)a{self.node}"
+        if self.op == "sum":
+            return [f"{total} += {a};"]
+        value = f'nan{self.node} ? __builtin_nan("") : {a}'
+        return [f"{total} = gx_{self.op}({total}, {value});"]
 
 
 class Emitter:
@@ -246,38 +292,31 @@ class Emitter:
 
     def _reducing_loop(self, stage: Stage, body: list[str]) -> list[str]:
         """Blocks are combined in the element's type, then in double."""
-        graph, lines = self.graph, []
-        clauses = []
-        inner, after, before = [], [], []
-        for i in stage.reductions:
-            node, source = graph.nodes[i], graph.nodes[graph.nodes[i].args[0]]
-            kind = c_type(source.dtype, True)
-            value = operand(graph, node.args[0], kind, True)
-            op = node.op.removeprefix("leaf_")
-            start = {"sum": "0", "max": "-__builtin_inf()", "min": "__builtin_inf()"}[op]
-            lines.append(f"double total{i} = {start};")
-            before.append(f"{kind} a{i} = ({kind}){start};")
-            if op == "sum":
-                clauses.append(f"reduction(+:a{i})")
-                inner.append(f"a{i} += {value};")
-                after.append(f"total{i} += (double)a{i};")
-                continue
-            sign = ">" if op == "max" else "<"
-            before.append(f"int nan{i} = 0;")
-            clauses += [f"reduction({op}:a{i})", f"reduction(|:nan{i})"]
-            inner.append(f"a{i} = {value} {sign} a{i} ? {value} : a{i};")
-            inner.append(f"nan{i} |= {value} != {value};")
-            after.append(
-                f'total{i} = gx_{op}(total{i}, nan{i} ? __builtin_nan("") : (double)a{i});'
-            )
+        lines: list[str] = []
+        members: list[str] = []
+        values: list[str] = []
+        parts = [Accumulator(self.graph, i) for i in stage.reductions]
+        for part in parts:
+            members.append(f"{part.kind} x{part.node};")
+            values.append(part.value)
+            lines.append(f"double total{part.node} = {part.start};")
+        lines.append(f"struct Values {{ {' '.join(members)} }};")
+        lines.append("const auto at = [&](gx_int k) __attribute__((always_inline)) {")
+        lines += [f"  {line}" for line in body]
+        lines += [f"  return Values{{{', '.join(values)}}};", "};"]
         lines.append(f"for (gx_int block = 0; block < n; block += {_BLOCK}) {{")
-        lines.append(f"  const gx_int end = block + {_BLOCK} < n ? block + {_BLOCK} : n;")
-        lines += [f"  {line}" for line in before]
-        lines.append(f"  #pragma omp simd {' '.join(clauses)}")
-        lines.append("  for (gx_int k = block; k < end; ++k) {")
-        lines += [f"    {line}" for line in body + inner]
-        lines.append("  }")
-        lines += [f"  {line}" for line in after] + ["}"]
+        # A block of known size is several times faster to loop over than the rest of a chunk.
+        for head, size in ((f"if (block + {_BLOCK} <= n)", str(_BLOCK)), ("else", "n - block")):
+            lines.append(f"  {head} {{")
+            lines += [f"    {x}" for part in parts for x in part.declare()]
+            lines.append(f"    #pragma omp simd {' '.join(part.clauses() for part in parts)}")
+            lines.append(f"    for (gx_int k = 0; k < {size}; ++k) {{")
+            lines.append("      const Values r = at(block + k);")
+            lines += [f"      {x}" for part in parts for x in part.step()]
+            lines.append("    }")
+            lines += [f"    {x}" for part in parts for x in part.finish()]
+            lines.append("  }")
+        lines.append("}")
         for i in stage.reductions:
             lines.append(f"A->partial[{self.partial[i]} * A->tasks + task] = total{i};")
         return lines
@@ -286,7 +325,8 @@ class Emitter:
 
     def _commit(self) -> str:
         """Write scalar outputs: a leaf's own, or what all share."""
-        own, shared = [], []
+        own: list[str] = []
+        shared: list[str] = []
         for target, i in self.plan.commits:
             node = self.graph.nodes[i]
             value = str(node.value) if node.op == "const" else self._slot(i)
@@ -314,32 +354,52 @@ class Emitter:
         return self.graph.nodes[i].dtype
 
     def _entry(self) -> str:
-        cases = []
+        """``gx_run`` does stages ``first`` to ``last``, a few leaves at a time."""
+        bodies, cases, tree = [], [], []
         for s, stage in enumerate(self.plan.stages):
-            lines = [f"case {s}: {{"]
-            lines.append("  #pragma omp parallel num_threads(A->threads) if (A->threads > 1)")
-            lines.append("  {")
-            lines.append("  #pragma omp for schedule(static)")
-            lines.append(f"  for (gx_int l = 0; l < A->leaves; ++l) scalars_{s}(A, l);")
+            lines = [
+                "#pragma omp for schedule(static)",
+                f"for (gx_int l = start; l < stop; ++l) scalars_{s}(A, l);",
+            ]
             if stage.elements or stage.writes:
-                lines.append("  #pragma omp for schedule(dynamic)")
-                lines.append(f"  for (gx_int t = 0; t < A->tasks; ++t) pass_{s}(A, t);")
-            lines.append("  }")
+                lines += [
+                    "#pragma omp for schedule(dynamic)",
+                    "for (gx_int t = A->first_task[start]; t < A->first_task[stop]; ++t)",
+                    f"  pass_{s}(A, t);",
+                ]
+            head = f"static void stage_{s}(const gx_args* A, gx_int start, gx_int stop)"
+            bodies.append(_function(head, lines))
+            cases.append(f"      case {s}: stage_{s}(A, start, stop); break;")
             for i in stage.tree:
-                lines.extend(self._tree_partial(i))
-            cases += [*lines, "  break;", "}"]
-        stage_fn = _function(
-            'extern "C" void gx_stage(const gx_args* A, gx_int stage)',
-            ["switch (stage) {", *cases, "}"],
-        )
-        commit = _function(
-            'extern "C" void gx_commit(const gx_args* A, gx_int shared)',
+                tree.append(f"if (last == {s}) {{")
+                tree += [*self._tree_partial(i), "}"]
+        run = [
+            "#pragma omp parallel num_threads(A->threads) if (A->threads > 1)",
+            "for (gx_int start = 0, stop; start < A->leaves; start = stop) {",
+            "  gx_int size = A->numel[start];",
+            "  for (stop = start + 1; stop < A->leaves; ++stop) {",
+            "    size += A->numel[stop];",
+            f"    if (first < last && size > {_NEAR}) break;",
+            "  }",
+            "  for (gx_int stage = first; stage <= last; ++stage)",
+            "    switch (stage) {",
+            *cases,
+            "    }",
+            "}",
+            *tree,
+        ]
+        commit = [
+            "if (shared) { commit_shared(A, 0); return; }",
+            "for (gx_int l = 0; l < A->leaves; ++l) commit_leaf(A, l);",
+        ]
+        head = 'extern "C" void gx_'
+        return "\n".join(
             [
-                "if (shared) { commit_shared(A, 0); return; }",
-                "for (gx_int l = 0; l < A->leaves; ++l) commit_leaf(A, l);",
-            ],
+                *bodies,
+                _function(f"{head}run(const gx_args* A, gx_int first, gx_int last)", run),
+                _function(f"{head}commit(const gx_args* A, gx_int shared)", commit),
+            ]
         )
-        return f"{stage_fn}\n{commit}"
 
     def _tree_partial(self, i: int) -> list[str]:
         source = self.graph.nodes[i].args[0]

@@ -1,4 +1,4 @@
-"""Run a chain on lists of leaves, in place: kinds, parts, kernels and tables, kept between steps."""
+"""Run a chain on lists of leaves in place; kinds, kernels and tables are kept between steps."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch.autograd.graph import increment_version
 from ..core import tree
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
+from .backend import BackEnd, back_end
 from .batch import Batch, HyperNames
 from .bound import Bound
-from .errors import CannotFuse
-from .kernel import Kernel, compile_together
+from .errors import CannotFuseError
+from .kernel import Kernel
 from .layout import Paths, paths_of, skeleton_of
 from .memory import check_plain
 from .parts import Kind, Part, Parts, kind_of
@@ -36,7 +37,7 @@ class Engine:
         self.hyper = HyperNames(tx)
         self.chooses = bool(selectors(tx))
         self._paths: dict[Any, tuple[Any, Paths]] = {}
-        self._parts: dict[str, Parts] = {}
+        self._parts: dict[BackEnd, Parts] = {}
         self._bound: Bound | None = None
 
     # -- how a state is laid out ---------------------------------------------------------------
@@ -67,7 +68,7 @@ class Engine:
         """One step in place.
 
         Raises:
-            CannotFuse: nothing has changed; run the chain as it is.
+            CannotFuseError: nothing has changed; run the chain as it is.
         """
         bound = self._bound
         if bound is None or not bound.fits(batch):
@@ -88,6 +89,7 @@ class Engine:
 
     def _bind(self, batch: Batch) -> Bound:
         self._validate(batch)
+        back = back_end(batch.params[0].device)
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
         kinds = [
@@ -103,7 +105,7 @@ class Engine:
             )
         ]
         distinct = list(dict.fromkeys(kinds))
-        parts = self._parts_for(batch)
+        parts = self._parts_for(batch, back)
         cut = parts.cut(distinct)
         kernels: dict[tuple[Part, str], dict[Kind, Kernel]] = {}
         for part in cut:
@@ -115,34 +117,35 @@ class Engine:
             for variant, keep in variants.items():
                 chosen = {k: g if keep is None else g.only(keep) for k, g in graphs.items()}
                 kernels[part, variant] = dict(
-                    zip(chosen, compile_together(list(chosen.values())), strict=True)
+                    zip(chosen, back.compile_together(list(chosen.values())), strict=True)
                 )
-        return Bound(self.tx, self.hyper, parts, cut, kernels, kinds, batch)
+        return Bound(self.tx, self.hyper, parts, cut, kernels, kinds, batch, back)
 
     def _validate(self, batch: Batch) -> None:
+        device = batch.params[0].device
         for i, (p, g, states) in enumerate(
             zip(batch.params, batch.grads, batch.states, strict=True)
         ):
-            check_plain(f"parameter {i}", p)
-            check_plain(f"gradient {i}", g)
+            check_plain(f"parameter {i}", p, device)
+            check_plain(f"gradient {i}", g, device)
             for s in states:
-                check_plain(f"the state of parameter {i}", s)
+                check_plain(f"the state of parameter {i}", s, device)
             if g.shape != p.shape:
-                raise CannotFuse(
+                raise CannotFuseError(
                     "", f"gradient {i} has shape {tuple(g.shape)}, parameter {tuple(p.shape)}"
                 )
             if not p.is_floating_point() or not g.is_floating_point():
-                raise CannotFuse("", f"parameter {i} has dtype {p.dtype}, gradient {g.dtype}")
+                raise CannotFuseError("", f"parameter {i} has dtype {p.dtype}, gradient {g.dtype}")
         for s in batch.shared:
-            check_plain("the shared state", s)
+            check_plain("the shared state", s, device)
 
-    def _parts_for(self, batch: Batch) -> Parts:
+    def _parts_for(self, batch: Batch, back: BackEnd) -> Parts:
         """One ``Parts``: above the sites the skeleton does not depend on the leaf."""
-        if "" not in self._parts:
+        if back not in self._parts:
             p = batch.params[0]
             skeleton = skeleton_of(specialize(self.tx, batch.choices[0], label=False), p)
-            self._parts[""] = Parts(self.tx, skeleton, self.hyper.plain())
-        return self._parts[""]
+            self._parts[back] = Parts(self.tx, skeleton, self.hyper.plain(), back)
+        return self._parts[back]
 
 
 _STATES = ("state", "shared")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class CannotFuse(Exception):
+class CannotFuseError(Exception):
     """Part of a chain has to run as torch operations.
 
     Attributes:

@@ -17,7 +17,7 @@ from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from .batch import Batch
 from .engine import Engine
-from .errors import CannotFuse
+from .errors import CannotFuseError
 from .layout import skeleton_of, split, structure_of
 from .memory import overlaps_itself
 from .specialize import specialize
@@ -68,7 +68,7 @@ class Step:
                     batch = self.batch(params, grads, state, hyper, extra)
                     self._last = (tree.flatten(params), tree.flatten(state), batch)
                 self.engine.run(batch)
-            except CannotFuse as error:
+            except CannotFuseError as error:
                 self._note(str(error))
                 return self._pure(params, grads, state, hyper, extra)
         return params, state
@@ -91,20 +91,20 @@ class Step:
         """The leaves of a step as lists.
 
         Raises:
-            CannotFuse: a leaf is no tensor, or an argument no number.
+            CannotFuseError: a leaf is no tensor, or an argument no number.
         """
         extra = extra or {}
         for name, value in extra.items():
             if not isinstance(value, Tensor) or value.ndim:
-                raise CannotFuse("", f"argument {name!r} is no 0-d tensor")
+                raise CannotFuseError("", f"argument {name!r} is no 0-d tensor")
         ps, spec = tree.flatten(params)
         gs = tree.flatten_like("fuse", spec, grads, "gradient")
         there = [i for i, g in enumerate(gs) if g is not None]
         if not there:
-            raise CannotFuse("", "there is no gradient")
+            raise CannotFuseError("", "there is no gradient")
         for i in there:
             if not isinstance(gs[i], Tensor) or not isinstance(ps[i], Tensor):
-                raise CannotFuse("", f"a gradient is a {type(gs[i]).__name__}")
+                raise CannotFuseError("", f"a gradient is a {type(gs[i]).__name__}")
         choices = self.engine.choices(grads, params)
         if self._skeleton is None:
             chain = specialize(self.transform, choices[there[0]], label=False)

@@ -10,7 +10,7 @@ from ..core.chain import Chain
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from .bound import Bound
-from .errors import CannotFuse
+from .errors import CannotFuseError
 from .executor import Step
 
 _ADAMW = 28  # float32: read gradient, parameter, two moments; write parameter, two moments
@@ -27,10 +27,10 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
         params: tree of tensors, for shapes and dtypes; not changed.
 
     >>> import torch, gradtx as gx
-    >>> print(gx.explain(gx.sgd(0.1, momentum=0.9), {"w": torch.ones(8)}))
+    >>> print(gx.explain(gx.chain(gx.trace(0.9), gx.scale(-0.1)), {"w": torch.ones(8)}))
     member                    runs as             state bytes
     trace                     fused, 1 pass              4.00
-    scale_by_learning_rate    fused, 1 pass              0.00
+    scale                     fused, 1 pass              0.00
     moved per parameter: 20.0 bytes, 0.71 times AdamW's 28
     """
     step = Step(tx)
@@ -41,7 +41,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
     states = {n: state[n] for n in names} if isinstance(tx, Chain) else {names[0]: state}
     try:
         bound = step.engine.describe(step.batch(params, grads, _own(state)))
-    except CannotFuse as error:
+    except CannotFuseError as error:
         runs, total = dict.fromkeys(names, "reference"), f"not fused: {error}"
     else:
         runs, total = _runs(bound, names, step.engine.refused()), _moved(bound, count)

@@ -34,7 +34,7 @@ class Kernel:
     """One graph, scheduled and compiled.
 
     Raises:
-        CannotFuse: it cannot be compiled here.
+        CannotFuseError: it cannot be compiled here.
     """
 
     def __init__(self, graph: Graph, tree_stage: Mapping[Any, int]) -> None:
@@ -49,10 +49,11 @@ class Kernel:
         self.commits_leaf = any(t.kind != "shared" for t, _ in self.schedule.commits)
         self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
         code = library(self.source)
-        self.stage = code.gx_stage
+        self.run = code.gx_run
         self.commit = code.gx_commit
-        self.stage.argtypes = self.commit.argtypes = (ctypes.POINTER(Args), ctypes.c_int64)
-        self.stage.restype = self.commit.restype = None
+        self.run.argtypes = (ctypes.POINTER(Args), ctypes.c_int64, ctypes.c_int64)
+        self.commit.argtypes = (ctypes.POINTER(Args), ctypes.c_int64)
+        self.run.restype = self.commit.restype = None
 
 
 _kernels: dict[tuple[Graph, Any], Kernel] = {}
@@ -62,7 +63,7 @@ def compile_together(graphs: Sequence[Graph]) -> list[Kernel]:
     """Kernels for graphs that run together, sharing the reductions over the tree.
 
     Raises:
-        CannotFuse: they cannot be compiled here.
+        CannotFuseError: they cannot be compiled here.
     """
     stages = align(graphs)
     out = []
@@ -123,10 +124,10 @@ class Table:
         )
         self.reference = ctypes.byref(self.args)
 
-    def run_stage(self, stage: int) -> None:
-        """Run one stage."""
+    def run(self, first: int, last: int) -> None:
+        """Run some stages."""
         self.args.threads = 1 if self.is_small else torch.get_num_threads()
-        self.kernel.stage(self.reference, stage)
+        self.kernel.run(self.reference, first, min(last, self.kernel.stages - 1))
 
     def commit_leaves(self) -> None:
         """Write the scalar state of every leaf."""
@@ -144,11 +145,14 @@ def run_tables(tables: Sequence[Table]) -> None:
     Scalar state is written at the end: until then other leaves may still read it. What all leaves
     share is written by one kind of leaf, for each kind computes the same.
     """
-    for stage in range(max(t.kernel.stages for t in tables)):
+    joints = sorted({at for table in tables for at, _, _ in table.kernel.tree})
+    first = 0
+    for last in (*joints, max(table.kernel.stages for table in tables) - 1):
         for table in tables:
-            if stage < table.kernel.stages:
-                table.run_stage(stage)
-        _combine(tables, stage)
+            if first < table.kernel.stages:
+                table.run(first, last)
+        _combine(tables, last)
+        first = last + 1
     for table in tables:
         table.commit_leaves()
     writers = [t for t in tables if t.kernel.commits_shared]

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import tree
 from ..core.protocol import GradientTransformation
 from ..core.tree import NAMESPACE, PyTree
-from .errors import CannotFuse
+from .errors import CannotFuseError
 
 
 class Leaves:
@@ -45,7 +45,12 @@ def _unflatten(_: Any, values: Iterable[Any]) -> Any:
     return Leaves(values)
 
 
-optree.register_pytree_node(Leaves, _flatten, _unflatten, namespace=NAMESPACE)
+optree.register_pytree_node(
+    Leaves,  # type: ignore[arg-type]
+    _flatten,
+    _unflatten,
+    namespace=NAMESPACE,
+)
 
 
 def children(node: PyTree) -> list[tuple[str, Any]] | None:
@@ -99,13 +104,13 @@ class Structure:
         """The flat list of values, constants left out.
 
         Raises:
-            CannotFuse: the structure is another one.
+            CannotFuseError: the structure is another one.
         """
         values: list[Any] = []
         for spec, subtree in zip(self.specs, subtrees, strict=True):
             leaves, got = tree.flatten(subtree)
             if got != spec:
-                raise CannotFuse("", f"the state changes its structure from {spec} to {got}")
+                raise CannotFuseError("", f"the state changes its structure from {spec} to {got}")
             values.extend(leaves)
         constants = {at for at, _ in self.constants}
         return [v for i, v in enumerate(values) if i not in constants]
@@ -153,7 +158,8 @@ def split(skeleton: PyTree, state: PyTree, spec: Any) -> tuple[list[list[PyTree]
 
     Args:
         skeleton: what ``skeleton_of`` gave.
-        state: the state for a tree of structure ``spec``.
+        state: the state of a tree.
+        spec: the structure of that tree.
     """
     if isinstance(skeleton, Leaves):
         return [tree.flatten_like("fuse", spec, state, "state")], []

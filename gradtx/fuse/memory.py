@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .errors import CannotFuse
+from .errors import CannotFuseError
 
 DTYPES = (
     *(torch.float64, torch.float32, torch.bfloat16, torch.float16),
@@ -17,20 +17,20 @@ DTYPES = (
 )
 
 
-def check_plain(what: str, x: Tensor) -> None:
-    """Raise unless ``x`` is an ordinary dense tensor on the CPU.
+def check_plain(what: str, x: Tensor, device: torch.device) -> None:
+    """Raise unless ``x`` is an ordinary dense tensor on a device.
 
     Raises:
-        CannotFuse: names what it is.
+        CannotFuseError: names what it is.
     """
     if type(x) not in (Tensor, Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(x):
-        raise CannotFuse("", f"{what} is a {type(x).__name__} that wraps another tensor")
+        raise CannotFuseError("", f"{what} is a {type(x).__name__} that wraps another tensor")
     if x.layout != torch.strided:
-        raise CannotFuse("", f"{what} has layout {x.layout}")
-    if x.device.type != "cpu":
-        raise CannotFuse("", f"{what} is on {x.device}, for which there is no back end")
+        raise CannotFuseError("", f"{what} has layout {x.layout}")
+    if x.device != device:
+        raise CannotFuseError("", f"{what} is on {x.device}, the first parameter on {device}")
     if x.dtype not in DTYPES:
-        raise CannotFuse("", f"{what} has dtype {x.dtype}")
+        raise CannotFuseError("", f"{what} has dtype {x.dtype}")
 
 
 def is_dense(x: Tensor) -> bool:
@@ -71,7 +71,7 @@ class Spans:
         written: tensors.
 
     Raises:
-        CannotFuse: two of them share memory.
+        CannotFuseError: two of them share memory.
     """
 
     def __init__(self, written: Iterable[Tensor]) -> None:
@@ -79,13 +79,13 @@ class Spans:
         order = np.argsort(first, kind="stable")
         self.first, self.stop = first[order], stop[order]
         if (self.first[1:] < self.stop[:-1]).any():
-            raise CannotFuse("", "two of the parameters and state tensors share memory")
+            raise CannotFuseError("", "two of the parameters and state tensors share memory")
 
     def check_disjoint(self, read: Iterable[Tensor]) -> None:
         """Raise if something that is read overlaps with what is written.
 
         Raises:
-            CannotFuse: it does.
+            CannotFuseError: it does.
         """
         low, high = _spans(read)
         if not len(self.first) or not len(low):
@@ -93,7 +93,7 @@ class Spans:
         # An overlap with [low, high) is with the last span that starts below high.
         at = np.searchsorted(self.first, high, side="left") - 1
         if ((at >= 0) & (self.stop[np.maximum(at, 0)] > low)).any():
-            raise CannotFuse("", "a gradient shares memory with a parameter or with the state")
+            raise CannotFuseError("", "a gradient shares memory with a parameter or with the state")
 
 
 def _spans(tensors: Iterable[Tensor]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Fused steps on states kept as nested dicts, one per parameter, as ``optimizer.state`` has them."""
+"""Fused steps on states kept as nested dicts, one per parameter, as in ``optimizer.state``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from .batch import Batch
 from .engine import Engine
-from .errors import CannotFuse
+from .errors import CannotFuseError
 from .layout import Paths
 
 Nested = dict[str, Any]
@@ -78,7 +78,7 @@ class NestedEngine:
                 put there too.
 
         Raises:
-            CannotFuse: nothing has changed; run the chain as it is. The text says why.
+            CannotFuseError: nothing has changed; run the chain as it is. The text says why.
         """
         last = self._last
         same = (
@@ -148,9 +148,9 @@ def _get(nested: Any, path: tuple[str, ...]) -> Tensor:
         for name in path:
             nested = nested[name]
     except (KeyError, TypeError) as error:
-        raise CannotFuse(path[0], f"the state has no entry {'.'.join(path)!r}") from error
+        raise CannotFuseError(path[0], f"the state has no entry {'.'.join(path)!r}") from error
     if not isinstance(nested, Tensor):
-        raise CannotFuse(path[0], f"the state's {'.'.join(path)!r} is no tensor")
+        raise CannotFuseError(path[0], f"the state's {'.'.join(path)!r} is no tensor")
     return nested
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..core.chain import Chain
 from ..core.protocol import GradientTransformation
 from ..core.tree import accumulator_dtype
+from .backend import BackEnd
 from .check import check_part
-from .errors import CannotFuse
+from .errors import CannotFuseError
 from .graph import Graph
 from .layout import shared_in, sites_in
 from .specialize import Choice, specialize
@@ -44,17 +45,23 @@ class Parts:
         tx: the transform; anything but a chain counts as one member.
         skeleton: a state of one leaf.
         values: declared hyperparameters by full name.
+        back_end: what runs the parts.
     """
 
     def __init__(
-        self, tx: GradientTransformation, skeleton: Any, values: Mapping[str, Any]
+        self,
+        tx: GradientTransformation,
+        skeleton: Any,
+        values: Mapping[str, Any],
+        back_end: BackEnd,
     ) -> None:
         self.tx = tx
         self.values = values
+        self.back_end = back_end
         self.skeleton = skeleton
         self.names = list(tx.inner) if isinstance(tx, Chain) else [""]
         self.refused: dict[str, str] = {}
-        self._graphs: dict[tuple[int, int, Kind], Graph | CannotFuse] = {}
+        self._graphs: dict[tuple[int, int, Kind], Graph | CannotFuseError] = {}
         each = [skeleton[n] for n in self.names] if isinstance(tx, Chain) else [skeleton]
         self._sites = _offsets([sites_in(s) for s in each])
         self._shared = _offsets([shared_in(s) for s in each])
@@ -65,7 +72,7 @@ class Parts:
         The last part is fused and adds the update to the parameters; it may have no members.
 
         Raises:
-            CannotFuse: no member can be fused.
+            CannotFuseError: no member can be fused.
         """
         pure: dict[str, str] = {}
         while True:
@@ -73,7 +80,7 @@ class Parts:
             fused = [part for part in parts if part.fused]
             if all(part.start == part.stop for part in fused):
                 member, reason = next(iter(pure.items()), ("", "the chain is empty"))
-                raise CannotFuse(member, reason)
+                raise CannotFuseError(member, reason)
             failure = self._first_failure(fused, kinds)
             if failure is None:
                 self.refused.update(pure)
@@ -85,7 +92,7 @@ class Parts:
         """The graph of a fused part.
 
         Raises:
-            CannotFuse: names the member and the reason.
+            CannotFuseError: names the member and the reason.
         """
         key = (part.start, part.stop, kind)
         if key not in self._graphs:
@@ -99,10 +106,10 @@ class Parts:
                 self._check_width(part, kind, graph)
                 check_part(self, part, kind, graph)
                 self._graphs[key] = graph
-            except CannotFuse as error:
+            except CannotFuseError as error:
                 self._graphs[key] = error
         found = self._graphs[key]
-        if isinstance(found, CannotFuse):
+        if isinstance(found, CannotFuseError):
             raise found
         return found
 
@@ -153,16 +160,16 @@ class Parts:
 
     def _first_failure(
         self, parts: list[Part], kinds: list[Kind]
-    ) -> tuple[Part, CannotFuse] | None:
+    ) -> tuple[Part, CannotFuseError] | None:
         for part in parts:
             for kind in kinds:
                 try:
                     self.graph(part, kind)
-                except CannotFuse as error:
+                except CannotFuseError as error:
                     return part, error
         return None
 
-    def _blame(self, part: Part, error: CannotFuse, kinds: list[Kind]) -> dict[str, str]:
+    def _blame(self, part: Part, error: CannotFuseError, kinds: list[Kind]) -> dict[str, str]:
         """The members of a part that stand in the way."""
         names = self.names[part.start : part.stop]
         named = error.member.split(".")[0]
@@ -184,7 +191,7 @@ class Parts:
         for target, i in graph.outputs:
             want = accumulator_dtype(kind.signature.grad)
             if target.kind == "update" and graph.nodes[i].dtype != _name(want):
-                raise CannotFuse("", f"gives updates of dtype {graph.nodes[i].dtype}")
+                raise CannotFuseError("", f"gives updates of dtype {graph.nodes[i].dtype}")
 
 
 def _offsets(counts: list[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Chains for one kind of leaf: choices between leaves resolved, members labelled with their path."""
+"""Chains for one kind of leaf: choices resolved, members labelled with their path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..core.functions import identity, stateless, transformation
 from ..core.protocol import GradientTransformation, members
 from ..core.select import freeze, label_leaves, masked, partition
 from ..core.tree import PyTree
-from .errors import CannotFuse
+from .errors import CannotFuseError
 from .layout import Key
 
 Choice = tuple[Hashable, ...]
@@ -82,7 +82,7 @@ class Labelled(GradientTransformation):
             Key.read = False
             out = self.transform.update(updates, state, params, **extra)
             if Key.read:
-                raise CannotFuse(self.path, "depends on the names of leaves")
+                raise CannotFuseError(self.path, "depends on the names of leaves")
             return out
 
 
@@ -93,9 +93,12 @@ def specialize(
     decisions = iter(choice)
     resolved: dict[int, Callable[[Any], Any]] = {}
     for selector in selectors(tx):
-        decision = next(decisions)
-        resolved[id(selector)] = lambda info, d=decision: d
+        resolved[id(selector)] = _constant(next(decisions))
     return _rebuild(tx, "", resolved, label)
+
+
+def _constant(value: Hashable) -> Callable[[Any], Hashable]:
+    return lambda _: value
 
 
 def _rebuild(

@@ -20,7 +20,7 @@ from ..core.apply import apply_updates
 from ..core.leaves import STRUCTURED
 from ..core.protocol import GradientTransformation
 from . import lower
-from .errors import CannotFuse
+from .errors import CannotFuseError
 from .graph import Graph, Input, Node, simplify
 from .layout import Leaves, Structure, join, split
 from .specialize import current_member, inside
@@ -153,8 +153,8 @@ class Tracer(TorchDispatchMode):
             return self.node(x.numel())
         return self._append(Node("numel", (), "int64", False))
 
-    def refuse(self, reason: str) -> CannotFuse:
-        return CannotFuse(current_member(), reason)
+    def refuse(self, reason: str) -> CannotFuseError:
+        return CannotFuseError(current_member(), reason)
 
     # ----------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ def trace(tx: GradientTransformation, skeleton: Any, signature: Signature, apply
         apply: add the update to the parameter; otherwise the update is an output.
 
     Raises:
-        CannotFuse: names the member and the reason.
+        CannotFuseError: names the member and the reason.
     """
     first, second = (
         _run(tx, skeleton, signature, apply, signature.probe_shape(i)) for i in range(2)
@@ -230,7 +230,9 @@ def _run(
 
     def state(kind: str, index: int, dtype: torch.dtype, form: str) -> Tensor:
         if form == "other":
-            raise CannotFuse("", "has a state that is neither shaped like the leaf nor a scalar")
+            raise CannotFuseError(
+                "", "has a state that is neither shaped like the leaf nor a scalar"
+            )
         x = leaf(dtype) if form == "leaf" else torch.ones((), dtype=dtype)
         return tracer.input(x, Input(kind, index))
 
@@ -265,19 +267,19 @@ def _run(
             update = _only_leaf(new_u)
             with inside("apply_updates"):
                 result = _only_leaf(apply_updates(params, new_u)) if apply else update
-        except CannotFuse:
+        except CannotFuseError:
             raise
         except Exception as error:
-            raise CannotFuse(current_member(), f"{type(error).__name__}: {error}") from error
+            raise CannotFuseError(current_member(), f"{type(error).__name__}: {error}") from error
     return _collect(tracer, skeleton, signature, result, new, apply)
 
 
 def _only_leaf(updates: Any) -> Tensor:
     if not isinstance(updates, Leaves) or len(updates.values) != 1:
-        raise CannotFuse("", "the updates come back in another structure")
+        raise CannotFuseError("", "the updates come back in another structure")
     leaf = updates.values[0]
     if isinstance(leaf, STRUCTURED):
-        raise CannotFuse("", f"the update is a {type(leaf).__name__}")
+        raise CannotFuseError("", f"the update is a {type(leaf).__name__}")
     return leaf
 
 
@@ -296,10 +298,10 @@ def _collect(
     for (kind, i, dtype, form), x in zip(wanted, states + shared, strict=True):
         if not isinstance(x, Tensor) or x.dtype != dtype:
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise CannotFuse("", f"{kind} {i} changes from {dtype} to {got}")
+            raise CannotFuseError("", f"{kind} {i} changes from {dtype} to {got}")
         at = tracer.node(x)
         if tuple(x.shape) != (tuple(tracer.shape) if form == "leaf" else ()):
-            raise CannotFuse("", f"{kind} {i} changes its shape to {tuple(x.shape)}")
+            raise CannotFuseError("", f"{kind} {i} changes its shape to {tuple(x.shape)}")
         node = tracer.nodes[at]
         if node.op != "input" or node.value != Input(kind, i):
             outputs.append((Input(kind, i), at))
@@ -309,7 +311,7 @@ def _collect(
 def _without_sizes(first: Graph, second: Graph, sizes: Sequence[int]) -> Graph:
     """One graph from two runs: what differs must be the number of elements."""
     if len(first.nodes) != len(second.nodes) or first.outputs != second.outputs:
-        raise CannotFuse("", "does different things for different sizes")
+        raise CannotFuseError("", "does different things for different sizes")
     nodes = []
     for a, b in zip(first.nodes, second.nodes, strict=True):
         if a == b or (a.op == "const" and _nan(a.value) and _nan(b.value)):
@@ -318,7 +320,7 @@ def _without_sizes(first: Graph, second: Graph, sizes: Sequence[int]) -> Graph:
             nodes.append(Node("numel", (), "int64", False))
         else:
             member = a.member or b.member
-            raise CannotFuse(member, "depends on the size of the leaf")
+            raise CannotFuseError(member, "depends on the size of the leaf")
     return Graph(tuple(nodes), first.outputs)
 
 

@@ -20,6 +20,11 @@ class Schedule:
     A Python integer gives a Python float. An integer tensor of any shape gives a tensor of that
     shape on its device, without a host sync: float64, so that a small value keeps its low bits
     (float32 on MPS, which has no float64).
+
+    >>> import torch, gradtx as gx
+    >>> schedule = gx.schedules.linear(init_value=1.0, end_value=0.0, transition_steps=4)
+    >>> isinstance(schedule, gx.schedules.Schedule), schedule(1), schedule(torch.tensor([0, 2]))
+    (True, 0.75, tensor([1.0000, 0.5000], dtype=torch.float64))
     """
 
     def __call__(self, count: Count) -> Value:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..core import tree
-from ..core.leaves import densify_leaf
+from ..core.checks import check_tensors
+from ..core.leaves import STRUCTURED, densify_leaf
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 
@@ -45,6 +46,7 @@ class snapshot(GradientTransformation):
         _check_name(self.name, self.measure_name)
 
     def init(self, params: PyTree) -> PyTree:
+        check_tensors(self.name, params, what="parameter")
         kept = _zero_updates(params)
         if self.measure is not None:
             kept = tree.zeros_like(self.measure(kept))
@@ -53,9 +55,11 @@ class snapshot(GradientTransformation):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
+        check_tensors(self.name, updates, accepts=(Tensor, *STRUCTURED))
         old, new = state[self.measure_name], _dense(updates)
         if self.measure is not None:
             new = self.measure(new)
+        check_tensors(self.name, new, old)
         leaves, spec = tree.flatten(new)
         olds = tree.flatten_like(self.name, spec, old, "state")
         kept = [

@@ -1,0 +1,70 @@
+"""Which back end runs leaves on a device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from .cuda_launch import bindings
+from .cuda_table import CudaBackEnd
+from .errors import CannotFuseError
+from .graph import Graph
+from .kernel import Table, compile_together, run_tables
+
+
+class BackEnd(Protocol):
+    """Compiles graphs for a device and runs them on tables of leaves.
+
+    Attributes:
+        device: where the leaves are.
+        table: class of the tables, see ``kernel.Table``.
+    """
+
+    device: torch.device
+    table: Any
+
+    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
+        """Kernels for graphs that run together."""
+
+    def run_tables(self, tables: Any) -> None:
+        """Run the tables of one part together."""
+
+    def numbers(self, rows: int, columns: int) -> np.ndarray:
+        """Storage for rows of hyperparameters."""
+
+    def number(self, value: Any) -> Any:
+        """An entry of ``numbers``."""
+
+
+class CpuBackEnd:
+    """The C++ back end."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+        self.table = Table
+        self.compile_together = compile_together
+        self.run_tables = run_tables
+        self.number = float
+
+    def numbers(self, rows: int, columns: int) -> np.ndarray:
+        """Storage for rows of hyperparameters."""
+        return np.zeros((rows, columns))
+
+
+@functools.cache
+def back_end(device: torch.device) -> BackEnd:
+    """The back end of a device.
+
+    Raises:
+        CannotFuseError: there is none.
+    """
+    if device.type == "cpu":
+        return CpuBackEnd()
+    if device.type == "cuda":
+        bindings()
+        return CudaBackEnd(device)
+    raise CannotFuseError("", f"there is no back end for {device}")
