@@ -17,9 +17,13 @@ LINE_STYLES = ("-", "--", ":", "-.")
 
 
 def smoothed(values: list[float], radius: int) -> list[float]:
-    """The mean over a window centred on each value, which unlike a running mean does not lag."""
-    windows = [values[max(0, i - radius) : i + radius + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
+    """The mean over a window centred on each value, narrower at the start, where losses plunge."""
+    averages = []
+    for index in range(len(values)):
+        reach = min(radius, index)
+        window = values[index - reach : index + reach + 1]
+        averages.append(sum(window) / len(window))
+    return averages
 
 
 def plot_losses(axes: Axes, runs: list[Run]) -> None:

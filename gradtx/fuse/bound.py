@@ -130,8 +130,6 @@ class Bound:
             else:
                 updates = self._pure(part, grads, updates, batch, commits)
         self._point(self.cut[-1], "all", updates)
-        for old, new in commits:
-            old.copy_(new)
         for part in self.cut[:-1]:
             if part.fused:
                 self._launch(part, "commit")
@@ -141,6 +139,8 @@ class Bound:
                 (batch.params[i], *batch.states[i]), (params[i], *states[i]), strict=True
             ):
                 old.detach().copy_(new)
+        for old, new in commits:  # last: the copies above hold the old state of such members
+            old.copy_(new)
 
     # -- tables --------------------------------------------------------------------------------
 
@@ -186,8 +186,8 @@ class Bound:
     def _fill_hyper(self, batch: Batch) -> None:
         number = self.back_end.number
         for r, row in enumerate(batch.hyper):
-            values = [number(v) for v in (*row.values(), *batch.extra.values())]
-            self.hyper[r, : len(values)] = values
+            every = {**row, **batch.extra}  # rows may name their values in any order
+            self.hyper[r, : len(self.columns)] = [number(every[n]) for n in self.columns]
         if len(batch.hyper) > 1:
             for k in self.of_tree:
                 self.hyper[:, k] = self.hyper[self.rows[0], k]

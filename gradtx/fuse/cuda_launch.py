@@ -41,11 +41,15 @@ def bindings() -> tuple[Any, Any]:
     return driver, nvrtc
 
 
-def _checked(result: tuple[Any, ...], log: Callable[[], str] = str) -> Any:
-    """The value of a call that returns its status first."""
+def _value(result: tuple[Any, ...], log: Callable[[], str] = str) -> Any:
+    """The value of a call that returns its status first.
+
+    Raises:
+        RuntimeError: the call failed.
+    """
     status, *values = result
     if int(status):
-        raise CannotFuseError("", f"{status.name}: {log()}"[:600].rstrip(": "))
+        raise RuntimeError(f"{status.name}: {log()}"[:600].rstrip(": "))
     return values[0] if values else None
 
 
@@ -58,26 +62,26 @@ def cubin(source: str, arch: str) -> bytes:
     _, nvrtc = bindings()
     try:
         version = nvrtc.nvrtcVersion()
+        key = ["cubin", source, arch, *_OPTIONS, *map(str, version[1:])]
+        return content(entry(key, ".cubin", lambda: _compile(source, arch)))
     except RuntimeError as error:
-        raise CannotFuseError("", f"NVRTC cannot be loaded: {error}") from error
-    key = ["cubin", source, arch, *_OPTIONS, *map(str, version[1:])]
-    return content(entry(key, ".cubin", lambda: _compile(source, arch)))
+        raise CannotFuseError("", f"NVRTC: {error}") from error
 
 
 def _compile(source: str, arch: str) -> bytes:
     _, nvrtc = bindings()
-    program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"gradtx.cu", 0, [], []))
+    program = _value(nvrtc.nvrtcCreateProgram(source.encode(), b"gradtx.cu", 0, [], []))
 
     def log() -> str:
-        text = bytes(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
-        _checked(nvrtc.nvrtcGetProgramLog(program, text))
+        text = bytes(_value(nvrtc.nvrtcGetProgramLogSize(program)))
+        _value(nvrtc.nvrtcGetProgramLog(program, text))
         return text.decode(errors="replace")
 
     try:
         options = [f"--gpu-architecture={arch}".encode(), *(o.encode() for o in _OPTIONS)]
-        _checked(nvrtc.nvrtcCompileProgram(program, len(options), options), log)
-        code = bytes(_checked(nvrtc.nvrtcGetCUBINSize(program)))
-        _checked(nvrtc.nvrtcGetCUBIN(program, code))
+        _value(nvrtc.nvrtcCompileProgram(program, len(options), options), log)
+        code = bytes(_value(nvrtc.nvrtcGetCUBINSize(program)))
+        _value(nvrtc.nvrtcGetCUBIN(program, code))
     finally:
         nvrtc.nvrtcDestroyProgram(program)
     return code
@@ -96,23 +100,27 @@ class CudaModule:
         self._device = device
         self._functions: dict[str, Any] = {}
         with torch.cuda.device(device):
-            handle = _checked(self._driver.cuDeviceGet(device.index))
-            self._context = _checked(self._driver.cuDevicePrimaryCtxRetain(handle))
-            _checked(self._driver.cuCtxSetCurrent(self._context))
-            self._module = _checked(self._driver.cuModuleLoadData(code))
+            handle = _value(self._driver.cuDeviceGet(device.index))
+            self._context = _value(self._driver.cuDevicePrimaryCtxRetain(handle))
+            _value(self._driver.cuCtxSetCurrent(self._context))
+            self._module = _value(self._driver.cuModuleLoadData(code))
 
     def launch(self, kernel: str, blocks: int, threads: int, args: ctypes.Structure) -> None:
-        """Launch a kernel that takes one argument block by value, on the current stream."""
+        """Launch a kernel that takes one argument block by value, on the current stream.
+
+        Raises:
+            RuntimeError: the device fails; the step may be half done.
+        """
         driver = self._driver
         with torch.cuda.device(self._device):
-            _checked(driver.cuCtxSetCurrent(self._context))  # a new thread may have none
+            _value(driver.cuCtxSetCurrent(self._context))  # a new thread may have none
             if kernel not in self._functions:
-                self._functions[kernel] = _checked(
+                self._functions[kernel] = _value(
                     driver.cuModuleGetFunction(self._module, kernel.encode())
                 )
             stream = torch.cuda.current_stream(self._device).cuda_stream
             addresses = (ctypes.c_void_p * 1)(ctypes.addressof(args))
-            _checked(
+            _value(
                 driver.cuLaunchKernel(
                     self._functions[kernel],
                     *(blocks, 1, 1, threads, 1, 1, 0, stream),
@@ -130,4 +138,8 @@ def load(source: str, device: torch.device) -> Module:
         CannotFuseError: it cannot be compiled or loaded.
     """
     major, minor = torch.cuda.get_device_capability(device)
-    return CudaModule(cubin(source, f"sm_{major}{minor}"), device)
+    code = cubin(source, f"sm_{major}{minor}")
+    try:
+        return CudaModule(code, device)
+    except RuntimeError as error:
+        raise CannotFuseError("", f"CUDA driver: {error}") from error

@@ -10,12 +10,13 @@ CHUNK = 8192  # elements of a task, one block each; a multiple of every vector w
 THREADS = 256
 PUT_WORDS = 480  # 8-byte words of one upload: an argument block holds at most 4096 bytes
 
-PRELUDE = (
-    f"""\
+_SIZES = f"""\
 #define GX_CHUNK {CHUNK}
 #define GX_THREADS {THREADS}
 #define GX_PUT_WORDS {PUT_WORDS}
 """
+PRELUDE = (
+    _SIZES
     + """\
 #define __builtin_inf() __longlong_as_double(0x7ff0000000000000LL)
 #define __builtin_nan(tag) __longlong_as_double(0x7ff8000000000000LL)
@@ -139,7 +140,8 @@ template <typename Op> GX double gx_reduce(double x) {
   held[threadIdx.x] = x;
   __syncthreads();
   for (int half = blockDim.x / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half) held[threadIdx.x] = Op::join(held[threadIdx.x], held[threadIdx.x + half]);
+    if (threadIdx.x < half)
+      held[threadIdx.x] = Op::join(held[threadIdx.x], held[threadIdx.x + half]);
     __syncthreads();
   }
   return held[0];

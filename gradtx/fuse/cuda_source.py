@@ -165,16 +165,16 @@ class CudaSource:
             "const int n = rest < GX_CHUNK ? (int)rest : GX_CHUNK;",
         ]
         for where, dtype in dtypes.items():
-            kind = f"{'' if where in written else 'const '}{_STORAGE[dtype][0]}* __restrict__"
-            lines.append(f"{kind} p_{_label(where)} = ({kind}){self._address(where)} + begin;")
+            kind = f"{'' if where in written else 'const '}{_STORAGE[dtype][0]}*"
+            pointer = f"p_{_label(where)}"
+            lines += [
+                f"{kind} __restrict__ {pointer} = ({kind}){self._address(where)} + begin;",
+                f"__builtin_assume(__isGlobal({pointer}));",
+            ]
         lines += self._uniforms(stage)
         for i in stage.reductions:
             kind, join = self._accumulator(i)
-            lines.append(
-                f"{kind} a{i} = ({kind}){join}::none();"
-                if "sum" not in nodes[i].op
-                else f"{kind} a{i} = 0;"
-            )
+            lines.append(f"{kind} a{i} = ({kind}){join}::none();")
         takes = [f"const {_STORAGE[dtype][0]} i_{_label(w)}" for w, dtype in read.items()]
         takes += [f"{_STORAGE[dtype][0]}& o_{_label(w)}" for w, dtype in written.items()]
         lines.append(f"const auto element = [&]({', '.join(takes)}) {{")
@@ -184,7 +184,8 @@ class CudaSource:
             _, join = self._accumulator(i)
             lines += [
                 f"const double r{i} = gx_reduce<{join}>((double)a{i});",
-                f"if (threadIdx.x == 0) A->partial[{self.partial[i]} * A->tasks + blockIdx.x] = r{i};",
+                "if (threadIdx.x == 0)",
+                f"  A->partial[{self.partial[i]} * A->tasks + blockIdx.x] = r{i};",
             ]
         return _kernel(f"pass_{s}", lines)
 

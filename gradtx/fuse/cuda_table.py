@@ -127,7 +127,8 @@ class CudaTable:
         Args:
             totals: one row per reduction over the tree, one column per table.
             rows: the row of each of this kernel's reductions over the tree.
-            tables, table: how many tables run together, and the place of this one.
+            tables: how many tables run together.
+            table: the place of this one.
         """
         self._view("tree_row")[: len(rows)] = rows
         self._view("hyper")[: 2 * self._hyper.size] = self._hyper.view(np.int64).ravel()
@@ -242,10 +243,12 @@ class CudaBackEnd:
         Raises:
             CannotFuseError: it is a tensor on another device, or of a dtype unknown here.
         """
-        if isinstance(value, Tensor) and value.device.type != "cpu":
-            if value.device != self.device or value.dtype not in _KINDS:
-                raise CannotFuseError("", f"a number is on {value.device} as {value.dtype}")
+        if isinstance(value, Tensor) and value.device == self.device:
+            if value.dtype not in _KINDS:
+                raise CannotFuseError("", f"a hyperparameter is a tensor of dtype {value.dtype}")
             return value.data_ptr(), _KINDS[value.dtype]
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            raise CannotFuseError("", f"a hyperparameter is on {value.device}")
         return int(np.float64(float(value)).view(np.int64)), 0
 
     def run_tables(self, tables: Sequence[CudaTable]) -> None:

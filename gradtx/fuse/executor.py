@@ -35,7 +35,7 @@ class Step:
     def __init__(self, tx: GradientTransformation) -> None:
         self.transform = tx
         self.engine = Engine(tx)
-        self.reasons: dict[str, None] = {}
+        self.reasons: dict[tuple[str, str], None] = {}
         self._skeleton: Any = None
         self._last: tuple[Any, Any, Batch] | None = None
 
@@ -68,16 +68,16 @@ class Step:
                     batch = self.batch(params, grads, state, hyper, extra)
                     self._last = (tree.flatten(params), tree.flatten(state), batch)
                 self.engine.run(batch)
+                for name, reason in self.engine.refused().items():
+                    self._note(name, reason)
             except CannotFuseError as error:
-                self._note(str(error))
+                self._note("", str(error))
                 return self._pure(params, grads, state, hyper, extra)
         return params, state
 
     def report(self) -> str:
         """What has run as torch operations so far, and why."""
-        parts = self.engine.refused()
-        lines = [f"{name or self.transform.name}: {reason}" for name, reason in parts.items()]
-        lines += [f"whole chain: {reason}" for reason in self.reasons]
+        lines = [f"{member or 'whole chain'}: {reason}" for member, reason in self.reasons]
         return "\n".join(lines) or "everything is fused"
 
     def batch(
@@ -171,15 +171,17 @@ class Step:
         if not per_leaf:
             return [values], [0] * len(there)
         rows = [
-            {**values, **{name: column[k] for name, column in per_leaf.items()}}
+            {**values, **{name: x[k] for name, x in per_leaf.items() if x[k] is not None}}
             for k in range(len(there))
         ]
         return rows, list(range(len(there)))
 
-    def _note(self, reason: str) -> None:
-        if reason not in self.reasons:
-            self.reasons[reason] = None
-            logger.info("%s runs unfused: %s", self.transform.name, reason)
+    def _note(self, member: str, reason: str) -> None:
+        """Remember why something is not fused; log it when it is new."""
+        if (member, reason) not in self.reasons:
+            self.reasons[member, reason] = None
+            name = member or self.transform.name
+            logger.info("gradtx.fuse: %s runs as torch operations: %s", name, reason)
 
     def _pure(
         self,

@@ -13,7 +13,7 @@ from ..core.chain import Chain
 from ..core.protocol import GradientTransformation
 from ..core.tree import accumulator_dtype
 from .backend import BackEnd
-from .check import check_part
+from .check import check
 from .errors import CannotFuseError
 from .graph import Graph
 from .layout import shared_in, sites_in
@@ -97,14 +97,12 @@ class Parts:
         key = (part.start, part.stop, kind)
         if key not in self._graphs:
             try:
-                graph = trace(
-                    self.transform(part, kind.choice),
-                    self.skeleton_of(part),
-                    self.signature(part, kind.signature),
-                    apply=part.stop == len(self.names),
-                )
+                skeleton, signature = self.skeleton_of(part), self.signature(part, kind.signature)
+                apply = part.stop == len(self.names)
+                graph = trace(self.transform(part, kind.choice), skeleton, signature, apply)
                 self._check_width(part, kind, graph)
-                check_part(self, part, kind, graph)
+                pure = self.transform(part, kind.choice, label=False)
+                check(self.back_end, pure, skeleton, signature, self.values, apply, graph)
                 self._graphs[key] = graph
             except CannotFuseError as error:
                 self._graphs[key] = error

@@ -16,6 +16,7 @@ from ..core.errors import UnsupportedLeafError
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
+from .fused import FusedSteps
 from .leaves import (
     Leaves,
     Nested,
@@ -55,6 +56,7 @@ class Optimizer(torch.optim.Optimizer):
         self._skeletons: dict[
             tuple[GradientTransformation, LeafInfo], tuple[PyTree, frozenset[str]]
         ] = {}
+        self._fused = FusedSteps()
         self._check_options(defaults)
         super().__init__(params, defaults)
 
@@ -132,13 +134,57 @@ class Optimizer(torch.optim.Optimizer):
     def _step(self, loss: Any) -> None:
         names = self._names()
         extra = {"value": loss} if isinstance(loss, Tensor) else {}
-        results = []
+        buckets = []
         for tx, groups in self._buckets():
             active = {p: g for p, g in groups.items() if p.grad is not None}
             if active:
-                results.append((groups, active, *self._compute(tx, groups, active, names, extra)))
+                buckets.append((tx, groups, active))
+        # A fused step writes as it goes, so it must be the only one that could still fail.
+        if len(buckets) == 1 and self._run_fused(*buckets[0], names, extra):
+            return
+        results = [
+            (g, active, *self._compute(tx, g, active, names, extra)) for tx, g, active in buckets
+        ]
         for groups, active, params, nested, shared in results:
             self._commit(groups, active, [names[p] for p in active], params, nested, shared)
+
+    def _run_fused(
+        self,
+        tx: GradientTransformation,
+        groups: Mapping[Tensor, dict[str, Any]],
+        active: Mapping[Tensor, dict[str, Any]],
+        names: Mapping[Tensor, str],
+        extra: Mapping[str, Any],
+    ) -> bool:
+        """Step in place with compiled kernels; False if that is not wanted or not possible."""
+        options = [g["fused"] for g in self.param_groups]
+        if torch.is_grad_enabled() or any(option is False for option in options):
+            return False
+        for p, group in active.items():
+            _gradient(tx, names[p], p, group)
+        for group in {id(g): g for g in active.values()}.values():
+            self._check_options(group)
+        nested = self._complete(tx, active, names)[1]
+        by_group = {id(g): self._values(g) for g in active.values()}
+        rows = list(by_group)
+        refused = self._fused.run(
+            tx,
+            Leaves({names[p]: p for p in active}),
+            list(nested.values()),
+            list(by_group.values()),
+            [rows.index(id(g)) for g in active.values()],
+            [g["maximize"] for g in active.values()],
+            extra,
+            lambda: [self.state[p] for p in groups if p not in active and self.state.get(p)],
+        )
+        if refused is not None:
+            if any(options):
+                raise RuntimeError(f"{type(self).__name__}: fused=True, but {refused}")
+            return False
+        for p in active:
+            if self.state.get(p) is not nested[names[p]]:
+                self.state[p] = nested[names[p]]
+        return True
 
     def _compute(
         self,
@@ -168,7 +214,16 @@ class Optimizer(torch.optim.Optimizer):
         active: Iterable[Tensor],
         names: Mapping[Tensor, str],
     ) -> PyTree:
-        """The state of the active parameters, fresh where they have none yet."""
+        """The state of the active parameters as the chain knows it."""
+        skeletons, nested = self._complete(tx, active, names)
+        # Any parameter that has a state holds the shared part, also one without a gradient now.
+        held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
+        return from_nested(skeletons, nested, {**next(iter(nested.values()), {}), **held})
+
+    def _complete(
+        self, tx: GradientTransformation, active: Iterable[Tensor], names: Mapping[Tensor, str]
+    ) -> tuple[dict[str, PyTree], dict[str, Nested]]:
+        """Structures and stored states of parameters, fresh entries where they have none yet."""
         skeletons, nested, fresh = {}, {}, {}
         for p in active:
             name = names[p]
@@ -179,24 +234,23 @@ class Optimizer(torch.optim.Optimizer):
         if fresh:
             state = tx.init(Leaves(fresh))
             nested.update({n: {**to_nested(state, n), **nested[n]} for n in fresh})
-        # Any parameter that has a state holds the shared part, also one without a gradient now.
-        held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
-        return from_nested(skeletons, nested, {**next(iter(nested.values()), {}), **held})
+        return skeletons, nested
+
+    def _values(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Hyperparameter values that a group feeds, by name."""
+        values: dict[str, Any] = {}
+        for name, option in self.options(group).items():
+            values.update(option.values(group[name]))
+        return values
 
     def _hyper(
         self, active: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
     ) -> dict[str, Any]:
         """Overrides from the groups: one value, or one per leaf where groups differ."""
         per_leaf: dict[str, Leaves] = {}
-        by_group: dict[int, dict[str, Any]] = {}
+        by_group = {id(group): self._values(group) for group in active.values()}
         for p, group in active.items():
-            values = by_group.get(id(group))
-            if values is None:
-                values = {}
-                for name, option in self.options(group).items():
-                    values.update(option.values(group[name]))
-                by_group[id(group)] = values
-            for key, value in values.items():
+            for key, value in by_group[id(group)].items():
                 per_leaf.setdefault(key, Leaves())[names[p]] = value
         if len(by_group) == 1:
             return {key: next(iter(leaves.values())) for key, leaves in per_leaf.items()}
@@ -341,13 +395,13 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
-        left_out = ("_optimizer_", "_zero_grad_profile", "_warned", "_skeletons")
+        left_out = ("_optimizer_", "_zero_grad_profile", "_warned", "_skeletons", "_fused")
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
         return own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._skeletons = {}
+        self._skeletons, self._fused = {}, FusedSteps()
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():

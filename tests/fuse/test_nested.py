@@ -54,7 +54,8 @@ def test_rows_and_maximize() -> None:
     rows = [engine.defaults() | {"scale.step_size": -2.0}, engine.defaults()]
     tree = lambda: {"a": params[0], "b": params[1]}  # noqa: E731
     engine.run(params, [torch.ones(3)] * 2, states, tree, rows, [0, 1], [False, True])
-    assert params[0].tolist() == [-2.0] * 3 and params[1].tolist() == [1.0] * 3
+    assert params[0].tolist() == [-2.0] * 3
+    assert params[1].tolist() == [1.0] * 3
 
 
 def test_a_missing_entry_is_refused() -> None:
@@ -69,9 +70,11 @@ def test_a_missing_entry_is_refused() -> None:
 def test_explain() -> None:
     params = {"w": torch.ones(1000)}
     text = gx.explain(gx.adamw(1e-3), params)
-    assert "28.0 bytes, 1.00 times" in text and "fused, 1 pass" in text
+    assert "28.0 bytes, 1.00 times" in text
+    assert "fused, 1 pass" in text
     text = gx.explain(gx.chain(gx.scale_by_adam(), gx.cautious_mask()), params)
     assert "fused, 2 passes" in text
     text = gx.explain(gx.chain(gx.trace(0.9), gx.centralize()), {"w": torch.ones(4, 4)})
-    assert "torch operations" in text and "centralize: " in text
+    assert "torch operations" in text
+    assert "centralize: " in text
     assert params["w"].eq(1).all()
