@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--width", type=int, default=96)
     args = parser.parse_args(argv)
+    # Matrices this small gain nothing from more threads.
+    torch.set_num_threads(1)
 
     tx = gx.chain(
         gx.clip_by_global_norm(1.0),

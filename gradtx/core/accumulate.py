@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import tree
 from .checks import check_tensors
+from .errors import TreeMismatchError, shape_mismatch
 from .hyper import Values, static
 from .leaves import LeafInfo
 from .protocol import Wrapper
@@ -85,10 +86,7 @@ class multi_steps(Wrapper):
         self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         check_tensors(self.name, updates, params)
-        _, spec = tree.flatten(updates)
-        held = tree.flatten_like(self.name, spec, state.gathered, "state")
-        means = [s.mean if isinstance(s, Gathered) else s for s in held]
-        check_tensors(self.name, updates, spec.unflatten(means))
+        self._check_gathered(updates, state.gathered)
         gathered = tree.map(_gather, updates, state.gathered)
         mean = tree.map(lambda g, s: s.mean, updates, gathered)
         emit = state.mini_step + 1 >= self.every_k
@@ -106,6 +104,19 @@ class multi_steps(Wrapper):
                 tree.where(emit, inner, state.inner_state),
             ),
         )
+
+    def _check_gathered(self, updates: PyTree, gathered: PyTree) -> None:
+        leaves, spec = tree.flatten(updates)
+        held = tree.flatten_like(self.name, spec, gathered, "state")
+        for name, u, s in zip(tree.names(spec), leaves, held, strict=True):
+            if u is None:
+                continue
+            if not isinstance(s, Gathered):
+                raise TreeMismatchError(
+                    f"multi_steps: leaf {name!r} has an update, but was not a leaf at init"
+                )
+            if s.mean.shape != u.shape:
+                raise shape_mismatch(self.name, name, "update", u.shape, "state", s.mean.shape)
 
 
 def _gather(g: Tensor, s: Gathered) -> Gathered:
