@@ -11,14 +11,14 @@ from time import perf_counter
 
 import optree
 import torch
-from lm.data import batches, standard_library
-from lm.model import GPT, GPTConfig, next_byte_loss
-from lm.table import format_table
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import gradtx as gx
+from lm.data import batches, standard_library
+from lm.model import GPT, GPTConfig, next_byte_loss
+from lm.table import format_table
 
 Params = dict[str, Tensor]
 Step = Callable[..., tuple[Params, object, Tensor]]

@@ -14,18 +14,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lm.data import batches, standard_library
-from lm.model import GPT, GPTConfig
-from lm.table import format_table
-from lm.training import Run, train
 from torch.optim import Optimizer
 
 import gradtx as gx
 from gradtx.schedules import Schedule, warmup_cosine_decay
+from lm.data import batches, standard_library
+from lm.model import GPT, GPTConfig
+from lm.table import format_table
+from lm.training import Run, train
 
 try:
-    from lm.figure import save_figure
     from tqdm import tqdm
+
+    from lm.figure import save_figure
 except ModuleNotFoundError as missing:
     raise SystemExit(f"{missing}: run pip install 'gradtx[examples]' first") from None
 
