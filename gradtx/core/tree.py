@@ -280,14 +280,32 @@ def _is_buffer(s: Any) -> bool:
     return isinstance(s, Tensor) and (s.ndim > 0 or s.is_floating_point())
 
 
-def _children(node: PyTree) -> list[tuple[str, Any]]:
+def children(node: PyTree) -> list[tuple[str, Any]] | None:
+    """Named children of a container of a state, None for a value.
+
+    >>> import gradtx as gx
+    >>> gx.tree.children({"a": 1}), gx.tree.children([5]), gx.tree.children(3.0)
+    ([('a', 1)], [('0', 5)], None)
+    """
     if isinstance(node, Mapping):
         return [(str(k), v) for k, v in node.items()]
     if isinstance(node, tuple) and hasattr(node, "_fields"):
         return list(zip(node._fields, node, strict=True))
     if isinstance(node, (list, tuple)):
         return [(str(i), v) for i, v in enumerate(node)]
-    return []
+    return None
+
+
+def rebuild(node: PyTree, values: Sequence[Any]) -> PyTree:
+    """A container like ``node`` with other children.
+
+    >>> import gradtx as gx
+    >>> gx.tree.rebuild({"a": 1}, [2])
+    {'a': 2}
+    """
+    if isinstance(node, Mapping):
+        return type(node)(zip(node.keys(), values, strict=True))  # type: ignore[call-arg]
+    return type(node)(*values) if hasattr(node, "_fields") else type(node)(values)
 
 
 def get_all(tree: PyTree, name: str) -> dict[str, Any]:
@@ -301,7 +319,7 @@ def get_all(tree: PyTree, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def visit(node: PyTree, path: tuple[str, ...]) -> None:
-        for key, child in _children(node):
+        for key, child in children(node) or ():
             if key == name:
                 found[".".join(path)] = child
             else:
@@ -345,12 +363,9 @@ def set(tree: PyTree, **values: Any) -> PyTree:
             raise KeyError(f"tree.set: nothing is called {name!r}")
 
     def visit(node: PyTree) -> PyTree:
-        children = _children(node)
-        if not children:
+        inside = children(node)
+        if not inside:
             return node
-        new = [values[k] if k in values else visit(v) for k, v in children]
-        if isinstance(node, Mapping):
-            return type(node)(zip(node.keys(), new, strict=True))  # type: ignore[call-arg]
-        return type(node)(*new) if hasattr(node, "_fields") else type(node)(new)
+        return rebuild(node, [values[k] if k in values else visit(v) for k, v in inside])
 
     return visit(tree)

@@ -6,7 +6,7 @@ Initialising a chain on a tree that is one special container shows where per-lea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.protocol import GradientTransformation
-from ..core.tree import NAMESPACE, PyTree
+from ..core.tree import NAMESPACE, PyTree, children, rebuild
 from .errors import CannotFuseError
 
 
@@ -51,24 +51,6 @@ optree.register_pytree_node(
     _unflatten,
     namespace=NAMESPACE,
 )
-
-
-def children(node: PyTree) -> list[tuple[str, Any]] | None:
-    """Named children of a container, None for a value."""
-    if isinstance(node, Mapping):
-        return [(str(k), v) for k, v in node.items()]
-    if isinstance(node, tuple) and hasattr(node, "_fields"):
-        return list(zip(node._fields, node, strict=True))
-    if isinstance(node, (list, tuple)):
-        return [(str(i), v) for i, v in enumerate(node)]
-    return None
-
-
-def rebuild(node: PyTree, values: Sequence[Any]) -> PyTree:
-    """A container like ``node`` with other children."""
-    if isinstance(node, Mapping):
-        return type(node)(zip(node.keys(), values, strict=True))  # type: ignore[call-arg]
-    return type(node)(*values) if hasattr(node, "_fields") else type(node)(values)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import optree
 from torch import Tensor
 
-from ..core.tree import NAMESPACE, PyTree
+from ..core.tree import NAMESPACE, PyTree, children, rebuild
 
 Nested = dict[str, Any]
 
@@ -34,23 +34,6 @@ def _unflatten(keys: Any, values: Iterable[Any]) -> Any:
 optree.register_pytree_node(Leaves, _flatten, _unflatten, namespace=NAMESPACE)
 
 
-def _children(node: PyTree) -> list[tuple[str, Any]] | None:
-    """Named children of a container, None for a leaf of the state."""
-    if isinstance(node, Mapping):
-        return [(str(k), v) for k, v in node.items()]
-    if isinstance(node, tuple) and hasattr(node, "_fields"):
-        return list(zip(node._fields, node, strict=True))
-    if isinstance(node, (list, tuple)):
-        return [(str(i), v) for i, v in enumerate(node)]
-    return None
-
-
-def _rebuild(node: PyTree, values: list[Any]) -> PyTree:
-    if isinstance(node, Mapping):
-        return type(node)(zip(node.keys(), values, strict=True))  # type: ignore[call-arg]
-    return type(node)(*values) if hasattr(node, "_fields") else type(node)(values)
-
-
 def to_nested(state: PyTree, key: str | None) -> Any:
     """The state of one parameter as nested dicts; with ``key=None`` only what is shared.
 
@@ -58,10 +41,10 @@ def to_nested(state: PyTree, key: str | None) -> Any:
     """
     if isinstance(state, Leaves):
         return {} if key is None else to_nested(state[key], key)
-    children = _children(state)
-    if children is None:
+    inside = children(state)
+    if inside is None:
         return state
-    nested = {name: to_nested(child, key) for name, child in children}
+    nested = {name: to_nested(child, key) for name, child in inside}
     return {name: value for name, value in nested.items() if not is_empty(value)}
 
 
@@ -81,25 +64,25 @@ def from_nested(skeletons: Mapping[str, PyTree], nested: Mapping[str, Any], shar
     first = next(iter(skeletons.values()))
     if isinstance(first, Leaves):
         return Leaves({key: _fill(skeletons[key][key], value) for key, value in nested.items()})
-    children = _children(first)
-    if children is None:
+    inside = children(first)
+    if inside is None:
         return shared
     values = []
-    for i, (name, _) in enumerate(children):
-        below = {key: (_children(s) or [])[i][1] for key, s in skeletons.items()}
-        inside = {key: _get(value, name) for key, value in nested.items()}
-        values.append(from_nested(below, inside, _get(shared, name)))
-    return _rebuild(first, values)
+    for i, (name, _) in enumerate(inside):
+        below = {key: (children(s) or [])[i][1] for key, s in skeletons.items()}
+        parts = {key: _get(value, name) for key, value in nested.items()}
+        values.append(from_nested(below, parts, _get(shared, name)))
+    return rebuild(first, values)
 
 
 def hollow(state: PyTree) -> PyTree:
     """The structure of a state, with ``...`` for every tensor."""
     if isinstance(state, Leaves):
         return Leaves({key: hollow(value) for key, value in state.items()})
-    children = _children(state)
-    if children is None:
+    inside = children(state)
+    if inside is None:
         return ... if isinstance(state, Tensor) else state
-    return _rebuild(state, [hollow(child) for _, child in children])
+    return rebuild(state, [hollow(child) for _, child in inside])
 
 
 def _get(nested: Any, name: str) -> Any:
@@ -108,10 +91,10 @@ def _get(nested: Any, name: str) -> Any:
 
 def _fill(skeleton: PyTree, nested: Any) -> PyTree:
     """Put nested values into the structure of one leaf's state."""
-    children = _children(skeleton)
-    if children is None:
+    inside = children(skeleton)
+    if inside is None:
         return skeleton if is_empty(nested) else nested
-    return _rebuild(skeleton, [_fill(child, _get(nested, name)) for name, child in children])
+    return rebuild(skeleton, [_fill(child, _get(nested, name)) for name, child in inside])
 
 
 def map_tensors(fn: Callable[[Tensor], Tensor], nested: Any) -> Any:

@@ -1,0 +1,11 @@
+"""The generated pages are those that the docstrings give."""
+
+import runpy
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_api_page_is_up_to_date():
+    render = runpy.run_path(str(DOCS / "generate.py"))["render"]
+    assert (DOCS / "api.md").read_text() == render(), "run python docs/generate.py"
