@@ -22,6 +22,7 @@ lint: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## step times as ratios to torch's fused AdamW; writes benchmarks/results
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/chart.py benchmarks/results/step_time_cpu_2_threads.json
 
 clean:
 	rm -rf .venv build out *.egg-info gradtx_cuda/*.so
