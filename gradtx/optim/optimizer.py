@@ -41,7 +41,9 @@ class Optimizer(torch.optim.Optimizer):
     tensors and numbers keyed by the names of the chain's members; every dynamic hyperparameter is
     an option of ``param_groups``, so schedulers and per-group values work on every chain.
 
-    A step first computes everything, then writes: after an exception nothing has changed.
+    A step runs as compiled kernels where it can: the group option ``fused`` is None for that, False
+    for torch operations, True to raise where it cannot. Either way everything that may fail comes
+    before the first write: after an exception nothing has changed.
 
     Args:
         params: parameters, named parameters, or groups of either.
