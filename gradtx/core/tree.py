@@ -185,7 +185,7 @@ def vdot(a: PyTree, b: PyTree) -> Tensor:
     tensor(6.)
     """
     products = map(lambda x, y: (accumulator(x) * accumulator(y)).sum(), a, b)
-    return _total(leaves(products))
+    return total(leaves(products))
 
 
 def global_norm(tree: PyTree) -> Tensor:
@@ -195,7 +195,7 @@ def global_norm(tree: PyTree) -> Tensor:
     >>> gx.tree.global_norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0]), "c": None})
     tensor(5.)
     """
-    return _total([squared_norm(x) for x in leaves(tree)]).sqrt()
+    return total([squared_norm(x) for x in leaves(tree)]).sqrt()
 
 
 def squared_norm(x: Tensor) -> Tensor:
@@ -228,7 +228,13 @@ def accumulator(x: Tensor) -> Tensor:
     return x.to(accumulator_dtype(x.dtype))
 
 
-def _total(scalars: Sequence[Tensor]) -> Tensor:
+def total(scalars: Sequence[Tensor]) -> Tensor:
+    """Sum of 0-d tensors, which may lie on several devices.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.total([torch.tensor(1.0), torch.tensor(2.0)])
+    tensor(3.)
+    """
     if not scalars:
         return torch.zeros(())
     out = scalars[0]

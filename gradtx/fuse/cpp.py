@@ -6,6 +6,7 @@ kept per task and added in task order, so results do not depend on the number of
 
 from __future__ import annotations
 
+from .arithmetic import ARITHMETIC
 from .expression import c_type, expression, name, operand
 from .graph import Graph, Input
 from .schedule import Schedule, Stage
@@ -20,7 +21,8 @@ _STORAGE = {
     **{"uint8": "unsigned char", "bool": "unsigned char"},
 }
 
-PRELUDE = """\
+PRELUDE = (
+    """\
 typedef __INT64_TYPE__ gx_int;
 typedef unsigned short gx_u16;
 typedef unsigned int gx_u32;
@@ -39,25 +41,9 @@ GX float gx_round(float x) { return __builtin_rintf(x); }
 GX double gx_round(double x) { return __builtin_rint(x); }
 GX float gx_abs(float x) { return __builtin_fabsf(x); }
 GX double gx_abs(double x) { return __builtin_fabs(x); }
-GX int gx_abs(int x) { return x < 0 ? -x : x; }
-GX gx_int gx_abs(gx_int x) { return x < 0 ? -x : x; }
-#define GX_EACH(T) \\
-  GX T gx_max(T x, T y) { return (x > y) | (x != x) ? x : y; } \\
-  GX T gx_min(T x, T y) { return (x < y) | (x != x) ? x : y; } \\
-  GX T gx_sign(T x) { return (T)((x > 0) - (x < 0)); }
-GX_EACH(float) GX_EACH(double) GX_EACH(int) GX_EACH(gx_int)
-#define GX_REAL(T) \\
-  GX T gx_rsqrt(T x) { return (T)1 / gx_sqrt(x); } \\
-  GX T gx_reciprocal(T x) { return (T)1 / x; } \\
-  GX T gx_sigmoid(T x) { return (T)1 / ((T)1 + gx_exp(-x)); } \\
-  GX T gx_modulo(T x, T y) { return gx_fmod(x, y); }
-GX_REAL(float) GX_REAL(double)
-GX int gx_modulo(int x, int y) { return x % y; }
-GX gx_int gx_modulo(gx_int x, gx_int y) { return x % y; }
-#define GX_SIGNED(T) \\
-  GX T gx_remainder(T x, T y) { \\
-    T r = gx_modulo(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r; }
-GX_SIGNED(float) GX_SIGNED(double) GX_SIGNED(int) GX_SIGNED(gx_int)
+"""
+    + ARITHMETIC
+    + """\
 GX gx_int gx_pow(gx_int x, gx_int y) { return (gx_int)__builtin_pow((double)x, (double)y); }
 GX float gx_load(float x) { return x; }
 GX double gx_load(double x) { return x; }
@@ -88,6 +74,7 @@ struct gx_args {
   gx_slot* slots; double* partial; const double* tree_in; double* tree_out;
 };
 """
+)
 
 
 class Accumulator:

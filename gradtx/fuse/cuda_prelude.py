@@ -6,6 +6,8 @@ Everything is self-contained, so that NVRTC needs no headers. A block has a powe
 
 from __future__ import annotations
 
+from .arithmetic import ARITHMETIC
+
 CHUNK = 8192  # elements of a task, one block each; a multiple of every vector width
 THREADS = 256
 PUT_WORDS = 480  # 8-byte words of one upload: an argument block holds at most 4096 bytes
@@ -42,25 +44,9 @@ GX float gx_round(float x) { return rintf(x); }
 GX double gx_round(double x) { return rint(x); }
 GX float gx_abs(float x) { return fabsf(x); }
 GX double gx_abs(double x) { return fabs(x); }
-GX int gx_abs(int x) { return x < 0 ? -x : x; }
-GX gx_int gx_abs(gx_int x) { return x < 0 ? -x : x; }
-#define GX_EACH(T) \\
-  GX T gx_max(T x, T y) { return (x > y) | (x != x) ? x : y; } \\
-  GX T gx_min(T x, T y) { return (x < y) | (x != x) ? x : y; } \\
-  GX T gx_sign(T x) { return (T)((x > 0) - (x < 0)); }
-GX_EACH(float) GX_EACH(double) GX_EACH(int) GX_EACH(gx_int)
-#define GX_REAL(T) \\
-  GX T gx_rsqrt(T x) { return (T)1 / gx_sqrt(x); } \\
-  GX T gx_reciprocal(T x) { return (T)1 / x; } \\
-  GX T gx_sigmoid(T x) { return (T)1 / ((T)1 + gx_exp(-x)); } \\
-  GX T gx_modulo(T x, T y) { return gx_fmod(x, y); }
-GX_REAL(float) GX_REAL(double)
-GX int gx_modulo(int x, int y) { return x % y; }
-GX gx_int gx_modulo(gx_int x, gx_int y) { return x % y; }
-#define GX_SIGNED(T) \\
-  GX T gx_remainder(T x, T y) { \\
-    T r = gx_modulo(x, y); return (r != 0) & ((r < 0) != (y < 0)) ? r + y : r; }
-GX_SIGNED(float) GX_SIGNED(double) GX_SIGNED(int) GX_SIGNED(gx_int)
+"""
+    + ARITHMETIC
+    + """\
 GX gx_int gx_pow(gx_int x, gx_int y) { return (gx_int)pow((double)x, (double)y); }
 
 GX float gx_load(float x) { return x; }

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
 from ..core.transform import LeafTransform, TreeTransform
-from ..core.tree import squared_norm
+from ..core.tree import squared_norm, total
 from ._numbers import floored_root
 
 
@@ -92,11 +92,8 @@ class clip_by_global_norm(TreeTransform):
         h: Values,
         reduce: Reduce,
     ) -> tuple[list[Tensor], list[Any] | None, Any]:
-        total = squared_norm(us[0])
-        for u in us[1:]:
-            total = total + squared_norm(u).to(total.device)
         bound = h.max_norm
-        factor = bound / floored_root(reduce.sum(total), bound)
+        factor = bound / floored_root(reduce.sum(total([squared_norm(u) for u in us])), bound)
         return [u * factor.to(u.device, u.dtype) for u in us], leaves, shared
 
 

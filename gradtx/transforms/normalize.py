@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.reduce import Reduce
 from ..core.transform import LeafTransform, TreeTransform
-from ..core.tree import squared_norm
+from ..core.tree import squared_norm, total
 from ._numbers import floored_root
 
 
@@ -45,10 +45,7 @@ class normalize_by_update_norm(TreeTransform):
         h: Values,
         reduce: Reduce,
     ) -> tuple[list[Tensor], list[Any] | None, Any]:
-        total = squared_norm(us[0])
-        for u in us[1:]:
-            total = total + squared_norm(u).to(total.device)
-        norm = floored_root(reduce.sum(total), 0.0)
+        norm = floored_root(reduce.sum(total([squared_norm(u) for u in us])), 0.0)
         size = (norm + h.eps) / h.scale_factor
         return [u / size.to(u.device, u.dtype) for u in us], leaves, shared
 
