@@ -16,7 +16,9 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from step_time import ADAMW_BYTES, CHAINS, Step, fused_step, gpt_shapes
+from peers import Step
+from rows import ROWS
+from step_time import ADAMW_BYTES, gpt_shapes, step_of
 from torch import Tensor
 
 import gradtx as gx
@@ -97,19 +99,20 @@ def measure(shapes: list[tuple[int, ...]], repetitions: int, names: list[str]) -
     reference()
     replayed = captured(reference)
     results = {}
-    for name in names:
-        make, bytes_moved = CHAINS[name]
-        step = fused_step(make(), params)
+    for row in ROWS:
+        if row.name not in names:
+            continue
+        step = step_of(row.ours, params)
         first = seconds(step)
         extra = extra_bytes(step) / count
         ratio, median = ratios(reference, step, repetitions)
         capture, _ = ratios(replayed, captured(step), repetitions)
-        results[name] = Result(
+        results[row.name] = Result(
             ratio,
-            bytes_moved / ADAMW_BYTES,
+            row.bytes_moved / ADAMW_BYTES,
             capture,
             1e3 * median,
-            count * bytes_moved / median / 1e12,
+            count * row.bytes_moved / median / 1e12,
             first,
             extra,
         )
@@ -120,10 +123,11 @@ def measure(shapes: list[tuple[int, ...]], repetitions: int, names: list[str]) -
 
 def main() -> None:
     """Measure, print a table, write JSON."""
+    names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=25)
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--only", nargs="*", default=list(CHAINS), choices=list(CHAINS))
+    parser.add_argument("--only", nargs="*", default=names, choices=names)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     device = torch.cuda.get_device_name()

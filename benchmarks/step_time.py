@@ -4,78 +4,43 @@ One process; repetitions of all candidates are interleaved and the median of the
 repetition is reported, so that a noisy machine moves numerator and denominator together. ``floor``
 is the ratio of bytes that must move per parameter and step. ``first`` is the time of the first
 step, tracing and compilation included, and ``extra`` the memory that a later step needs at its
-peak, per parameter.
+peak, per parameter. Indented lines are other implementations of the row above, as far as they are
+installed; ``rows.py`` lists them.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 
 import torch
+from peers import Peer, Step, set_threads
+from rows import ROWS, Ours, Row
 from torch import Tensor
 
 import gradtx as gx
 
 ADAMW_BYTES = 28  # read gradient, parameter, two moments; write parameter, two moments (float32)
-Step = Callable[[], object]
 
 
 @dataclass
 class Result:
-    """What was measured for one candidate on one parameter set."""
+    """What was measured for one candidate on one parameter set; peers by name, or why not."""
 
     ratio: float
     floor: float
     milliseconds: float
     first_seconds: float
     extra_bytes: float
-
-
-def cautious() -> gx.GradientTransformation:
-    """AdamW with the cautious mask and its rescaling."""
-    return gx.chain(
-        gx.scale_by_adam(),
-        gx.cautious_mask(),
-        gx.add_decayed_weights(1e-2),
-        gx.scale_by_learning_rate(1e-3),
-    )
-
-
-def low_moments() -> gx.GradientTransformation:
-    """AdamW with moments in bfloat16."""
-    return gx.chain(
-        gx.scale_by_adam(mu_dtype=torch.bfloat16, nu_dtype=torch.bfloat16),
-        gx.add_decayed_weights(1e-2),
-        gx.scale_by_learning_rate(1e-3),
-    )
-
-
-# name -> (chain, bytes per parameter and step that must move)
-CHAINS: dict[str, tuple[Callable[[], gx.GradientTransformation], int]] = {
-    "adamw": (lambda: gx.adamw(1e-3), 28),
-    "adamw, bf16 moments": (low_moments, 20),
-    "lion": (lambda: gx.lion(1e-4), 20),
-    "signum": (lambda: gx.signum(1e-3), 20),
-    "sgd with momentum": (lambda: gx.sgd(1e-3, 0.9), 20),
-    "clip + adamw": (lambda: gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(1e-3)), 32),
-    "cautious adamw": (cautious, 40),
-    "adabelief": (lambda: gx.adabelief(1e-3), 28),
-    "nadam": (lambda: gx.nadam(1e-3), 28),
-    "radam": (lambda: gx.radam(1e-3), 28),
-    "adan": (lambda: gx.adan(1e-3), 44),
-}
-TORCH: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
-    "torch adamw foreach": lambda p: torch.optim.AdamW(p, foreach=True),
-    "torch adamw loop": lambda p: torch.optim.AdamW(p, foreach=False),
-}
+    peers: dict[str, Result | str] = field(default_factory=dict)
 
 
 def gpt_shapes(width: int, layers: int, vocabulary: int) -> list[tuple[int, ...]]:
@@ -100,10 +65,12 @@ def parameters(shapes: list[tuple[int, ...]]) -> list[Tensor]:
     return params
 
 
-def fused_step(tx: gx.GradientTransformation, params: list[Tensor]) -> Step:
-    """A step of ``gx.fuse`` on these parameters."""
-    step = gx.fuse(tx)
-    state = tx.init([p.detach() for p in params])
+def step_of(ours: Ours, params: list[Tensor]) -> Step:
+    """A step of a chain through ``gx.fuse``, or of a torch optimizer, on these parameters."""
+    if not isinstance(ours, gx.GradientTransformation):
+        return ours(params).step
+    step = gx.fuse(ours)
+    state = ours.init([p.detach() for p in params])
     return lambda: step(params, [p.grad for p in params], state)
 
 
@@ -128,52 +95,112 @@ def extra_bytes(step: Step) -> int:
     return resident("VmHWM") - before
 
 
-def measure(shapes: list[tuple[int, ...]], repetitions: int, names: list[str]) -> dict[str, Result]:
-    """All candidates on one parameter set, each beside fused AdamW on the same parameters."""
-    params = parameters(shapes)
-    count = sum(p.numel() for p in params)
-    reference = torch.optim.AdamW(params, fused=True).step
-    reference()
-    results = {}
-    for name in names:
-        if name in CHAINS:
-            make, bytes_moved = CHAINS[name]
-            step = fused_step(make(), params)
-        else:
-            step, bytes_moved = TORCH[name](params).step, ADAMW_BYTES
-        first = seconds(step)
-        extra = extra_bytes(step) / count
-        pairs = [(seconds(reference), seconds(step)) for _ in range(repetitions)]
-        results[name] = Result(
+class Course:
+    """A parameter set on which every candidate runs beside fused AdamW.
+
+    Args:
+        shapes: of the parameters.
+        repetitions: pairs of steps per candidate.
+    """
+
+    def __init__(self, shapes: list[tuple[int, ...]], repetitions: int) -> None:
+        self.params = parameters(shapes)
+        self.repetitions = repetitions
+        self._start = [p.detach().clone() for p in self.params]
+        self._grads = [p.grad.clone() for p in self.params if p.grad is not None]
+        self.count = sum(p.numel() for p in self.params)
+        self._reference = torch.optim.AdamW(self.params, fused=True).step
+        self._reference()
+
+    def result(self, step: Step, bytes_moved: int) -> Result:
+        """Measure one candidate. Its first steps are its own; gradients are given anew."""
+        grads = [g.clone() for g in self._grads]
+        with torch.no_grad():
+            torch._foreach_copy_(self.params, self._start)
+
+        def timed(step: Step) -> float:
+            for p, g in zip(self.params, grads, strict=True):
+                p.grad = g  # some steps take it away
+            return seconds(step)
+
+        first = timed(step)
+        timed(step)
+        extra = extra_bytes(step) / self.count
+        pairs = [(timed(self._reference), timed(step)) for _ in range(self.repetitions)]
+        return Result(
             statistics.median(ours / base for base, ours in pairs),
             bytes_moved / ADAMW_BYTES,
             1e3 * statistics.median(ours for _, ours in pairs),
             first,
             extra,
         )
-    return results
+
+    def peer(self, peer: Peer, bytes_moved: int) -> Result | str:
+        """Measure another library's optimizer, or say why that is not possible."""
+        try:
+            for p, g in zip(self.params, self._grads, strict=True):
+                p.grad = g.clone()
+            return self.result(peer.step(self.params), bytes_moved)
+        except ModuleNotFoundError as error:
+            return f"not installed: {error.name}"
+        except Exception as error:  # other people's code, on a device it may not be made for
+            return f"{type(error).__name__}: {error}".splitlines()[0][:100]
+
+    def row(self, row: Row, with_peers: bool) -> Result:
+        """Measure a row and print it."""
+        result = self.result(step_of(row.ours, self.params), row.bytes_moved)
+        show(row.name, result)
+        for peer in row.peers if with_peers else ():
+            found = self.peer(peer, row.bytes_moved)
+            result.peers[peer.name] = found
+            show(f"  {peer.name}", found)
+            gc.collect()
+        return result
+
+
+def show(name: str, result: Result | str) -> None:
+    """Print one line of the table."""
+    if isinstance(result, str):
+        print(f"  {name:<58}   {result}", flush=True)
+        return
+    print(
+        f"  {name:<58}{result.ratio:>7.2f}   floor {result.floor:.2f}"
+        f"{result.milliseconds:>10.2f} ms   first {result.first_seconds:.2f} s"
+        f"   extra {result.extra_bytes:.1f} B",
+        flush=True,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed peers."""
+    out = {}
+    for package in sorted({peer.package for row in ROWS for peer in row.peers}):
+        try:
+            out[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return out
 
 
 def main() -> None:
     """Measure, print a table, write JSON."""
+    names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--only", nargs="*", default=[*CHAINS, *TORCH])
+    parser.add_argument("--only", nargs="*", default=names, choices=names)
+    parser.add_argument("--no-peers", action="store_true", help="our implementations only")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    results = {}
+    set_threads(args.threads)
+    results: dict[str, dict[str, Result]] = {}
     for name in args.sets:
-        results[name] = measure(SETS[name], args.repetitions, args.only)
         print(f"\n{name}, {args.threads} threads: ratio to torch.optim.AdamW(fused=True)")
-        for candidate, r in results[name].items():
-            print(
-                f"  {candidate:<22}{r.ratio:>7.2f}   floor {r.floor:.2f}"
-                f"{r.milliseconds:>10.2f} ms   first {r.first_seconds:.2f} s"
-                f"   extra {r.extra_bytes:.1f} B"
-            )
+        course = Course(SETS[name], args.repetitions)
+        results[name] = {
+            row.name: course.row(row, not args.no_peers) for row in ROWS if row.name in args.only
+        }
     args.out.mkdir(parents=True, exist_ok=True)
     record = {
         "date": date.today().isoformat(),
@@ -181,6 +208,7 @@ def main() -> None:
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "gradtx": gx.__version__,
+        "peers": versions(),
         "threads": args.threads,
         "sets": {k: {n: asdict(r) for n, r in v.items()} for k, v in results.items()},
     }

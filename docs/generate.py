@@ -10,6 +10,7 @@ import gradtx as gx
 
 SECTIONS: dict[str, tuple[ModuleType, str]] = {
     "Transforms": (gx.transforms, "gx."),
+    "State codecs": (gx.codecs, "gx.codecs."),
     "Recipes": (gx.recipes, "gx."),
     "Schedules": (gx.schedules, "gx.schedules."),
     "Torch optimizers": (gx.optim, "gx.optim."),

@@ -4,7 +4,7 @@ Chains of pure gradient transformations over pytrees of tensors, usable as they 
 loops, and as ``torch.optim.Optimizer`` classes.
 """
 
-from . import optim, recipes, schedules, transforms
+from . import codecs, compressors, optim, precondition, recipes, schedules, subspace, transforms
 from ._version import __version__
 from .core import tree
 from .core.accumulate import apply_every, lookahead, multi_steps
@@ -12,16 +12,30 @@ from .core.apply import apply_updates
 from .core.chain import chain, named_chain
 from .core.conditional import apply_if_finite, conditionally_transform, skip_large_updates
 from .core.errors import TreeMismatchError, UnsupportedLeafError
+from .core.finite import apply_if_leaf_finite
 from .core.flatten import flatten
 from .core.functions import identity, stateless, transformation
 from .core.hyper import Hyper, dynamic, static
 from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
 from .core.parallel import graft, parallel
 from .core.protocol import GradientTransformation
+from .core.quotient import as_gradients, atan2, divide, quotient
+from .core.rounding import round_stochastically
 from .core.select import freeze, masked, partition
 from .core.transform import LeafTransform, TreeTransform
 from .fuse import explain, fuse
+from .optim import matrix_groups
+from .precondition import *  # noqa: F403
 from .recipes import *  # noqa: F403
+from .subspace import (
+    in_subspace,
+    lift,
+    low_rank,
+    project_to_subspace,
+    scale_by_ldadam,
+    scale_by_low_rank_ratio,
+    subspace_momentum,
+)
 from .transforms import *  # noqa: F403
 
 __all__ = [
@@ -37,9 +51,15 @@ __all__ = [
     "__version__",
     "apply_every",
     "apply_if_finite",
+    "apply_if_leaf_finite",
     "apply_updates",
+    "as_gradients",
+    "atan2",
     "chain",
+    "codecs",
+    "compressors",
     "conditionally_transform",
+    "divide",
     "dynamic",
     "explain",
     "flatten",
@@ -47,20 +67,33 @@ __all__ = [
     "fuse",
     "graft",
     "identity",
+    "in_subspace",
+    "lift",
     "lookahead",
+    "low_rank",
     "masked",
+    "matrix_groups",
     "multi_steps",
     "named_chain",
     "optim",
     "parallel",
     "partition",
+    "project_to_subspace",
+    "precondition",
+    "quotient",
     "recipes",
+    "round_stochastically",
+    "scale_by_ldadam",
+    "scale_by_low_rank_ratio",
     "schedules",
     "skip_large_updates",
     "stateless",
     "static",
+    "subspace",
+    "subspace_momentum",
     "transformation",
     "tree",
+    *precondition.__all__,
     *transforms.__all__,
     *recipes.__all__,
 ]

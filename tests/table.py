@@ -7,44 +7,30 @@ reason; the battery still runs it and demands that it fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 import gradtx as gx
 
+from . import table_advanced, table_codecs, table_compression, table_spectral, table_subspace
+from .rows import Row
+
 # Exports of gradtx that are no transforms: they need no row.
 NOT_TRANSFORMS = {
+    "atan2": "a function for quotient",
+    "divide": "a function for quotient",
     "apply_updates": "adds updates to parameters",
     "dynamic": "declares a hyperparameter",
     "explain": "says what runs where",
     "fuse": "makes a step of a transform",
     "graft": "a merge function for parallel",
+    "matrix_groups": "makes parameter groups",
+    "round_stochastically": "rounds one tensor",
+    "schedule_free_eval_params": "gives parameters",
+    "schedule_free_train_params": "gives parameters",
     "static": "declares a hyperparameter",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """One transform to run the battery on.
-
-    Attributes:
-        name: the export that the row covers.
-        make: builds the transform; called anew in every test.
-        variant: tells rows of one export apart.
-        fails: property (test function without ``test_``) -> why it cannot hold.
-    """
-
-    name: str
-    make: Callable[[], gx.GradientTransformation]
-    variant: str = ""
-    fails: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        return f"{self.name}-{self.variant}" if self.variant else self.name
 
 
 # Functions that rows refer to: at module level, so that the transforms can be pickled.
@@ -90,6 +76,7 @@ LATE = {"override_has_an_effect": "eps counts from the fifth update on"}
 NAMED_LEAVES = dict.fromkeys(
     ("every_container", "lone_tensor"), "the noise of a leaf depends on its name"
 )
+ROUNDS = {"bf16": "it rounds bfloat16 leaves and no others"}
 ONE_VECTOR = {
     "missing_gradient": "the vector needs every leaf",
     "absent_leaf": "the vector needs every leaf",
@@ -199,6 +186,7 @@ SIMPLE = [
         fails=IDENTITY
         | {"state_of_another_tree_is_an_error": "the state holds metrics, not parameters"},
     ),
+    Row("mars", lambda: gx.mars(0.5, 0.6, max_norm=0.5)),
     Row("normalize_by_update_norm", lambda: gx.normalize_by_update_norm(2.0, eps=1e-3)),
     Row("scale_by_param_block_norm", lambda: gx.scale_by_param_block_norm(2.0)),
     Row("scale_by_param_block_rms", lambda: gx.scale_by_param_block_rms(2.0)),
@@ -207,6 +195,7 @@ SIMPLE = [
         "snapshot",
         lambda: gx.chain(gx.snapshot("raw"), gx.scale(2.0), gx.snapshot("n", gx.tree.global_norm)),
     ),
+    Row("stochastic_round", lambda: gx.stochastic_round(seed=3), fails=ROUNDS),
     Row("zero_nans", lambda: gx.zero_nans()),
 ]
 
@@ -269,6 +258,12 @@ MOMENTS = [
         lambda: gx.scale_by_stddev(0.8, 1e-3, initial_scale=0.1, eps_in_sqrt=False),
         "outside",
     ),
+    Row("schedule_free", lambda: gx.schedule_free(gx.trace(0.9), 0.1)),
+    Row(
+        "schedule_free",
+        lambda: gx.schedule_free(gx.scale_by_sign(), 0.1, 0.8, 3, r=0.5, weight_lr_power=0.5),
+        "options",
+    ),
     Row("scale_by_yogi", lambda: gx.scale_by_yogi(0.8, 0.9)),
 ]
 
@@ -288,6 +283,7 @@ RECIPES = [
     Row("lamb", lambda: gx.lamb(0.1, weight_decay=0.1)),
     Row("lars", lambda: gx.lars(0.1, nesterov=True)),
     Row("lion", lambda: gx.lion(0.1)),
+    Row("mars_adamw", lambda: gx.mars_adamw(0.1)),
     Row("nadam", lambda: gx.nadam(0.1)),
     Row("nadam", lambda: gx.nadam(0.1, momentum_decay=4e-3), "schedule"),
     Row("nadamw", lambda: gx.nadamw(0.1)),
@@ -296,6 +292,13 @@ RECIPES = [
     Row("radam", lambda: gx.radam(0.1, b2=0.9), fails=LATE),
     Row("rmsprop", lambda: gx.rmsprop(0.1, centered=True, eps=1e-3, momentum=0.9)),
     Row("rprop", lambda: gx.rprop(0.1, min_step_size=0.06, max_step_size=0.11)),
+    Row("schedule_free_adamw", lambda: gx.schedule_free_adamw(0.1, weight_decay=0.1)),
+    Row(
+        "schedule_free_adamw",
+        lambda: gx.schedule_free_adamw(0.1, inner_momentum=0.5, warmup_steps=2),
+        "momentum",
+    ),
+    Row("schedule_free_sgd", lambda: gx.schedule_free_sgd(0.1)),
     Row("sgd", lambda: gx.sgd(0.1)),
     Row("sgd", lambda: gx.sgd(0.1, 0.9, nesterov=True), "nesterov"),
     Row("sgd", lambda: gx.sgd(0.1, 0.9, dampening=0.5, weight_decay=0.1), "dampening"),
@@ -305,4 +308,15 @@ RECIPES = [
     Row("yogi", lambda: gx.yogi(0.1)),
 ]
 
-ROWS = [*COMBINATORS, *TRANSFORMS, *SIMPLE, *MOMENTS, *RECIPES]
+ROWS = [
+    *COMBINATORS,
+    *TRANSFORMS,
+    *SIMPLE,
+    *MOMENTS,
+    *RECIPES,
+    *table_advanced.ROWS,
+    *table_codecs.ROWS,
+    *table_compression.ROWS,
+    *table_subspace.ROWS,
+    *table_spectral.ROWS,
+]

@@ -13,12 +13,14 @@ LINES = 450
 THIRD_PARTY = {"numpy", "optree", "torch", "typing_extensions"}
 
 # What a room may import, besides itself and _version.
-LOWER = ("core", "ops")
+LOWER = ("core", "ops", "codecs", "compressors")
 MIDDLE = (*LOWER, "transforms", "subspace", "precondition", "sparsity", "schedules")
 BASE = (*MIDDLE, "recipes")
 ALLOWED = {
     "core": (),
     "ops": ("core",),
+    "codecs": ("core", "ops"),
+    "compressors": ("core", "ops"),
     "transforms": LOWER,
     "subspace": LOWER,
     "precondition": LOWER,

@@ -1,4 +1,4 @@
-"""The figure: loss curves beside the memory each optimizer's state takes."""
+"""The figures: loss curves beside the memory of the state, and one against the other."""
 
 from pathlib import Path
 
@@ -80,6 +80,33 @@ def save_figure(runs: list[Run], path: Path) -> None:
     plot_losses(losses, runs)
     plot_state_sizes(sizes, runs)
     for axes in (losses, sizes):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def plot_tradeoff(axes: Axes, runs: list[Run]) -> None:
+    """Validation loss at the end against bytes of state, one point per optimizer."""
+    for index, run in enumerate(runs):
+        point = (run.bytes_per_parameter, run.validation_loss[-1])
+        axes.plot(*point, "o", markersize=9, color=COLOURS[index % len(COLOURS)])
+        axes.annotate(run.optimizer, point, xytext=(0, 9), textcoords="offset points", ha="center")
+    axes.set_xscale("log")
+    axes.margins(x=0.2, y=0.2)
+    axes.set(
+        title="Less memory, what loss?",
+        xlabel="state, bytes per parameter",
+        ylabel="final validation loss, nats per byte",
+    )
+    axes.grid(alpha=0.25)
+
+
+def save_tradeoff(runs: list[Run], path: Path) -> None:
+    """Draw the curves beside loss against memory and write them to ``path``."""
+    figure, (losses, tradeoff) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    plot_losses(losses, runs)
+    plot_tradeoff(tradeoff, runs)
+    for axes in (losses, tradeoff):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

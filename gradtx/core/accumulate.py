@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class multi_steps(Wrapper):
     >>> first["w"].item(), second["w"].item()
     (0.0, -2.0)
     """
+
+    per_leaf: ClassVar[bool] = True
 
     every_k: int = 1
 
@@ -213,6 +215,8 @@ class lookahead(Wrapper):
     >>> tx.update({"w": torch.ones(1)}, tx.init(params), params)[0]
     {'w': tensor([-0.5000])}
     """
+
+    per_leaf: ClassVar[bool] = True
 
     sync_period: int = 6
     slow_step_size: float = 0.5

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import tree
 from .errors import shape_mismatch
 from .leaves import densify_leaf
+from .rounding import round_stochastically
 from .tree import PyTree
 
 
-def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
+def apply_updates(params: PyTree, updates: PyTree, random_bits: PyTree = None) -> PyTree:
     """``params + updates``, added in at least float32 and rounded once to the parameter's dtype.
 
     Args:
         params: tree of tensors.
         updates: tree of the same structure; a None leaf leaves its parameter as it is.
+        random_bits: tree of the same structure with integer tensors for the bfloat16 leaves that
+            are rounded stochastically (see ``round_stochastically``) and None for the others,
+            which are rounded to nearest. ``gx.stochastic_round`` does the same inside a chain.
 
     Raises:
         TreeMismatchError: the structures or two shapes differ (names the leaf and both shapes).
+        ValueError: random bits for a leaf that is not bfloat16.
 
     >>> import torch, gradtx as gx
     >>> gx.apply_updates({"w": torch.ones(2)}, {"w": torch.tensor([-1.0, 1.0])})
@@ -28,13 +34,30 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     """
     leaves, spec = tree.flatten(params)
     news = tree.leaves_like("apply_updates", spec, updates, "update")
+    bits: list[Any] = [None] * len(leaves)
+    if random_bits is not None:
+        bits = tree.leaves_like("apply_updates", spec, random_bits, "random_bits")
     out: list[Any] = []
-    for name, p, u in zip(tree.names(spec), leaves, news, strict=True):
+    for name, p, u, r in zip(tree.names(spec), leaves, news, bits, strict=True):
         if p is None or u is None:
             out.append(p)
             continue
         if tuple(u.shape) != tuple(p.shape):
             raise shape_mismatch("apply_updates", name, "update", u.shape, "parameter", p.shape)
         dense: Tensor = densify_leaf(u)
-        out.append((tree.accumulator(p) + dense).to(p.dtype))
+        moved = tree.accumulator(p) + dense
+        out.append(moved.to(p.dtype) if r is None else _round(name, moved, p, r))
     return spec.unflatten(out)
+
+
+def _round(name: str, moved: Tensor, p: Tensor, random_bits: Tensor) -> Tensor:
+    if p.dtype != torch.bfloat16:
+        raise ValueError(
+            f"apply_updates: leaf {name!r} has random bits, but dtype {p.dtype}; "
+            "only bfloat16 is rounded stochastically"
+        )
+    if random_bits.shape != p.shape:
+        raise shape_mismatch(
+            "apply_updates", name, "random_bits", random_bits.shape, "parameter", p.shape
+        )
+    return round_stochastically(moved.to(torch.float32), random_bits)

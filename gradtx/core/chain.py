@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import TreeMismatchError
 from .protocol import GradientTransformation
@@ -19,6 +19,8 @@ class Chain(GradientTransformation):
     The state is a dict from member name to member state. Members that ask for the gradients
     (``extra["grads"]``) get the updates that entered the outermost chain.
     """
+
+    per_leaf: ClassVar[bool] = True
 
     members: tuple[tuple[str, GradientTransformation], ...]
 

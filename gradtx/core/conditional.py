@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -155,6 +155,8 @@ class conditionally_transform(Wrapper):
     >>> first["w"].item(), second["w"].item()
     (1.0, 0.0)
     """
+
+    per_leaf: ClassVar[bool] = True
 
     should_transform: Callable[[Tensor], Tensor]
 

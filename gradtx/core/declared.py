@@ -43,6 +43,8 @@ class Call:
     spec: Any
     overrides: dict[str, list[Any]]
     reduce: Reduce
+    unit: Any
+    extra: Mapping[str, Any]
 
     def values_at(self, i: int, values: Mapping[str, Any]) -> dict[str, Any]:
         """Hyperparameters for leaf ``i``."""
@@ -55,6 +57,7 @@ class DeclaredTransform(GradientTransformation):
 
     requires_params: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
+    needs_unit: ClassVar[bool] = False
     accepts: ClassVar[tuple[type, ...]] = (Tensor,)
     declared: ClassVar[Mapping[str, str]] = {}
 
@@ -120,7 +123,8 @@ class DeclaredTransform(GradientTransformation):
                 raise shape_mismatch(self.name, name, "update", u.shape, "parameter", p.shape)
         us = [widen(u) for u in leaves]
         overrides = self._overrides(extra.get("hyper"), spec)
-        return Call(us, ps, gs, names, spec, overrides, extra.get("reduce", LOCAL))
+        reduce, unit = extra.get("reduce", LOCAL), extra.get("unit", 1.0)
+        return Call(us, ps, gs, names, spec, overrides, reduce, unit, extra)
 
     def _overrides(self, hyper: Mapping[str, Any] | None, spec: Any) -> dict[str, list[Any]]:
         """Overridden values per leaf, in leaf order."""

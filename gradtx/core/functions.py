@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from .protocol import GradientTransformation
 from .tree import PyTree
@@ -80,6 +80,8 @@ class identity(GradientTransformation):
     >>> gx.identity().update({"w": torch.ones(1)}, ())
     ({'w': tensor([1.])}, ())
     """
+
+    per_leaf: ClassVar[bool] = True
 
     def init(self, params: PyTree) -> PyTree:
         return ()

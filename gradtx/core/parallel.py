@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ def add(*updates: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Parallel(GradientTransformation):
     """Transforms that all receive the same updates; made by ``parallel``."""
+
+    per_leaf: ClassVar[bool] = True
 
     members: Chain
     merge: Callable[..., Tensor] = add

@@ -16,7 +16,8 @@ class GradientTransformation:
 
     Neither modifies its arguments. ``extra`` carries what some members need and others ignore:
     ``hyper`` (overrides of dynamic hyperparameters by name), ``grads`` (the gradients that entered
-    the outermost chain), ``value`` (the loss), ``reduce`` (sums over shards).
+    the outermost chain), ``value`` (the loss), ``reduce`` (sums over shards), ``unit`` (the factor
+    by which a wrapper has scaled the gradients; absolute constants such as eps scale with it).
 
     >>> import torch, gradtx as gx
     >>> class halve(gx.GradientTransformation):
@@ -47,6 +48,18 @@ class GradientTransformation:
     def inner(self) -> Mapping[str, GradientTransformation]:
         """The transforms that this one is made of, by name."""
         return {}
+
+    @property
+    def per_leaf(self) -> bool:
+        """Whether leaves may be updated one by one, in any order, as far as it depends on this one.
+
+        What all leaves share must then follow from what it was before the step. If it follows also
+        from values that ``update`` passed to ``reduce.sum``, there is a method ``finish(shared,
+        sums, hyper, count)`` that makes the field ``shared`` of the next state from that of this
+        one: ``sums`` are those values added over all leaves, ``hyper`` the overrides ``update``
+        got, as lists over leaves, ``count`` the updates done before, for schedules.
+        """
+        return False
 
     def update_inner(
         self, name: str, updates: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, Any]

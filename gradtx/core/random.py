@@ -17,7 +17,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["fold_in", "make_key", "next_key", "normal", "philox", "random_bits", "uniform"]
+__all__ = [
+    "check_seed",
+    "fold_in",
+    "make_key",
+    "next_key",
+    "normal",
+    "philox",
+    "random_bits",
+    "random_bits16",
+    "uniform",
+]
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -46,6 +56,13 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ..
         k0 = (k0 + _WEYL[0]) & _MASK
         k1 = (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3
+
+
+def check_seed(who: str, seed: int) -> None:
+    """Raise unless `seed` is an integer that ``make_key`` takes; names `who`."""
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if not whole or not -(2**63) <= seed < 2**64:
+        raise ValueError(f"{who}: seed must be a 64-bit integer, got {seed!r}")
 
 
 def make_key(seed: int, counter: int = 0, device: torch.device | str | None = None) -> Tensor:
@@ -110,6 +127,20 @@ def random_bits(key: Tensor, numel: int) -> Tensor:
     groups = torch.arange((numel + 3) // 4, dtype=torch.int64, device=key.device)
     words = philox((*_split(groups), *_split(key[1])), _split(key[0]))
     return torch.stack(words, dim=-1).reshape(-1)[:numel]
+
+
+def random_bits16(key: Tensor, numel: int) -> Tensor:
+    """Draw `numel` uint16 values, held in an int32 tensor of shape ``(numel,)``.
+
+    The words of ``random_bits`` cut in halves, lower half first: element i is half ``i % 2`` of
+    word ``(i // 2) % 4`` of Philox block ``i // 8``, so one block serves eight elements.
+
+    Raises:
+        ValueError: if `key` is not an int64 tensor of shape ``(2,)`` or `numel` is negative.
+    """
+    words = random_bits(key, -(-numel // 2))
+    halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1)
+    return halves.to(torch.int32).reshape(-1)[:numel]
 
 
 def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -82,6 +82,8 @@ class partition(GradientTransformation):
     {'w': tensor([[-1.]]), 'b': tensor([-10.])}
     """
 
+    per_leaf: ClassVar[bool] = True
+
     transforms: Mapping[str, GradientTransformation]
     by: Labels
 
@@ -140,6 +142,8 @@ class masked(Wrapper):
     {'w': tensor([[0.1000]]), 'b': tensor([0.])}
     """
 
+    per_leaf: ClassVar[bool] = True
+
     mask: Labels
 
     def __hash__(self) -> int:
@@ -170,6 +174,8 @@ class freeze(GradientTransformation):
     >>> gx.freeze({"w": True, "b": False}).update({"w": torch.ones(1), "b": torch.ones(1)}, ())[0]
     {'w': tensor([0.]), 'b': tensor([1.])}
     """
+
+    per_leaf: ClassVar[bool] = True
 
     mask: Labels
 

@@ -7,7 +7,7 @@ state per leaf. ``TreeTransform`` sees all leaves at once and keeps what they sh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -39,7 +39,8 @@ class LeafTransform(DeclaredTransform):
     Subclass it as a frozen dataclass, declare hyperparameters with ``dynamic`` and ``static``,
     define ``update_leaf``, and ``init_leaf`` if there is state. A state holds tensors, or ``()``
     for what is switched off, never None. Class attributes: ``requires_params`` (raise without
-    them), ``needs_grad`` (``h.grad`` is the leaf's gradient), ``accepts`` (kinds of updates).
+    them), ``needs_grad`` (``h.grad`` is the leaf's gradient), ``needs_unit`` (``h.unit`` is the
+    factor that updates carry, 1 unless a wrapper rescales them), ``accepts`` (kinds of updates).
 
     >>> from dataclasses import dataclass
     >>> import torch, gradtx as gx
@@ -52,6 +53,8 @@ class LeafTransform(DeclaredTransform):
     ...     "scale_by_sqrt": (), "scale": ()})[0]
     {'w': tensor([-2.])}
     """
+
+    per_leaf: ClassVar[bool] = True
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> Any:
         """The state of one leaf: a NamedTuple of tensors. Not defining it means no state."""
@@ -93,6 +96,8 @@ class LeafTransform(DeclaredTransform):
             here = call.values_at(i, values)
             if self.needs_grad:
                 here["grad"] = widen(call.grads[i])
+            if self.needs_unit:
+                here["unit"] = call.unit
             h = Values(here)
             p = None if call.params[i] is None else tree.accumulator(call.params[i])
             out, new = self.update_leaf(u, states[i], p, h)
@@ -124,6 +129,7 @@ class TreeTransform(DeclaredTransform):
 
     Define ``update_tree``; and ``init_tree`` if there is state. Both get lists of the leaves that
     are present. The state is a ``TreeState``: per-leaf states beside an explicit shared part.
+    Class attribute: ``of_leaf`` (hyperparameters of which every leaf may have its own value).
 
     >>> from dataclasses import dataclass
     >>> import torch, gradtx as gx
@@ -135,6 +141,8 @@ class TreeTransform(DeclaredTransform):
     >>> scale_by_total_sign().update({"w": torch.tensor([-3.0, 1.0])}, ())[0]
     {'w': tensor([ 3., -1.])}
     """
+
+    of_leaf: ClassVar[tuple[str, ...]] = ()
 
     def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[list[Any] | None, Any]:
         """Per-leaf states (or None) and the shared part. Not defining it means no state."""

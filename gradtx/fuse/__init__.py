@@ -3,6 +3,7 @@
 from .errors import CannotFuseError
 from .executor import Step, fuse
 from .explain import explain
+from .fallback import FALLBACKS, Fallback
 from .nested import NestedEngine
 
-__all__ = ["CannotFuseError", "NestedEngine", "Step", "explain", "fuse"]
+__all__ = ["FALLBACKS", "CannotFuseError", "Fallback", "NestedEngine", "Step", "explain", "fuse"]

@@ -8,8 +8,8 @@ ARITHMETIC = """\
 GX int gx_abs(int x) { return x < 0 ? -x : x; }
 GX gx_int gx_abs(gx_int x) { return x < 0 ? -x : x; }
 #define GX_EACH(T) \\
-  GX T gx_max(T x, T y) { return (x > y) | (x != x) ? x : y; } \\
-  GX T gx_min(T x, T y) { return (x < y) | (x != x) ? x : y; } \\
+  GX T gx_max(T x, T y) { const T z = x > y ? x : y; return x != x ? x : z; } \\
+  GX T gx_min(T x, T y) { const T z = x < y ? x : y; return x != x ? x : z; } \\
   GX T gx_sign(T x) { return (T)((x > 0) - (x < 0)); }
 GX_EACH(float) GX_EACH(double) GX_EACH(int) GX_EACH(gx_int)
 #define GX_REAL(T) \\

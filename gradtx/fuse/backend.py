@@ -8,12 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .cuda_launch import bindings
 from .cuda_table import CudaBackEnd
 from .errors import CannotFuseError
-from .graph import Graph
+from .graph import BLOCKS, Graph
 from .kernel import Table, compile_together, run_tables
+from .view import matrix
 
 
 class BackEnd(Protocol):
@@ -53,6 +55,35 @@ class CpuBackEnd:
     def numbers(self, rows: int, columns: int) -> np.ndarray:
         """Storage for rows of hyperparameters."""
         return np.zeros((rows, columns))
+
+
+def refuse_unsupported(back: BackEnd, graph: Graph) -> None:
+    """Raise where a graph has nodes that a back end does not know.
+
+    Raises:
+        CannotFuseError: names the member.
+    """
+    if isinstance(back, CudaBackEnd):
+        for node in graph.nodes:
+            if node.op in BLOCKS:
+                reason = "codes of blocks and random numbers have no fused form on CUDA devices"
+                raise CannotFuseError(node.member, reason)
+
+
+def make_table(
+    back: BackEnd,
+    kernel: Any,
+    leaves: Sequence[Tensor],
+    rows: Sequence[int],
+    hyper: np.ndarray,
+    shared: Sequence[int],
+) -> Any:
+    """The launch tables of a kernel for some leaves, see ``kernel.Table``."""
+    table = (kernel, [p.numel() for p in leaves], rows, hyper, shared)
+    view = kernel.graph.view
+    if view is None:
+        return back.table(*table)
+    return back.table(*table, [matrix(view, p.shape) for p in leaves])
 
 
 @functools.cache

@@ -60,11 +60,12 @@ class HyperNames:
     def __init__(self, tx: GradientTransformation) -> None:
         self.declared = declared_hyper(tx)
         self._members = dict(members(tx))
-        self.of_tree = {
-            name
-            for name in self.declared
-            if isinstance(self._members[name.rpartition(".")[0]], TreeTransform)
-        }
+        self.of_tree = {name for name in self.declared if self._is_of_tree(name)}
+
+    def _is_of_tree(self, full: str) -> bool:
+        path, _, name = full.rpartition(".")
+        member = self._members[path]
+        return isinstance(member, TreeTransform) and name not in member.of_leaf
 
     def plain(self) -> dict[str, Any]:
         """Declared values that are no schedules."""

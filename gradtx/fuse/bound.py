@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from ..core import hyper as hyper_
 from ..core.protocol import GradientTransformation
 from ..core.tree import accumulator_dtype
-from .backend import BackEnd
+from .backend import BackEnd, make_table
 from .batch import Batch, HyperNames
 from .errors import CannotFuseError
 from .graph import Input
@@ -74,7 +76,7 @@ class Bound:
         self.parts = parts
         self.cut = cut
         self.kinds = kinds
-        self.batch = batch
+        self.batch = replace(batch, grads=[], extra={})  # those may be freed between steps
         self.columns = (*batch.hyper[0], *batch.extra)
         self.of_tree = [i for i, n in enumerate(self.columns) if n in names.of_tree]
         self.hyper = back_end.numbers(len(batch.hyper), max(len(self.columns), 1))
@@ -85,15 +87,20 @@ class Bound:
         self.spans = Spans(self.owned)
         self.rows = list(batch.rows)
         self.maximize = list(batch.maximize)
+        # Where a leaf is seen as a matrix or as blocks, its logical order counts.
+        seen = {k for kernel in kernels.values() for k, v in kernel.items() if v.graph.ordered}
+        self.ordered = [kind in seen for kind in kinds]
         self.awkward = [
-            i for i in range(len(kinds)) if _is_awkward(batch.params[i], batch.states[i])
+            i
+            for i in range(len(kinds))
+            if _is_awkward(batch.params[i], batch.states[i], self.ordered[i])
         ]
         for i in self.awkward:
             for x in (batch.params[i], *batch.states[i]):
                 if overlaps_itself(x):
                     raise CannotFuseError("", f"elements of parameter or state {i} share memory")
         self.groups = {key: self._group(key[0], by_kind, batch) for key, by_kind in kernels.items()}
-        self.last_grads: list[Tensor] = []
+        self.last_grads: list[weakref.ref[Tensor]] = []
         self.gradient_addresses: list[int] = []
         for key in self.groups:
             self._fill_owned(key, batch.params, batch.states)
@@ -150,12 +157,19 @@ class Bound:
             _, where = self.parts.structure(part, kind.signature.structure)
             key = (by_kind[kind], (where.start, where.stop))
             leaves.setdefault(key, []).append(i)
+        for (kernel, (start, _)), numbers in leaves.items():
+            for target, each in kernel.graph.blocks().items():
+                for i in numbers:
+                    size = batch.states[i][start + target.index].numel()
+                    if size != -(-batch.params[i].numel() // each):
+                        raise CannotFuseError("", f"parameter {i} has {size} blocks of {each}")
         shared = [x.data_ptr() for x in batch.shared[self.parts.shared(part)]]
         return [
             Group(
-                self.back_end.table(
+                make_table(
+                    self.back_end,
                     kernel,
-                    [batch.params[i].numel() for i in where],
+                    [batch.params[i] for i in where],
                     [batch.rows[i] for i in where],
                     self.hyper,
                     shared,
@@ -198,7 +212,8 @@ class Bound:
         """The gradients, in the memory order of their parameters."""
         grads = list(batch.grads)
         addresses = [g.data_ptr() for g in grads]
-        same = len(self.last_grads) == len(grads) and all(map(operator.is_, grads, self.last_grads))
+        last = [ref() for ref in self.last_grads]
+        same = len(last) == len(grads) and all(map(operator.is_, grads, last))
         if same and addresses == self.gradient_addresses:
             return grads
         self.last_grads = []
@@ -206,31 +221,36 @@ class Bound:
             fits = (g.dtype, g.device, g.shape) == (kind.signature.grad, p.device, p.shape)
             if not fits or type(g) is not Tensor:
                 raise CannotFuseError("", f"gradient {i} is of another kind than at the last step")
-            if g.is_contiguous() and p.is_contiguous():
+            if g.is_contiguous() and (p.is_contiguous() or self.ordered[i]):
                 continue
-            if g.stride() != p.stride() or not is_dense(p):
-                grads[i] = torch.empty_like(p, dtype=g.dtype, requires_grad=False).copy_(g)
+            if g.stride() != p.stride() or not is_dense(p) or self.ordered[i]:
+                grads[i] = self._like(i, p, g.dtype).copy_(g)
                 addresses[i] = grads[i].data_ptr()
         self.spans.check_disjoint(grads)
         self.gradient_addresses = addresses
         if all(map(operator.is_, grads, batch.grads)):
-            self.last_grads = grads
+            self.last_grads = list(map(weakref.ref, grads))
         return grads
 
     def _compact(self, batch: Batch) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Dense copies of what is not dense, or not ordered like its parameter."""
         params, states = list(batch.params), list(batch.states)
         for i in self.awkward:
-            params[i] = torch.empty_like(params[i], requires_grad=False).copy_(params[i].detach())
+            params[i] = self._like(i, params[i]).copy_(params[i].detach())
             states[i] = [
-                torch.empty_like(params[i], dtype=s.dtype).copy_(s)
+                self._like(i, params[i], s.dtype).copy_(s)
                 if s.shape == params[i].shape
-                else s.clone()
+                else s.clone(memory_format=torch.contiguous_format)
                 for s in states[i]
             ]
         for key in self.groups:
             self._fill_owned(key, params, states)
         return params, states
+
+    def _like(self, i: int, p: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Memory for elements in the order in which leaf ``i`` is gone through."""
+        order = torch.contiguous_format if self.ordered[i] else torch.preserve_format
+        return torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=order)
 
     def _point(self, part: Part, variant: str, updates: list[Tensor] | None) -> None:
         incoming = None if updates is None else [u.data_ptr() for u in updates]
@@ -248,8 +268,8 @@ class Bound:
     def _emit(self, part: Part, updates: list[Tensor] | None, batch: Batch) -> list[Tensor]:
         """The updates that a fused part gives; its state is written later."""
         out = [
-            torch.empty_like(p, dtype=accumulator_dtype(g.dtype), requires_grad=False)
-            for p, g in zip(batch.params, batch.grads, strict=True)
+            self._like(i, p, accumulator_dtype(g.dtype))
+            for i, (p, g) in enumerate(zip(batch.params, batch.grads, strict=True))
         ]
         if updates is not None:
             for u, o in zip(updates, out, strict=True):
@@ -308,16 +328,17 @@ class Bound:
 
     def _dense_updates(self, name: str, batch: Batch, leaves: list[Any]) -> list[Tensor]:
         out = []
-        for g, p, position in zip(batch.grads, batch.params, batch.positions, strict=True):
-            u = leaves[position]
+        for i, (g, p) in enumerate(zip(batch.grads, batch.params, strict=True)):
+            u = leaves[batch.positions[i]]
             if not isinstance(u, Tensor) or u.shape != p.shape:
                 raise CannotFuseError(
                     name, f"gives a {type(u).__name__} of another form than the leaf"
                 )
             if u.dtype != accumulator_dtype(g.dtype):
                 raise CannotFuseError(name, f"gives updates of dtype {u.dtype}")
-            if not same_order(u, p) or not is_dense(u):
-                u = torch.empty_like(p, dtype=u.dtype, requires_grad=False).copy_(u)
+            fits = u.is_contiguous() if self.ordered[i] else same_order(u, p) and is_dense(u)
+            if not fits:
+                u = self._like(i, p, u.dtype).copy_(u)
             out.append(u)
         return out
 
@@ -336,8 +357,10 @@ class Bound:
         }
 
 
-def _is_awkward(p: Tensor, states: Sequence[Tensor]) -> bool:
+def _is_awkward(p: Tensor, states: Sequence[Tensor], ordered: bool) -> bool:
     if p.is_contiguous() and all(s.is_contiguous() for s in states):
         return False
+    if ordered:
+        return True
     like_leaf = [s for s in states if s.shape == p.shape]
     return not is_dense(p) or not all(is_dense(s) and same_order(p, s) for s in like_leaf)

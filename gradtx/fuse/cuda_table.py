@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cpp import columns
 from .cuda_launch import Module, load
-from .cuda_prelude import CHUNK, PUT_WORDS, THREADS
-from .cuda_source import CudaSource
+from .cuda_prelude import CHUNK, ENTRIES, PUT_WORDS, THREADS, WIDTH
+from .cuda_source import CudaSource, Launch
 from .errors import CannotFuseError
+from .expression import c_type
 from .graph import Graph
 from .schedule import align, schedule
 
@@ -27,8 +27,15 @@ _KINDS = {
     **{torch.float64: 1, torch.float32: 2, torch.bfloat16: 3, torch.float16: 4},
     **{torch.int64: 5, torch.int32: 6},
 }
-_TABLES = ("hyper", "hyper_row", "numel", "first_task", "tree_row", "shared", "pointers")
-_BUFFERS = ("task_leaf", "slots", "partial", "tree")
+_TABLES = (
+    *("hyper", "hyper_row", "numel", "rows", "columns", "tile_rows", "first_task", "first_chunk"),
+    *("tree_row", "shared", "vectors", "pointers"),
+)
+_BUFFERS = ("task_leaf", "chunk_leaf", "slots", "partial", "tree")
+_SIZE = {"float": 4, "double": 8, "int": 4, "gx_int": 8}
+_LINE = 128  # bytes between the beginnings of vectors are a multiple of it
+_ROWS = (64, 512)  # of a tile: enough beside its sums of columns, few enough to add in float
+_TILES = 2048  # of a leaf, as long as its tiles are not of the least size
 
 
 class Args(ctypes.Structure):
@@ -63,12 +70,17 @@ class CudaKernel:
         self.graph = graph
         self.device = device
         self.schedule = schedule(graph, tree_stage)
-        self.columns = columns(graph)
         self.source = CudaSource(self.schedule)
+        places = self.source.places
+        self.columns = list(places.column)
         self.stages = len(self.schedule.stages)
         nodes = graph.nodes
         self.tree = [(s, nodes[n].op, nodes[n].value) for s, n in self.schedule.tree_keys()]
-        self.partials = sum(len(stage.reductions) for stage in self.schedule.stages)
+        self.partials = len(places.partial)
+        self.vectors = [
+            (nodes[i].form, _SIZE[c_type(nodes[i].dtype, True)], graph.of_elements(i))
+            for i in places.vector
+        ]
         self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
         self.module = loader(self.source.text, device)
 
@@ -82,6 +94,7 @@ class CudaTable:
         rows: which row of the hyperparameters every leaf uses.
         hyper: the rows, made by ``CudaBackEnd.numbers``, which the caller fills.
         shared: addresses of the shared tensors.
+        matrices: rows and columns of every leaf, where the graph sees leaves as matrices.
 
     Attributes:
         pointers: addresses by column and leaf, which the caller fills.
@@ -95,29 +108,61 @@ class CudaTable:
         rows: Sequence[int],
         hyper: np.ndarray,
         shared: Sequence[int],
+        matrices: Sequence[tuple[int, int]] = (),
     ) -> None:
         n = len(sizes)
         self.kernel = kernel
         self.numel = np.array(sizes, dtype=np.int64)
-        first_task = np.concatenate([[0], np.cumsum((self.numel + CHUNK - 1) // CHUNK)])
-        self.tasks = int(first_task[-1])
+        self._matrices = np.array(matrices or [(0, 0)] * n, dtype=np.int64).T
+        tile_rows = _tile_rows(*self._matrices)
+        self._parts = -(-self._matrices // np.stack([tile_rows, np.full(n, WIDTH)]))
+        is_flat = kernel.graph.view is None
+        tasks = -(-self.numel // CHUNK) if is_flat else self._parts.prod(0)
+        chunks = (-(-self._matrices // ENTRIES)).sum(0)
         self._hyper = hyper
-        lengths = (2 * hyper.size, n, n, n + 1, len(kernel.tree), len(shared))
-        ends = np.cumsum((*lengths, len(kernel.columns) * n))
-        self._starts = dict(zip(_TABLES, (0, *ends[:-1].tolist()), strict=True))
-        self._words = np.zeros(int(ends[-1]), dtype=np.int64)
-        self._view("hyper_row")[:n] = rows
-        self._view("numel")[:n] = self.numel
-        self._view("first_task")[: n + 1] = first_task
-        self._view("shared")[: len(shared)] = shared
+        offsets, self._vector_bytes = self._vectors()
+        tables: dict[str, Any] = {
+            "hyper": [0] * (2 * hyper.size),
+            "hyper_row": rows,
+            "numel": self.numel,
+            "rows": self._matrices[0],
+            "columns": self._matrices[1],
+            "tile_rows": tile_rows,
+            "first_task": np.concatenate([[0], np.cumsum(tasks)]),
+            "first_chunk": np.concatenate([[0], np.cumsum(chunks)]),
+            "tree_row": [0] * len(kernel.tree),
+            "shared": shared,
+            "vectors": offsets,
+            "pointers": [0] * (len(kernel.columns) * n),
+        }
+        ends = np.cumsum([len(tables[name]) for name in _TABLES])
+        self._slices = {
+            name: slice(end - len(tables[name]), end)
+            for name, end in zip(_TABLES, ends.tolist(), strict=True)
+        }
+        self._words = np.concatenate([np.array(tables[name], np.int64) for name in _TABLES])
+        self._offsets = offsets
         self.pointers = self._view("pointers").reshape(len(kernel.columns), n)
+        self.tasks, self.chunks = int(tasks.sum()), int(chunks.sum())
         self._sent: np.ndarray | None = None
         self._buffers: list[Tensor] = []
         self._stream = 0
         self.args = Args(n, self.tasks, hyper.shape[1])
 
     def _view(self, table: str) -> np.ndarray:
-        return self._words[self._starts[table] :]
+        return self._words[self._slices[table]]
+
+    def _vectors(self) -> tuple[np.ndarray, int]:
+        """Where the vectors that are kept lie in their memory, and how large it is."""
+        length = dict(zip(("row", "column"), self._matrices, strict=True))
+        parts = dict(zip(("column", "row"), np.maximum(self._parts, 1), strict=True))
+        sizes = [
+            size * length[form] * (parts[form] if is_sum else 1)
+            for form, size, is_sum in self.kernel.vectors
+        ]
+        flat = np.array(sizes, dtype=np.int64).reshape(-1)
+        ends = np.cumsum(-(-flat // _LINE) * _LINE)
+        return np.concatenate([[0], ends])[:-1], int(ends[-1]) if len(ends) else 0
 
     # -- before a run --------------------------------------------------------------------------
 
@@ -130,8 +175,8 @@ class CudaTable:
             tables: how many tables run together.
             table: the place of this one.
         """
-        self._view("tree_row")[: len(rows)] = rows
-        self._view("hyper")[: 2 * self._hyper.size] = self._hyper.view(np.int64).ravel()
+        self._view("tree_row")[:] = rows
+        self._view("hyper")[:] = self._hyper.view(np.int64).ravel()
         # Another stream gets other buffers, and so does a graph under capture: it may outlive this
         # table, and other steps must not change what it reads.
         stream, captures = _stream(self.kernel.device)
@@ -139,26 +184,30 @@ class CudaTable:
         if fresh:
             self._buffers = self._allocate()
             self._stream = stream
-        words, *buffers = self._buffers
-        for name, start in self._starts.items():
-            setattr(self.args, name, words.data_ptr() + 8 * start)
+        words, vectors, *buffers = self._buffers
+        self._view("vectors")[:] = self._offsets + vectors.data_ptr()
+        for name, where in self._slices.items():
+            setattr(self.args, name, words.data_ptr() + 8 * where.start)
         for name, buffer in zip(_BUFFERS, (*buffers, totals), strict=True):
             setattr(self.args, name, buffer.data_ptr())
         self.args.tables, self.args.table = tables, table
         self._put(words, None if fresh else self._sent)
         self._sent = None if captures else self._words.copy()
-        if fresh and self.tasks:
+        if fresh and (self.tasks or self.chunks):
             self.kernel.module.launch("gx_tasks", self.args.leaves, THREADS, self.args)
 
     def _allocate(self) -> list[Tensor]:
         kernel, n = self.kernel, len(self.numel)
-        integers = (len(self._words), self.tasks)
         doubles = (n * len(kernel.schedule.slots), kernel.partials * self.tasks)
-        device = kernel.device
         return [
-            *(torch.empty(max(size, 1), dtype=torch.int64, device=device) for size in integers),
-            *(torch.empty(max(size, 1), dtype=torch.float64, device=device) for size in doubles),
+            self._empty(len(self._words), torch.int64),
+            self._empty(self._vector_bytes, torch.uint8),
+            *(self._empty(size, torch.int64) for size in (self.tasks, self.chunks)),
+            *(self._empty(size, torch.float64) for size in doubles),
         ]
+
+    def _empty(self, size: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(max(size, 1), dtype=dtype, device=self.kernel.device)
 
     def _put(self, words: Tensor, sent: np.ndarray | None) -> None:
         """Write the words that differ from what was sent before."""
@@ -175,31 +224,35 @@ class CudaTable:
 
     def run_stage(self, stage: int) -> None:
         """Launch one stage."""
-        source, leaves = self.kernel.source, len(self.numel)
-        if source.scalars[stage] == "block":
-            self._launch(f"scalars_{stage}", leaves, THREADS)
-        elif source.scalars[stage]:
-            self._each_leaf(f"scalars_{stage}")
-        if source.passes[stage] and self.tasks:
-            self._launch(f"pass_{stage}", self.tasks, THREADS)
-        if source.trees[stage]:
-            self._launch(f"tree_{stage}", 1, THREADS)
+        self._launch(self.kernel.source.stages[stage])
 
     def commit_leaves(self) -> None:
-        """Write the scalar state of every leaf."""
-        if self.kernel.source.commits_leaf:
-            self._each_leaf("commit_leaf")
+        """Write the scalars, rows and columns of every leaf."""
+        self._launch(self.kernel.source.commits_leaf)
 
     def commit_shared(self) -> None:
         """Write the state that all leaves share."""
-        self._launch("commit_shared", 1, 1)
+        self._launch(self.kernel.source.commits_shared)
 
-    def _each_leaf(self, kernel: str) -> None:
-        blocks = (len(self.numel) + _SMALL_BLOCK - 1) // _SMALL_BLOCK
-        self._launch(kernel, blocks, _SMALL_BLOCK)
+    def _launch(self, launches: Sequence[Launch]) -> None:
+        leaves = len(self.numel)
+        sizes = {
+            "leaf threads": (-(-leaves // _SMALL_BLOCK), _SMALL_BLOCK),
+            "leaves": (leaves, THREADS),
+            "tasks": (self.tasks, THREADS),
+            "chunks": (self.chunks, THREADS),
+            "once": (1, THREADS),
+        }
+        for kernel, over in launches:
+            blocks, threads = sizes[over]
+            if blocks:
+                self.kernel.module.launch(kernel, blocks, threads, self.args)
 
-    def _launch(self, kernel: str, blocks: int, threads: int) -> None:
-        self.kernel.module.launch(kernel, blocks, threads, self.args)
+
+def _tile_rows(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Rows of a task for every leaf."""
+    across = -(-columns // WIDTH)
+    return np.clip(-(-rows * across // _TILES), *_ROWS)
 
 
 class CudaBackEnd:
@@ -254,8 +307,8 @@ class CudaBackEnd:
     def run_tables(self, tables: Sequence[CudaTable]) -> None:
         """Run the tables of one part together, stage by stage, on the current stream.
 
-        Scalar state is written at the end: until then other leaves may still read it. What all
-        leaves share is written by one kind of leaf, for each kind computes the same.
+        What is no elements is written at the end: until then other leaves may still read it. What
+        all leaves share is written by one kind of leaf, for each kind computes the same.
         """
         keys = list(dict.fromkeys((op, key) for t in tables for _, op, key in t.kernel.tree))
         totals = torch.zeros((len(keys), len(tables)), dtype=torch.float64, device=self.device)

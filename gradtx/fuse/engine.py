@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -14,10 +15,13 @@ from .backend import BackEnd, back_end
 from .batch import Batch, HyperNames
 from .bound import Bound
 from .errors import CannotFuseError
+from .forms import Forms
 from .kernel import Kernel
 from .layout import Paths, paths_of, skeleton_of
 from .memory import check_plain
+from .microadam import MicroAdam
 from .parts import Kind, Part, Parts, kind_of
+from .patterns import Matched
 from .specialize import choices as choices_of
 from .specialize import selectors, specialize
 
@@ -38,7 +42,14 @@ class Engine:
         self.chooses = bool(selectors(tx))
         self._paths: dict[Any, tuple[Any, Paths]] = {}
         self._parts: dict[BackEnd, Parts] = {}
-        self._bound: Bound | None = None
+        self._bound: Bound | Matched | None = None
+        self._forms = Forms(lambda choice: specialize(tx, choice, label=False))
+
+    def another(self) -> Engine:
+        """An engine for other leaves: traces and kernels are shared, launch tables are its own."""
+        engine = copy.copy(self)
+        engine._bound = None
+        return engine
 
     # -- how a state is laid out ---------------------------------------------------------------
 
@@ -81,19 +92,23 @@ class Engine:
         """Members that run as torch operations, and why."""
         return {name: why for parts in self._parts.values() for name, why in parts.refused.items()}
 
-    def describe(self, batch: Batch) -> Bound:
+    def describe(self, batch: Batch) -> Bound | Matched:
         """The tables for a batch, without running them."""
         if self._bound is None or not self._bound.fits(batch):
             self._bound = self._bind(batch)
         return self._bound
 
-    def _bind(self, batch: Batch) -> Bound:
+    def _bind(self, batch: Batch) -> Bound | Matched:
         self._validate(batch)
+        for pattern in PATTERNS:
+            matched = pattern.match(self.tx, batch)
+            if matched is not None:
+                return matched
         back = back_end(batch.params[0].device)
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
         kinds = [
-            kind_of(p, g, s, batch.shared, structure, choice, names, turned)
+            kind_of(self._forms, p, g, s, batch.shared, structure, choice, names, turned)
             for p, g, s, structure, choice, turned in zip(
                 batch.params,
                 batch.grads,
@@ -149,3 +164,4 @@ class Engine:
 
 
 _STATES = ("state", "shared")
+PATTERNS: tuple[type[Matched], ...] = (MicroAdam,)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..core import tree
-from ..core.apply import apply_updates
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from .batch import Batch
 from .engine import Engine
 from .errors import CannotFuseError
+from .fallback import Fallback
 from .layout import skeleton_of, split, structure_of
 from .memory import overlaps_itself
 from .specialize import specialize
@@ -32,9 +32,10 @@ class Step:
         transform: the transform.
     """
 
-    def __init__(self, tx: GradientTransformation) -> None:
+    def __init__(self, tx: GradientTransformation, fallback: str = "eager") -> None:
         self.transform = tx
         self.engine = Engine(tx)
+        self._fallback = Fallback(tx, fallback)
         self.reasons: dict[tuple[str, str], None] = {}
         self._skeleton: Any = None
         self._last: tuple[Any, Any, Batch] | None = None
@@ -62,11 +63,16 @@ class Step:
         """
         with torch.no_grad():
             try:
+                for name, value in extra.items():
+                    if not isinstance(value, Tensor) or value.ndim:
+                        raise CannotFuseError("", f"argument {name!r} is no 0-d tensor")
                 batch = self._repeat(params, grads, state, hyper, extra)
                 if batch is None:
                     state = _unshared(state)
                     batch = self.batch(params, grads, state, hyper, extra)
-                    self._last = (tree.flatten(params), tree.flatten(state), batch)
+                    # Gradients and losses may be freed between steps.
+                    kept = replace(batch, grads=[], extra={})
+                    self._last = (tree.flatten(params), tree.flatten(state), kept)
                 self.engine.run(batch)
                 for name, reason in self.engine.refused().items():
                     self._note(name, reason)
@@ -91,12 +97,8 @@ class Step:
         """The leaves of a step as lists.
 
         Raises:
-            CannotFuseError: a leaf is no tensor, or an argument no number.
+            CannotFuseError: a leaf is no tensor.
         """
-        extra = extra or {}
-        for name, value in extra.items():
-            if not isinstance(value, Tensor) or value.ndim:
-                raise CannotFuseError("", f"argument {name!r} is no 0-d tensor")
         ps, spec = tree.flatten(params)
         gs = tree.flatten_like("fuse", spec, grads, "gradient")
         there = [i for i, g in enumerate(gs) if g is not None]
@@ -123,7 +125,7 @@ class Step:
             by_leaf,
             spec,
             there,
-            extra,
+            extra or {},
         )
 
     def _repeat(
@@ -140,7 +142,7 @@ class Step:
         (ps, spec), (states, state_spec), batch = self._last
         now, now_spec = tree.flatten(params)
         state_now, state_now_spec = tree.flatten(state)
-        if now_spec != spec or state_now_spec != state_spec or list(batch.extra) != list(extra):
+        if now_spec != spec or state_now_spec != state_spec:
             return None
         if not (all(map(is_, now, ps)) and all(map(is_, state_now, states))):
             return None
@@ -181,7 +183,8 @@ class Step:
         if (member, reason) not in self.reasons:
             self.reasons[member, reason] = None
             name = member or self.transform.name
-            logger.info("gradtx.fuse: %s runs as torch operations: %s", name, reason)
+            runs = "as torch operations" if member else self._fallback.runs
+            logger.info("gradtx.fuse: %s runs %s: %s", name, runs, reason)
 
     def _pure(
         self,
@@ -191,11 +194,11 @@ class Step:
         hyper: Mapping[str, Any] | None,
         extra: Mapping[str, Any],
     ) -> tuple[PyTree, PyTree]:
-        updates, new_state = self.transform.update(grads, state, params, hyper=hyper, **extra)
-        return _into(params, apply_updates(params, updates)), _into(state, new_state)
+        new_params, new_state = self._fallback(grads, state, params, hyper, extra)
+        return _into(params, new_params), _into(state, new_state)
 
 
-def fuse(tx: GradientTransformation) -> Step:
+def fuse(tx: GradientTransformation, fallback: str = "eager") -> Step:
     """A transform as one fast step that updates parameters and state in place.
 
     Elementwise chains become a few compiled passes over memory; whatever cannot be fused runs as
@@ -203,6 +206,12 @@ def fuse(tx: GradientTransformation) -> Step:
 
     Args:
         tx: the transform.
+        fallback: what runs if nothing of the chain can be fused, for example because there is no
+            compiler: "eager" torch operations, or "compile" for ``torch.compile``. A log line says
+            which, and why.
+
+    Raises:
+        ValueError: another ``fallback``.
 
     >>> import torch, gradtx as gx
     >>> step = gx.fuse(gx.sgd(0.5))
@@ -212,7 +221,7 @@ def fuse(tx: GradientTransformation) -> Step:
     >>> params
     {'w': tensor([0.5000, 0.5000])}
     """
-    return Step(tx)
+    return Step(tx, fallback)
 
 
 def _unshared(state: PyTree) -> PyTree:

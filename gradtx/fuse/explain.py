@@ -12,6 +12,8 @@ from ..core.tree import PyTree
 from .bound import Bound
 from .errors import CannotFuseError
 from .executor import Step
+from .patterns import Matched
+from .view import matrix
 
 _ADAMW = 28  # float32: read gradient, parameter, two moments; write parameter, two moments
 
@@ -58,34 +60,45 @@ def _own(state: PyTree) -> PyTree:
     return tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, state)
 
 
-def _runs(bound: Bound, names: list[str], refused: dict[str, str]) -> dict[str, str]:
+def _runs(
+    bound: Bound | Matched, names: list[str], refused: dict[str, str]
+) -> dict[str, str]:
+    if isinstance(bound, Matched):
+        return dict.fromkeys(names, bound.label)
     out = {}
     for part in bound.cut:
         passes = 0
         if part.fused:
             variant = "all" if part is bound.cut[-1] else "emit"
             kernels = bound.kernels[part, variant].values()
-            passes = max(
-                sum(bool(stage.elements) for stage in kernel.schedule.stages) for kernel in kernels
-            )
+            passes = max(kernel.schedule.passes() for kernel in kernels)
         word = "pass" if passes == 1 else "passes"
         for name in names[part.start : part.stop]:
             out[name] = f"fused, {passes} {word}" if part.fused else "torch operations"
     return out
 
 
-def _moved(bound: Bound, count: int) -> str:
-    total = 0.0
+def _moved(bound: Bound | Matched, count: int) -> str:
+    if isinstance(bound, Matched):
+        return _floor(bound.moved() / count)
+    total = 0
     for groups in bound.groups.values():
         for group in groups:
             plan = group.table.kernel.schedule
-            nodes = plan.graph.nodes
-            sizes = {n.value: _bytes(n.dtype) for n in nodes if n.op == "input"}
-            sizes |= {target: _bytes(nodes[i].dtype) for target, i in plan.graph.outputs}
-            total += plan.bytes_moved(sizes) * int(group.table.numel.sum())
-    moved = total / count
-    floor = f"moved per parameter: {moved:.1f} bytes, {moved / _ADAMW:.2f} times AdamW's {_ADAMW}"
+            for i in group.leaves:
+                shape = tuple(bound.batch.params[i].shape)
+                a, b = matrix(plan.graph.view or 1, shape)
+                sizes = {"element": a * b, "row": a, "column": b, "bits": a * ((b + 7) // 8)}
+                for form, dtype in plan.traffic():
+                    each = None if form in sizes else int(form.split()[1])
+                    size = -(-a * b // each) if each else sizes[form]
+                    total += size * _bytes(dtype)
+    floor = _floor(total / count)
     return floor if all(part.fused for part in bound.cut) else f"{floor} (fused parts only)"
+
+
+def _floor(moved: float) -> str:
+    return f"moved per parameter: {moved:.1f} bytes, {moved / _ADAMW:.2f} times AdamW's {_ADAMW}"
 
 
 def _bytes(dtype: str) -> int:

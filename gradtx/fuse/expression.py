@@ -1,6 +1,7 @@
 """Graph nodes as C-like expressions, the same text for C++ and CUDA.
 
-Elements are computed in float (double for float64 leaves), scalars in double and long long.
+Elements, rows and columns are computed in float (double for float64 leaves), scalars in double and
+long long.
 Functions and conversions beyond plain C operators are called ``gx_...``; each back end defines
 them in its own prelude, overloaded for float and double.
 """
@@ -25,11 +26,11 @@ BINARY = ("max", "min", "pow", "remainder", "fmod", "atan2", "copysign", "hypot"
 _LOW = {"bfloat16": "gx_round_bfloat16", "float16": "gx_round_float16"}
 
 
-def c_type(dtype: str, element: bool) -> str:
-    """The C type in which a value of this dtype is computed."""
+def c_type(dtype: str, many: bool) -> str:
+    """The C type in which a value of this dtype is computed, if there are many or one per leaf."""
     if dtype in FLOATS:
-        return "float" if element and dtype != "float64" else "double"
-    return "int" if element and dtype != "int64" else "gx_int"
+        return "float" if many and dtype != "float64" else "double"
+    return "int" if many and dtype != "int64" else "gx_int"
 
 
 def name(i: int) -> str:
@@ -50,13 +51,13 @@ def literal(node: Node, kind: str) -> str:
     return f"({kind}){x!r}"
 
 
-def operand(graph: Graph, i: int, kind: str, element: bool) -> str:
+def operand(graph: Graph, i: int, kind: str, many: bool) -> str:
     """An argument converted to the type in which the operation is done."""
     node = graph.nodes[i]
     if node.op == "const":
         return literal(node, kind)
-    own = c_type(node.dtype, node.element)
-    if element and not node.element and own == "double" and kind == "float":
+    own = c_type(node.dtype, node.many)
+    if many and not node.many and own == "double" and kind == "float":
         return f"{name(i)}f"
     return name(i) if own == kind else f"({kind}){name(i)}"
 
@@ -64,16 +65,21 @@ def operand(graph: Graph, i: int, kind: str, element: bool) -> str:
 def expression(graph: Graph, i: int) -> str:
     """The right-hand side that computes a node from its arguments' variables."""
     node = graph.nodes[i]
-    element = node.element
-    kind = c_type(node.value if node.op in _COMPARISONS else node.dtype, element)
+    many = node.many
+    kind = c_type(node.value if node.op in _COMPARISONS else node.dtype, many)
 
     def arg(k: int, as_kind: str = kind) -> str:
-        return operand(graph, node.args[k], as_kind, element)
+        return operand(graph, node.args[k], as_kind, many)
 
     if node.op == "where":
-        text = f"({arg(0, c_type('bool', element))} ? {arg(1)} : {arg(2)})"
+        text = f"({arg(0, c_type('bool', many))} ? {arg(1)} : {arg(2)})"
     elif node.op == "cast":
         text = _cast(graph, node)
+    elif node.op == "round_stochastic":
+        number = arg(1, c_type("int32", many))
+        return f"gx_round_stochastic({arg(0)}, {number}, {str(node.value).lower()})"
+    elif node.op == "random16":
+        return f"gx_draw_one({arg(0)}, {arg(1)})"
     elif node.op == "fill":
         text = arg(0)
     elif node.op == "neg":
@@ -91,12 +97,12 @@ def expression(graph: Graph, i: int) -> str:
 
 def _cast(graph: Graph, node: Node) -> str:
     source = graph.nodes[node.args[0]]
-    kind = c_type(node.dtype, node.element)
-    own = c_type(source.dtype, node.element)
+    kind = c_type(node.dtype, node.many)
+    own = c_type(source.dtype, node.many)
     if node.dtype == "bool":
-        return f"({operand(graph, node.args[0], own, node.element)} != 0)"
-    text = operand(graph, node.args[0], kind, node.element)
-    if node.element or source.dtype != "float64" or node.dtype == "float64":
+        return f"({operand(graph, node.args[0], own, node.many)} != 0)"
+    text = operand(graph, node.args[0], kind, node.many)
+    if node.many or source.dtype != "float64" or node.dtype == "float64":
         return text
     if node.dtype == "float32":
         return f"(double)(float){text}"

@@ -1,18 +1,31 @@
 """The intermediate form of one leaf's update: a small printable graph, the same for every back end.
 
-A node is *elementwise* (one value per element of the leaf) or *scalar* (one value per leaf, such as
-a step count, a learning rate or the result of a reduction). Sizes do not occur: the number of
-elements is the node ``numel``.
+A node has a *form*: ``element`` (one value per element of the leaf), ``scalar`` (one per leaf, such
+as a step count, a learning rate or the result of a reduction), and where the leaf is seen as a
+matrix ``row`` and ``column`` (one value per row or column) and ``bits`` (one bit per element, every
+row packed into bytes). ``every 256`` is one value for every 256 elements of the flat leaf, the last
+ones may be fewer. Sizes do not occur: they are the nodes ``numel``, ``rows``, ``columns``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-REDUCTIONS = ("leaf_sum", "leaf_max", "leaf_min")
+from .view import Rule
+
+REDUCTIONS = (
+    *("leaf_sum", "leaf_max", "leaf_min"),
+    *("row_sum", "row_max", "row_min"),
+    *("column_sum", "column_max", "column_min"),
+)
+SIZES = ("numel", "rows", "columns")
+VECTORS = ("row", "column")
 TREE_REDUCTIONS = ("tree_sum", "tree_max")
+MOST = 8192  # elements of a block, at most: blocks lie on the stack
+EXACT = ("block_codes", "block_scale", "block_decode")  # every operation is rounded by itself
+BLOCKS = (*EXACT, "random16", "round_stochastic")
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -23,7 +36,8 @@ class Input:
     Attributes:
         kind: "grad", "update", "param", "state" (of this leaf), "shared" (of all leaves), "hyper".
         index: position among the state tensors.
-        name: full name of a hyperparameter, or key of an extra argument.
+        name: full name of a hyperparameter, or key of an extra argument; of a state tensor that is
+            a pair of numbers, "0" or "1".
     """
 
     kind: str
@@ -31,7 +45,10 @@ class Input:
     name: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind}.{self.name or self.index}" if self.kind not in _SINGLE else self.kind
+        if self.kind in _SINGLE:
+            return self.kind
+        place = f"{self.index}.{self.name}" if self.kind == "state" and self.name else self.index
+        return f"{self.kind}.{place if self.kind != 'hyper' else self.name}"
 
 
 _SINGLE = ("grad", "update", "param")
@@ -42,37 +59,58 @@ class Node:
     """One operation.
 
     Attributes:
-        op: its name; "input", "const" and "numel" have no arguments.
+        op: its name; "input", "const" and the sizes have no arguments.
         args: positions of the arguments.
         dtype: dtype of the result, by torch's name.
-        element: whether there is one value per element.
-        value: the number of a const, the ``Input``, the dtype in which a comparison is made, or the
-            key of a reduction over the tree.
+        form: "scalar", "row", "column", "element", "bits" or "every n".
+        value: the number of a const, the ``Input``, the dtype in which a comparison is made, the
+            key of a reduction over the tree, or bits, block size and signedness of codes.
         member: the chain member it belongs to; no part of the identity.
     """
 
     op: str
     args: tuple[int, ...]
     dtype: str
-    element: bool
+    form: str
     value: Any = None
     member: str = field(default="", compare=False)
+
+    @property
+    def element(self) -> bool:
+        """Whether passes over elements read, compute or write it."""
+        return self.form in ("element", "bits") or self.each is not None
+
+    @property
+    def each(self) -> int | None:
+        """For so many elements there is one value; None in other forms."""
+        return int(self.form[6:]) if self.form.startswith("every ") else None
+
+    @property
+    def many(self) -> bool:
+        """Whether there are several values per leaf, computed in loops."""
+        return self.form != "scalar"
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in order of evaluation, and what is written where."""
+    """Nodes in order of evaluation, and what is written where.
+
+    Attributes:
+        nodes: in order.
+        outputs: target and node.
+        view: how a leaf is seen as a matrix, see ``view.matrix``; None: as a flat array.
+    """
 
     nodes: tuple[Node, ...]
     outputs: tuple[tuple[Input, int], ...]
+    view: Rule | None = None
 
     def __str__(self) -> str:
         lines = []
         for i, n in enumerate(self.nodes):
             value = "" if n.value is None else f" [{n.value}]"
             args = ", ".join(f"%{a}" for a in n.args)
-            shape = "leaf" if n.element else "scalar"
-            lines.append(f"%{i} = {n.op}({args}){value} : {shape} {n.dtype}")
+            lines.append(f"%{i} = {n.op}({args}){value} : {n.form} {n.dtype}")
         lines.extend(f"{target} <- %{i}" for target, i in self.outputs)
         return "\n".join(lines)
 
@@ -83,7 +121,26 @@ class Graph:
     def only(self, keep: Iterable[str]) -> Graph:
         """The part that computes the outputs of some kinds."""
         kinds = set(keep)
-        return simplify(Graph(self.nodes, tuple(o for o in self.outputs if o[0].kind in kinds)))
+        outputs = tuple(o for o in self.outputs if o[0].kind in kinds)
+        return simplify(replace(self, outputs=outputs))
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it matters which element comes where."""
+        return self.view is not None or any(
+            n.each is not None or n.op == "random16" for n in self.nodes
+        )
+
+    def blocks(self) -> dict[Input, int]:
+        """State tensors with one value for so many elements."""
+        read = [(n.value, n.each) for n in self.nodes if n.op == "input"]
+        written = [(target, self.nodes[i].each) for target, i in self.outputs]
+        return {where: each for where, each in (*read, *written) if each is not None}
+
+    def of_elements(self, i: int) -> bool:
+        """Whether a node combines elements of the leaf: its value is known after a pass."""
+        node = self.nodes[i]
+        return node.op in REDUCTIONS and self.nodes[node.args[0]].element
 
 
 def simplify(graph: Graph) -> Graph:
@@ -104,22 +161,23 @@ def simplify(graph: Graph) -> Graph:
     for i in _needed(graph.nodes, _roots(graph.nodes, graph.outputs)):
         node = graph.nodes[i]
         args = tuple(place[a] for a in node.args)
-        node = Node(node.op, args, node.dtype, node.element, node.value, node.member)
+        node = replace(node, args=args)
         if node.op == "cast" and nodes[args[0]].dtype == node.dtype:
             place[i] = args[0]
         elif _divides_by_scalar(node, nodes):
-            inverse = Node("reciprocal", (args[1],), "float64", False, None, node.member)
-            place[i] = add(
-                Node("mul", (args[0], add(inverse)), node.dtype, True, None, node.member)
-            )
+            inverse = Node("reciprocal", (args[1],), "float64", "scalar", None, node.member)
+            place[i] = add(replace(node, op="mul", args=(args[0], add(inverse))))
         else:
             place[i] = add(node)
     outputs = tuple((target, place[n]) for target, n in graph.outputs)
     kept = _needed(nodes, _roots(nodes, outputs))
     again = {old: new for new, old in enumerate(kept)}
+    renumbered = [replace(nodes[i], args=tuple(again[a] for a in nodes[i].args)) for i in kept]
+    uses_view = any(n.form in (*VECTORS, "bits") or n.op in SIZES[1:] for n in renumbered)
     return Graph(
-        tuple(_with_args(nodes[i], again) for i in kept),
+        tuple(renumbered),
         tuple((target, again[n]) for target, n in outputs),
+        graph.view if uses_view else None,
     )
 
 
@@ -133,12 +191,7 @@ def _divides_by_scalar(node: Node, nodes: Sequence[Node]) -> bool:
     if node.op != "div" or not node.element or node.dtype != "float32":
         return False
     numerator, denominator = (nodes[a] for a in node.args)
-    return numerator.element and not denominator.element
-
-
-def _with_args(node: Node, place: Mapping[int, int]) -> Node:
-    args = tuple(place[a] for a in node.args)
-    return Node(node.op, args, node.dtype, node.element, node.value, node.member)
+    return numerator.element and not denominator.many
 
 
 def _needed(nodes: Sequence[Node], roots: Iterable[int]) -> list[int]:

@@ -10,21 +10,28 @@ import numpy as np
 import torch
 
 from .cache import library
-from .cpp import CHUNK, columns, emit
+from .cpp import emit
+from .cpp_blocks import is_exact, segment
+from .cpp_pass import chunk
+from .cpp_prelude import TILE, WIDTH
+from .expression import c_type
 from .graph import Graph
+from .places import Places
 from .schedule import align, schedule
 
 _POINTER = ctypes.c_void_p
 _SMALL = 1 << 16  # elements below which a second thread costs more than it brings
+_TILES = 128  # of a large leaf: enough to share out, few beside their sums of columns
 
 
 class Args(ctypes.Structure):
-    """The argument block of the generated code; ``gx_args`` in ``cpp.PRELUDE``."""
+    """The argument block of the generated code; ``gx_args`` in ``cpp_prelude.PRELUDE``."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("leaves", "tasks", "threads")),
         *((name, _POINTER) for name in ("numel", "first_task", "task_leaf", "task_begin")),
-        *((name, _POINTER) for name in ("pointers", "shared", "hyper", "hyper_row")),
+        *((name, _POINTER) for name in ("rows", "columns", "tile_rows", "tile_columns")),
+        *((name, _POINTER) for name in ("pointers", "shared", "vectors", "hyper", "hyper_row")),
         ("hypers", ctypes.c_int64),
         *((name, _POINTER) for name in ("slots", "partial", "tree_in", "tree_out")),
     )
@@ -40,15 +47,21 @@ class Kernel:
     def __init__(self, graph: Graph, tree_stage: Mapping[Any, int]) -> None:
         self.graph = graph
         self.schedule = schedule(graph, tree_stage)
-        self.columns = columns(graph)
+        places = Places(self.schedule)
+        self.columns = list(places.column)
         self.source = emit(self.schedule)
         self.stages = len(self.schedule.stages)
         nodes = graph.nodes
         self.tree = [(s, nodes[n].op, nodes[n].value) for s, n in self.schedule.tree_keys()]
-        self.partials = sum(len(stage.reductions) for stage in self.schedule.stages)
+        self.partials = len(places.partial)
+        self.vectors = [
+            (nodes[i].form, _SIZE[c_type(nodes[i].dtype, True)], graph.of_elements(i))
+            for i in places.vector
+        ]
         self.commits_leaf = any(t.kind != "shared" for t, _ in self.schedule.commits)
         self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
-        code = library(self.source)
+        self.chunk = chunk(segment(graph))
+        code = library(self.source, is_exact(graph))
         self.run = code.gx_run
         self.commit = code.gx_commit
         self.run.argtypes = (ctypes.POINTER(Args), ctypes.c_int64, ctypes.c_int64)
@@ -56,6 +69,8 @@ class Kernel:
         self.run.restype = self.commit.restype = None
 
 
+_LINE = 64  # bytes of a cache line: no two leaves write to the same
+_SIZE = {"float": 4, "double": 8, "int": 4, "gx_int": 8}
 _kernels: dict[tuple[Graph, Any], Kernel] = {}
 
 
@@ -84,6 +99,7 @@ class Table:
         rows: which row of the hyperparameters every leaf uses.
         hyper: the rows, a matrix of doubles that the caller fills.
         shared: addresses of the shared tensors.
+        matrices: rows and columns of every leaf, where the graph sees leaves as matrices.
     """
 
     def __init__(
@@ -93,17 +109,25 @@ class Table:
         rows: Sequence[int],
         hyper: np.ndarray,
         shared: Sequence[int],
+        matrices: Sequence[tuple[int, int]] = (),
     ) -> None:
         n = len(sizes)
         self.kernel = kernel
         self.numel = np.array(sizes, dtype=np.int64)
-        chunks = (self.numel + CHUNK - 1) // CHUNK
+        self.matrices = np.array(matrices or [(0, 0)] * n, dtype=np.int64).T.copy()
+        self.tiles = _tiles(*self.matrices)
+        if kernel.graph.view is None:
+            chunks = -(-self.numel // kernel.chunk)
+        else:
+            down, across = -(-self.matrices // self.tiles)
+            chunks = down * across
         self.first_task = np.concatenate([[0], np.cumsum(chunks)]).astype(np.int64)
         tasks = int(self.first_task[-1])
         self.task_leaf = np.repeat(np.arange(n, dtype=np.int64), chunks)
         within = np.arange(tasks, dtype=np.int64) - self.first_task[self.task_leaf]
-        self.task_begin = within * CHUNK
+        self.task_begin = within * kernel.chunk
         self.pointers = np.zeros((len(kernel.columns), n), dtype=np.int64)
+        self.vectors, self.scratch = self._vectors()
         self.shared = np.array([*shared, 0], dtype=np.int64)
         self.rows = np.array(rows, dtype=np.int64)
         self.hyper = hyper
@@ -117,12 +141,29 @@ class Table:
             tasks,
             1,
             *(x.ctypes.data for x in (self.numel, self.first_task, self.task_leaf)),
-            *(x.ctypes.data for x in (self.task_begin, self.pointers, self.shared)),
+            *(x.ctypes.data for x in (self.task_begin, *self.matrices, *self.tiles)),
+            *(x.ctypes.data for x in (self.pointers, self.shared, self.vectors)),
             *(x.ctypes.data for x in (self.hyper, self.rows)),
             self.hyper.shape[1],
             *(x.ctypes.data for x in (self.slots, self.partial, self.tree_in, self.tree_out)),
         )
         self.reference = ctypes.byref(self.args)
+
+    def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Addresses of all vectors that are kept, and the memory they lie in."""
+        parts = dict(zip(("column", "row"), -(-self.matrices // self.tiles), strict=True))
+        length = dict(zip(("row", "column"), self.matrices, strict=True))
+        sizes = np.array(
+            [
+                size * length[form] * (np.maximum(parts[form], 1) if is_sum else 1)
+                for form, size, is_sum in self.kernel.vectors
+            ],
+            dtype=np.int64,
+        ).reshape(-1)
+        ends = np.cumsum(-(-sizes // _LINE) * _LINE)
+        scratch = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.uint8)
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+        return scratch.ctypes.data + starts, scratch
 
     def run(self, first: int, last: int) -> None:
         """Run some stages."""
@@ -137,6 +178,13 @@ class Table:
     def commit_shared(self) -> None:
         """Write the state that all leaves share."""
         self.kernel.commit(self.reference, 1)
+
+
+def _tiles(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Rows and columns of a task for every leaf."""
+    wide = np.clip(columns, 1, WIDTH)
+    size = np.maximum(TILE, rows * columns // _TILES)
+    return np.stack([np.maximum(size // wide, 1), wide])
 
 
 def run_tables(tables: Sequence[Table]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Rule = Callable[["Recorder", Tensor, tuple[Any, ...], dict[str, Any]], int]
+Spec = tuple[int, int, bool]  # bits, elements of a block, signed
 RULES: dict[str, Rule] = {}
 
 
@@ -19,16 +20,37 @@ class Recorder(Protocol):
         """The node of a tensor or of a number."""
 
     def add(self, op: str, args: tuple[int, ...], dtype: torch.dtype, value: Any = None) -> int:
-        """Record an operation; elementwise if an argument is."""
+        """Record an operation; its form follows from those of the arguments."""
 
-    def fill(self, number: Any, like: Tensor) -> int:
-        """A constant with the shape of a tensor."""
+    def fill(self, number: Any, out: Tensor, like: Tensor | None = None) -> int:
+        """A constant shaped like ``out``; of the form of ``like`` if that has the shape too."""
 
-    def reduction(self, op: str, x: int, source: Tensor, out: Tensor) -> int:
-        """Combine all elements of ``x``."""
+    def reduction(self, op: str, x: int, source: Tensor, out: Tensor, dims: Any) -> int:
+        """Combine ``x`` over some dimensions, all if there are none."""
 
-    def numel(self, x: Tensor) -> int:
-        """The number of elements of a tensor."""
+    def count(self, source: Tensor, out: Tensor) -> int:
+        """How many elements are combined into each of ``out``."""
+
+    def pack(self, x: Tensor) -> int:
+        """The signs of a matrix as bits."""
+
+    def unpack(self, bits: Tensor, out: Tensor) -> int:
+        """Bits as booleans."""
+
+    def decode(self, codes: Tensor, scale: Tensor, out: Tensor, spec: Spec) -> int:
+        """The elements that codes stand for."""
+
+    def encode(self, x: Tensor, out: Tensor, spec: Spec) -> int:
+        """The codes of elements, or the scale of every block."""
+
+    def draw(self, key: Tensor, out: Tensor) -> int:
+        """Random numbers of 16 bits for the elements."""
+
+    def pick(self, pair: Tensor, index: int) -> int:
+        """One of the two numbers of a state."""
+
+    def pair(self, first: Tensor, second: Tensor) -> int:
+        """Such a state from its numbers."""
 
     def refuse(self, reason: str) -> Exception:
         """The error for something unsupported."""
@@ -235,18 +257,34 @@ def _cast(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
 
 
 @rule("detach", "alias", "clone", "lift_fresh", "lift", "view", "_unsafe_view", "reshape")
-@rule("squeeze", "unsqueeze", "contiguous")
+@rule("squeeze", "unsqueeze", "contiguous", "_reshape_alias")
 def _same(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    return r.node(args[0])
+
+
+@rule("slice")
+def _slice(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    if out.shape != args[0].shape:
+        raise r.refuse("uses part of a tensor")
     return r.node(args[0])
 
 
 @rule("expand")
 def _expand(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    if out.numel() == args[0].numel():
+        return r.node(args[0])
     return r.add("mul", (r.node(args[0]), r.fill(1, out)), out.dtype)
+
+
+@rule("select")
+def _select(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    return r.pick(args[0], args[2])
 
 
 @rule("stack", "cat")
 def _stack(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    if len(args[0]) == 2 and out.shape == (2,):
+        return r.pair(*args[0])
     if len(args[0]) != 1:
         raise r.refuse("stack or cat of several tensors")
     return r.node(args[0][0])
@@ -257,22 +295,22 @@ def _stack(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
 
 @rule("zeros_like", "new_zeros", "zeros")
 def _zeros(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
-    return r.fill(0, out)
+    return r.fill(0, out, args[0] if isinstance(args[0], Tensor) else None)
 
 
 @rule("ones_like", "new_ones", "ones")
 def _ones(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
-    return r.fill(1, out)
+    return r.fill(1, out, args[0] if isinstance(args[0], Tensor) else None)
 
 
 @rule("full_like", "full")
 def _full(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
-    return r.fill(args[1], out)
+    return r.fill(args[1], out, args[0] if isinstance(args[0], Tensor) else None)
 
 
 @rule("new_full")
 def _new_full(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
-    return r.fill(args[2], out)
+    return r.fill(args[2], out, args[0])
 
 
 @rule("scalar_tensor")
@@ -283,26 +321,31 @@ def _scalar_tensor(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
 # -- reductions ---------------------------------------------------------------------------------
 
 
+def _dims(args: Any, kwargs: Any, at: int = 1) -> Any:
+    dims = args[at] if len(args) > at else kwargs.get("dim")
+    return (dims,) if isinstance(dims, int) else dims
+
+
+def _total(r: Recorder, x: int, source: Tensor, out: Tensor, dims: Any) -> int:
+    return r.add("cast", (r.reduction("sum", x, source, out, dims),), out.dtype)
+
+
 @rule("sum")
 def _sum(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
-    return _total(r, r.node(args[0]), args[0], out)
-
-
-def _total(r: Recorder, x: int, source: Tensor, out: Tensor) -> int:
-    return r.add("cast", (r.reduction("sum", x, source, out),), out.dtype)
+    return _total(r, r.node(args[0]), args[0], out, _dims(args, kwargs))
 
 
 @rule("mean")
 def _mean(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
-    total = _total(r, r.node(args[0]), args[0], out)
+    total = _total(r, r.node(args[0]), args[0], out, _dims(args, kwargs))
     if args[0].numel() == out.numel() and args[0].ndim:
         return total
-    return r.add("div", (total, r.numel(args[0])), out.dtype)
+    return r.add("div", (total, r.count(args[0], out)), out.dtype)
 
 
 def _extremum(op: str) -> Rule:
     def lower(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
-        return r.reduction(op, r.node(args[0]), args[0], out)
+        return r.reduction(op, r.node(args[0]), args[0], out, _dims(args, kwargs))
 
     return lower
 
@@ -316,7 +359,7 @@ def _quantifier(is_all: bool) -> Rule:
         x = _truth(r, r.node(args[0]), args[0].dtype)
         if is_all:
             x = r.add("not", (x,), torch.bool)
-        count = r.reduction("sum", x, args[0], out)
+        count = r.reduction("sum", x, args[0], out, _dims(args, kwargs))
         return r.add("eq" if is_all else "ne", (count, r.node(0)), torch.bool, "int64")
 
     return lower
@@ -328,18 +371,58 @@ RULES.update(any=_quantifier(False), all=_quantifier(True))
 @rule("linalg_vector_norm")
 def _norm(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
     x, order = r.node(args[0]), args[1] if len(args) > 1 else 2
+    dims = _dims(args, kwargs, 2)
     if order == 2:
         square = r.add("mul", (x, x), out.dtype)
-        return r.add("sqrt", (r.reduction("sum", square, args[0], out),), out.dtype)
+        return r.add("sqrt", (r.reduction("sum", square, args[0], out, dims),), out.dtype)
     size = r.add("abs", (x,), out.dtype)
     if order == 1:
-        return _total(r, size, args[0], out)
+        return _total(r, size, args[0], out, dims)
     if order == float("inf"):
-        return r.reduction("max", size, args[0], out)
+        return r.reduction("max", size, args[0], out, dims)
     raise r.refuse(f"norm of order {order}")
 
 
 @rule("dot", "vdot")
 def _dot(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
     product = r.add("mul", (r.node(args[0]), r.node(args[1])), out.dtype)
-    return _total(r, product, args[0], out)
+    return _total(r, product, args[0], out, None)
+
+
+# -- signs as bits ------------------------------------------------------------------------------
+
+
+@rule("gradtx::pack_signs")
+def _pack(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    return r.pack(args[0])
+
+
+@rule("gradtx::unpack_signs")
+def _unpack(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    return r.unpack(args[0], out)
+
+
+# -- codes of blocks, random numbers ------------------------------------------------------------
+
+
+@rule("gradtx::block_dequantize")
+def _decode(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    codes, scale, _, *spec = args
+    return r.decode(codes, scale, out, (spec[0], spec[1], spec[2]))
+
+
+@rule("gradtx::block_quantize")
+def _encode(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    x, *spec = args
+    return r.encode(x, out, (spec[0], spec[1], spec[2]))
+
+
+@rule("gradtx::random_bits16")
+def _draw(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    return r.draw(args[0], out)
+
+
+@rule("gradtx::round_stochastic")
+def _round_stochastic(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    x, bits, clamp = args
+    return r.add("round_stochastic", (r.node(x), r.node(bits)), out.dtype, clamp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from operator import is_
@@ -39,12 +40,28 @@ class NestedEngine:
 
     def __init__(self, tx: GradientTransformation) -> None:
         self.engine = Engine(tx)
+        self._defaults = self.engine.hyper.plain()
         self._last: Batch | None = None
         self._paths: list[Paths] = []
+        self._names: list[str] = []
+
+    def another(self) -> NestedEngine:
+        """The same chain for other parameters; what is traced and compiled is shared."""
+        nested = copy.copy(self)
+        nested.engine = self.engine.another()
+        nested._last, nested._paths = None, []
+        return nested
 
     def defaults(self) -> dict[str, Any]:
         """The declared hyperparameters that are no schedules, by full name: one row for ``run``."""
-        return self.engine.hyper.plain()
+        return dict(self._defaults)
+
+    def row(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Every hyperparameter by full name; a short name in ``values`` reaches all who have it."""
+        return {
+            full: values.get(full, values.get(full.rpartition(".")[2], default))
+            for full, default in self._defaults.items()
+        }
 
     def refused(self) -> dict[str, str]:
         """Members that run as torch operations, and why."""
@@ -61,6 +78,7 @@ class NestedEngine:
         maximize: Sequence[bool] = (),
         extra: Mapping[str, Tensor] | None = None,
         others: Iterable[Nested] = (),
+        names: Sequence[str] = (),
     ) -> None:
         """One step in place.
 
@@ -69,13 +87,14 @@ class NestedEngine:
             grads: their gradients.
             states: their nested states, complete.
             params_tree: gives the tree of ``params``, in this order, with the names that
-                predicates see; called when the parameters are not those of the last call.
+                predicates see; called when parameters or names are not those of the last call.
             hyper: rows of hyperparameters by full name; all rows have the names of ``defaults``.
             rows: per parameter, its row.
             maximize: per parameter, whether its gradient is turned around; default none is.
             extra: 0-d tensors for the chain, such as ``value``.
             others: nested states of parameters without a gradient: what all parameters share is
                 put there too.
+            names: names of the parameters, where they may change.
 
         Raises:
             CannotFuseError: nothing has changed; run the chain as it is. The text says why.
@@ -85,9 +104,13 @@ class NestedEngine:
             last is not None
             and len(last.params) == len(params)
             and all(map(is_, params, last.params))
+            and list(names) == self._names
         )
         if not same:
             last = self._describe(list(params), params_tree())
+            if self._last is not None and self._last.choices != last.choices:
+                self.engine = self.engine.another()  # tables do not know of choices
+            self._names = list(names)
         assert last is not None
         tensors = [
             [_get(state, path) for path in paths.leaf]
@@ -95,22 +118,42 @@ class NestedEngine:
         ]
         shared_paths = self._paths[0].shared if self._paths else ()
         shared = [_get(states[0], path) for path in shared_paths]
-        batch = replace(
-            last,
-            grads=list(grads),
-            hyper=list(hyper),
-            rows=list(rows),
-            maximize=list(maximize),
-            extra=extra or {},
-        )
         if not _same_lists(tensors, last.states) or not all(map(is_, shared, last.shared)):
-            batch = replace(batch, states=tensors, shared=shared)
-        with torch.no_grad():
-            self.engine.run(batch)
-        self._last = batch
+            last = replace(last, states=tensors, shared=shared)
+        last = replace(last, rows=list(rows), maximize=list(maximize))
+        self.again(last, grads, hyper, extra)
+        self._last = last
         for path, x in zip(shared_paths, shared, strict=True):
             for state in (*states, *others):
                 _put(state, path, x)
+
+    @property
+    def last(self) -> Batch | None:
+        """What the last ``run`` worked on, without gradients; ``again`` takes it."""
+        return self._last
+
+    def again(
+        self,
+        last: Batch,
+        grads: Sequence[Tensor],
+        hyper: Sequence[Mapping[str, Any]],
+        extra: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """A former step once more, with other gradients and other values.
+
+        Args:
+            last: what ``last`` was after that step. The states of its parameters still hold the
+                tensors that they held then.
+            grads: gradients of its parameters.
+            hyper: as many rows as at that step.
+            extra: 0-d tensors for the chain.
+
+        Raises:
+            CannotFuseError: nothing has changed; run the chain as it is. The text says why.
+        """
+        batch = replace(last, grads=list(grads), hyper=hyper, extra=extra or {})
+        with torch.no_grad():
+            self.engine.run(batch)
 
     def _describe(self, params: list[Tensor], whole: PyTree) -> Batch:
         """Structure, choices and paths for other parameters than last time."""

@@ -15,6 +15,7 @@ from ..core.tree import accumulator_dtype
 from .backend import BackEnd
 from .check import check
 from .errors import CannotFuseError
+from .forms import Forms, form_of
 from .graph import Graph
 from .layout import shared_in, sites_in
 from .specialize import Choice, specialize
@@ -203,14 +204,8 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _form(s: Tensor, p: Tensor | None = None) -> str:
-    """How a state tensor relates to its leaf."""
-    if p is not None and s.shape == p.shape:
-        return "leaf"
-    return "other" if s.ndim else "scalar"
-
-
 def kind_of(
+    forms: Forms,
     p: Tensor,
     g: Tensor,
     states: list[Tensor],
@@ -221,19 +216,19 @@ def kind_of(
     maximize: bool,
 ) -> Kind:
     """The kind of a leaf."""
-    described = [(s.dtype, _form(s, p)) for s in states]
+    described = forms.describe(p, choice, structure, states)
     return Kind(
         choice,
         Signature(
-            tuple(1 if n == 1 else 2 for n in p.shape),
+            described.probes,
+            described.checks,
             g.dtype,
             p.dtype,
             None,
-            tuple(described),
+            tuple((s.dtype, form) for s, form in zip(states, described.forms, strict=True)),
             structure,
-            tuple((s.dtype, _form(s)) for s in shared),
-            names[0],
-            names[1],
+            tuple((s.dtype, form_of(s)) for s in shared),
+            *names,
             maximize,
         ),
     )

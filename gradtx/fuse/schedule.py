@@ -1,18 +1,32 @@
-"""Cut a graph into stages at reductions.
+"""Cut a graph into stages at reductions over elements.
 
-A stage first computes scalars, one set per leaf, then runs over elements. A reduction's result is
-a scalar of the next stage; so is a value combined over all leaves of the tree. Every elementwise
-value is computed anew in each stage that needs it; only the last stage writes, so an update reads
-and writes memory as seldom as it can and nothing is half-written.
+A stage first computes scalars and vectors, one set per leaf, then runs over elements. What a
+reduction over elements gives is a value of the next stage; so is a value combined over all leaves
+of the tree. Every elementwise value is computed anew in each stage that needs it. Only the last
+pass over elements writes them, and everything else is written at the very end: an update reads and
+writes memory as seldom as it can and nothing is half-written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import REDUCTIONS, TREE_REDUCTIONS, Graph, Input
+from .graph import SIZES, TREE_REDUCTIONS, VECTORS, Graph, Input
+
+
+@dataclass(frozen=True)
+class Group:
+    """Values of one form that are computed together, in order.
+
+    Attributes:
+        form: "scalar", or "row" or "column": one loop.
+        nodes: what is computed.
+    """
+
+    form: str
+    nodes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -20,49 +34,59 @@ class Stage:
     """One stage.
 
     Attributes:
-        scalars: scalar nodes to compute, in order.
+        values: scalars and vectors to compute first, in order.
         elements: elementwise nodes to compute, in order.
         reductions: reduction nodes that this stage's pass accumulates.
         tree: tree reductions of scalars that are known after this stage.
         writes: elementwise outputs, target and node.
     """
 
-    scalars: tuple[int, ...]
+    values: tuple[Group, ...]
     elements: tuple[int, ...]
     reductions: tuple[int, ...]
     tree: tuple[int, ...]
     writes: tuple[tuple[Input, int], ...]
 
+    @property
+    def scalars(self) -> tuple[int, ...]:
+        """The scalars among the values."""
+        return tuple(i for group in self.values if group.form == "scalar" for i in group.nodes)
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """All stages, and the scalar outputs that are written after the last one.
+    """All stages, and the outputs that are written after the last one.
 
     Attributes:
         stages: in order.
-        commits: scalar outputs, target and node.
+        commits: outputs that are no elements, target and node.
         slots: scalar nodes that are kept in memory, in storage order.
+        vectors: row and column nodes that are kept in memory, in storage order.
     """
 
     graph: Graph
     stages: tuple[Stage, ...]
     commits: tuple[tuple[Input, int], ...]
     slots: tuple[int, ...]
+    vectors: tuple[int, ...]
 
     def tree_keys(self) -> list[tuple[int, int]]:
         """Tree reductions as (stage, node)."""
         return [(s, n) for s, stage in enumerate(self.stages) for n in stage.tree]
 
-    def bytes_moved(self, size: dict[Input, int]) -> int:
-        """Bytes read and written per element over all stages."""
-        total = 0
-        for stage in self.stages:
-            reads = {self.graph.nodes[i].value for i in stage.elements if self._is_load(i)}
-            total += sum(size[r] for r in reads) + sum(size[t] for t, _ in stage.writes)
-        return total
+    def passes(self) -> int:
+        """How often elements are gone over."""
+        return sum(bool(stage.elements or stage.writes) for stage in self.stages)
 
-    def _is_load(self, i: int) -> bool:
-        return self.graph.nodes[i].op == "input"
+    def traffic(self) -> list[tuple[str, str]]:
+        """Form and dtype of every array of a leaf that is read or written, once for each time."""
+        nodes, out = self.graph.nodes, []
+        for stage in self.stages:
+            loads = {nodes[i].value: i for i in stage.elements if nodes[i].op == "input"}
+            out += [*loads.values(), *(i for _, i in stage.writes)]
+        out += [i for i, n in enumerate(nodes) if n.op == "input" and n.form in VECTORS]
+        out += [i for _, i in self.commits if nodes[i].many]
+        return [(nodes[i].form, nodes[i].dtype) for i in out]
 
 
 def align(graphs: Iterable[Graph]) -> dict[Any, int]:
@@ -81,11 +105,12 @@ def align(graphs: Iterable[Graph]) -> dict[Any, int]:
 def _levels(graph: Graph, tree_stage: Mapping[Any, int]) -> list[int]:
     """The stage in which every node can be computed first."""
     level: list[int] = []
-    for node in graph.nodes:
+    for i, node in enumerate(graph.nodes):
         at = max((level[a] for a in node.args), default=0)
         if node.op in TREE_REDUCTIONS:
             at = max(at, tree_stage.get(node.value, 0))
-        level.append(at + 1 if node.op in REDUCTIONS + TREE_REDUCTIONS else at)
+        later = node.op in TREE_REDUCTIONS or graph.of_elements(i)
+        level.append(at + 1 if later else at)
     return level
 
 
@@ -101,43 +126,73 @@ def schedule(graph: Graph, tree_stage: Mapping[Any, int]) -> Schedule:
     writes = tuple(o for o in graph.outputs if nodes[o[1]].element)
     commits = tuple(o for o in graph.outputs if o not in writes)
     trees = [i for i, n in enumerate(nodes) if n.op in TREE_REDUCTIONS]
+    reductions = [i for i in range(len(nodes)) if graph.of_elements(i)]
     last = max([level[i] for _, i in graph.outputs] + [level[i] - 1 for i in trees], default=0)
+    last_pass = max([level[i] for _, i in writes] + [level[i] - 1 for i in reductions], default=0)
     stages = []
     for s in range(last + 1):
-        reductions = tuple(
-            i for i, n in enumerate(nodes) if n.op in REDUCTIONS and level[n.args[0]] == s
-        )
-        roots = [nodes[i].args[0] for i in reductions]
-        if s == last:
-            roots += [i for _, i in writes]
+        here = tuple(i for i in reductions if level[i] == s + 1)
+        written = writes if s == last_pass else ()
+        roots = [nodes[i].args[0] for i in here] + [i for _, i in written]
+        values = [i for i, n in enumerate(nodes) if not n.element and level[i] == s]
         stages.append(
             Stage(
-                tuple(i for i, n in enumerate(nodes) if not n.element and level[i] == s),
+                _groups(graph, values),
                 _elements(graph, roots),
-                reductions,
+                here,
                 tuple(i for i in trees if level[i] == s + 1),
-                writes if s == last else (),
+                written,
             )
         )
-    slots = tuple(sorted(_kept(graph, level, stages, commits)))
-    return Schedule(graph, tuple(stages), commits, slots)
+    kept = _kept(graph, stages, commits)
+    return Schedule(
+        graph,
+        tuple(stages),
+        commits,
+        tuple(i for i in kept if not nodes[i].many),
+        tuple(i for i in kept if nodes[i].many),
+    )
 
 
-def _kept(
-    graph: Graph, level: list[int], stages: list[Stage], commits: tuple[tuple[Input, int], ...]
-) -> set[int]:
-    """Scalars that are used outside the stage's own scalar part."""
+def _groups(graph: Graph, values: Sequence[int]) -> tuple[Group, ...]:
+    """Values in an order of evaluation with few changes of form."""
+    nodes, groups = graph.nodes, []
+    waiting = list(values)
+    while waiting:
+        for form in ("scalar", *VECTORS):
+            ready = []
+            for i in waiting:
+                ours = nodes[i].form == form
+                if ours and not any(a in waiting and a not in ready for a in _before(graph, i)):
+                    ready.append(i)
+            if ready:
+                groups.append(Group(form, tuple(ready)))
+                waiting = [i for i in waiting if i not in ready]
+    return tuple(groups)
+
+
+def _before(graph: Graph, i: int) -> tuple[int, ...]:
+    """The arguments that are values of the same stage."""
+    return () if graph.of_elements(i) else graph.nodes[i].args
+
+
+def _kept(graph: Graph, stages: list[Stage], commits: tuple[tuple[Input, int], ...]) -> list[int]:
+    """Values that are used outside the group that computes them."""
+    nodes = graph.nodes
     kept = {i for _, i in commits}
-    for s, stage in enumerate(stages):
-        for i in (*stage.scalars, *stage.elements):
-            args = graph.nodes[i].args
-            kept.update(a for a in args if graph.nodes[i].element or level[a] < s)
-        kept.update(graph.nodes[i].args[0] for i in stage.tree)
-    return {
-        i
-        for i in kept
-        if not graph.nodes[i].element and graph.nodes[i].op not in ("const", "numel")
-    }
+    kept.update(i for stage in stages for i in stage.reductions if nodes[i].many)
+    inputs = set()  # vectors that can be read where they stand
+    for stage in stages:
+        for i in stage.elements:
+            kept.update(nodes[i].args)
+        for group in stage.values:
+            for i in group.nodes:
+                kept.update(a for a in _before(graph, i) if a not in group.nodes)
+                if nodes[i].op == "input" and nodes[i].many:
+                    inputs.add(i)
+        kept.update(nodes[i].args[0] for i in stage.tree)
+    kept -= inputs - {i for _, i in commits}
+    return sorted(i for i in kept if not nodes[i].element and nodes[i].op not in ("const", *SIZES))
 
 
 def _elements(graph: Graph, roots: list[int]) -> tuple[int, ...]:

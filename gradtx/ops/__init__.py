@@ -1,9 +1,42 @@
 """Heavy primitives: dispatcher operators with a readable reference, faster where kernels exist."""
 
 import gradtx_cuda
+from gradtx.ops.basis import rotate
+from gradtx.ops.block_quantize import block_dequantize, block_quantize
+from gradtx.ops.block_top_k import block_top_k
+from gradtx.ops.dct import dct, dct_matrix, idct
+from gradtx.ops.microadam import microadam_
 from gradtx.ops.quantize import Quantized, dequantize_affine, quantize_affine
 from gradtx.ops.registry import OPS, Op, operator
+from gradtx.ops.signs import pack_signs, unpack_signs
+from gradtx.ops.stochastic import random_bits16, round_stochastic
+from gradtx.ops.symmetric import dequantize_symmetric, quantize_symmetric
+from gradtx.ops.top_indices import top_indices
+from gradtx.ops.window_moments import window_moments
 
-__all__ = ["OPS", "Op", "Quantized", "dequantize_affine", "operator", "quantize_affine"]
+__all__ = [
+    "OPS",
+    "Op",
+    "Quantized",
+    "block_dequantize",
+    "block_quantize",
+    "block_top_k",
+    "dct",
+    "dct_matrix",
+    "dequantize_affine",
+    "dequantize_symmetric",
+    "idct",
+    "microadam_",
+    "operator",
+    "pack_signs",
+    "quantize_affine",
+    "quantize_symmetric",
+    "random_bits16",
+    "rotate",
+    "round_stochastic",
+    "top_indices",
+    "unpack_signs",
+    "window_moments",
+]
 
 gradtx_cuda.load()

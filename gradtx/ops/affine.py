@@ -37,6 +37,11 @@ def check_quantize(
     if not x.is_floating_point():
         raise ValueError(f"{name}: x must have a floating dtype, got {x.dtype}")
     _check_stats_dtype(name, stats_dtype)
+    check_key(name, x, stochastic, key)
+
+
+def check_key(name: str, x: Tensor, stochastic: bool, key: Tensor | None) -> None:
+    """Raise ValueError unless there is a key for `x` exactly where rounding is stochastic."""
     if not stochastic:
         if key is not None:
             raise ValueError(f"{name}: key is only used by stochastic rounding")
@@ -94,9 +99,9 @@ def _check_format(name: str, bits: int, block_size: int) -> None:
         raise ValueError(f"{name}: block_size must be >= 1, got {block_size}")
 
 
-def _check_stats_dtype(name: str, dtype: torch.dtype) -> None:
+def _check_stats_dtype(name: str, dtype: torch.dtype, what: str = "lo and hi") -> None:
     if dtype not in _STATS_DTYPES:
-        raise ValueError(f"{name}: lo and hi must be one of {_STATS_DTYPES}, got {dtype}")
+        raise ValueError(f"{name}: {what} must be one of {_STATS_DTYPES}, got {dtype}")
 
 
 def _num_blocks(numel: int, block_size: int) -> int:

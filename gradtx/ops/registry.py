@@ -33,12 +33,14 @@ class Op:
         fake: the same signature, shapes and dtypes only.
         vmap: batching rule ``(info, in_dims, *args) -> (outputs, out_dims)``;
             None makes one call an example.
+        mutates: whether it overwrites arguments; it then has no batching rule.
     """
 
     schema: str
     reference: Reference
     fake: Reference
     vmap: VmapRule | None = None
+    mutates: bool = False
 
     @property
     def name(self) -> str:
@@ -52,8 +54,9 @@ class Op:
         library.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
         overload = getattr(getattr(torch.ops, library.ns), self.name).default
         torch.library.register_fake(overload, self.fake, lib=library)
-        rule = self.vmap or partial(map_examples, overload)
-        torch.library.register_vmap(overload, rule, lib=library)
+        if not self.mutates:
+            rule = self.vmap or partial(map_examples, overload)
+            torch.library.register_vmap(overload, rule, lib=library)
         return overload
 
 
@@ -76,7 +79,7 @@ OPS: dict[str, Op] = {}
 
 
 def operator(
-    schema: str, *, fake: Reference, vmap: VmapRule | None = None
+    schema: str, *, fake: Reference, vmap: VmapRule | None = None, mutates: bool = False
 ) -> Callable[[Reference], torch._ops.OpOverload]:
     """Turn a reference function into the dispatcher operator ``gradtx::<name>``.
 
@@ -84,13 +87,14 @@ def operator(
         schema: torch schema without a namespace.
         fake: shapes and dtypes of the outputs.
         vmap: batching rule; by default one call an example.
+        mutates: whether it overwrites arguments.
 
     Returns:
         A decorator that returns the operator and lists it in `OPS`.
     """
 
     def register(reference: Reference) -> torch._ops.OpOverload:
-        op = Op(schema, reference, fake, vmap)
+        op = Op(schema, reference, fake, vmap, mutates)
         OPS[op.name] = op
         return op.define(_LIBRARY)
 

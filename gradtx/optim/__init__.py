@@ -1,5 +1,21 @@
 """Chains as ``torch.optim.Optimizer``: ``from_transform`` and one class per recipe."""
 
+import torch
+
+from ..codecs import blockwise, dense, rank1
+from .advanced_classes import (
+    SMMF,
+    AdamAdv,
+    AdamW4bit,
+    AdamW8bit,
+    AdEMAMix,
+    Adopt,
+    AdoptAdv,
+    CAdamW,
+    CLion,
+    LionAdv,
+    SimplifiedAdEMAMix,
+)
 from .classes import (
     LAMB,
     LARS,
@@ -8,14 +24,34 @@ from .classes import (
     Adan,
     AMSGrad,
     Lion,
+    MARSAdamW,
     NovoGrad,
     SignSGD,
     Signum,
     Yogi,
 )
 from .from_transform import TransformOptimizer, from_transform
+from .matrix_classes import DCTAdamW, Dion, Dion2, Muon, NorMuon, Trion
+from .matrix_groups import matrix_groups
+from .microadam import MicroAdam
 from .optimizer import Optimizer
+from .prodigy import Prodigy, ProdigyAdv, ProdigyLionAdv, ProdigyOptimizer
 from .recipe_optimizer import RecipeOptimizer
+from .schedule_free import ScheduleFreeAdamW, ScheduleFreeOptimizer, ScheduleFreeSGD
+from .step_in_backward import StepInBackward, step_in_backward
+from .subspace_classes import (
+    APOLLO,
+    SNSM,
+    AdaGradSN,
+    AdamSNSM,
+    AdamWSN,
+    APOLLOMini,
+    GaLoreAdafactor,
+    GaLoreAdamW,
+    GaLoreAdamW8bit,
+    LDAdamW,
+    RMSPropSN,
+)
 from .torch_classes import (
     SGD,
     Adadelta,
@@ -30,29 +66,72 @@ from .torch_classes import (
 )
 
 __all__ = [
+    "APOLLO",
     "LAMB",
     "LARS",
     "SGD",
     "SM3",
+    "SMMF",
+    "SNSM",
     "AMSGrad",
+    "APOLLOMini",
+    "AdEMAMix",
     "AdaBelief",
+    "AdaGradSN",
     "Adadelta",
     "Adafactor",
     "Adagrad",
     "Adam",
+    "AdamAdv",
+    "AdamSNSM",
     "AdamW",
+    "AdamW4bit",
+    "AdamW8bit",
+    "AdamWSN",
     "Adamax",
     "Adan",
+    "Adopt",
+    "AdoptAdv",
+    "CAdamW",
+    "CLion",
+    "DCTAdamW",
+    "Dion",
+    "Dion2",
+    "GaLoreAdafactor",
+    "GaLoreAdamW",
+    "GaLoreAdamW8bit",
+    "LDAdamW",
     "Lion",
+    "LionAdv",
+    "MARSAdamW",
+    "MicroAdam",
+    "Muon",
     "NAdam",
+    "NorMuon",
     "NovoGrad",
     "Optimizer",
+    "Prodigy",
+    "ProdigyAdv",
+    "ProdigyLionAdv",
+    "ProdigyOptimizer",
     "RAdam",
+    "RMSPropSN",
     "RMSprop",
     "RecipeOptimizer",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeOptimizer",
+    "ScheduleFreeSGD",
     "SignSGD",
     "Signum",
+    "SimplifiedAdEMAMix",
+    "StepInBackward",
     "TransformOptimizer",
+    "Trion",
     "Yogi",
     "from_transform",
+    "matrix_groups",
+    "step_in_backward",
 ]
+
+# Param groups may hold codecs: torch.load(weights_only=True) has to take them back.
+torch.serialization.add_safe_globals([blockwise, dense, rank1])

@@ -180,3 +180,21 @@ class LARS(RecipeOptimizer):
     def build(nesterov: bool) -> GradientTransformation:
         """The chain for these structural options."""
         return recipes.lars(nesterov=nesterov)
+
+
+class MARSAdamW(RecipeOptimizer):
+    """AdamW on variance-reduced gradients; the chain is ``gx.mars_adamw``."""
+
+    signature: ClassVar[Mapping[str, Any]] = {
+        "lr": 3e-3,
+        "betas": (0.95, 0.99),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "gamma": 0.025,
+        "max_norm": 1.0,
+    }
+
+    @staticmethod
+    def build() -> GradientTransformation:
+        """The chain for these structural options."""
+        return recipes.mars_adamw()

@@ -81,7 +81,7 @@ def from_transform(
         lr: default learning rate; 1e-3 if neither this nor the chain says.
         options: defaults of other group options: any dynamic hyperparameter of the chain by name
             (``"member.name"`` where two members share it), ``maximize``, ``capturable``,
-            ``differentiable``.
+            ``differentiable``, ``fused`` and ``fallback`` (see ``gx.optim.Optimizer``).
 
     Raises:
         TypeError: not a transform, or an option that the chain does not have.

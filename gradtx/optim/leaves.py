@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optree
+import torch
 from torch import Tensor
 
 from ..core.tree import NAMESPACE, PyTree, children, rebuild
@@ -75,13 +76,23 @@ def from_nested(skeletons: Mapping[str, PyTree], nested: Mapping[str, Any], shar
     return rebuild(first, values)
 
 
+def part_of(nested: Any, wanted: Nested) -> Nested:
+    """The entries of nested dicts that ``wanted`` has too."""
+    return {
+        name: part_of(nested[name], inside) if isinstance(inside, dict) else nested[name]
+        for name, inside in wanted.items()
+    }
+
+
 def hollow(state: PyTree) -> PyTree:
-    """The structure of a state, with ``...`` for every tensor."""
+    """A state with every tensor's shape and dtype, on the meta device: no memory, no values."""
     if isinstance(state, Leaves):
         return Leaves({key: hollow(value) for key, value in state.items()})
     inside = children(state)
     if inside is None:
-        return ... if isinstance(state, Tensor) else state
+        if not isinstance(state, Tensor):
+            return state
+        return torch.empty(state.shape, dtype=state.dtype, device="meta")
     return rebuild(state, [hollow(child) for _, child in inside])
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
-from ..core.apply import apply_updates
 from ..core.errors import UnsupportedLeafError
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
+from .checkpoint import check_encodings, check_groups, check_members, onto
 from .fused import FusedSteps
 from .leaves import (
     Leaves,
@@ -23,15 +23,19 @@ from .leaves import (
     from_nested,
     hollow,
     is_empty,
-    map_tensors,
     merge_into,
+    part_of,
     paths,
     storage_of,
     tensors,
     to_nested,
     with_own_memory,
 )
-from .options import Option, check_unknown
+from .options import Option, check_fallback, check_unknown
+from .repeat import GroupValues, Repeat
+
+# A state's structure for one parameter, and the members that have a state.
+Skeleton = tuple[PyTree, frozenset[str]]
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -42,8 +46,9 @@ class Optimizer(torch.optim.Optimizer):
     an option of ``param_groups``, so schedulers and per-group values work on every chain.
 
     A step runs as compiled kernels where it can: the group option ``fused`` is None for that, False
-    for torch operations, True to raise where it cannot. Either way everything that may fail comes
-    before the first write: after an exception nothing has changed.
+    for torch operations, True to raise where it cannot. Torch operations run eagerly, or through
+    ``torch.compile`` with ``fallback="compile"`` (that of a chain's first group counts). Either way
+    everything that may fail comes before the first write: after an exception nothing has changed.
 
     Args:
         params: parameters, named parameters, or groups of either.
@@ -55,10 +60,9 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        self._skeletons: dict[
-            tuple[GradientTransformation, LeafInfo], tuple[PyTree, frozenset[str]]
-        ] = {}
+        self._skeletons: dict[GradientTransformation, dict[LeafInfo, Skeleton]] = {}
         self._fused = FusedSteps()
+        self._repeat: Repeat | None = None
         self._check_options(defaults)
         super().__init__(params, defaults)
 
@@ -84,6 +88,7 @@ class Optimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
+        check_fallback(type(self).__name__, group)
         for name, option in self.options(group).items():
             option.check(type(self).__name__, name, group[name])
 
@@ -132,10 +137,18 @@ class Optimizer(torch.optim.Optimizer):
             self._step(loss)
         return loss
 
+    def _check_step(self) -> None:
+        """Raise where the optimizer must not step now."""
+
     @torch._disable_dynamo
     def _step(self, loss: Any) -> None:
-        names = self._names()
+        self._check_step()
         extra = {"value": loss} if isinstance(loss, Tensor) else {}
+        repeat, self._repeat = self._repeat, None
+        if repeat is not None and not torch.is_grad_enabled() and repeat.run(self, extra):
+            self._repeat = repeat
+            return
+        names = self._names()
         buckets = []
         for tx, groups in self._buckets():
             active = {p: g for p, g in groups.items() if p.grad is not None}
@@ -164,20 +177,29 @@ class Optimizer(torch.optim.Optimizer):
             return False
         for p, group in active.items():
             _gradient(tx, names[p], p, group)
-        for group in {id(g): g for g in active.values()}.values():
-            self._check_options(group)
-        nested = self._complete(tx, active, names)[1]
-        by_group = {id(g): self._values(g) for g in active.values()}
-        rows = list(by_group)
+        engine = self._fused.engine(tx)
+        distinct = {id(g): g for g in active.values()}
+        rows = [GroupValues(self, g, engine) for g in distinct.values()]
+        row_of = {key: i for i, key in enumerate(distinct)}
+        skeletons, nested = self._complete(tx, active, names)
+        first = next(iter(active))
+        held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
+        if held and not self.state.get(first):  # what all share is read from the first
+            shared = part_of(held, to_nested(skeletons[names[first]], None))
+            merge_into(nested[names[first]], shared, in_place=False)
         refused = self._fused.run(
             tx,
-            Leaves({names[p]: p for p in active}),
-            list(nested.values()),
-            list(by_group.values()),
-            [rows.index(id(g)) for g in active.values()],
-            [g["maximize"] for g in active.values()],
-            extra,
-            lambda: [self.state[p] for p in groups if p not in active and self.state.get(p)],
+            check_fallback(type(self).__name__, next(iter(active.values()))),
+            params=list(active),
+            grads=[p.grad for p in active],
+            states=list(nested.values()),
+            params_tree=lambda: Leaves({names[p]: p for p in active}),
+            hyper=[row.row for row in rows],
+            rows=[row_of[id(g)] for g in active.values()],
+            maximize=[g["maximize"] for g in active.values()],
+            extra=extra,
+            others=[self.state[p] for p in groups if p not in active and self.state.get(p)],
+            names=[names[p] for p in active],
         )
         if refused is not None:
             if any(options):
@@ -186,6 +208,8 @@ class Optimizer(torch.optim.Optimizer):
         for p in active:
             if self.state.get(p) is not nested[names[p]]:
                 self.state[p] = nested[names[p]]
+        if all(self.transform_of(g) is tx for g in self.param_groups):
+            self._repeat = Repeat(self, tx, engine, groups, rows)
         return True
 
     def _compute(
@@ -201,13 +225,15 @@ class Optimizer(torch.optim.Optimizer):
         grads = Leaves({names[p]: _gradient(tx, names[p], p, g) for p, g in active.items()})
         state = self._gather(tx, groups, active, names)
         hyper = self._hyper(active, names)
-        updates, new_state = tx.update(grads, state, params, hyper=hyper, **extra)
+        how = check_fallback(type(self).__name__, next(iter(active.values())))
+        step = self._fused.fallback(tx, how)
+        new_params, new_state = step(grads, state, params, hyper, extra)
         foreign = {storage_of(t) for p in active for t in (p, p.grad) if t is not None}
         for p, group in active.items():
             if group["capturable"]:  # written in place: no entry may lie where another one is
                 foreign.update(storage_of(t) for t in tensors(self.state.get(p, {})))
         nested = {name: with_own_memory(to_nested(new_state, name), foreign) for name in params}
-        return apply_updates(params, updates), nested, to_nested(new_state, None)
+        return new_params, nested, to_nested(new_state, None)
 
     def _gather(
         self,
@@ -227,9 +253,10 @@ class Optimizer(torch.optim.Optimizer):
     ) -> tuple[dict[str, PyTree], dict[str, Nested]]:
         """Structures and stored states of parameters, fresh entries where they have none yet."""
         skeletons, nested, fresh = {}, {}, {}
+        known = self._skeletons.setdefault(tx, {})
         for p in active:
             name = names[p]
-            skeletons[name], wanted = self._skeleton(tx, p, name)
+            skeletons[name], wanted = _skeleton(tx, known, p, name)
             nested[name] = self.state.get(p) or {}
             if not wanted <= nested[name].keys():  # new, or an option switched a member on
                 fresh[name] = p
@@ -250,7 +277,8 @@ class Optimizer(torch.optim.Optimizer):
     ) -> dict[str, Any]:
         """Overrides from the groups: one value, or one per leaf where groups differ."""
         per_leaf: dict[str, Leaves] = {}
-        by_group = {id(group): self._values(group) for group in active.values()}
+        distinct = {id(group): group for group in active.values()}
+        by_group = {key: self._values(group) for key, group in distinct.items()}
         for p, group in active.items():
             for key, value in by_group[id(group)].items():
                 per_leaf.setdefault(key, Leaves())[names[p]] = value
@@ -289,27 +317,21 @@ class Optimizer(torch.optim.Optimizer):
                 for p in groups:
                     self.state[p] = with_own_memory(to_nested(state, names[p]), foreign)
 
-    def _skeleton(
-        self, tx: GradientTransformation, p: Tensor, name: str
-    ) -> tuple[PyTree, frozenset[str]]:
-        """The state's structure for one parameter, and the members that have a state."""
-        key = (tx, LeafInfo.of(p, name))
-        if key not in self._skeletons:
-            with torch.no_grad():
-                skeleton = hollow(tx.init(Leaves({name: p})))
-            self._skeletons[key] = skeleton, frozenset(to_nested(skeleton, name))
-        return self._skeletons[key]
-
     def _member_names(self, group: Mapping[str, Any]) -> list[str]:
         return list(self.transform_of(group).inner)
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with an entry ``"gradtx"``: version and chain members of every group."""
-        handle = self.register_state_dict_post_hook(_mark, prepend=True)
+        handle = self.register_state_dict_post_hook(self._mark, prepend=True)
         try:
             return super().state_dict()
         finally:
             handle.remove()
+
+    def _mark(self, _: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+        """Write version and chain members into a state dict, before the user's hooks see it."""
+        chains = [self._member_names(group) for group in self.param_groups]
+        state_dict["gradtx"] = {"version": __version__, "chain": chains}
 
     @torch._disable_dynamo
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -329,8 +351,11 @@ class Optimizer(torch.optim.Optimizer):
             if replaced is not None:
                 state_dict = dict(replaced)
         saved_groups = copy.deepcopy(state_dict["param_groups"])
-        self._check_groups(saved_groups)
-        self._check_members(state_dict)
+        check_groups(self.param_groups, saved_groups)
+        if state_dict.get("gradtx") is not None:
+            both = zip(self.param_groups, state_dict["param_groups"], strict=True)
+            have = [self._member_names({**now, **saved}) for now, saved in both]
+            check_members(type(self).__name__, have, state_dict["gradtx"]["chain"])
         ids = concat.from_iterable(g["params"] for g in saved_groups)
         params = concat.from_iterable(g["params"] for g in self.param_groups)
         by_id = dict(zip(ids, params, strict=True))
@@ -343,7 +368,7 @@ class Optimizer(torch.optim.Optimizer):
         state: dict[Any, Any] = {}
         for key, value in state_dict["state"].items():
             p = by_id.get(key)
-            state[key if p is None else p] = copy.deepcopy(value) if p is None else _onto(p, value)
+            state[key if p is None else p] = copy.deepcopy(value) if p is None else onto(p, value)
         self._check_structure(groups, state)
         self.state.clear()
         self.state.update(state)
@@ -351,40 +376,17 @@ class Optimizer(torch.optim.Optimizer):
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
-    def _check_groups(self, saved: list[dict[str, Any]]) -> None:
-        if len(saved) != len(self.param_groups):
-            raise ValueError("loaded state dict has a different number of parameter groups")
-        for now, then in zip(self.param_groups, saved, strict=True):
-            if len(now["params"]) != len(then["params"]):
-                raise ValueError(
-                    "loaded state dict contains a parameter group "
-                    "that doesn't match the size of optimizer's group"
-                )
-
-    def _check_members(self, state_dict: Mapping[str, Any]) -> None:
-        """Compare the chain members that were saved with those of the groups as saved."""
-        marks = state_dict.get("gradtx")
-        if marks is None:
-            return
-        who = type(self).__name__
-        for i, group in enumerate(state_dict["param_groups"]):
-            have = self._member_names({**self.param_groups[i], **group})
-            saved = marks["chain"][i]
-            if have != list(saved):
-                raise ValueError(
-                    f"{who}: the state dict is of another chain: group {i} was saved with members "
-                    f"{list(saved)}, this optimizer has {have}"
-                )
-
     def _check_structure(self, groups: list[dict[str, Any]], state: Mapping[Any, Any]) -> None:
         """Every stored state must have the entries that the chain's state has."""
         names = self._names()
         for group in groups:
             tx = self.transform_of(group)
+            known = self._skeletons.setdefault(tx, {})
             for p in group["params"]:
                 if not state.get(p):
                     continue
-                want = set(paths(to_nested(self._skeleton(tx, p, names[p])[0], names[p])))
+                skeleton, _ = _skeleton(tx, known, p, names[p])
+                want = set(paths(to_nested(skeleton, names[p])))
                 got = set(paths(state[p]))
                 if want != got:
                     raise ValueError(
@@ -392,18 +394,27 @@ class Optimizer(torch.optim.Optimizer):
                         f"the chain {list(tx.inner)}: missing {sorted(want - got)}, "
                         f"unexpected {sorted(got - want)}"
                     )
+                check_encodings(type(self).__name__, names[p], skeleton, state[p])
 
     # -- copies and printing -----------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
-        left_out = ("_optimizer_", "_zero_grad_profile", "_warned", "_skeletons", "_fused")
+        left_out = (
+            "_optimizer_",
+            "_zero_grad_profile",
+            "_warned",
+            "_skeletons",
+            "_fused",
+            "_repeat",
+            "_step_supports_amp_scaling",
+        )
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
         return own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._skeletons, self._fused = {}, FusedSteps()
+        self._skeletons, self._fused, self._repeat = {}, FusedSteps(), None
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():
@@ -414,11 +425,16 @@ class Optimizer(torch.optim.Optimizer):
         return super().__repr__() + "".join(f"\n{text}" for text in chains)
 
 
-def _mark(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-    """Write version and chain members into a state dict, before the user's hooks see it."""
-    assert isinstance(optimizer, Optimizer)
-    members = [optimizer._member_names(group) for group in optimizer.param_groups]
-    state_dict["gradtx"] = {"version": __version__, "chain": members}
+def _skeleton(
+    tx: GradientTransformation, known: dict[LeafInfo, Skeleton], p: Tensor, name: str
+) -> Skeleton:
+    """The state's structure for one parameter; ``known`` keeps those made before."""
+    info = LeafInfo.of(p, name)
+    if info not in known:
+        with torch.no_grad():
+            skeleton = hollow(tx.init(Leaves({name: p})))
+        known[info] = skeleton, frozenset(to_nested(skeleton, name))
+    return known[info]
 
 
 def _gradient(
@@ -431,8 +447,3 @@ def _gradient(
             f"{grad.layout}; sparse gradients are not supported, use dense gradients"
         )
     return -grad if grad is not None and group["maximize"] else grad
-
-
-def _onto(p: Tensor, nested: Any) -> Any:
-    """A copy of a stored state on the parameter's device, dtypes kept."""
-    return map_tensors(lambda t: t.detach().to(p.device, copy=True), nested)

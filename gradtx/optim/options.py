@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core import hyper as hyper_
 from ..core.protocol import GradientTransformation, declared_hyper, members
+from ..fuse import FALLBACKS
 
 _ALIASES = {"decay": "momentum"}
 COMMON: dict[str, Any] = {
@@ -19,6 +20,7 @@ COMMON: dict[str, Any] = {
     "capturable": False,
     "differentiable": False,
     "fused": None,
+    "fallback": "eager",
 }
 
 
@@ -27,7 +29,8 @@ class Option:
     """One dynamic group option.
 
     Attributes:
-        names: the hyperparameters it feeds, one for a number, several for a tuple (``betas``).
+        names: the hyperparameters it feeds, one for a number, several for a tuple (``betas``);
+            "" for a part that the chain has no use for.
         within: the interval of each.
         default: value for groups that do not set it.
     """
@@ -39,7 +42,7 @@ class Option:
     def values(self, value: Any) -> dict[str, Any]:
         """Hyperparameter values from an option's value."""
         parts = value if len(self.names) > 1 or isinstance(value, (tuple, list)) else (value,)
-        return {n: _scalar(v) for n, v in zip(self.names, parts, strict=True)}
+        return {n: _scalar(v) for n, v in zip(self.names, parts, strict=True) if n}
 
     def check(self, who: str, name: str, value: Any) -> None:
         """Raise unless a value fits.
@@ -107,6 +110,18 @@ def options_of(tx: GradientTransformation) -> dict[str, Option]:
         key = _ALIASES.get(name, name)
         out[key] = Option((full_name,), (within[full_name],), declared[full_name])
     return out
+
+
+def check_fallback(who: str, group: Mapping[str, Any]) -> str:
+    """What a group asks to run where its chain is not fused.
+
+    Raises:
+        ValueError: there is no such thing.
+    """
+    how = group["fallback"]
+    if how not in FALLBACKS:
+        raise ValueError(f"{who}: fallback must be one of {FALLBACKS}, got {how!r}")
+    return how
 
 
 def check_unknown(who: str, group: Mapping[str, Any], known: list[str]) -> None:

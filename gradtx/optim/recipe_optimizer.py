@@ -68,34 +68,54 @@ class RecipeOptimizer(Optimizer):
     @classmethod
     def structural(cls) -> tuple[str, ...]:
         """Names of the options that choose the members of the chain."""
-        return tuple(inspect.signature(cls.build).parameters)
+        return _parameters(cls.build)
 
     def transform_of(self, group: Mapping[str, Any]) -> GradientTransformation:
-        values = tuple(_frozen(group[name]) for name in self.structural())
-        return _built(type(self), values)  # type: ignore[arg-type]
+        return _built(type(self), self._structure(group))  # type: ignore[arg-type]
 
     def options(self, group: Mapping[str, Any]) -> Mapping[str, Option]:
-        return _options(type(self), self.transform_of(group))  # type: ignore[arg-type]
+        return _options(type(self), self._structure(group))  # type: ignore[arg-type]
+
+    def _structure(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Values of the structural options."""
+        return tuple([_frozen(group[name]) for name in self.structural()])
 
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+@functools.cache
+def _parameters(build: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(build).parameters)
+
+
 @functools.lru_cache(maxsize=256)
 def _built(cls: Any, values: tuple[Any, ...]) -> GradientTransformation:
-    return cls.build(*values)
+    return _same_object(cls.build(*values))
 
 
 @functools.lru_cache(maxsize=256)
-def _options(cls: Any, tx: GradientTransformation) -> Mapping[str, Option]:
-    within = intervals(tx)
+def _same_object(tx: GradientTransformation) -> GradientTransformation:
+    """One object for equal chains: what ran the last step is found by identity."""
+    return tx
+
+
+@functools.lru_cache(maxsize=256)
+def _options(cls: Any, values: tuple[Any, ...]) -> Mapping[str, Option]:
+    within = intervals(_built(cls, values))
     # A short name reaches every member that has it.
     within |= {full.rpartition(".")[2]: interval for full, interval in within.items()}
+    off = {
+        name for name, value in zip(_parameters(cls.build), values, strict=True) if value is None
+    }
     out = {}
     for option, default in cls.signature.items():
         targets = cls.feeds.get(option, (option,))
-        names = [n for t in targets for n in t.split("|") if n in within]
-        if names and len(names) == len(targets):
-            out[option] = Option(tuple(names), tuple(within[n] for n in names), default)
+        names = [next((n for n in t.split("|") if n in within), "") for t in targets]
+        if any(names) and option not in off:
+            out[option] = Option(tuple(names), tuple(within.get(n, _ANY) for n in names), default)
     return out
+
+
+_ANY = "(-inf, inf)"

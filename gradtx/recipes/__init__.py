@@ -5,19 +5,37 @@ from .adadelta import adadelta
 from .adafactor import adafactor
 from .adagrad import adagrad
 from .adam import adam, adamw, amsgrad
+from .adam_adv import adam_adv, ademamix
 from .adamax import adamax, adamaxw
 from .adan import adan
+from .adopt import adopt, adopt_adv
+from .apollo import apollo, apollo_mini
+from .cautious import c_adamw, c_lion
+from .dct_adamw import dct_adamw
+from .dion import dion, dion2, trion
+from .galore import galore_adafactor, galore_adamw, galore_adamw8bit
 from .layerwise import lamb, lars
+from .ldadam import ldadamw
 from .lion import lion
+from .lion_adv import lion_adv
+from .low_bit import adamw4bit, adamw8bit
+from .mars import mars_adamw
+from .microadam import microadam
+from .muon import muon, normuon
 from .nadam import nadam, nadamw
 from .novograd import novograd
 from .optimistic import optimistic_gradient_descent
+from .prodigy import prodigy, prodigy_adv, prodigy_lion_adv
 from .radam import radam
 from .rmsprop import rmsprop
 from .rprop import rprop
+from .schedule_free import schedule_free_adamw, schedule_free_sgd
 from .sgd import sgd
 from .sign import signsgd, signum
+from .simplified_ademamix import simplified_ademamix
 from .sm3 import sm3
+from .smmf import smmf
+from .subset_norm import adagrad_sn, adam_snsm, adamw_sn, rmsprop_sn, snsm
 from .yogi import yogi
 
 __all__ = [
@@ -25,25 +43,60 @@ __all__ = [
     "adadelta",
     "adafactor",
     "adagrad",
+    "adagrad_sn",
     "adam",
+    "adam_adv",
+    "adam_snsm",
     "adamax",
     "adamaxw",
     "adamw",
+    "adamw4bit",
+    "adamw8bit",
+    "adamw_sn",
     "adan",
+    "ademamix",
+    "adopt",
+    "adopt_adv",
     "amsgrad",
+    "apollo",
+    "apollo_mini",
+    "c_adamw",
+    "c_lion",
+    "dct_adamw",
+    "dion",
+    "dion2",
+    "galore_adafactor",
+    "galore_adamw",
+    "galore_adamw8bit",
     "lamb",
     "lars",
+    "ldadamw",
     "lion",
+    "lion_adv",
+    "mars_adamw",
+    "microadam",
+    "muon",
     "nadam",
     "nadamw",
+    "normuon",
     "novograd",
     "optimistic_gradient_descent",
+    "prodigy",
+    "prodigy_adv",
+    "prodigy_lion_adv",
     "radam",
     "rmsprop",
+    "rmsprop_sn",
     "rprop",
+    "schedule_free_adamw",
+    "schedule_free_sgd",
     "sgd",
     "signsgd",
     "signum",
+    "simplified_ademamix",
     "sm3",
+    "smmf",
+    "snsm",
+    "trion",
     "yogi",
 ]

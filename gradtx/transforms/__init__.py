@@ -5,40 +5,97 @@ from .adagrad import ScaleByRssState, scale_by_rss
 from .adam import ScaleByAdamState, scale_by_adam
 from .adamax import ScaleByAdamaxState, scale_by_adamax
 from .adan import ScaleByAdanState, scale_by_adan
+from .adopt import ScaleByAdoptState, SkipFirstState, scale_by_adopt, skip_first
 from .belief import ScaleByBeliefState, scale_by_belief
+from .bias_factor import BiasFactorState, scale_by_bias_factor
 from .block_norm import scale_by_param_block_norm, scale_by_param_block_rms
 from .cautious_mask import cautious_mask
-from .clip import adaptive_grad_clip, clip, clip_by_block_rms, clip_by_global_norm
+from .clip import (
+    adaptive_grad_clip,
+    clip,
+    clip_by_block_rms,
+    clip_by_global_norm,
+    clip_by_leaf_norm,
+)
+from .column_adam import ScaleByColumnAdamState, scale_by_column_adam
+from .compress import CompressState, compress
 from .constraint import ZeroNansState, keep_params_nonnegative, zero_nans
+from .decay_after import decay_after
+from .error_feedback import ErrorFeedbackLeaf, ErrorFeedbackState, error_feedback
 from .factored_rms import ScaleByFactoredRmsState, scale_by_factored_rms
+from .grams import grams
 from .learning_rate import scale_by_learning_rate, scale_by_schedule
+from .low_rank_momentum import LowRankMomentumState, low_rank_momentum
+from .mars import MarsState, mars
+from .moments import (
+    AccumulateState,
+    FirstMomentState,
+    RootSecondMomentState,
+    SlowMomentState,
+    UndoBiasState,
+    accumulate,
+    first_moment,
+    root_second_moment,
+    slow_moment,
+    undo_bias,
+)
 from .momentum import DampedTraceState, EmaState, TraceState, damped_trace, ema, trace
 from .monitor import monitor, snapshot
 from .nadam import ScaleByNadamState, scale_by_nadam
 from .noise import AddNoiseState, add_noise
+from .norm_growth import NormGrowthState, limit_norm_growth
 from .normalize import centralize, normalize_by_update_norm
 from .novograd import ScaleByNovogradState, scale_by_novograd
 from .optimistic import ScaleByOptimisticGradientState, scale_by_optimistic_gradient
+from .orthogonalize_grad import orthogonalize_grad
+from .param_dtype import decay_first, round_updates
+from .prodigy import ProdigyLeaf, ProdigyShared, ProdigyState, scale_by_prodigy
 from .radam import ScaleByRadamState, scale_by_radam
 from .rms import ScaleByRmsState, ScaleByStddevState, scale_by_rms, scale_by_stddev
 from .rprop import ScaleByRpropState, scale_by_rprop
 from .scale import densify, scale
+from .schedule_free import (
+    ScheduleFreeState,
+    schedule_free,
+    schedule_free_eval_params,
+    schedule_free_train_params,
+)
 from .sign import ScaleByLionState, scale_by_lion, scale_by_sign
+from .sliding_window import SlidingWindowState, sliding_window_adam, sliding_window_moments
 from .sm3 import ScaleBySm3State, scale_by_sm3
+from .smmf import ScaleBySmmfState, scale_by_smmf
 from .step_size import StepState, limit_relative_step, scale_by_inverse_time
+from .stochastic_round import StochasticRoundState, stochastic_round
+from .subset_norm import SubsetNormState, root_subset_norm, scale_by_subset_norm
 from .trust_ratio import scale_by_trust_ratio
+from .views import as_matrices, in_basis, split_rows
 from .weight_decay import add_decayed_weights
 from .yogi import ScaleByYogiState, scale_by_yogi
 
 __all__ = [
+    "AccumulateState",
     "AddNoiseState",
+    "BiasFactorState",
+    "CompressState",
     "DampedTraceState",
     "EmaState",
+    "ErrorFeedbackLeaf",
+    "ErrorFeedbackState",
+    "FirstMomentState",
+    "LowRankMomentumState",
+    "MarsState",
+    "NormGrowthState",
+    "ProdigyLeaf",
+    "ProdigyShared",
+    "ProdigyState",
+    "RootSecondMomentState",
     "ScaleByAdadeltaState",
     "ScaleByAdamState",
     "ScaleByAdamaxState",
     "ScaleByAdanState",
+    "ScaleByAdoptState",
     "ScaleByBeliefState",
+    "ScaleByColumnAdamState",
     "ScaleByFactoredRmsState",
     "ScaleByLionState",
     "ScaleByNadamState",
@@ -49,32 +106,60 @@ __all__ = [
     "ScaleByRpropState",
     "ScaleByRssState",
     "ScaleBySm3State",
+    "ScaleBySmmfState",
     "ScaleByStddevState",
     "ScaleByYogiState",
+    "ScheduleFreeState",
+    "SkipFirstState",
+    "SlidingWindowState",
+    "SlowMomentState",
     "StepState",
+    "StochasticRoundState",
+    "SubsetNormState",
     "TraceState",
+    "UndoBiasState",
     "ZeroNansState",
+    "accumulate",
     "adaptive_grad_clip",
     "add_decayed_weights",
     "add_noise",
+    "as_matrices",
     "cautious_mask",
     "centralize",
     "clip",
     "clip_by_block_rms",
     "clip_by_global_norm",
+    "clip_by_leaf_norm",
+    "compress",
     "damped_trace",
+    "decay_after",
+    "decay_first",
     "densify",
     "ema",
+    "error_feedback",
+    "first_moment",
+    "grams",
+    "in_basis",
     "keep_params_nonnegative",
+    "limit_norm_growth",
     "limit_relative_step",
+    "low_rank_momentum",
+    "mars",
     "monitor",
     "normalize_by_update_norm",
+    "orthogonalize_grad",
+    "root_second_moment",
+    "root_subset_norm",
+    "round_updates",
     "scale",
     "scale_by_adadelta",
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_adan",
+    "scale_by_adopt",
     "scale_by_belief",
+    "scale_by_bias_factor",
+    "scale_by_column_adam",
     "scale_by_factored_rms",
     "scale_by_inverse_time",
     "scale_by_learning_rate",
@@ -84,6 +169,7 @@ __all__ = [
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
+    "scale_by_prodigy",
     "scale_by_radam",
     "scale_by_rms",
     "scale_by_rprop",
@@ -91,10 +177,22 @@ __all__ = [
     "scale_by_schedule",
     "scale_by_sign",
     "scale_by_sm3",
+    "scale_by_smmf",
     "scale_by_stddev",
+    "scale_by_subset_norm",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "schedule_free",
+    "schedule_free_eval_params",
+    "schedule_free_train_params",
+    "skip_first",
+    "sliding_window_adam",
+    "sliding_window_moments",
+    "slow_moment",
     "snapshot",
+    "split_rows",
+    "stochastic_round",
     "trace",
+    "undo_bias",
     "zero_nans",
 ]

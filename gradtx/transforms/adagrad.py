@@ -8,16 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import state_full
 from ..core.transform import LeafTransform
 
 
 class ScaleByRssState(NamedTuple):
-    """Attributes: ``sum_of_squares``, of all updates so far, shaped like the parameter."""
+    """Attributes: ``sum_of_squares``, of all updates so far, as its codec keeps it."""
 
-    sum_of_squares: Tensor
+    sum_of_squares: Encoding
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class scale_by_rss(LeafTransform):
         initial_accumulator_value: first value of s, >= 0.
         eps: added to the denominator.
         eps_in_sqrt: add eps inside the root (Optax) or outside (torch.optim).
+        codec: how s is kept between steps: a codec, a dtype, or None for at least float32. Codes of
+            few bits, bfloat16 too, lose squares that are small beside s; ``rank1`` keeps their
+            sums.
 
     Raises:
         ValueError: a value outside its interval.
@@ -45,9 +48,11 @@ class scale_by_rss(LeafTransform):
     initial_accumulator_value: float = static(0.1)
     eps: Hyper = dynamic(1e-7, within="[0, inf)")
     eps_in_sqrt: bool = static(True)
+    codec: Codec | torch.dtype | None = static(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_codec(self, "codec")
         if not self.initial_accumulator_value >= 0:
             raise ValueError(
                 "scale_by_rss: initial_accumulator_value must be in [0, inf), "
@@ -55,16 +60,18 @@ class scale_by_rss(LeafTransform):
             )
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRssState:
-        return ScaleByRssState(state_full(p, self.initial_accumulator_value))
+        first = self.initial_accumulator_value
+        return ScaleByRssState(as_codec(self.codec).init_full(p, first, signed=False))
 
     def update_leaf(
         self, u: Tensor, s: ScaleByRssState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByRssState]:
-        total = s.sum_of_squares.to(u.dtype) + u * u
+        codec = as_codec(self.codec)
+        total = codec.decode(s.sum_of_squares, u) + u * u
         eps = h.eps
         seen = total > 0
         # The inner choice keeps the root's infinite derivative at zero out of derivatives.
         safe = torch.where(seen, total, torch.ones_like(total))
         root = torch.sqrt(safe + eps) if self.eps_in_sqrt else torch.sqrt(safe) + eps
         out = torch.where(seen, u / root, torch.zeros_like(u))
-        return out, ScaleByRssState(total.to(s.sum_of_squares.dtype))
+        return out, ScaleByRssState(codec.encode(total, s.sum_of_squares))

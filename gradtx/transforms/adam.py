@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 
 
@@ -19,15 +20,15 @@ class ScaleByAdamState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf.
-        mu: average of updates, shaped like the parameter.
-        nu: average of squared updates.
-        nu_max: largest second moment so far; () without amsgrad.
+        mu: average of updates, as its codec keeps it.
+        nu: average of squared updates, as its codec keeps it.
+        nu_max: largest second moment so far, kept as nu is; () without amsgrad.
     """
 
     step: Tensor
-    mu: Tensor
-    nu: Tensor
-    nu_max: Tensor | tuple[()] = ()
+    mu: Encoding
+    nu: Encoding
+    nu_max: Encoding = ()
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ class scale_by_adam(LeafTransform):
         nesterov: look one step ahead.
         amsgrad: "raw" divides by the largest v so far, corrected afterwards (arXiv 1904.09237 and
             torch.optim); "corrected" takes the largest v' (Optax).
+        mu_codec: how m is kept between steps (``gx.codecs``); None for dense, of ``mu_dtype``.
+        nu_codec: how v and the largest v are kept; None for dense, of ``nu_dtype``.
 
     Raises:
-        ValueError: a value outside its interval or an unknown ``amsgrad``.
+        ValueError: a value outside its interval, an unknown ``amsgrad``, a dtype beside a codec.
 
     Source: arXiv 1412.6980.
 
@@ -69,38 +72,48 @@ class scale_by_adam(LeafTransform):
     nu_dtype: torch.dtype | None = static(None)
     nesterov: bool = static(False)
     amsgrad: str | None = static(None)
+    mu_codec: Codec | torch.dtype | None = static(None)
+    nu_codec: Codec | torch.dtype | None = static(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_codec(self, "mu_codec", "mu_dtype")
+        check_codec(self, "nu_codec", "nu_dtype")
         if self.amsgrad not in (None, "raw", "corrected"):
             raise ValueError(
                 f"scale_by_adam: amsgrad must be None, 'raw' or 'corrected', got {self.amsgrad!r}"
             )
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdamState:
+        mu_codec = as_codec(self.mu_codec or self.mu_dtype)
+        nu_codec = as_codec(self.nu_codec or self.nu_dtype)
         return ScaleByAdamState(
             new_count([p]),
-            state_zeros(p, self.mu_dtype),
-            state_zeros(p, self.nu_dtype),
-            () if self.amsgrad is None else state_zeros(p, self.nu_dtype),
+            mu_codec.init(p, signed=True),
+            nu_codec.init(p, signed=False),
+            () if self.amsgrad is None else nu_codec.init(p, signed=False),
         )
 
     def update_leaf(
         self, u: Tensor, s: ScaleByAdamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdamState]:
+        mu_codec = as_codec(self.mu_codec or self.mu_dtype)
+        nu_codec = as_codec(self.nu_codec or self.nu_dtype)
         count = s.step + 1
-        mu = average(s.mu, u, h.b1)
-        nu = average(s.nu, u * u, h.b2)
+        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
+        nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
         correction = one_minus_power(h.b2, count, u.dtype)
         denominator, nu_max = nu / correction, s.nu_max
-        if isinstance(nu_max, Tensor):
+        if self.amsgrad is not None:
             candidate = nu if self.amsgrad == "raw" else denominator
-            largest = torch.maximum(nu_max.to(u.dtype), candidate)
+            largest = torch.maximum(nu_codec.decode(nu_max, u), candidate)
             denominator = largest / correction if self.amsgrad == "raw" else largest
-            nu_max = largest.to(nu_max.dtype)
+            nu_max = nu_codec.encode(largest, nu_max)
         root = torch.sqrt(denominator + h.eps_root)
         out = corrected_mean(mu, u, h.b1, count, self.nesterov) / (root + h.eps)
-        return out, ScaleByAdamState(count, mu.to(s.mu.dtype), nu.to(s.nu.dtype), nu_max)
+        return out, ScaleByAdamState(
+            count, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu), nu_max
+        )
 
 
 def average(old: Tensor, new: Tensor, decay: float | Tensor) -> Tensor:

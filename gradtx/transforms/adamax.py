@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic
+from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -20,13 +21,13 @@ class ScaleByAdamaxState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf.
-        mu: average of updates, shaped like the parameter.
-        nu: decaying maximum of absolute updates.
+        mu: average of updates, as its codec keeps it.
+        nu: decaying maximum of absolute updates, as its codec keeps it.
     """
 
     step: Tensor
-    mu: Tensor
-    nu: Tensor
+    mu: Encoding
+    nu: Encoding
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class scale_by_adamax(LeafTransform):
         b1: decay of the first moment, in [0, 1).
         b2: decay of the maximum, in [0, 1).
         eps: added to the absolute updates.
+        mu_codec: how m is kept between steps: a codec, a dtype, or None for at least float32.
+        nu_codec: how v is kept.
 
     Raises:
         ValueError: a value outside its interval.
@@ -54,15 +57,25 @@ class scale_by_adamax(LeafTransform):
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
+    mu_codec: Codec | torch.dtype | None = static(None)
+    nu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "mu_codec")
+        check_codec(self, "nu_codec")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdamaxState:
-        return ScaleByAdamaxState(new_count([p]), state_zeros(p), state_zeros(p))
+        mu = as_codec(self.mu_codec).init(p, signed=True)
+        nu = as_codec(self.nu_codec).init(p, signed=False)
+        return ScaleByAdamaxState(new_count([p]), mu, nu)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByAdamaxState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdamaxState]:
         step = s.step + 1
-        mu = average(s.mu, u, h.b1)
-        nu = torch.maximum(h.b2 * s.nu.to(u.dtype), u.abs() + h.eps)
+        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
+        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
+        nu = torch.maximum(h.b2 * nu_codec.decode(s.nu, u), u.abs() + h.eps)
         out = corrected_mean(mu, u, h.b1, step) / nu
-        return out, ScaleByAdamaxState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
+        return out, ScaleByAdamaxState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic, one_minus_power
+from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -20,17 +21,17 @@ class ScaleByAdanState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf.
-        m: average of updates, shaped like the parameter.
-        v: average of differences of updates.
-        n: average of squared extrapolated updates.
-        g: the last update that came in.
+        m: average of updates, as its codec keeps it.
+        v: average of differences of updates, as its codec keeps it.
+        n: average of squared extrapolated updates, as its codec keeps it.
+        g: the last update that came in, as its codec keeps it.
     """
 
     step: Tensor
-    m: Tensor
-    v: Tensor
-    n: Tensor
-    g: Tensor
+    m: Encoding
+    v: Encoding
+    n: Encoding
+    g: Encoding
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class scale_by_adan(LeafTransform):
         b3: decay of squares, in [0, 1).
         eps: added outside the root.
         eps_root: added inside the root.
+        mu_codec: how m, v and the last update are kept between steps: a codec, a dtype, or None for
+            at least float32.
+        nu_codec: how n is kept.
 
     Raises:
         ValueError: a value outside its interval.
@@ -64,22 +68,36 @@ class scale_by_adan(LeafTransform):
     b3: Hyper = dynamic(0.99, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     eps_root: Hyper = dynamic(0.0, within="[0, inf)")
+    mu_codec: Codec | torch.dtype | None = static(None)
+    nu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "mu_codec")
+        check_codec(self, "nu_codec")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdanState:
-        return ScaleByAdanState(new_count([p]), *(state_zeros(p) for _ in range(4)))
+        m, v, g = (as_codec(self.mu_codec).init(p, signed=True) for _ in range(3))
+        n = as_codec(self.nu_codec).init(p, signed=False)
+        return ScaleByAdanState(new_count([p]), m, v, n, g)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByAdanState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdanState]:
         step = s.step + 1
-        change = torch.where(s.step == 0, torch.zeros_like(u), u - s.g.to(u.dtype))
+        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
+        change = torch.where(s.step == 0, torch.zeros_like(u), u - mu_codec.decode(s.g, u))
         ahead = 1 - h.b2
         extrapolated = u + ahead * change
-        m = average(s.m, u, h.b1)
-        v = average(s.v, change, h.b2)
-        n = average(s.n, extrapolated * extrapolated, h.b3)
+        m = average(mu_codec.decode(s.m, u), u, h.b1)
+        v = average(mu_codec.decode(s.v, u), change, h.b2)
+        n = average(nu_codec.decode(s.n, u), extrapolated * extrapolated, h.b3)
         numerator = corrected_mean(m, u, h.b1, step) + ahead * corrected_mean(v, u, h.b2, step)
         root = torch.sqrt(n / one_minus_power(h.b3, step, u.dtype) + h.eps_root)
         return numerator / (root + h.eps), ScaleByAdanState(
-            step, m.to(s.m.dtype), v.to(s.v.dtype), n.to(s.n.dtype), u.to(s.g.dtype)
+            step,
+            mu_codec.encode(m, s.m),
+            mu_codec.encode(v, s.v),
+            nu_codec.encode(n, s.n),
+            mu_codec.encode(u, s.g),
         )

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -20,13 +21,13 @@ class ScaleByBeliefState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf.
-        mu: average of updates, shaped like the parameter.
-        nu: average of squared differences between updates and mu.
+        mu: average of updates, as its codec keeps it.
+        nu: average of squared differences between updates and mu, as its codec keeps it.
     """
 
     step: Tensor
-    mu: Tensor
-    nu: Tensor
+    mu: Encoding
+    nu: Encoding
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class scale_by_belief(LeafTransform):
         eps: added outside the root.
         eps_root: added to the second moment at every update.
         nesterov: look one step ahead.
+        mu_codec: how m is kept between steps: a codec, a dtype, or None for at least float32.
+        nu_codec: how v is kept.
 
     Raises:
         ValueError: a value outside its interval.
@@ -59,17 +62,27 @@ class scale_by_belief(LeafTransform):
     eps: Hyper = dynamic(1e-16, within="[0, inf)")
     eps_root: Hyper = dynamic(1e-16, within="[0, inf)")
     nesterov: bool = static(False)
+    mu_codec: Codec | torch.dtype | None = static(None)
+    nu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "mu_codec")
+        check_codec(self, "nu_codec")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByBeliefState:
-        return ScaleByBeliefState(new_count([p]), state_zeros(p), state_zeros(p))
+        mu = as_codec(self.mu_codec).init(p, signed=True)
+        nu = as_codec(self.nu_codec).init(p, signed=False)
+        return ScaleByBeliefState(new_count([p]), mu, nu)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByBeliefState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByBeliefState]:
         step = s.step + 1
-        mu = average(s.mu, u, h.b1)
+        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
+        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
         surprise = u - mu
-        nu = average(s.nu, surprise * surprise, h.b2) + h.eps_root
+        nu = average(nu_codec.decode(s.nu, u), surprise * surprise, h.b2) + h.eps_root
         root = torch.sqrt(nu / one_minus_power(h.b2, step, u.dtype))
         out = corrected_mean(mu, u, h.b1, step, self.nesterov) / (root + h.eps)
-        return out, ScaleByBeliefState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
+        return out, ScaleByBeliefState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

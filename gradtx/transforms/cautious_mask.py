@@ -15,29 +15,40 @@ from ..core.transform import LeafTransform
 class cautious_mask(LeafTransform):
     """Zero the entries of an update whose sign differs from the gradient's.
 
-    mask = (u * g > 0); update = u * mask, divided by max(mean(mask), 0.001) if ``rescale``.
+    mask = (u * g > 0); update = u * mask, rescaled so that its mean size stays what it was.
     Put it after the moments; the gradient is what entered the outermost chain.
 
     Args:
-        rescale: keep the mean size of the update.
+        rescale: "mean" divides by max(mean(mask), 0.001), "sum_plus_one" multiplies by
+            n / (sum(mask) + 1), None does neither.
 
     Raises:
-        ValueError: used outside a chain without ``grads=``.
+        ValueError: an unknown ``rescale``, or used outside a chain without ``grads=``.
 
     Source: arXiv 2411.16085.
 
     >>> import torch, gradtx as gx
-    >>> tx = gx.cautious_mask(rescale=False)
+    >>> tx = gx.cautious_mask()
     >>> tx.update({"w": torch.tensor([1.0, -1.0])}, (), grads={"w": torch.ones(2)})[0]
-    {'w': tensor([1., -0.])}
+    {'w': tensor([2., -0.])}
     """
 
     needs_grad: ClassVar[bool] = True
 
-    rescale: bool = static(True)
+    rescale: str | None = static("mean")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rescale not in ("mean", "sum_plus_one", None):
+            raise ValueError(
+                "cautious_mask: rescale must be 'mean', 'sum_plus_one' or None, "
+                f"got {self.rescale!r}"
+            )
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
         mask = (u * h.grad > 0).to(u.dtype)
-        if self.rescale:
+        if self.rescale == "mean":
             mask = mask / mask.mean().clamp(min=1e-3)
+        elif self.rescale == "sum_plus_one":
+            mask = mask * (mask.numel() / (mask.sum() + 1))
         return u * mask, s

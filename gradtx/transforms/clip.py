@@ -38,6 +38,29 @@ class clip(LeafTransform):
 
 
 @dataclass(frozen=True)
+class clip_by_leaf_norm(LeafTransform):
+    """Scale every leaf's update down so that its Euclidean norm is at most ``max_norm``.
+
+    u <- u max_norm / max(||u||, max_norm).
+
+    Args:
+        max_norm: largest norm, > 0.
+
+    Raises:
+        ValueError: ``max_norm`` is not positive.
+
+    >>> import torch, gradtx as gx
+    >>> gx.clip_by_leaf_norm(1.0).update({"w": torch.tensor([-3.0, 4.0])}, ())[0]
+    {'w': tensor([-0.6000,  0.8000])}
+    """
+
+    max_norm: Hyper = dynamic(within="(0, inf)")
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
+        return u / (floored_root(squared_norm(u), h.max_norm) / h.max_norm).to(u.dtype), s
+
+
+@dataclass(frozen=True)
 class clip_by_block_rms(LeafTransform):
     """Scale every leaf's update down so that its root mean square is at most ``threshold``.
 

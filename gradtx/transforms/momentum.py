@@ -8,17 +8,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
-from .adam import average
+from .adam import average, corrected_mean
 
 
 class TraceState(NamedTuple):
-    """Attributes: ``trace``, the decayed sum of updates, shaped like the parameter."""
+    """Attributes: ``trace``, the decayed sum of updates, as its codec keeps it."""
 
-    trace: Tensor
+    trace: Encoding
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class trace(LeafTransform):
         decay: how much of the sum is kept, in [0, 1].
         nesterov: look one step ahead.
         accumulator_dtype: dtype of the sum; default float32, float64 for float64 parameters.
+        codec: how the sum is kept between steps (``gx.codecs``); None for dense.
+
+    Raises:
+        ValueError: a value outside its interval, or a dtype beside a codec.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.trace(0.9)
@@ -44,17 +49,23 @@ class trace(LeafTransform):
     decay: Hyper = dynamic(within="[0, 1]")
     nesterov: bool = static(False)
     accumulator_dtype: torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "codec", "accumulator_dtype")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> TraceState:
-        return TraceState(state_zeros(p, self.accumulator_dtype))
+        return TraceState(as_codec(self.codec or self.accumulator_dtype).init(p, signed=True))
 
     def update_leaf(
         self, u: Tensor, s: TraceState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, TraceState]:
+        codec = as_codec(self.codec or self.accumulator_dtype)
         decay = h.decay
-        new = u + decay * s.trace.to(u.dtype)
+        new = u + decay * codec.decode(s.trace, u)
         out = u + decay * new if self.nesterov else new
-        return out, TraceState(new.to(s.trace.dtype))
+        return out, TraceState(codec.encode(new, s.trace))
 
 
 class DampedTraceState(NamedTuple):
@@ -62,11 +73,11 @@ class DampedTraceState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf.
-        trace: the decayed sum of updates, shaped like the parameter.
+        trace: the decayed sum of updates, as its codec keeps it.
     """
 
     step: Tensor
-    trace: Tensor
+    trace: Encoding
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,10 @@ class damped_trace(LeafTransform):
         decay: how much of the sum is kept, in [0, 1].
         dampening: the part of later updates that is left out, in [0, 1].
         accumulator_dtype: dtype of the sum; default float32, float64 for float64 parameters.
+        codec: how the sum is kept between steps (``gx.codecs``); None for dense.
+
+    Raises:
+        ValueError: a value outside its interval, or a dtype beside a codec.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.damped_trace(0.5, dampening=0.9)
@@ -93,16 +108,23 @@ class damped_trace(LeafTransform):
     decay: Hyper = dynamic(within="[0, 1]")
     dampening: Hyper = dynamic(within="[0, 1]")
     accumulator_dtype: torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "codec", "accumulator_dtype")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> DampedTraceState:
-        return DampedTraceState(new_count([p]), state_zeros(p, self.accumulator_dtype))
+        codec = as_codec(self.codec or self.accumulator_dtype)
+        return DampedTraceState(new_count([p]), codec.init(p, signed=True))
 
     def update_leaf(
         self, u: Tensor, s: DampedTraceState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, DampedTraceState]:
-        later = h.decay * s.trace.to(u.dtype) + (1 - h.dampening) * u
+        codec = as_codec(self.codec or self.accumulator_dtype)
+        later = h.decay * codec.decode(s.trace, u) + (1 - h.dampening) * u
         new = torch.where(s.step == 0, u, later)
-        return new, DampedTraceState(s.step + 1, new.to(s.trace.dtype))
+        return new, DampedTraceState(s.step + 1, codec.encode(new, s.trace))
 
 
 class EmaState(NamedTuple):
@@ -110,23 +132,29 @@ class EmaState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf; () without debiasing.
-        ema: average of updates, shaped like the parameter.
+        ema: average of updates, as its codec keeps it.
     """
 
     step: Tensor | tuple[()]
-    ema: Tensor
+    ema: Encoding
 
 
 @dataclass(frozen=True)
 class ema(LeafTransform):
     """Exponential moving average of updates: ``m <- decay * m + (1 - decay) * u``.
 
-    The update is m, divided by ``1 - decay^t`` if ``debias``.
+    The update is m, or ``decay * m + (1 - decay) * u`` with Nesterov; with ``debias`` every m is
+    divided by its own ``1 - decay^t`` and u by that of this step, as in ``gx.scale_by_adam``.
 
     Args:
         decay: how much of the average is kept, in [0, 1).
         debias: correct for the average having started at zero.
         accumulator_dtype: dtype of the average; default float32, float64 for float64 parameters.
+        codec: how the average is kept between steps (``gx.codecs``); None for dense.
+        nesterov: look one step ahead.
+
+    Raises:
+        ValueError: ``decay`` outside its interval, or a dtype beside a codec.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.ema(0.9, debias=False)
@@ -137,16 +165,26 @@ class ema(LeafTransform):
     decay: Hyper = dynamic(within="[0, 1)")
     debias: bool = static(True)
     accumulator_dtype: torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = static(None)
+    nesterov: bool = static(False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "codec", "accumulator_dtype")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> EmaState:
         step = new_count([p]) if self.debias else ()
-        return EmaState(step, state_zeros(p, self.accumulator_dtype))
+        codec = as_codec(self.codec or self.accumulator_dtype)
+        return EmaState(step, codec.init(p, signed=True))
 
     def update_leaf(
         self, u: Tensor, s: EmaState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, EmaState]:
-        new = average(s.ema, u, h.decay)
+        codec = as_codec(self.codec or self.accumulator_dtype)
+        new = average(codec.decode(s.ema, u), u, h.decay)
+        stored = codec.encode(new, s.ema)
         if not isinstance(s.step, Tensor):
-            return new, EmaState((), new.to(s.ema.dtype))
+            return average(new, u, h.decay) if self.nesterov else new, EmaState((), stored)
         step = s.step + 1
-        return new / one_minus_power(h.decay, step, u.dtype), EmaState(step, new.to(s.ema.dtype))
+        out = corrected_mean(new, u, h.decay, step, self.nesterov)
+        return out, EmaState(step, stored)

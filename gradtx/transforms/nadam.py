@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic, one_minus_power
+from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
 from .adam import average
@@ -25,14 +26,14 @@ class ScaleByNadamState(NamedTuple):
     Attributes:
         step: int32, updates done for this leaf.
         mu_product: 0-d, product of the momentum values so far.
-        mu: average of updates, shaped like the parameter.
-        nu: average of squared updates.
+        mu: average of updates, as its codec keeps it.
+        nu: average of squared updates, as its codec keeps it.
     """
 
     step: Tensor
     mu_product: Tensor
-    mu: Tensor
-    nu: Tensor
+    mu: Encoding
+    nu: Encoding
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class scale_by_nadam(LeafTransform):
         b2: decay of the second moment, in [0, 1).
         eps: added outside the root.
         momentum_decay: how fast the momentum reaches b1, >= 0.
+        mu_codec: how m is kept between steps: a codec, a dtype, or None for at least float32.
+        nu_codec: how v is kept.
 
     Raises:
         ValueError: a value outside its interval.
@@ -64,17 +67,27 @@ class scale_by_nadam(LeafTransform):
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     momentum_decay: Hyper = dynamic(0.004, within="[0, inf)")
+    mu_codec: Codec | torch.dtype | None = static(None)
+    nu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "mu_codec")
+        check_codec(self, "nu_codec")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByNadamState:
         one = torch.ones((), dtype=accumulator_dtype(p.dtype), device=p.device)
-        return ScaleByNadamState(new_count([p]), one, state_zeros(p), state_zeros(p))
+        mu = as_codec(self.mu_codec).init(p, signed=True)
+        nu = as_codec(self.nu_codec).init(p, signed=False)
+        return ScaleByNadamState(new_count([p]), one, mu, nu)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByNadamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByNadamState]:
         step = s.step + 1
-        mu = average(s.mu, u, h.b1)
-        nu = average(s.nu, u * u, h.b2)
+        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
+        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
+        nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
         speed = h.momentum_decay * _WARM_UP_LOG
         now = h.b1 * (1 - 0.5 * torch.exp(step.to(u.dtype) * speed))
         ahead = h.b1 * (1 - 0.5 * torch.exp((step + 1).to(u.dtype) * speed))
@@ -84,6 +97,6 @@ class scale_by_nadam(LeafTransform):
         return numerator / (root + h.eps), ScaleByNadamState(
             step,
             product.to(s.mu_product.dtype),
-            mu.to(s.mu.dtype),
-            nu.to(s.nu.dtype),
+            mu_codec.encode(mu, s.mu),
+            nu_codec.encode(nu, s.nu),
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.random import fold_in, make_key, next_key, normal
+from ..core.random import check_seed, fold_in, make_key, next_key, normal
 from ..core.state import new_count
 from ..core.transform import LeafTransform
 
@@ -59,9 +59,7 @@ class add_noise(LeafTransform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole = isinstance(self.seed, int) and not isinstance(self.seed, bool)
-        if not whole or not -(2**63) <= self.seed < 2**64:
-            raise ValueError(f"add_noise: seed must be a 64-bit integer, got {self.seed!r}")
+        check_seed(self.name, self.seed)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> AddNoiseState:
         key = fold_in(make_key(self.seed, device=p.device), info.name)

@@ -8,9 +8,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype, squared_norm
 from .adam import average
@@ -21,12 +22,12 @@ class ScaleByNovogradState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf.
-        mu: decayed sum of normalized updates, shaped like the parameter.
+        mu: decayed sum of normalized updates, as its codec keeps it.
         nu: 0-d, average of the squared norms of updates.
     """
 
     step: Tensor
-    mu: Tensor
+    mu: Encoding
     nu: Tensor
 
 
@@ -44,9 +45,11 @@ class scale_by_novograd(LeafTransform):
         eps_root: added inside the root.
         weight_decay: multiple of the parameter that enters the sum, >= 0.
         mu_dtype: dtype of mu; default at least float32.
+        mu_codec: how m is kept between steps (``gx.codecs``); None for dense, of ``mu_dtype``.
 
     Raises:
-        ValueError: a value outside its interval, or no parameters given to ``update``.
+        ValueError: a value outside its interval, a dtype beside a codec, or no parameters given to
+            ``update``.
 
     Source: arXiv 1905.11286.
 
@@ -64,17 +67,25 @@ class scale_by_novograd(LeafTransform):
     eps_root: Hyper = dynamic(0.0, within="[0, inf)")
     weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
     mu_dtype: torch.dtype | None = static(None)
+    mu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "mu_codec", "mu_dtype")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByNovogradState:
         zero = torch.zeros((), dtype=accumulator_dtype(p.dtype), device=p.device)
-        return ScaleByNovogradState(new_count([p]), state_zeros(p, self.mu_dtype), zero)
+        mu = as_codec(self.mu_codec or self.mu_dtype).init(p, signed=True)
+        return ScaleByNovogradState(new_count([p]), mu, zero)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByNovogradState, p: Tensor, h: Values
     ) -> tuple[Tensor, ScaleByNovogradState]:
+        codec = as_codec(self.mu_codec or self.mu_dtype)
         square = squared_norm(u)
         nu = torch.where(s.step == 0, square, average(s.nu, square, h.b2))
         root = torch.sqrt(nu + h.eps_root) + h.eps
         added = u / root + h.weight_decay * p
-        mu = h.b1 * s.mu.to(u.dtype) + added
-        return mu, ScaleByNovogradState(s.step + 1, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
+        mu = h.b1 * codec.decode(s.mu, u) + added
+        stored = codec.encode(mu, s.mu)
+        return mu, ScaleByNovogradState(s.step + 1, stored, nu.to(s.nu.dtype))

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -20,13 +21,13 @@ class ScaleByRadamState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf.
-        mu: average of updates, shaped like the parameter.
-        nu: average of squared updates.
+        mu: average of updates, as its codec keeps it.
+        nu: average of squared updates, as its codec keeps it.
     """
 
     step: Tensor
-    mu: Tensor
-    nu: Tensor
+    mu: Encoding
+    nu: Encoding
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class scale_by_radam(LeafTransform):
         threshold: the r from which on the second moment is used, at least 4.
         nesterov: look one step ahead.
         raw_eps: add eps and eps_root before the bias of v is corrected, as torch.optim.
+        mu_codec: how m is kept between steps: a codec, a dtype, or None for at least float32.
+        nu_codec: how v is kept.
 
     Raises:
         ValueError: a value outside its interval.
@@ -64,16 +67,26 @@ class scale_by_radam(LeafTransform):
     threshold: Hyper = dynamic(5.0, within="[4, inf)")
     nesterov: bool = static(False)
     raw_eps: bool = static(False)
+    mu_codec: Codec | torch.dtype | None = static(None)
+    nu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "mu_codec")
+        check_codec(self, "nu_codec")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRadamState:
-        return ScaleByRadamState(new_count([p]), state_zeros(p), state_zeros(p))
+        mu = as_codec(self.mu_codec).init(p, signed=True)
+        nu = as_codec(self.nu_codec).init(p, signed=False)
+        return ScaleByRadamState(new_count([p]), mu, nu)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByRadamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByRadamState]:
         step = s.step + 1
-        mu = average(s.mu, u, h.b1)
-        nu = average(s.nu, u * u, h.b2)
+        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
+        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
+        nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
         mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
         correction = one_minus_power(h.b2, step, u.dtype)
         eps_root = h.eps_root
@@ -83,7 +96,7 @@ class scale_by_radam(LeafTransform):
             root = torch.sqrt(nu / correction + eps_root) + h.eps
         trusted, factor = _rectification(h.b2, step, h.threshold)
         out = torch.where(trusted, factor.to(u.dtype) * mean / root, mean)
-        return out, ScaleByRadamState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
+        return out, ScaleByRadamState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))
 
 
 def _rectification(

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_full, state_zeros
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 from .adam import average
 
@@ -20,11 +21,11 @@ class ScaleByRmsState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf; () without bias correction.
-        nu: average of squared updates, shaped like the parameter.
+        nu: average of squared updates, as its codec keeps it.
     """
 
     step: Tensor | tuple[()]
-    nu: Tensor
+    nu: Encoding
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class scale_by_rms(LeafTransform):
         initial_scale: first value of v.
         eps_in_sqrt: add eps inside the root (Optax's default) or outside (torch.optim).
         bias_correction: use v / (1 - decay^t).
+        nu_codec: how v is kept between steps: a codec, a dtype, or None for at least float32.
 
     Raises:
         ValueError: a value outside its interval.
@@ -57,21 +59,28 @@ class scale_by_rms(LeafTransform):
     initial_scale: float = static(0.0)
     eps_in_sqrt: bool = static(True)
     bias_correction: bool = static(False)
+    nu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "nu_codec")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRmsState:
         step = new_count([p]) if self.bias_correction else ()
-        return ScaleByRmsState(step, state_full(p, self.initial_scale))
+        nu = as_codec(self.nu_codec).init_full(p, self.initial_scale, signed=False)
+        return ScaleByRmsState(step, nu)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByRmsState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByRmsState]:
-        nu = average(s.nu, u * u, h.decay)
+        codec = as_codec(self.nu_codec)
+        nu = average(codec.decode(s.nu, u), u * u, h.decay)
         step, corrected = s.step, nu
         if isinstance(step, Tensor):
             step = step + 1
             corrected = nu / one_minus_power(h.decay, step, u.dtype)
         out = _divide_by_root(u, corrected, h.eps, self.eps_in_sqrt)
-        return out, ScaleByRmsState(step, nu.to(s.nu.dtype))
+        return out, ScaleByRmsState(step, codec.encode(nu, s.nu))
 
 
 class ScaleByStddevState(NamedTuple):
@@ -79,13 +88,13 @@ class ScaleByStddevState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf; () without bias correction.
-        mu: average of updates, shaped like the parameter.
-        nu: average of squared updates.
+        mu: average of updates, as its codec keeps it.
+        nu: average of squared updates, as its codec keeps it.
     """
 
     step: Tensor | tuple[()]
-    mu: Tensor
-    nu: Tensor
+    mu: Encoding
+    nu: Encoding
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,8 @@ class scale_by_stddev(LeafTransform):
         initial_scale: first value of v.
         eps_in_sqrt: add eps inside the root (Optax's default) or outside (torch.optim).
         bias_correction: divide both averages by 1 - decay^t.
+        mu_codec: how m is kept between steps: a codec, a dtype, or None for at least float32.
+        nu_codec: how v is kept.
 
     Raises:
         ValueError: a value outside its interval.
@@ -119,16 +130,26 @@ class scale_by_stddev(LeafTransform):
     initial_scale: float = static(0.0)
     eps_in_sqrt: bool = static(True)
     bias_correction: bool = static(False)
+    mu_codec: Codec | torch.dtype | None = static(None)
+    nu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "mu_codec")
+        check_codec(self, "nu_codec")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByStddevState:
         step = new_count([p]) if self.bias_correction else ()
-        return ScaleByStddevState(step, state_zeros(p), state_full(p, self.initial_scale))
+        mu = as_codec(self.mu_codec).init(p, signed=True)
+        nu = as_codec(self.nu_codec).init_full(p, self.initial_scale, signed=False)
+        return ScaleByStddevState(step, mu, nu)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByStddevState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByStddevState]:
-        mu = average(s.mu, u, h.decay)
-        nu = average(s.nu, u * u, h.decay)
+        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
+        mu = average(mu_codec.decode(s.mu, u), u, h.decay)
+        nu = average(nu_codec.decode(s.nu, u), u * u, h.decay)
         step, mean, square = s.step, mu, nu
         if isinstance(step, Tensor):
             step = step + 1
@@ -136,7 +157,7 @@ class scale_by_stddev(LeafTransform):
             mean, square = mu / correction, nu / correction
         variance = torch.clamp(square - mean * mean, min=0)
         out = _divide_by_root(u, variance, h.eps, self.eps_in_sqrt)
-        return out, ScaleByStddevState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
+        return out, ScaleByStddevState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))
 
 
 def _divide_by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool) -> Tensor:

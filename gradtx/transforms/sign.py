@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import state_zeros
 from ..core.transform import LeafTransform
 from .adam import average
 
@@ -31,9 +31,9 @@ class scale_by_sign(LeafTransform):
 
 
 class ScaleByLionState(NamedTuple):
-    """Attributes: ``mu``, average of updates, shaped like the parameter."""
+    """Attributes: ``mu``, average of updates, as its codec keeps it."""
 
-    mu: Tensor
+    mu: Encoding
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ class scale_by_lion(LeafTransform):
         b1: weight of the momentum in the update, in [0, 1).
         b2: decay of the momentum, in [0, 1).
         mu_dtype: dtype of mu; default at least float32.
+        mu_codec: how m is kept between steps (``gx.codecs``); None for dense, of ``mu_dtype``.
 
     Raises:
-        ValueError: a value outside its interval.
+        ValueError: a value outside its interval, or a dtype beside a codec.
 
     Source: arXiv 2302.06675.
 
@@ -61,12 +62,19 @@ class scale_by_lion(LeafTransform):
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     b2: Hyper = dynamic(0.99, within="[0, 1)")
     mu_dtype: torch.dtype | None = static(None)
+    mu_codec: Codec | torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_codec(self, "mu_codec", "mu_dtype")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByLionState:
-        return ScaleByLionState(state_zeros(p, self.mu_dtype))
+        return ScaleByLionState(as_codec(self.mu_codec or self.mu_dtype).init(p, signed=True))
 
     def update_leaf(
         self, u: Tensor, s: ScaleByLionState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByLionState]:
-        out = torch.sign(average(s.mu, u, h.b1))
-        return out, ScaleByLionState(average(s.mu, u, h.b2).to(s.mu.dtype))
+        codec = as_codec(self.mu_codec or self.mu_dtype)
+        mu = codec.decode(s.mu, u)
+        out = torch.sign(average(mu, u, h.b1))
+        return out, ScaleByLionState(codec.encode(average(mu, u, h.b2), s.mu))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic
+from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.protocol import GradientTransformation
 from ..core.select import Labels, masked
 from ..core.transform import LeafTransform
@@ -18,17 +19,21 @@ class _AddDecayedWeights(LeafTransform):
     requires_params: ClassVar[bool] = True
 
     weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
+    cautious: bool = static(False)
 
     @property
     def name(self) -> str:
         return "add_decayed_weights"
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
-        return u + h.weight_decay * p, s
+        decay = h.weight_decay * p
+        if self.cautious:
+            decay = torch.where(p * u >= 0, decay, torch.zeros_like(decay))
+        return u + decay, s
 
 
 def add_decayed_weights(
-    weight_decay: Hyper = 0.0, mask: Labels | None = None
+    weight_decay: Hyper = 0.0, mask: Labels | None = None, cautious: bool = False
 ) -> GradientTransformation:
     """Add a multiple of the parameter to the update: ``u <- u + weight_decay * p``.
 
@@ -37,6 +42,7 @@ def add_decayed_weights(
     Args:
         weight_decay: the multiple, >= 0, or a schedule.
         mask: which leaves decay, a predicate on ``LeafInfo`` or a tree of booleans; default all.
+        cautious: only entries that the update makes smaller too (p u >= 0), as in arXiv 2411.16085.
 
     Raises:
         ValueError: a negative multiple, or no parameters given to ``update``.
@@ -46,5 +52,5 @@ def add_decayed_weights(
     >>> gx.add_decayed_weights(0.1).update({"w": torch.zeros(1)}, (), params)[0]
     {'w': tensor([0.1000])}
     """
-    decay = _AddDecayedWeights(weight_decay)
+    decay = _AddDecayedWeights(weight_decay, cautious)
     return decay if mask is None else masked(decay, mask)

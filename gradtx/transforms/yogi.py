@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_full
+from ..core.state import new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -20,13 +21,13 @@ class ScaleByYogiState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf.
-        mu: average of updates, shaped like the parameter.
-        nu: second moment.
+        mu: average of updates, as its codec keeps it.
+        nu: second moment, as its codec keeps it.
     """
 
     step: Tensor
-    mu: Tensor
-    nu: Tensor
+    mu: Encoding
+    nu: Encoding
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class scale_by_yogi(LeafTransform):
         eps: added outside the root.
         eps_root: added inside the root.
         initial_accumulator_value: first value of both moments, >= 0.
+        mu_codec: how m is kept between steps: a codec, a dtype, or None for at least float32.
+        nu_codec: how v is kept.
 
     Raises:
         ValueError: a value outside its interval.
@@ -59,9 +62,13 @@ class scale_by_yogi(LeafTransform):
     eps: Hyper = dynamic(1e-3, within="[0, inf)")
     eps_root: Hyper = dynamic(0.0, within="[0, inf)")
     initial_accumulator_value: float = static(1e-6)
+    mu_codec: Codec | torch.dtype | None = static(None)
+    nu_codec: Codec | torch.dtype | None = static(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_codec(self, "mu_codec")
+        check_codec(self, "nu_codec")
         if not self.initial_accumulator_value >= 0:
             raise ValueError(
                 "scale_by_yogi: initial_accumulator_value must be in [0, inf), "
@@ -70,17 +77,20 @@ class scale_by_yogi(LeafTransform):
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByYogiState:
         first = self.initial_accumulator_value
-        return ScaleByYogiState(new_count([p]), state_full(p, first), state_full(p, first))
+        mu = as_codec(self.mu_codec).init_full(p, first, signed=True)
+        nu = as_codec(self.nu_codec).init_full(p, first, signed=False)
+        return ScaleByYogiState(new_count([p]), mu, nu)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByYogiState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByYogiState]:
         step = s.step + 1
-        mu = average(s.mu, u, h.b1)
+        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
+        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
         square = u * u
-        old = s.nu.to(u.dtype)
+        old = nu_codec.decode(s.nu, u)
         nu = old - (1 - h.b2) * torch.sign(old - square) * square
         corrected = nu / one_minus_power(h.b2, step, u.dtype)
         root = torch.sqrt(corrected + h.eps_root)
         out = corrected_mean(mu, u, h.b1, step) / (root + h.eps)
-        return out, ScaleByYogiState(step, mu.to(s.mu.dtype), nu.to(s.nu.dtype))
+        return out, ScaleByYogiState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

@@ -1,10 +1,18 @@
 // Registers the kernels under the dispatcher names that gradtx.ops defines.
 #include "registration.h"
 
-#define GX_REGISTER(key, device)                                              \
-  STABLE_TORCH_LIBRARY_IMPL(gradtx, key, library) {                           \
-    library.impl("quantize_affine", TORCH_BOX(&gx::quantize_affine_##device)); \
-    library.impl("dequantize_affine", TORCH_BOX(&gx::dequantize_affine_##device)); \
+#define GX_IMPL(name, device) library.impl(#name, TORCH_BOX(&gx::name##_##device));
+#define GX_REGISTER(key, device)                    \
+  STABLE_TORCH_LIBRARY_IMPL(gradtx, key, library) { \
+    GX_IMPL(quantize_affine, device)                \
+    GX_IMPL(dequantize_affine, device)              \
+    GX_IMPL(block_quantize, device)                 \
+    GX_IMPL(block_dequantize, device)               \
+    GX_IMPL(pack_signs, device)                     \
+    GX_IMPL(unpack_signs, device)                   \
+    GX_IMPL(block_top_k, device)                    \
+    GX_IMPL(window_moments, device)                 \
+    GX_IMPL(microadam_, device)                     \
   }
 
 GX_REGISTER(CPU, cpu)

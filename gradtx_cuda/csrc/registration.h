@@ -1,7 +1,12 @@
 // The operators' kernels, one declaration a device.
 #pragma once
 
+#include "common/block_quantize_op.h"
+#include "common/block_top_k_op.h"
+#include "common/microadam_op.h"
 #include "common/quantize_affine_op.h"
+#include "common/signs_op.h"
+#include "common/window_moments_op.h"
 
 namespace gx {
 
@@ -11,7 +16,24 @@ namespace gx {
                                            bool include_zero, ScalarType stats_dtype);           \
   Tensor dequantize_affine_##device(const Tensor& codes, const Tensor& lo, const Tensor& hi,     \
                                     int64_t bits, int64_t block_size, int64_t numel,             \
-                                    ScalarType dtype);
+                                    ScalarType dtype);                                           \
+  BlockOutputs block_quantize_##device(const Tensor& x, int64_t bits, int64_t block_size,        \
+                                       bool is_signed);                                          \
+  Tensor block_dequantize_##device(const Tensor& codes, const Tensor& scale, int64_t numel,      \
+                                   int64_t bits, int64_t block_size, bool is_signed);            \
+  Tensor pack_signs_##device(const Tensor& x);                                                   \
+  Tensor unpack_signs_##device(const Tensor& bits, int64_t columns);                             \
+  Tensor block_top_k_##device(const Tensor& x, int64_t block_size, int64_t k, int64_t k_tail,    \
+                              ScalarType dtype);                                                 \
+  MomentOutputs window_moments_##device(const Tensor& indices, const Tensor& values,             \
+                                        const Tensor& weights1, const Tensor& weights2,          \
+                                        int64_t numel, int64_t block_size, int64_t k);           \
+  Tensor microadam__##device(const Tensors& params, const Tensors& grads, const Tensors& codes,  \
+                             const Tensors& lo, const Tensors& hi, const Tensors& steps,         \
+                             const Tensors& indices, const Tensors& values, const Tensor& hyper, \
+                             const Ints& rows, const Ints& signs, const Ints& block_sizes,       \
+                             const Ints& kept, int64_t quant_block_size, bool include_zero,      \
+                             bool window_correction, const std::string& nonfinite);
 GX_DECLARE(cpu)
 GX_DECLARE(cuda)
 #undef GX_DECLARE

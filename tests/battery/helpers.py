@@ -128,11 +128,12 @@ def leaf_states(state: Any, params: Any, index: int) -> list[Any]:
 
 
 def rebuild(tx: Any, replace: Callable[[Any], Any]) -> Any:
-    """``tx`` with ``replace`` applied to every transform inside that holds no other transform."""
+    """``tx`` with ``replace`` applied to it and to every transform inside, outer ones first."""
     if isinstance(tx, gx.GradientTransformation):
+        tx = replace(tx)
         parts = {f.name: getattr(tx, f.name) for f in dataclasses.fields(tx)}
         new = {k: rebuild(v, replace) for k, v in parts.items() if _holds_transform(v)}
-        return dataclasses.replace(tx, **new) if new else replace(tx)
+        return dataclasses.replace(tx, **new) if new else tx
     if isinstance(tx, Mapping):
         return {k: rebuild(v, replace) for k, v in tx.items()}
     return type(tx)(rebuild(v, replace) for v in tx) if isinstance(tx, (tuple, list)) else tx
@@ -148,10 +149,15 @@ def _holds_transform(value: Any) -> bool:
 
 def with_value(tx: Any, chosen: list[Any], name: str, value: Any) -> Any:
     """``tx`` rebuilt with another value of one hyperparameter of the chosen members."""
+    return with_values(tx, [(member, name, value) for member in chosen])
+
+
+def with_values(tx: Any, changes: list[tuple[Any, str, Any]]) -> Any:
+    """``tx`` rebuilt with other values of hyperparameters: (member, name, value)."""
 
     def replace(member: Any) -> Any:
-        hit = any(member is c for c in chosen)
-        return dataclasses.replace(member, **{name: value}) if hit else member
+        new = {name: value for changed, name, value in changes if changed is member}
+        return dataclasses.replace(member, **new) if new else member
 
     return rebuild(tx, replace)
 
@@ -194,6 +200,12 @@ class Dynamic:
         yield float("nan")
         yield low if self.within[0] == "(" else math.nextafter(low, -math.inf)
         yield high if self.within[-1] == ")" else math.nextafter(high, math.inf)
+
+
+def reached(ds: list[Dynamic], d: Dynamic) -> list[Any]:
+    """The members that ``"member.name"`` of ``d`` reaches: its own, and those inside it."""
+    same = [e for e in ds if e.name == d.name]
+    return [e.member for e in same if f"{e.path}.".startswith(f"{d.path}." if d.path else "")]
 
 
 def dynamics(tx: gx.GradientTransformation) -> list[Dynamic]:

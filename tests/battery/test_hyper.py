@@ -22,8 +22,10 @@ from .helpers import (
     dynamics,
     grads_,
     params_,
+    reached,
     run,
     with_value,
+    with_values,
 )
 
 
@@ -59,16 +61,20 @@ def test_override_by_name(row: Row) -> None:
 
 
 def test_override_by_member(row: Row) -> None:
-    """``"member.name"`` reaches that member alone, and wins over the plain name."""
+    """``"member.name"`` reaches that member and those inside it, and wins over the plain name."""
     tx = row.make()
-    for d in dynamics(tx):
+    ds = dynamics(tx)
+    for d in ds:
         value = d.other_value()
-        rebuilt = with_value(tx, [d.member], d.name, value)
-        agree(tx, rebuilt, {d.key: value}, rtol=1e-6)
+        here = [(member, d.name, value) for member in reached(ds, d)]
+        agree(tx, with_values(tx, here), {d.key: value}, rtol=1e-6)
         if d.path:
-            rest = [e.member for e in dynamics(tx) if e.name == d.name and e.member is not d.member]
-            rebuilt = with_value(rebuilt, rest, d.name, d.value) if rest else rebuilt
-            agree(tx, rebuilt, {d.name: d.value, d.key: value}, rtol=1e-6)
+            rest = [
+                (e.member, e.name, d.value)
+                for e in ds
+                if e.name == d.name and not any(e.member is member for member, _, _ in here)
+            ]
+            agree(tx, with_values(tx, here + rest), {d.name: d.value, d.key: value}, rtol=1e-6)
 
 
 def test_override_has_an_effect(row: Row) -> None:
@@ -132,7 +138,7 @@ def test_schedule(row: Row) -> None:
     for d in dynamics(tx):
         start = 0.5 if callable(d.value) else float(d.value)
         ramp = Ramp(start, d.other_value())
-        scheduled = with_value(tx, [d.member], d.name, ramp)
+        scheduled = with_value(tx, reached(dynamics(tx), d), d.name, ramp)
 
         counts: list[torch.Tensor] = []
 

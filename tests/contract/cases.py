@@ -90,6 +90,8 @@ CASES = [
     Case("SGD", _class("SGD", momentum=0.9)),
     Case("Lion", _class("Lion"), decays=True),
     Case("Adafactor", _class("Adafactor"), decays=True),
+    Case("ScheduleFreeAdamW", _class("ScheduleFreeAdamW")),
+    Case("MicroAdam", _class("MicroAdam", density=0.3, window=3, state_dtype="float32")),
     Case("clip_adam_cautious", _chain(clipped_cautious), couples=True),
     Case(
         "multi_steps",

@@ -239,4 +239,4 @@ def test_repr_shows_groups_and_chain(case):  # 34
     assert "Parameter Group 1" in text
     assert "lr: 0.125" in text
     assert "lr: 0.25" in text
-    assert text.count("chain(") == 1
+    assert text.count("\nchain(") == 1

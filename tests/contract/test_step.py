@@ -10,6 +10,7 @@ import torch
 import gradtx as gx
 
 from .cases import (
+    BY_NAME,
     POINTWISE,
     assert_close,
     assert_equal,
@@ -390,3 +391,13 @@ def test_zero_gradients_keep_everything_finite(case):
         opt.step()
     assert all(torch.isfinite(p).all() for p in params)
     assert all(torch.isfinite(v).all() for v in snapshot(opt).values())
+
+
+def test_what_all_share_survives_a_parameter_that_joins_late():
+    """Its own fresh count must not stand for that of the others, whatever its position."""
+    params = parameters()
+    opt = BY_NAME["scheduled_momentum"].make(params)
+    for t in range(4):
+        set_gradients(params[1:] if t < 3 else params, t)
+        opt.step()
+    assert [opt.state[p]["trace"]["step"].item() for p in params] == [4] * len(params)

@@ -64,6 +64,8 @@ def test_the_database_covers_every_exported_class():
     exported = {getattr(gx.optim, name) for name in gx.optim.__all__}
     classes = {c for c in exported if isinstance(c, type)}
     recipes = {c for c in classes if issubclass(c, gx.optim.RecipeOptimizer) and c.signature}
+    # These choose their own rate; torch's tests are about rates that one gives, group by group.
+    recipes -= {c for c in recipes if issubclass(c, gx.optim.ProdigyOptimizer)}
     assert recipes == {info.optim_cls for info in GRADTX_DB}
 
 

@@ -89,7 +89,7 @@ def test_hyper_scope() -> None:
 
 
 def test_members_get_the_gradients_of_the_outermost_chain() -> None:
-    tx = gx.chain(gx.scale(-1.0), gx.named_chain(("x", gx.cautious_mask(rescale=False))))
+    tx = gx.chain(gx.scale(-1.0), gx.named_chain(("x", gx.cautious_mask(rescale=None))))
     grads = {"w": torch.tensor([1.0, -2.0])}
     assert tx.update(grads, tx.init(grads))[0]["w"].tolist() == [0.0, 0.0]
 

@@ -31,7 +31,7 @@ def test_missing_leaf() -> None:
 
 
 def test_gradients_are_flattened_too() -> None:
-    tx = gx.chain(gx.scale(-1.0), gx.flatten(gx.cautious_mask(rescale=False)))
+    tx = gx.chain(gx.scale(-1.0), gx.flatten(gx.cautious_mask(rescale=None)))
     grads = {"a": torch.ones(2), "b": torch.ones(1, 1)}
     out, _ = tx.update(grads, tx.init(grads))
     assert all((x == 0).all() for x in gx.tree.leaves(out))

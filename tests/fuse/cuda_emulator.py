@@ -1,4 +1,7 @@
-"""Run generated CUDA C++ on the CPU: threads of a block are fibers that switch at barriers."""
+"""Run generated CUDA C++ on the CPU: threads of a block are fibers that switch at barriers.
+
+Warps wait for one another only at barriers of the block; shuffles and ballots need all 32 lanes.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from gradtx.fuse.cache import compiler, entry
 
 _BEFORE = """\
 #include <math.h>
+#include <setjmp.h>
 #include <string.h>
 #include <ucontext.h>
 #define __global__
@@ -25,36 +29,81 @@ _BEFORE = """\
 #define __launch_bounds__(n)
 #define __builtin_assume(x)
 static struct { unsigned x; } threadIdx, blockIdx, blockDim;
+enum state { running, at_warp, at_block, finished };
+static enum state states[256];
 static ucontext_t outside, fiber[256];
+static jmp_buf scheduler, resume[256];
+static bool started[256];
 static char stack[256][1 << 14];
-static bool finished[256];
+static long long lanes[256];
 static void (*body)(const void*);
 static const void* given;
-static void __syncthreads() { swapcontext(&fiber[threadIdx.x], &outside); }
-static void start() { body(given); finished[threadIdx.x] = true; }
+static void rest(enum state where) {
+  const unsigned t = threadIdx.x;
+  states[t] = where;
+  if (!_setjmp(resume[t])) _longjmp(scheduler, 1);
+}
+static void start() { body(given); rest(finished); }
+static void __syncthreads() { rest(at_block); }
+template <typename T> static T exchange(T x, int source) {
+  memcpy(&lanes[threadIdx.x], &x, sizeof x);
+  rest(at_warp);
+  memcpy(&x, &lanes[threadIdx.x / 32 * 32 + source], sizeof x);
+  rest(at_warp);
+  return x;
+}
+template <typename T> static T __shfl_sync(unsigned, T x, int source) {
+  return exchange(x, source % 32);
+}
+template <typename T> static T __shfl_xor_sync(unsigned, T x, int mask) {
+  return exchange(x, threadIdx.x % 32 ^ mask);
+}
+static unsigned __ballot_sync(unsigned, int x) {
+  unsigned votes = 0;
+  lanes[threadIdx.x] = x != 0;
+  rest(at_warp);
+  for (int k = 0; k < 32; ++k) votes |= (unsigned)lanes[threadIdx.x / 32 * 32 + k] << k;
+  rest(at_warp);
+  return votes;
+}
 static float __uint_as_float(unsigned x) { float y; memcpy(&y, &x, 4); return y; }
 static unsigned __float_as_uint(float x) { unsigned y; memcpy(&y, &x, 4); return y; }
 static double __longlong_as_double(long long x) { double y; memcpy(&y, &x, 8); return y; }
 """
 _AFTER = """\
+static void go_on(int t) {
+  threadIdx.x = t;
+  if (_setjmp(scheduler)) return;
+  if (started[t]) _longjmp(resume[t], 1);
+  started[t] = true;
+  setcontext(&fiber[t]);
+}
+static bool release(enum state where, int first, int stop) {
+  for (int t = first; t < stop; ++t) if (states[t] != where) return false;
+  for (int t = first; t < stop; ++t) states[t] = running;
+  return true;
+}
 static int run_block(int threads, bool backwards) {
   for (int t = 0; t < threads; ++t) {
-    finished[t] = false;
+    states[t] = running;
+    started[t] = false;
     getcontext(&fiber[t]);
     fiber[t].uc_stack.ss_sp = stack[t];
     fiber[t].uc_stack.ss_size = sizeof stack[t];
-    fiber[t].uc_link = &outside;
     makecontext(&fiber[t], start, 0);
   }
-  for (int done = 0; done == 0;) {
+  for (;;) {
+    int done = 0;
     for (int i = 0; i < threads; ++i) {
-      threadIdx.x = backwards ? threads - 1 - i : i;
-      swapcontext(&outside, &fiber[threadIdx.x]);
-      done += finished[threadIdx.x];
+      const int t = backwards ? threads - 1 - i : i;
+      if (states[t] == running) go_on(t);
+      done += states[t] == finished;
     }
-    if (done != 0 && done != threads) return 1;
+    if (done == threads) return 0;
+    bool moves = release(at_block, 0, threads);
+    for (int w = 0; w + 32 <= threads; w += 32) moves |= release(at_warp, w, w + 32);
+    if (!moves) return 1;
   }
-  return 0;
 }
 extern "C" int emulate(const char* name, int blocks, int threads, const void* args, int backwards) {
   body = find(name);

@@ -75,6 +75,8 @@ def test_explain() -> None:
     text = gx.explain(gx.chain(gx.scale_by_adam(), gx.cautious_mask()), params)
     assert "fused, 2 passes" in text
     text = gx.explain(gx.chain(gx.trace(0.9), gx.centralize()), {"w": torch.ones(4, 4)})
+    assert "fused, 2 passes" in text
+    text = gx.explain(gx.chain(gx.trace(0.9), gx.flatten(gx.trace(0.5))), {"w": torch.ones(4, 4)})
     assert "torch operations" in text
-    assert "centralize: " in text
+    assert "flatten: " in text
     assert params["w"].eq(1).all()

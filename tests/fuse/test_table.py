@@ -4,27 +4,44 @@ import pytest
 import torch
 
 import gradtx as gx
+import gradtx_cuda
 from tests.fuse.helpers import assert_same, run_both
 from tests.table import ROWS, Row
+from tests.table_compression import ROWS as COMPRESSION
+from tests.table_spectral import ROWS as SPECTRAL
 
 # Rows that run as torch operations, wholly or in part, with a word of the reason.
-_OTHER_SHAPE = "neither shaped like the leaf nor a scalar"
+_OTHER_SHAPE = "no scalar, leaf, row or column"
+_DEEP = "another matrix"  # of leaves with three dimensions, rows over the first and the last one
 UNFUSED = {
     "flatten": _OTHER_SHAPE,
-    "adaptive_grad_clip": "some dimensions only",
-    "adaptive_grad_clip-axis": "some dimensions only",
-    "add_noise": "no fused form",
-    "centralize": "some dimensions only",
+    "add_noise": _OTHER_SHAPE,
+    "scale_by_prodigy": "part of a tensor",
+    "prodigy_lion_adv": "part of a tensor",
     "monitor": "different numbers",  # its metrics are over the whole tree, outside reduce
     "snapshot": "different numbers",
-    "scale_by_factored_rms": _OTHER_SHAPE,
+    "scale_by_factored_rms": _DEEP,
     "scale_by_factored_rms-floor": _OTHER_SHAPE,
     "scale_by_sm3": _OTHER_SHAPE,
     "scale_by_sm3-average": _OTHER_SHAPE,
-    "adafactor": _OTHER_SHAPE,
-    "adafactor-relative": _OTHER_SHAPE,
+    "adafactor": _DEEP,
+    "adafactor-relative": _DEEP,
     "sm3": _OTHER_SHAPE,
 }
+_BLOCKS = ("8bit", "4bit", "-codecs", "-mixed")
+UNFUSED |= {row.id: "block" for row in ROWS if row.id.endswith(_BLOCKS)}
+_FUSED = {
+    *("apply_if_leaf_finite", "apply_if_leaf_finite-skip", "decay_first", "round_updates"),
+    *("compress-identity", "compress-threshold"),
+}
+UNFUSED |= {row.id: "compressed state" for row in COMPRESSION if row.id not in _FUSED}
+if gradtx_cuda.status().active:
+    del UNFUSED["microadam"]
+_FUSED = {
+    *("add_decayed_weights-cautious", "as_matrices", "ema-nesterov", "ema-raw_nesterov"),
+    *("normalize_neurons", "split_rows"),
+}
+UNFUSED |= {row.id: "products of matrices" for row in SPECTRAL if row.id not in _FUSED}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from gradtx.core.random import make_key, normal
-from gradtx.ops import quantize_affine
+from gradtx.ops import (
+    block_quantize,
+    block_top_k,
+    pack_signs,
+    quantize_affine,
+    quantize_symmetric,
+)
 
 Samples = Callable[[], list[tuple[Any, ...]]]
 
@@ -53,7 +59,118 @@ def dequantize_samples() -> list[tuple[Any, ...]]:
     return samples
 
 
+def quantize_symmetric_samples() -> list[tuple[Any, ...]]:
+    return [
+        (values((6, 7)), 4, 7, False, None, torch.float32),
+        (values((4, 16)), 8, 16, False, None, torch.bfloat16),
+        (values((3, 5, 2), torch.bfloat16), 2, 3, True, make_key(7, 2), torch.bfloat16),
+        (values((90,), torch.float16), 8, 64, True, make_key(7, 2), torch.float32),
+        (values((8, 6)).t(), 4, 1000, False, None, torch.float32),
+        (values((0, 3)), 4, 64, False, None, torch.float32),
+    ]
+
+
+def dequantize_symmetric_samples() -> list[tuple[Any, ...]]:
+    samples: list[tuple[Any, ...]] = []
+    for numel, bits, block_size, scale, dtype in (
+        (42, 4, 7, torch.float32, torch.float32),
+        (64, 8, 16, torch.bfloat16, torch.bfloat16),
+        (31, 2, 3, torch.float32, torch.float64),
+        (0, 4, 64, torch.float32, torch.float32),
+    ):
+        x = values((numel,))
+        q = quantize_symmetric(x, bits, block_size, False, None, scale)
+        samples.append((*q, bits, block_size, numel, dtype))
+    return samples
+
+
+def block_top_k_samples() -> list[tuple[Any, ...]]:
+    return [
+        (values((48,)), 16, 3, 0, torch.int16),
+        (values((53,)), 16, 3, 1, torch.int16),
+        (values((40,), torch.bfloat16).round(), 9, 4, 2, torch.int32),
+        (values((33,), torch.float64), 33, 33, 0, torch.int32),
+        (torch.zeros(20), 8, 2, 1, torch.int64),
+        (values((0,)), 1, 1, 0, torch.int16),
+    ]
+
+
+def window_moments_samples() -> list[tuple[Any, ...]]:
+    samples: list[tuple[Any, ...]] = []
+    for numel, block, k, k_tail, dtype in (
+        (48, 16, 3, 0, torch.float32),
+        (53, 16, 3, 1, torch.bfloat16),
+        (7, 7, 7, 0, torch.float32),
+        (0, 1, 1, 0, torch.float32),
+    ):
+        rows = [values((numel,), seed=seed) for seed in range(3)]
+        indices = torch.stack([block_top_k(x, block, k, k_tail, torch.int16) for x in rows])
+        kept = values(tuple(indices.shape), dtype, seed=9)
+        weights = torch.tensor([0.5, 0.0, 1.0])
+        samples.append((indices, kept, weights, weights.sqrt(), numel, block, k))
+    return samples
+
+
+def block_quantize_samples() -> list[tuple[Any, ...]]:
+    samples: list[tuple[Any, ...]] = [
+        (values((64,)), 8, 16, True),
+        (values((64,)).square(), 4, 16, False),
+        (values((45,)), 4, 5, True),
+        (values((42,)), 4, 7, False),
+        (values((90,), torch.bfloat16), 8, 64, True),
+        (values((40,), torch.float64).square(), 4, 1000, False),
+        (values((30,))[::2], 8, 4, True),
+        (values((0,)), 4, 128, False),
+        (values((1,)), 4, 1, True),
+    ]
+    return samples
+
+
+def block_dequantize_samples() -> list[tuple[Any, ...]]:
+    return [
+        (*block_quantize(*args), args[0].numel(), *args[1:]) for args in block_quantize_samples()
+    ]
+
+
+def pack_signs_samples() -> list[tuple[Any, ...]]:
+    return [
+        (values((4, 16)),),
+        (values((5, 13)),),
+        (values((3, 9), torch.float64),),
+        (values((7, 1), torch.bfloat16),),
+        (values((9, 6)).t(),),
+        (values((0, 3)),),
+        (values((3, 0)),),
+    ]
+
+
+def unpack_signs_samples() -> list[tuple[Any, ...]]:
+    return [(pack_signs(x), x.shape[1]) for (x,) in pack_signs_samples()]
+
+
+def dct_samples() -> list[tuple[Any, ...]]:
+    return [
+        (values((3, 4, 7)), False, "fft"),
+        (values((5, 12)), True, "fft"),
+        (values((2, 300)), True, "auto"),
+        (values((4, 6), torch.bfloat16), False, "matmul"),
+        (values((9, 5), torch.float64).t(), True, "matmul"),
+        (values((1, 1)), False, "fft"),
+        (values((0, 3)), False, "auto"),
+        (values((3, 0)), True, "fft"),
+    ]
+
+
 SAMPLES: dict[str, Samples] = {
+    "dct": dct_samples,
+    "block_quantize": block_quantize_samples,
+    "block_dequantize": block_dequantize_samples,
+    "pack_signs": pack_signs_samples,
+    "unpack_signs": unpack_signs_samples,
+    "block_top_k": block_top_k_samples,
+    "window_moments": window_moments_samples,
+    "quantize_symmetric": quantize_symmetric_samples,
+    "dequantize_symmetric": dequantize_symmetric_samples,
     "quantize_affine": quantize_samples,
     "dequantize_affine": dequantize_samples,
 }
@@ -63,6 +180,18 @@ CASES = [(name, i) for name, samples in SAMPLES.items() for i in range(len(sampl
 
 def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+# Operators with matrix products, whose rounding depends on the number of rows.
+ROUND = {"dct"}
+
+
+def assert_same_batched(name: str, actual: Any, expected: Any) -> None:
+    """Assert that a batch gives what its examples give, up to rounding where that is all."""
+    if name not in ROUND:
+        assert_same_bits(actual, expected)
+    for a, e in zip(as_tuple(actual), as_tuple(expected), strict=True):
+        torch.testing.assert_close(a, e)
 
 
 def assert_same_bits(actual: Any, expected: Any) -> None:

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from gradtx.__main__ import has_kernel
 from gradtx.core.random import fold_in, make_key, normal, random_bits, uniform
-from gradtx.ops import OPS, affine
+from gradtx.ops import (
+    OPS,
+    affine,
+    block_dequantize,
+    block_quantize,
+    pack_signs,
+    unpack_signs,
+)
 
 from .rows import CASES, FORMATS, SAMPLES, assert_same_bits, values
 
@@ -48,6 +55,31 @@ def test_kernel_bits(bits, stochastic, include_zero, stats):
         decoded = affine.dequantize_affine(*q, bits, block_size, numel, dtype)
         reference = OPS["dequantize_affine"].reference(*expected, bits, block_size, numel, dtype)
         assert_same_bits(decoded, reference)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("signed", [False, True])
+def test_block_codes(bits, signed):
+    if not has_kernel("block_quantize", "CUDA"):
+        pytest.skip("no CUDA kernels")
+    for block_size, numel in itertools.product((1, 3, 128, 5000), (1, 127, 4099, 300_001)):
+        args = (values((numel,)), bits, block_size, signed)
+        expected = OPS["block_quantize"].reference(*args)
+        codes = block_quantize(*to_cuda(args))
+        assert_same_bits(codes, expected)
+        rest = (numel, bits, block_size, signed)
+        decoded = OPS["block_dequantize"].reference(*expected, *rest)
+        assert_same_bits(block_dequantize(*codes, *rest), decoded)
+
+
+@pytest.mark.parametrize("shape", [(1, 300_001), (300_001, 1), (1024, 1024), (517, 1003)])
+def test_signs(shape):
+    if not has_kernel("pack_signs", "CUDA"):
+        pytest.skip("no CUDA kernels")
+    x = values(shape)
+    bits = pack_signs(x.cuda())
+    assert_same_bits(bits, OPS["pack_signs"].reference(x))
+    assert_same_bits(unpack_signs(bits, shape[1]), x > 0)
 
 
 def test_kernels_use_the_current_stream():

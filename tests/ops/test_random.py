@@ -14,6 +14,7 @@ from gradtx.core.random import (
     normal,
     philox,
     random_bits,
+    random_bits16,
     uniform,
 )
 
@@ -54,6 +55,19 @@ def test_a_longer_draw_starts_with_the_shorter_one():
     key = make_key(3)
     assert torch.equal(random_bits(key, 100)[:37], random_bits(key, 37))
     assert random_bits(key, 0).shape == (0,)
+
+
+def test_halves_of_the_words():
+    key = make_key(4, 9)
+    words = random_bits(key, 12)
+    halves = random_bits16(key, 21)
+    assert (halves.dtype, halves.shape) == (torch.int32, (21,))
+    for i in range(21):
+        assert halves[i] == words[i // 2] >> 16 * (i % 2) & 0xFFFF
+    assert torch.equal(random_bits16(key, 8), halves[:8])
+    assert random_bits16(key, 0).shape == (0,)
+    with pytest.raises(ValueError, match="numel"):
+        random_bits16(key, -2)
 
 
 def test_seeds_are_64_bit_words():

@@ -2,6 +2,7 @@
 // Host code must be compiled with -ffp-contract=off.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -18,11 +19,13 @@ GX_HD float add(float a, float b) { return __fadd_rn(a, b); }
 GX_HD float sub(float a, float b) { return __fsub_rn(a, b); }
 GX_HD float mul(float a, float b) { return __fmul_rn(a, b); }
 GX_HD float div(float a, float b) { return __fdiv_rn(a, b); }
+GX_HD float root(float a) { return __fsqrt_rn(a); }
 #else
 GX_HD float add(float a, float b) { return a + b; }
 GX_HD float sub(float a, float b) { return a - b; }
 GX_HD float mul(float a, float b) { return a * b; }
 GX_HD float div(float a, float b) { return a / b; }
+GX_HD float root(float a) { return sqrtf(a); }
 #endif
 
 GX_HD uint32_t to_bits(float value) {
@@ -36,6 +39,8 @@ GX_HD float from_bits(uint32_t bits) {
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
+
+GX_HD float absolute(float value) { return from_bits(to_bits(value) & 0x7FFFFFFFu); }
 
 GX_HD bool is_nan(float value) { return value != value; }
 

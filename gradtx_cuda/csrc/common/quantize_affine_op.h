@@ -1,35 +1,14 @@
 // Argument checks and output allocation shared by the CPU and CUDA operators.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
-#include <cstdint>
 #include <optional>
-#include <sstream>
-#include <stdexcept>
 #include <tuple>
+
+#include "checks.h"
 
 namespace gx {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using QuantizeOutputs = std::tuple<Tensor, Tensor, Tensor>;
-
-template <typename... Parts>
-void require(bool condition, const Parts&... parts) {
-  if (condition) return;
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
-
-inline bool is_native(ScalarType dtype) {
-  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
-         dtype == ScalarType::BFloat16;
-}
 
 inline void require_format(const char* op, int64_t bits, int64_t block_size) {
   require(bits == 2 || bits == 4 || bits == 8, op, ": bits must be 2, 4 or 8, got ", bits);
@@ -39,12 +18,6 @@ inline void require_format(const char* op, int64_t bits, int64_t block_size) {
 inline void require_stats_dtype(const char* op, ScalarType dtype) {
   require(dtype == ScalarType::Float || dtype == ScalarType::BFloat16, op,
           ": lo and hi must be float32 or bfloat16");
-}
-
-inline int64_t num_bytes(int64_t numel, int64_t bits) { return (numel * bits + 7) / 8; }
-
-inline int64_t num_blocks(int64_t numel, int64_t block_size) {
-  return numel == 0 ? 0 : (numel - 1) / block_size + 1;
 }
 
 // Check the arguments and return x contiguous, in a dtype the kernels read.

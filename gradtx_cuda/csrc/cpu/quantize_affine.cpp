@@ -10,14 +10,8 @@
 #include "../common/philox.h"
 #include "../common/quantize_affine_op.h"
 #include "../registration.h"
-
-// Every instruction set gives the same bits: nothing here is contracted or reassociated.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define GX_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define GX_CLONES
-#endif
-#define GX_INLINE inline __attribute__((always_inline))
+#include "affine_blocks.h"
+#include "vectorize.h"
 
 namespace gx {
 namespace {
@@ -25,9 +19,7 @@ namespace {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
-constexpr int64_t kChunk = 1024;    // elements held in local buffers
 constexpr int64_t kGrain = 32768;   // elements worth a thread
-constexpr int kLanes = 16;
 
 // A unit is a run of whole blocks that starts on a whole byte and a whole group of four random
 // words: threads share neither.
@@ -55,74 +47,6 @@ struct DequantizeJob {
   bool bf16;
 };
 
-GX_INLINE void store_stat(void* stats, int64_t block, float value, bool bf16) {
-  if (bf16) {
-    static_cast<uint16_t*>(stats)[block] = static_cast<uint16_t>(to_bits(value) >> 16);
-  } else {
-    static_cast<float*>(stats)[block] = value;
-  }
-}
-
-GX_INLINE float load_stat(const void* stats, int64_t block, bool bf16) {
-  if (bf16) return from_bits(uint32_t{static_cast<const uint16_t*>(stats)[block]} << 16);
-  return static_cast<const float*>(stats)[block];
-}
-
-GX_INLINE const float* as_floats(const float* x, int64_t, float*) { return x; }
-
-template <typename T>
-GX_INLINE const float* as_floats(const T* x, int64_t n, float* buffer) {
-  for (int64_t i = 0; i < n; ++i) buffer[i] = static_cast<float>(x[i]);
-  return buffer;
-}
-
-// The smallest and largest value of a block, NaN if there is one.
-template <typename T>
-GX_INLINE Range extremes(const T* x, int64_t n) {
-  float buffer[kChunk];
-  float lows[kLanes], highs[kLanes];
-  uint32_t nans[kLanes];
-  const float first = static_cast<float>(x[0]);
-  for (int l = 0; l < kLanes; ++l) lows[l] = highs[l] = first, nans[l] = 0;
-  for (int64_t start = 0; start < n; start += kChunk) {
-    const int64_t count = std::min(kChunk, n - start);
-    const float* v = as_floats(x + start, count, buffer);
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-      for (int l = 0; l < kLanes; ++l) {
-        lows[l] = v[i + l] < lows[l] ? v[i + l] : lows[l];
-        highs[l] = v[i + l] > highs[l] ? v[i + l] : highs[l];
-        nans[l] |= is_nan(v[i + l]) ? 1u : 0u;
-      }
-    }
-    for (; i < count; ++i) {
-      lows[0] = v[i] < lows[0] ? v[i] : lows[0];
-      highs[0] = v[i] > highs[0] ? v[i] : highs[0];
-      nans[0] |= is_nan(v[i]) ? 1u : 0u;
-    }
-  }
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int l = 0; l < half; ++l) {
-      lows[l] = lows[l + half] < lows[l] ? lows[l + half] : lows[l];
-      highs[l] = highs[l + half] > highs[l] ? highs[l + half] : highs[l];
-      nans[l] |= nans[l + half];
-    }
-  }
-  if (nans[0] != 0) return {from_bits(0x7FC00000u), from_bits(0x7FC00000u)};
-  return {lows[0], highs[0]};
-}
-
-GX_INLINE void encode_nearest(const float* v, int64_t n, Range range, int levels, uint8_t* codes) {
-  const float step = grid_step(range, levels), top = static_cast<float>(levels);
-  if (step == 0.0f) {
-    std::fill_n(codes, n, uint8_t{0});
-    return;
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    codes[i] = static_cast<uint8_t>(round_nearest(grid_position(v[i], range.lo, step, top)));
-  }
-}
-
 GX_INLINE void encode_stochastic(const float* v, const float* rho, int64_t n, Range range,
                                  int levels, uint8_t* codes) {
   const float step = grid_step(range, levels), top = static_cast<float>(levels);
@@ -146,27 +70,6 @@ GX_INLINE void fill_uniform(PhiloxKey key, int64_t start, int64_t n, float* rho)
     rho[4 * g + 1] = uniform24(words.w1);
     rho[4 * g + 2] = uniform24(words.w2);
     rho[4 * g + 3] = uniform24(words.w3);
-  }
-}
-
-template <int kBits>
-GX_INLINE void pack(const uint8_t* codes, int64_t bytes, uint8_t* out) {
-  constexpr int kPer = 8 / kBits;
-  for (int64_t b = 0; b < bytes; ++b) {
-    unsigned byte = 0;
-    for (int j = 0; j < kPer; ++j) byte = (byte << kBits) | codes[b * kPer + j];
-    out[b] = static_cast<uint8_t>(byte);
-  }
-}
-
-template <int kBits>
-GX_INLINE void unpack(const uint8_t* in, int64_t bytes, uint8_t* codes) {
-  constexpr int kPer = 8 / kBits;
-  for (int64_t b = 0; b < bytes; ++b) {
-    for (int j = 0; j < kPer; ++j) {
-      codes[b * kPer + j] =
-          static_cast<uint8_t>((in[b] >> (8 - kBits * (j + 1))) & ((1 << kBits) - 1));
-    }
   }
 }
 

@@ -2,17 +2,15 @@
 // Minimum and maximum do not depend on the order of the reduction, so results are deterministic.
 #include "../common/quantize_affine.h"
 
-#include <cuda_runtime.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <algorithm>
-
 #include "../common/philox.h"
 #include "../common/quantize_affine_op.h"
 #include "../registration.h"
+#include "launch.h"
 
 namespace gx {
 namespace {
@@ -20,15 +18,9 @@ namespace {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
-constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr int kPerThread = 8;           // elements: whole bytes, whole groups of random words
 constexpr int64_t kWarpBlockLimit = 2048;  // longer blocks get all threads of a CTA
-constexpr int64_t kMaxCtas = 1 << 20;
-
-int ctas(int64_t items, int64_t per_cta) {
-  return static_cast<int>(std::min((items - 1) / per_cta + 1, kMaxCtas));
-}
 
 __device__ float fetch_stat(const float* stats, int64_t i) { return stats[i]; }
 __device__ float fetch_stat(const uint16_t* stats, int64_t i) {
@@ -180,13 +172,6 @@ __global__ void decode_kernel(const uint8_t* codes, const S* lo, const S* hi, T*
       if (i + 1 < count) grid.advance();
     }
   }
-}
-
-cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  const auto status = aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream);
-  require(status == TORCH_SUCCESS, "gradtx: torch has no current CUDA stream");
-  return static_cast<cudaStream_t>(stream);
 }
 
 template <typename T, typename S>

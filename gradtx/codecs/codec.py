@@ -1,0 +1,92 @@
+"""How a state tensor is kept between two steps: the codec protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from ..core import tree
+from ..core.errors import TreeMismatchError
+from ..core.state import state_full
+
+Encoding: TypeAlias = "Tensor | tuple[Any, ...]"
+
+
+@dataclass(frozen=True, repr=False)
+class Codec:
+    """Base class of the forms in which a moment may be stored.
+
+    A moment transform decodes its state in full, uses the full moment for its step, and encodes the
+    result, so that what a lossy codec forgets only reaches the next step. Subclass it as a frozen
+    dataclass; an encoding is a tensor or a NamedTuple of tensors whose shapes follow from the
+    leaf's shape alone.
+
+    >>> import torch, gradtx as gx
+    >>> codec, m = gx.codecs.rank1(), torch.tensor([[1.0, -2.0], [2.0, 4.0]])
+    >>> enc = codec.encode(m, codec.init(m, signed=True))
+    >>> codec.decode(enc, like=m)
+    tensor([[ 1., -2.],
+            [ 2.,  4.]])
+    """
+
+    def init(self, p: Tensor, signed: bool) -> Encoding:
+        """The encoding of zeros for a state shaped like ``p``.
+
+        Args:
+            p: the parameter, or any tensor of its shape and dtype.
+            signed: whether the state may be negative (first moments: yes, second moments: no).
+        """
+        raise NotImplementedError
+
+    def decode(self, enc: Encoding, like: Tensor) -> Tensor:
+        """The full tensor, of the shape and dtype of ``like`` (the update in its wide dtype)."""
+        raise NotImplementedError
+
+    def encode(self, full: Tensor, enc: Encoding) -> Encoding:
+        """Store a full tensor in the form, shapes and dtypes of the old encoding ``enc``."""
+        raise NotImplementedError
+
+    def init_full(self, p: Tensor, value: float, signed: bool) -> Encoding:
+        """The encoding of a constant for a state shaped like ``p``."""
+        enc = self.init(p, signed)
+        return enc if value == 0 else self.encode(state_full(p, value), enc)
+
+    def for_leaf(self, name: str) -> Codec:
+        """This codec for the leaf of that name: random numbers, if any, become the leaf's own."""
+        return self
+
+    def rescale(self, enc: Encoding, factor: float, like: Tensor) -> Encoding:
+        """The encoding of ``factor`` times the tensor; codecs with a scale keep the codes."""
+        return self.encode(factor * self.decode(enc, like), enc)
+
+    def __repr__(self) -> str:
+        values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
+        shown = ", ".join(f"{f.name}={v!r}" for f, v in values if v != f.default)
+        return f"{type(self).__name__}({shown})"
+
+
+def nbytes(enc: tree.PyTree) -> int:
+    """Bytes that the tensors of an encoding, or of any state, take.
+
+    >>> import torch, gradtx as gx
+    >>> gx.codecs.nbytes(gx.codecs.rank1().init(torch.zeros(1024, 1024), signed=True))
+    139264
+    """
+    return sum(x.numel() * x.element_size() for x in tree.leaves(enc) if isinstance(x, Tensor))
+
+
+def check_shapes(codec: Codec, like: Tensor, enc: Any, *shapes: tuple[int, ...]) -> None:
+    """Raise unless the tensors of an encoding have the shapes that a leaf like this one needs.
+
+    Raises:
+        TreeMismatchError: names the field, its shape and the leaf's.
+    """
+    for name, tensor, shape in zip(enc._fields, enc, shapes, strict=False):
+        if isinstance(tensor, Tensor) and tensor.shape != shape:
+            raise TreeMismatchError(
+                f"{type(codec).__name__}: {name} has shape {tuple(tensor.shape)}, a leaf of shape "
+                f"{tuple(like.shape)} needs {shape}"
+            )

@@ -1,0 +1,85 @@
+"""The plain tensor as a codec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core.protocol import GradientTransformation
+from ..core.state import state_zeros
+from .codec import Codec, Encoding
+
+
+@dataclass(frozen=True, repr=False)
+class dense(Codec):
+    """Keep the state as it is, in some floating dtype; the encoding is the tensor itself.
+
+    Args:
+        dtype: of the stored tensor; default float32, float64 for float64 parameters.
+
+    Raises:
+        ValueError: a dtype that is not floating.
+
+    >>> import torch, gradtx as gx
+    >>> gx.codecs.dense(torch.bfloat16).init(torch.zeros(2), signed=True)
+    tensor([0., 0.], dtype=torch.bfloat16)
+    """
+
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and not self.dtype.is_floating_point:
+            raise ValueError(f"dense: dtype must be floating, got {self.dtype}")
+
+    def init(self, p: Tensor, signed: bool) -> Tensor:
+        return state_zeros(p, self.dtype)
+
+    def decode(self, enc: Encoding, like: Tensor) -> Tensor:
+        assert isinstance(enc, Tensor)
+        return enc.to(like.dtype)
+
+    def encode(self, full: Tensor, enc: Encoding) -> Tensor:
+        assert isinstance(enc, Tensor)
+        return full.to(enc.dtype)
+
+
+_DENSE = dense()
+
+
+def as_codec(value: Codec | torch.dtype | None) -> Codec:
+    """A codec as it is, a dtype as ``dense(dtype)``, None as ``dense()``.
+
+    Raises:
+        TypeError: anything else.
+
+    >>> import torch, gradtx as gx
+    >>> gx.codecs.as_codec(torch.bfloat16)
+    dense(dtype=torch.bfloat16)
+    """
+    if value is None:
+        return _DENSE
+    if isinstance(value, torch.dtype):
+        return dense(value)
+    if isinstance(value, Codec):
+        return value
+    raise TypeError(f"as_codec: a codec, a dtype or None is needed, got {type(value).__name__}")
+
+
+def check_codec(tx: GradientTransformation, codec: str, dtype: str | None = None) -> None:
+    """Raise unless the named codec field of a transform, and its dtype field, can be used.
+
+    Raises:
+        TypeError: the codec field holds neither a codec, nor a dtype, nor None.
+        ValueError: both fields are given.
+    """
+    value = getattr(tx, codec)
+    if value is None:
+        return
+    if not isinstance(value, (Codec, torch.dtype)):
+        raise TypeError(
+            f"{tx.name}: {codec} must be a codec, a dtype or None, got {type(value).__name__}"
+        )
+    if dtype is not None and getattr(tx, dtype) is not None:
+        raise ValueError(f"{tx.name}: give {dtype} or {codec}, not both")

@@ -1,0 +1,72 @@
+"""What is kept of an update: the compressor protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..core.leaves import LowRankUpdate, SparseUpdate, densify_leaf
+
+Payload: TypeAlias = "Tensor | SparseUpdate | LowRankUpdate"
+
+
+@dataclass(frozen=True, repr=False)
+class Compressor:
+    """Base class of lossy forms of one leaf's update.
+
+    Subclass it as a frozen dataclass and define ``compress``, and ``init`` if there is state.
+    ``gx.compress`` puts a compressor into a chain; ``gx.error_feedback`` also adds what it drops
+    to the next update.
+
+    >>> import torch, gradtx as gx
+    >>> c, x = gx.compressors.top_k(k=1), torch.tensor([1.0, -4.0, 2.0])
+    >>> payload, _ = c.compress(x, c.init(x))
+    >>> c.decompress(payload), c.residual(x, payload)
+    (tensor([ 0., -4.,  0.]), tensor([1., 0., 2.]))
+    """
+
+    def init(self, p: Tensor, name: str = "") -> Any:
+        """The state for a leaf: a NamedTuple of tensors, or () if there is none.
+
+        Args:
+            p: the parameter, or any tensor of its shape and dtype.
+            name: the leaf's name, which tells its random numbers from those of other leaves.
+        """
+        return ()
+
+    def compress(self, x: Tensor, state: Any) -> tuple[Payload, Any]:
+        """What is kept of ``x``, and the state for the next update."""
+        raise NotImplementedError
+
+    def decompress(self, payload: Payload) -> Tensor:
+        """What is kept, as an ordinary tensor."""
+        return densify_leaf(payload)
+
+    def residual(self, x: Tensor, payload: Payload) -> Tensor:
+        """What is dropped: ``x - decompress(payload)``."""
+        return x - self.decompress(payload)
+
+    def __repr__(self) -> str:
+        values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
+        shown = ", ".join(f"{f.name}={v!r}" for f, v in values if v != f.default)
+        return f"{type(self).__name__}({shown})"
+
+
+@dataclass(frozen=True, repr=False)
+class identity(Compressor):
+    """Keep everything.
+
+    >>> import torch, gradtx as gx
+    >>> gx.compressors.identity().compress(torch.ones(2), ())
+    (tensor([1., 1.]), ())
+    """
+
+    def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return x, state
+
+    def residual(self, x: Tensor, payload: Payload) -> Tensor:
+        return torch.zeros_like(x)

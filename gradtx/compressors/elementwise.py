@@ -1,0 +1,79 @@
+"""Compressors that look at every entry by itself, but for one number a block."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from .compressor import Compressor
+
+
+@dataclass(frozen=True, repr=False)
+class threshold(Compressor):
+    """Keep the entries whose magnitude reaches a bound; the others become zero.
+
+    How many that are depends on the values, so what is kept stays an ordinary tensor.
+
+    Args:
+        bound: smallest magnitude that is kept, > 0 and finite.
+
+    Raises:
+        ValueError: a bound outside its range.
+
+    >>> import torch, gradtx as gx
+    >>> gx.compressors.threshold(2.0).compress(torch.tensor([1.0, -4.0, 2.0]), ())[0]
+    tensor([ 0., -4.,  2.])
+    """
+
+    bound: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.bound < math.inf:
+            raise ValueError(f"threshold: bound must be in (0, inf), got {self.bound}")
+
+    def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return torch.where(x.abs() >= self.bound, x, 0.0), state
+
+
+@dataclass(frozen=True, repr=False)
+class sign(Compressor):
+    """Keep the signs, and the mean magnitude of the leaf or of every block: ``mean|x| sign(x)``.
+
+    What is dropped obeys |x - C(x)|^2 = |x|^2 - (sum|x|)^2 / n where no entry is zero. Zeros stay.
+
+    Args:
+        block_size: elements of the flattened leaf that share a magnitude, >= 1; None for the
+            whole leaf.
+
+    Raises:
+        ValueError: a block size below 1.
+
+    Source: arXiv 1901.09847.
+
+    >>> import torch, gradtx as gx
+    >>> gx.compressors.sign().compress(torch.tensor([1.0, -4.0, 1.0]), ())[0]
+    tensor([ 2., -2.,  2.])
+    """
+
+    block_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_size is not None and self.block_size < 1:
+            raise ValueError(f"sign: block_size must be >= 1, got {self.block_size}")
+
+    def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        n = x.numel()
+        size = min(self.block_size or n, n)
+        if size in (0, n):
+            return x.abs().sum() / max(n, 1) * torch.sign(x), state
+        magnitude = F.pad(x.abs().reshape(-1), (0, -n % size)).reshape(-1, size).sum(1) / size
+        if n % size:  # the last block is shorter
+            longer = torch.arange(magnitude.numel(), device=x.device) < n // size
+            magnitude = torch.where(longer, magnitude, magnitude * (size / (n % size)))
+        each = magnitude[:, None].expand(-1, size).reshape(-1)[:n]
+        return each.reshape(x.shape) * torch.sign(x), state

@@ -1,0 +1,95 @@
+"""Compression of matrices to a low rank by power iteration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core.errors import TreeMismatchError
+from ..core.leaves import LowRankUpdate
+from ..core.random import check_seed, fold_in, make_key, normal
+from ..core.tree import accumulator_dtype
+from .compressor import Compressor, Payload
+
+
+class LowRankState(NamedTuple):
+    """State of ``low_rank`` for one leaf.
+
+    Attributes:
+        basis: (n, rank), where the next power iteration starts; () for leaves kept whole.
+    """
+
+    basis: Tensor | tuple[()]
+
+
+@dataclass(frozen=True, repr=False)
+class low_rank(Compressor):
+    """Keep a matrix of low rank, found by power iteration from where the last one ended.
+
+    P = orthonormal columns of X Q, then X ≈ P (P^T X) and the next Q = (P^T X)^T. A leaf of shape
+    (m, ...) is a matrix with m rows. Vectors, and matrices that would not become smaller, are kept
+    whole. For automatic differentiation P is a constant.
+
+    Args:
+        rank: of what is kept, >= 1.
+        iterations: power iterations an update, >= 1.
+        seed: of the first Q, normal numbers.
+
+    Raises:
+        ValueError: a number below 1.
+
+    Source: arXiv 1905.13727.
+
+    >>> import torch, gradtx as gx
+    >>> c, x = gx.compressors.low_rank(1), torch.tensor([[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]])
+    >>> payload, _ = c.compress(x, c.init(x))
+    >>> payload.factor.shape, bool((c.residual(x, payload).abs() < 1e-6).all())
+    (torch.Size([1, 2]), True)
+    """
+
+    rank: int = 4
+    iterations: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "iterations"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"low_rank: {name} must be an integer >= 1, got {value!r}")
+        check_seed("low_rank", self.seed)
+
+    def _columns(self, shape: tuple[int, ...]) -> int | None:
+        """Columns of the leaf as a matrix, None if it is kept whole."""
+        if len(shape) < 2:
+            return None
+        m, n = shape[0], math.prod(shape[1:])
+        return n if self.rank * (m + n) < m * n else None
+
+    def init(self, p: Tensor, name: str = "") -> LowRankState:
+        n = self._columns(tuple(p.shape))
+        if n is None:
+            return LowRankState(())
+        key = fold_in(make_key(self.seed, device=p.device), name)
+        return LowRankState(normal(key, (n, self.rank), accumulator_dtype(p.dtype)))
+
+    def compress(self, x: Tensor, state: LowRankState) -> tuple[Payload, LowRankState]:
+        n = self._columns(tuple(x.shape))
+        if n is None or not isinstance(state.basis, Tensor):
+            return x, state
+        if state.basis.shape != (n, self.rank):
+            raise TreeMismatchError(
+                f"low_rank: a leaf of shape {tuple(x.shape)} needs a basis of shape "
+                f"{(n, self.rank)}, the state has {tuple(state.basis.shape)}"
+            )
+        matrix = x.reshape(x.shape[0], n)
+        seen, basis = matrix.detach(), state.basis.to(x.dtype)
+        for _ in range(self.iterations):
+            left = torch.linalg.qr(seen @ basis).Q
+            basis = seen.mT @ left
+        factor = left.mT @ matrix
+        new = LowRankState(basis.to(state.basis.dtype))
+        return LowRankUpdate(factor, left, tuple(x.shape), "left"), new

@@ -1,0 +1,134 @@
+"""What to do with a gradient that is not finite, leaf by leaf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import optree
+import torch
+from torch import Tensor
+
+from . import tree
+from .checks import check_tensors
+from .leaves import STRUCTURED
+from .protocol import Wrapper
+from .tree import PyTree
+
+
+@dataclass(frozen=True)
+class apply_if_leaf_finite(Wrapper):
+    """Update only the leaves whose incoming update is finite; refuse or skip the others.
+
+    A leaf that is skipped keeps its state, counters included, and gets a zero update. Use it around
+    chains in which one infinity would spoil the state for good, such as quantised error feedback.
+
+    Args:
+        transform: the inner transform.
+        otherwise: "raise" an error that names the leaf, or "skip" it. Raising reads the values,
+            which waits for the device; where that is impossible (under ``vmap`` and
+            ``torch.compile``, while a CUDA graph is captured) the leaf is skipped.
+
+    Raises:
+        ValueError: another ``otherwise``; from ``update``, a leaf that is not finite.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.apply_if_leaf_finite(gx.trace(0.9), "skip")
+    >>> grads = {"w": torch.tensor([torch.nan]), "b": torch.ones(1)}
+    >>> tx.update(grads, tx.init(grads))[0]
+    {'w': tensor([0.]), 'b': tensor([1.])}
+    """
+
+    per_leaf: ClassVar[bool] = True
+
+    otherwise: Literal["raise", "skip"] = "raise"
+
+    def __post_init__(self) -> None:
+        if self.otherwise not in ("raise", "skip"):
+            raise ValueError(
+                f"apply_if_leaf_finite: otherwise must be 'raise' or 'skip', got {self.otherwise!r}"
+            )
+
+    def init(self, params: PyTree) -> PyTree:
+        return self.transform.init(params)
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        check_tensors(self.name, updates, params)
+        leaves, spec = tree.flatten(updates)
+        finite = [None if u is None else torch.isfinite(u).all() for u in leaves]
+        checked = self.otherwise == "raise" and self._check(tree.names(spec), finite)
+        extra.setdefault("grads", updates)
+        out, new = self.update_transform(updates, state, params, extra)
+        if checked:
+            return out, new
+        outs = tree.leaves_like(self.name, spec, out, "inner update")
+        kept = [
+            u if ok is None else _where(ok, u, _zeros(u))
+            for ok, u in zip(finite, outs, strict=True)
+        ]
+        return spec.unflatten(kept), _choose(finite, spec, new, state)
+
+    def _check(self, names: list[str], finite: list[Any]) -> bool:
+        """Raise for the first leaf that is not finite; False where values cannot be read."""
+        there = [ok for ok in finite if ok is not None]
+        if not there or not _readable(there):
+            return not there
+        try:
+            if all(torch.stack([ok.to(there[0].device) for ok in there]).tolist()):
+                return True
+        except RuntimeError:  # under vmap, or without values
+            return False
+        bad = next(n for n, ok in zip(names, finite, strict=True) if ok is not None and not ok)
+        raise not_finite(self.name, bad)
+
+
+def not_finite(who: str, name: str) -> ValueError:
+    """The error for a leaf whose update is not finite."""
+    return ValueError(
+        f"{who}: leaf {name!r}: the update has a NaN or an infinity; nothing has been "
+        "changed. Skip such leaves with otherwise='skip'"
+    )
+
+
+def _readable(flags: list[Tensor]) -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    return not (any(f.is_cuda for f in flags) and torch.cuda.is_current_stream_capturing())
+
+
+def _zeros(u: Any) -> Any:
+    return u.map(torch.zeros_like) if isinstance(u, STRUCTURED) else torch.zeros_like(u)
+
+
+def _where(ok: Tensor, new: Any, old: Any) -> Any:
+    if isinstance(new, STRUCTURED):
+        return new.map(lambda x: torch.where(ok, x, torch.zeros_like(x)))
+    return torch.where(ok, new, old)
+
+
+def _choose(finite: list[Any], spec: Any, new: PyTree, old: PyTree) -> PyTree:
+    """The new state, with the old one of the leaves that are not finite."""
+
+    def is_per_leaf(node: PyTree) -> bool:
+        try:
+            spec.flatten_up_to(node)
+        except ValueError:
+            return False
+        return True
+
+    def choose(now: PyTree, before: PyTree) -> PyTree:
+        if not is_per_leaf(now):
+            return now
+        pairs = zip(finite, spec.flatten_up_to(now), spec.flatten_up_to(before), strict=True)
+        return spec.unflatten(
+            [
+                a if ok is None else tree.map(lambda x, y, ok=ok: _where(ok, x, y), a, b)
+                for ok, a, b in pairs
+            ]
+        )
+
+    return optree.tree_map(
+        choose, new, old, is_leaf=is_per_leaf, none_is_leaf=True, namespace=tree.NAMESPACE
+    )

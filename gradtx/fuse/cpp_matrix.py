@@ -1,0 +1,184 @@
+"""C++ for a pass over leaves that are seen as matrices.
+
+A task is a tile: a stripe of rows, all columns or a block of them. It goes over it row by row, so
+that memory is read as a stream. Sums of rows are finished in the tile, sums of columns are left
+behind per tile and added up in order by whoever needs them.
+"""
+
+from __future__ import annotations
+
+from .cpp_blocks import Arrays
+from .cpp_pass import Accumulator, body, pointers, uniforms
+from .cpp_prelude import STORAGE, STRIP, WIDTH
+from .expression import c_type, name, operand
+from .graph import VECTORS
+from .places import Places, label
+from .schedule import Stage
+
+_BLOCK = 512  # columns of a block: its flags stay in the first cache
+_STAGGER = 208  # elements that keep columns of two arrays off the same sets of a cache
+
+
+class MatrixPass:
+    """Writes the pass of one stage."""
+
+    def __init__(self, places: Places, stage: Stage) -> None:
+        self.places = places
+        self.nodes = places.graph.nodes
+        self.stage = stage
+        by_form: dict[str, list[int]] = {"scalar": [], "row": [], "column": []}
+        for i in stage.reductions:
+            by_form[self.nodes[i].form].append(i)
+        graph = places.graph
+        self.totals = [Accumulator(graph, i, f"total{i}") for i in by_form["scalar"]]
+        self.rows = [Accumulator(graph, i, f"total{i}") for i in by_form["row"]]
+        self.columns = [Accumulator(graph, i, f"total{i}") for i in by_form["column"]]
+        self.arrays = Arrays(places, stage, _BLOCK)
+        used = (a for i in stage.elements for a in self.nodes[i].args)
+        self.vectors = [a for a in dict.fromkeys(used) if self.nodes[a].form in VECTORS]
+        self.unpacked = [i for i in stage.elements if self.nodes[i].op == "input"]
+        self.unpacked = [i for i in self.unpacked if self.nodes[i].form == "bits"]
+        self.packed = [(t, i) for t, i in stage.writes if self.nodes[i].form == "bits"]
+
+    def write(self) -> list[str]:
+        """The statements."""
+        return [
+            *_TILE,
+            *pointers(self.places, self.stage),
+            *uniforms(self.places, self.stage),
+            *(f"const auto* const x{a} = {self._vector(a)};" for a in self.vectors),
+            *(f"double {part.total} = {part.start};" for part in self.totals),
+            *self._column_totals(),
+            f"for (gx_int first = r0; first < r1; first += {STRIP}) {{",
+            *(f"  {line}" for line in self._clear_columns()),
+            f"  for (gx_int i = first; i < gx_least(first + {STRIP}, r1); ++i) {{",
+            *(f"    {line}" for line in self._row()),
+            "  }",
+            *(f"  {line}" for line in self._fold_columns()),
+            "}",
+            *self._store_columns(),
+            *(
+                f"A->partial[{self.places.partial[part.node]} * A->tasks + task] = {part.total};"
+                for part in self.totals
+            ),
+        ]
+
+    def _vector(self, i: int) -> str:
+        if i in self.places.vector:
+            return self.places.vector_of(i)
+        node = self.nodes[i]
+        return f"(const {STORAGE[node.dtype]}*){self.places.address(node.value)}"
+
+    def _load(self, i: int, at: str) -> str:
+        kind = c_type(self.nodes[i].dtype, True)
+        return f"const {kind} {name(i)} = gx_load(x{i}[{at}]);"
+
+    # -- one row ---------------------------------------------------------------------------------
+
+    def _row(self) -> list[str]:
+        return [
+            *(f"double {part.total} = {part.start};" for part in self.rows),
+            *(self._load(a, "i") for a in self.vectors if self.nodes[a].form == "row"),
+            f"for (gx_int c = c0; c < c1; c += {_BLOCK}) {{",
+            "  const gx_int at = i * b + c;",
+            "  const auto block = [&](const auto size) __attribute__((always_inline)) {",
+            *(f"    {line}" for line in self._block()),
+            "  };",
+            # A block of known size is several times faster to loop over.
+            f"  if (c + {_BLOCK} <= c1) block(gx_size<{_BLOCK}>()); else block(c1 - c);",
+            "}",
+            *self._store_rows(),
+        ]
+
+    def _block(self) -> list[str]:
+        inner = [*self.totals, *self.rows]
+        loop = [self._load(a, "c + k") for a in self.vectors if self.nodes[a].form == "column"]
+        loop += body(self.places, self.stage, "at + k", self.arrays)
+        loop += [x for part in inner for x in part.step()]
+        loop += [self._column_step(part) for part in self.columns]
+        return [
+            *self._unpack(),
+            *self.arrays.before("at"),
+            *(f"int flags{i}[{_BLOCK}];" for _, i in self.packed),
+            *(x for part in inner for x in part.declare()),
+            f"#pragma omp simd {' '.join(part.clauses() for part in inner)}",
+            "for (gx_int k = 0; k < size; ++k) {",
+            *(f"  {line}" for line in loop),
+            "}",
+            *(x for part in inner for x in part.finish()),
+            *(f"gx_pack({self._bits(label(t))}, flags{i}, size);" for t, i in self.packed),
+        ]
+
+    def _bits(self, tensor: str) -> str:
+        return f"p_{tensor} + i * ((b + 7) / 8) + c / 8"
+
+    def _unpack(self) -> list[str]:
+        lines = []
+        for i in self.unpacked:
+            bits = self._bits(label(self.nodes[i].value))
+            lines.append(f"int flags{i}[{_BLOCK}];")
+            lines.append(f"gx_unpack({bits}, flags{i}, size);")
+        return lines
+
+    def _column_step(self, part: Accumulator) -> str:
+        value = operand(self.places.graph, self._source(part), part.kind, True)
+        a = f"a{part.node}[c - c0 + k]"
+        return f"{a} = {self.places.join(part.node)}::join({a}, {value});"
+
+    def _source(self, part: Accumulator) -> int:
+        return self.nodes[part.node].args[0]
+
+    # -- sums of a tile ------------------------------------------------------------------------
+
+    def _column_totals(self) -> list[str]:
+        """Sums over the tile, and over a few rows in the element's type."""
+        sizes = [WIDTH + _STAGGER * (j + 1) for j in range(len(self.columns))]
+        return [
+            *(f"double {part.total}[{WIDTH}];" for part in self.columns),
+            *(f"{p.kind} a{p.node}[{size}];" for p, size in zip(self.columns, sizes, strict=True)),
+            *_each_column([f"{part.total}[k] = {part.start};" for part in self.columns]),
+        ]
+
+    def _clear_columns(self) -> list[str]:
+        parts = self.columns
+        return _each_column([f"a{p.node}[k] = ({p.kind}){p.start};" for p in parts])
+
+    def _fold_columns(self) -> list[str]:
+        lines = []
+        for part in self.columns:
+            join = f"{self.places.join(part.node)}::join"
+            lines.append(f"{part.total}[k] = {join}({part.total}[k], (double)a{part.node}[k]);")
+        return _each_column(lines)
+
+    def _store_rows(self) -> list[str]:
+        lines = []
+        for part in self.rows:
+            kind = self.places.vector_type(part.node)
+            y = f"({self.places.vector_of(part.node)})[piece * a + i]"
+            lines.append(f"{y} = ({kind}){part.total};")
+        return lines
+
+    def _store_columns(self) -> list[str]:
+        lines = []
+        for part in self.columns:
+            kind = self.places.vector_type(part.node)
+            lines += [
+                f"{{ {kind}* const y = {self.places.vector_of(part.node)} + stripe * b + c0;",
+                f"  for (gx_int k = 0; k < c1 - c0; ++k) y[k] = ({kind}){part.total}[k]; }}",
+            ]
+        return lines
+
+
+def _each_column(lines: list[str]) -> list[str]:
+    """A loop over the columns of the tile."""
+    return ["for (gx_int k = 0; k < c1 - c0; ++k) {", *(f"  {x}" for x in lines), "}"] * bool(lines)
+
+
+_TILE = [
+    "const gx_int leaf = A->task_leaf[task], a = A->rows[leaf], b = A->columns[leaf];",
+    "const gx_int high = A->tile_rows[leaf], wide = A->tile_columns[leaf];",
+    "const gx_int tile = task - A->first_task[leaf], across = gx_pieces(b, wide);",
+    "const gx_int stripe = tile / across, piece = tile % across;",
+    "const gx_int r0 = stripe * high, r1 = gx_least(r0 + high, a);",
+    "const gx_int c0 = piece * wide, c1 = gx_least(c0 + wide, b);",
+]

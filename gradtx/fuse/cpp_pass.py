@@ -1,0 +1,157 @@
+"""C++ for passes over elements: what passes over flat leaves and over matrices have in common."""
+
+from __future__ import annotations
+
+from .cpp_blocks import Arrays, segment
+from .cpp_prelude import CHUNK, STORAGE
+from .expression import c_type, expression, name, operand
+from .graph import FLOATS, Graph
+from .places import Places, label
+from .schedule import Stage
+
+
+class Accumulator:
+    """The statements of one reduction inside a loop, to a total per task or per row.
+
+    Args:
+        graph: the graph.
+        node: the reduction.
+        total: the double that takes in the values of a loop.
+    """
+
+    def __init__(self, graph: Graph, node: int, total: str) -> None:
+        source = graph.nodes[node].args[0]
+        self.node = node
+        self.total = total
+        self.op = graph.nodes[node].op.rpartition("_")[2]
+        self.kind = c_type(graph.nodes[source].dtype, True)
+        self.value = operand(graph, source, self.kind, True)
+        self.start = {"sum": "0", "max": "-__builtin_inf()", "min": "__builtin_inf()"}[self.op]
+
+    def declare(self) -> list[str]:
+        """Variables of a loop."""
+        out = [f"{self.kind} a{self.node} = ({self.kind}){self.start};"]
+        return out if self.op == "sum" else [*out, f"int nan{self.node} = 0;"]
+
+    def clauses(self) -> str:
+        """The reduction clauses of the loop."""
+        if self.op == "sum":
+            return f"reduction(+:a{self.node})"
+        return f"reduction({self.op}:a{self.node}) reduction(|:nan{self.node})"
+
+    def step(self) -> list[str]:
+        """Take in one value."""
+        a, x = f"a{self.node}", self.value
+        if self.op == "sum":
+            return [f"{a} += {x};"]
+        sign = ">" if self.op == "max" else "<"
+        return [f"{a} = {x} {sign} {a} ? {x} : {a};", f"nan{self.node} |= {x} != {x};"]
+
+    def finish(self) -> list[str]:
+        """Bring a loop into the total; NaN wins, as in torch."""
+        a = f"(double)a{self.node}"
+        if self.op == "sum":
+            return [f"{self.total} += {a};"]
+        value = f'nan{self.node} ? __builtin_nan("") : {a}'
+        return [f"{self.total} = gx_{self.op}({self.total}, {value});"]
+
+
+def pointers(places: Places, stage: Stage) -> list[str]:
+    """Variables for the arrays of elements that a pass reads or writes."""
+    nodes = places.graph.nodes
+    written = {target: nodes[i].dtype for target, i in stage.writes}
+    read = {nodes[i].value: nodes[i].dtype for i in stage.elements if nodes[i].op == "input"}
+    lines = []
+    for where, dtype in (read | written).items():
+        kind = f"{'' if where in written else 'const '}{STORAGE[dtype]}*"
+        lines.append(f"{kind} const p_{label(where)} = ({kind}){places.address(where)};")
+    return lines
+
+
+def uniforms(places: Places, stage: Stage) -> list[str]:
+    """Scalars that the loop uses, in the types in which it uses them."""
+    nodes = places.graph.nodes
+    used = (a for i in stage.elements for a in nodes[i].args if not nodes[a].many)
+    lines = []
+    for a in dict.fromkeys(used):
+        if nodes[a].op != "const":
+            lines += [places.declare(a), places.narrow(a)]
+    return [line for line in lines if line]
+
+
+def body(places: Places, stage: Stage, at: str, arrays: Arrays) -> list[str]:
+    """The statements for one element.
+
+    Args:
+        places: of the graph.
+        stage: the stage.
+        at: position of the element in its leaf; its number in the loop is ``k``.
+        arrays: what is read from and written to the stack.
+    """
+    nodes, lines = places.graph.nodes, []
+    for i in stage.elements:
+        node = nodes[i]
+        if node.form == "bits":
+            if node.op == "pack_signs":
+                kind = c_type(nodes[node.args[0]].dtype, True)
+                value = operand(places.graph, node.args[0], kind, True)
+                lines.append(f"flags{i}[k] = -({value} > 0);")
+            continue
+        if node.each is not None:
+            continue
+        value = f"flags{node.args[0]}[k] != 0" if node.op == "unpack_signs" else arrays.value(i)
+        if node.op == "input":
+            value = f"gx_load(p_{label(node.value)}[{at}])"
+        value = value or expression(places.graph, i)
+        lines.append(f"const {c_type(node.dtype, True)} {name(i)} = {value};")
+    for target, i in stage.writes:
+        pointer, dtype = f"p_{label(target)} + {at}", nodes[i].dtype
+        if nodes[i].form != "element":
+            continue
+        if dtype in FLOATS:
+            lines.append(f"gx_store({pointer}, {name(i)});")
+        else:
+            lines.append(f"*({pointer}) = ({STORAGE[dtype]}){name(i)};")
+    return lines + arrays.store()
+
+
+def chunk(segment: int) -> int:
+    """Elements of a task on a flat leaf: whole segments."""
+    return segment * max(1, CHUNK // segment)
+
+
+def flat_pass(places: Places, stage: Stage) -> list[str]:
+    """A task of flat leaves; sums are taken in the element's type, then in double."""
+    parts = [Accumulator(places.graph, i, f"total{i}") for i in stage.reductions]
+    size = segment(places.graph)
+    arrays = Arrays(places, stage, size)
+    lines = [
+        "const gx_int leaf = A->task_leaf[task], begin = A->task_begin[task];",
+        f"const gx_int n = gx_least(A->numel[leaf] - begin, {chunk(size)});",
+        *pointers(places, stage),
+        *uniforms(places, stage),
+    ]
+    if not parts and not arrays:
+        lines += ["#pragma omp simd", "for (gx_int k = 0; k < n; ++k) {"]
+        return [*lines, *(f"  {line}" for line in body(places, stage, "begin + k", arrays)), "}"]
+    lines += [f"double {part.total} = {part.start};" for part in parts]
+    lines += [
+        f"for (gx_int block = 0; block < n; block += {size}) {{",
+        "  const auto loop = [&](const auto size) __attribute__((always_inline)) {",
+        *(f"    {x}" for x in arrays.before("begin + block")),
+        *(f"    {x}" for part in parts for x in part.declare()),
+        f"    #pragma omp simd {' '.join(part.clauses() for part in parts)}",
+        "    for (gx_int k = 0; k < size; ++k) {",
+        *(f"      {line}" for line in body(places, stage, "begin + block + k", arrays)),
+        *(f"      {x}" for part in parts for x in part.step()),
+        "    }",
+        *(f"    {x}" for part in parts for x in part.finish()),
+        *(f"    {x}" for x in arrays.after("begin + block")),
+        "  };",
+        # A block of known size is several times faster to loop over than the rest of a chunk.
+        f"  if (block + {size} <= n) loop(gx_size<{size}>()); else loop(n - block);",
+        "}",
+    ]
+    for i in stage.reductions:
+        lines.append(f"A->partial[{places.partial[i]} * A->tasks + task] = total{i};")
+    return lines

@@ -1,0 +1,162 @@
+"""CUDA C++ for passes over elements: what flat leaves and matrices share, and flat leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .cuda_prelude import STORAGE
+from .expression import c_type, expression, name, operand
+from .graph import FLOATS, Graph, Input
+from .places import Places, label
+from .schedule import Stage
+
+_WIDEST = 8  # elements that a thread handles at a time, at most
+
+
+class Accumulator:
+    """The statements of one reduction over elements.
+
+    Attributes:
+        node: the reduction.
+        kind: the type in which a thread accumulates.
+        op: what joins two values.
+        start: the value of nothing.
+    """
+
+    def __init__(self, places: Places, node: int) -> None:
+        graph = places.graph
+        source = graph.nodes[node].args[0]
+        self.node = node
+        self.kind = c_type(graph.nodes[source].dtype, True)
+        self.op = places.join(node)
+        self.start = f"({self.kind}){self.op}::none()"
+        self._value = operand(graph, source, self.kind, True)
+
+    def step(self, to: str) -> str:
+        """Take in one element."""
+        return f"{to} = {self.op}::join({to}, {self._value});"
+
+
+class Arrays:
+    """The arrays of elements that a pass reads or writes.
+
+    Attributes:
+        read, written: their dtypes.
+    """
+
+    def __init__(self, graph: Graph, stage: Stage) -> None:
+        nodes = graph.nodes
+        loads = [i for i in stage.elements if nodes[i].op == "input"]
+        self.read = {nodes[i].value: nodes[i].dtype for i in loads}
+        self.written = {target: nodes[i].dtype for target, i in stage.writes}
+        self.all = self.read | self.written
+
+    def pointers(self, places: Places, offset: str = "") -> list[str]:
+        """Variables for where they begin."""
+        lines = []
+        for where, dtype in self.all.items():
+            kind = f"{'' if where in self.written else 'const '}{STORAGE[dtype][0]}*"
+            pointer = f"p_{label(where)}"
+            lines += [
+                f"{kind} __restrict__ {pointer} = ({kind}){places.address(where)}{offset};",
+                f"__builtin_assume(__isGlobal({pointer}));",
+            ]
+        return lines
+
+
+def uniforms(places: Places, stage: Stage) -> list[str]:
+    """Scalars that elements use, in the types in which they use them."""
+    nodes, lines = places.graph.nodes, []
+    used = (a for i in stage.elements for a in nodes[i].args if not nodes[a].many)
+    for a in dict.fromkeys(used):
+        if nodes[a].op != "const":
+            lines += [places.declare(a), places.narrow(a)]
+    return [line for line in lines if line]
+
+
+def body(
+    places: Places, stage: Stage, source: Callable[[Input], str], target: Callable[[Input], str]
+) -> list[str]:
+    """The statements for one element, packed bits apart.
+
+    Args:
+        places: of the graph.
+        stage: the stage.
+        source: the stored value of an array's element.
+        target: where it is written.
+    """
+    nodes, lines = places.graph.nodes, []
+    for i in stage.elements:
+        node = nodes[i]
+        if node.form == "bits":
+            continue
+        if node.op == "input":
+            value = f"gx_load({source(node.value)})"
+        elif node.op == "unpack_signs":
+            value = f"flag{node.args[0]}"
+        else:
+            value = expression(places.graph, i)
+        lines.append(f"const {c_type(node.dtype, True)} {name(i)} = {value};")
+    for where, i in stage.writes:
+        dtype = nodes[i].dtype
+        if nodes[i].form == "bits":
+            continue
+        if dtype in FLOATS:
+            lines.append(f"gx_store(&{target(where)}, {name(i)});")
+        else:
+            lines.append(f"{target(where)} = ({STORAGE[dtype][0]}){name(i)};")
+    return lines
+
+
+def partial(places: Places, part: Accumulator, value: str) -> list[str]:
+    """Leave behind what a block has found for its leaf."""
+    return [
+        f"const double joined{part.node} = gx_reduce<{part.op}>({value});",
+        "if (threadIdx.x == 0)",
+        f"  A->partial[{places.partial[part.node]} * A->tasks + blockIdx.x] = joined{part.node};",
+    ]
+
+
+def flat_pass(places: Places, stage: Stage) -> list[str]:
+    """A task of flat leaves: vectors of elements where all addresses allow, then single ones."""
+    arrays = Arrays(places.graph, stage)
+    parts = [Accumulator(places, i) for i in stage.reductions]
+    takes = [f"const {STORAGE[dtype][0]} i_{label(w)}" for w, dtype in arrays.read.items()]
+    takes += [f"{STORAGE[dtype][0]}& o_{label(w)}" for w, dtype in arrays.written.items()]
+    element = body(places, stage, lambda w: f"i_{label(w)}", lambda w: f"o_{label(w)}")
+    element += [part.step(f"a{part.node}") for part in parts]
+    return [
+        "const gx_int leaf = A->task_leaf[blockIdx.x];",
+        "const gx_int begin = (blockIdx.x - A->first_task[leaf]) * GX_CHUNK;",
+        "const int n = (int)gx_least(A->numel[leaf] - begin, GX_CHUNK);",
+        *arrays.pointers(places, " + begin"),
+        *uniforms(places, stage),
+        *(f"{part.kind} a{part.node} = {part.start};" for part in parts),
+        f"const auto element = [&]({', '.join(takes)}) {{",
+        *(f"  {line}" for line in element),
+        "};",
+        *_loops(arrays),
+        *(line for part in parts for line in partial(places, part, f"(double)a{part.node}")),
+    ]
+
+
+def _loops(arrays: Arrays) -> list[str]:
+    read, written = arrays.read, arrays.written
+    sizes = [STORAGE[dtype][1] for dtype in arrays.all.values()]
+    width = min(_WIDEST, 16 // min(sizes)) if sizes else 1
+    lines = ["int done = 0;"]
+    if width > 1:
+        bits = " | ".join(f"(gx_u64)p_{label(w)}" for w in arrays.all)
+        lines += [f"if (({bits}) % 16 == 0) {{", f"  done = n / {width} * {width};"]
+        lines.append(f"  for (int k = threadIdx.x; k < n / {width}; k += blockDim.x) {{")
+        kinds = {w: f"gx_pack<{STORAGE[d][0]}, {width}>" for w, d in arrays.all.items()}
+        for w, kind in kinds.items():
+            load = f" = ((const {kind}*)p_{label(w)})[k]" if w in read else ""
+            lines.append(f"    {kind} q_{label(w)}{load};")
+        given = ", ".join(f"q_{label(w)}.x[j]" for w in (*read, *written))
+        lines += ["    #pragma unroll", f"    for (int j = 0; j < {width}; ++j) element({given});"]
+        lines += [f"    (({kinds[w]}*)p_{label(w)})[k] = q_{label(w)};" for w in written]
+        lines += ["  }", "}"]
+    given = ", ".join(f"p_{label(w)}[k]" for w in (*read, *written))
+    lines.append(f"for (int k = done + threadIdx.x; k < n; k += blockDim.x) element({given});")
+    return lines

@@ -1,0 +1,205 @@
+"""How a leaf's state tensors relate to it, and on which shapes leaves of its kind are tried out.
+
+Lengths alone do not tell rows from columns, nor from anything else in a square leaf. So the
+transform is initialised on two other shapes, without memory, in which all of these differ. The
+shapes are small unless the transform treats small leaves in another way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import tree
+from ..core.protocol import GradientTransformation
+from .layout import Leaves, Structure, split, structure_of
+from .specialize import Choice
+from .view import Rule, Shape, matrix, rules
+
+_SMALL = ((12, 10, 7, 3, 5, 2), (20, 30, 9, 4, 2, 3))  # the order of the dimensions differs
+_BASES = (12, 48, 160, 640, 2560, 10240, 40960)
+_MOST = 1 << 22  # elements of a leaf on which a transform is tried out
+
+
+class Form(NamedTuple):
+    """How a tensor relates to its leaf.
+
+    Attributes:
+        name: "leaf", "scalar", "row", "column", "bits", "array" for what only operators of their own
+            understand, or "other".
+        rule: for rows, columns and bits, how the leaf is seen as a matrix.
+    """
+
+    name: str
+    rule: Rule | None = None
+
+    def shape(self, leaf: Shape) -> Shape:
+        """The simplest shape of such a tensor."""
+        if self.rule is None:
+            return leaf if self.name == "leaf" else ()
+        a, b = matrix(self.rule, leaf)
+        return {"row": (a,), "column": (b,), "bits": (a, (b + 7) // 8)}[self.name]
+
+
+@dataclass(frozen=True)
+class Described:
+    """The forms of a leaf's states, and shapes on which they are the same.
+
+    Attributes:
+        probes: two shapes to trace with.
+        checks: two shapes to compare results on.
+        forms: per state tensor.
+    """
+
+    probes: tuple[Shape, Shape]
+    checks: tuple[Shape, Shape]
+    forms: tuple[Form, ...]
+
+
+class Forms:
+    """Describes the leaves of one transform.
+
+    Args:
+        specialized: gives the transform as leaves with some choice see it.
+    """
+
+    def __init__(self, specialized: Callable[[Choice], GradientTransformation]) -> None:
+        self._specialized = specialized
+        self._initial: dict[Any, tuple[Structure, list[Tensor]] | None] = {}
+        self._described: dict[Any, Described] = {}
+
+    def describe(
+        self, p: Tensor, choice: Choice, structure: Structure, states: Sequence[Tensor]
+    ) -> Described:
+        """Forms and shapes for one leaf."""
+        shapes = tuple(s.shape for s in states)
+        key = (p.shape, p.dtype, choice, structure, shapes)
+        if key not in self._described:
+            self._described[key] = self._search(p, choice, structure, states)
+        return self._described[key]
+
+    def _search(
+        self, p: Tensor, choice: Choice, structure: Structure, states: Sequence[Tensor]
+    ) -> Described:
+        def initial(shape: Shape) -> list[Tensor] | None:
+            key = (choice, shape, p.dtype)
+            if key not in self._initial:
+                self._initial[key] = initial_state(self._specialized(choice), shape, p.dtype)
+            found = self._initial[key]
+            return found[1] if found is not None and found[0] == structure else None
+
+        shape = tuple(p.shape)
+        real = initial(shape)
+        if real is not None and [s.shape for s in real] == [s.shape for s in states]:
+            for arrays in (False, True):
+                for probes, tied in _candidates(shape):
+                    tried = [initial(probe) for probe in probes]
+                    if tried[0] is None or tried[1] is None:
+                        continue
+                    forms = [_form(probes, pair, arrays) for pair in zip(*tried, strict=True)]
+                    known = tuple(form for form in forms if form is not None)
+                    if len(known) == len(forms) and _fit(known, shape, real):
+                        other = initial(tied)
+                        if other is None or not _fit(known, tied, other):
+                            tied = probes[0]
+                        return Described(probes, (probes[1], tied), known)
+        probes, tied = next(_candidates(shape))
+        return Described(probes, (probes[1], probes[0]), tuple(form_of(s, p) for s in states))
+
+
+def form_of(s: Tensor, p: Tensor | None = None) -> Form:
+    """The form that shows in the shapes alone."""
+    if p is not None and s.shape == p.shape:
+        return Form("leaf")
+    return Form("other" if s.ndim else "scalar")
+
+
+def state_shapes(
+    tx: GradientTransformation,
+    shape: Shape,
+    dtype: torch.dtype,
+    structure: Structure,
+    states: Sequence[tuple[torch.dtype, Form]],
+) -> list[Shape]:
+    """Shapes of the states of a leaf of some shape."""
+    found = initial_state(tx, shape, dtype)
+    if found is not None and found[0] == structure:
+        return [tuple(s.shape) for s in found[1]]
+    return [form.shape(shape) for _, form in states]
+
+
+def initial_state(
+    tx: GradientTransformation, shape: Shape, dtype: torch.dtype
+) -> tuple[Structure, list[Tensor]] | None:
+    """The initial states of one leaf, made without memory where possible; None: it fails."""
+    for device in ("meta", "cpu"):
+        if device == "cpu" and math.prod(shape) > _MOST:
+            break
+        try:
+            skeleton = tx.init(Leaves([torch.empty(shape, dtype=dtype, device=device)]))
+        except Exception:
+            continue
+        sites, _ = split(skeleton, skeleton, tree.flatten(Leaves([0]))[1])
+        return structure_of([site[0] for site in sites])
+    return None
+
+
+def _candidates(shape: Shape) -> Iterator[tuple[tuple[Shape, Shape], Shape]]:
+    """Pairs of shapes of the kind of this one, and a shape in which dimensions are equal.
+
+    First with dimensions in any order, then in the order of this shape, larger and larger.
+    """
+    yield (
+        (_small(shape, _SMALL[0]), _small(shape, _SMALL[1])),
+        _small(shape, (12,) * len(shape)),
+    )
+    for base in _BASES:
+        first, second = _ordered(shape, base, 4), _ordered(shape, base, 5)
+        if math.prod(second) <= _MOST:
+            values = {n: first[d] for d, n in enumerate(shape)}
+            yield (first, second), tuple(values[n] for n in shape)
+
+
+def _small(shape: Shape, sizes: Sequence[int]) -> Shape:
+    return tuple(n if n < 2 else sizes[d % len(sizes)] for d, n in enumerate(shape))
+
+
+def _ordered(shape: Shape, base: int, quarters: int) -> Shape:
+    """Dimensions of at most about ``base``, in the order of their sizes and of their places."""
+    out, last = list(shape), 0
+    for d in sorted((d for d, n in enumerate(shape) if n > 1), key=lambda d: shape[d]):
+        size = max(min(base, shape[d]) * quarters // 4, last * (quarters + 2) // 4, last + 1, 2)
+        out[d] = last = size + -size % 4 if size > 8 else size + quarters - 4
+    return tuple(out)
+
+
+def _form(probes: Sequence[Shape], states: Sequence[Tensor], arrays: bool) -> Form | None:
+    """The form that a state tensor has on both shapes; None: none, unless it may be an array."""
+    sizes = [s.numel() for s in states]
+    if sizes == [1, 1]:
+        return Form("scalar")
+    if sizes == [math.prod(shape) for shape in probes]:
+        return Form("leaf")
+    for rule in rules(len(probes[0])):
+        matrices = [matrix(rule, shape) for shape in probes]
+        bits = [(a, (b + 7) // 8) for a, b in matrices]
+        if states[0].dtype == torch.uint8 and [tuple(s.shape) for s in states] == bits:
+            return Form("bits", rule)
+        if sizes == [a for a, _ in matrices]:
+            return Form("row", rule)
+        if sizes == [b for _, b in matrices]:
+            return Form("column", rule)
+    return Form("array") if arrays else None
+
+
+def _fit(forms: Sequence[Form], leaf: Shape, states: Sequence[Tensor]) -> bool:
+    """Whether tensors have the sizes that their forms say."""
+    return all(
+        form.name == "array" or math.prod(form.shape(leaf)) == s.numel()
+        for form, s in zip(forms, states, strict=True)
+    )

@@ -1,0 +1,97 @@
+"""Matrices in an orthonormal basis of one of their dimensions that never has to be stored."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gradtx.ops.dct import dct, idct
+
+__all__ = ["BASES", "SIDES", "axis_of", "basis_norms", "check_basis", "rotate"]
+
+BASES = ("dct2", "dct3", "released_matmul", "hadamard")
+SIDES = ("std", "std_left", "left", "right")
+TRANSFORMS = ("auto", "fft", "matmul")
+
+
+def axis_of(side: str, rows: int, columns: int) -> int:
+    """The dimension of a matrix that a side names: 0 for "left", 1 for "right".
+
+    "std" is the smaller dimension (of a square matrix 1), "std_left" too (of a square matrix 0).
+
+    >>> from gradtx.ops.basis import axis_of
+    >>> axis_of("std", 3, 2), axis_of("std", 2, 2), axis_of("std_left", 2, 2)
+    (1, 1, 0)
+    """
+    if side in ("left", "right"):
+        return int(side == "right")
+    return int(rows >= columns) if side == "std" else int(rows > columns)
+
+
+def check_basis(who: str, basis: str, transform: str = "auto", side: str = "std") -> None:
+    """Raise ValueError unless these names are known."""
+    for name, value, known in (
+        ("basis", basis, BASES),
+        ("transform", transform, TRANSFORMS),
+        ("side", side, SIDES),
+    ):
+        if value not in known:
+            raise ValueError(f"{who}: {name} must be one of {known}, got {value!r}")
+
+
+def rotate(
+    x: Tensor, basis: str, side: str = "std", transform: str = "auto", inverse: bool = False
+) -> Tensor:
+    """A matrix in another basis: ``x Q`` for side "right", ``Q^T x`` for "left"; or back.
+
+    The columns of Q are cosines of rising frequency for "dct2" and its transpose's for "dct3";
+    "released_matmul" is "dct3" on the right and "dct2" on the left; "hadamard" takes the natural
+    order.
+
+    Args:
+        x: (rows, columns).
+        basis: "dct2", "dct3", "released_matmul" or "hadamard".
+        side: see ``axis_of``.
+        transform: how a DCT is computed, see ``dct``.
+        inverse: ``x Q^T`` or ``Q x`` instead.
+
+    Raises:
+        ValueError: "hadamard" for a dimension that is no power of two.
+
+    >>> import torch, gradtx as gx
+    >>> x = torch.eye(2)
+    >>> gx.ops.rotate(x, "hadamard")
+    tensor([[ 0.7071,  0.7071],
+            [ 0.7071, -0.7071]])
+    """
+    axis = axis_of(side, *x.shape)
+    rows = x if axis == 1 else x.mT
+    if basis == "hadamard":
+        out = _hadamard(rows)
+    else:
+        if basis == "released_matmul":
+            basis = "dct3" if axis == 1 else "dct2"
+        out = (idct if (basis == "dct3") != inverse else dct)(rows, transform)
+    return out if axis == 1 else out.mT
+
+
+def _hadamard(x: Tensor) -> Tensor:
+    n = x.shape[-1]
+    if n & (n - 1):
+        raise ValueError(f"rotate: the basis 'hadamard' needs a power of two, got a dimension {n}")
+    shape, half = x.shape, 1
+    while half < n:
+        pairs = x.reshape(*shape[:-1], n // (2 * half), 2, half)
+        a, b = pairs[..., 0, :], pairs[..., 1, :]
+        x = torch.stack([a + b, a - b], dim=-2).reshape(shape)
+        half *= 2
+    return x * (1 / math.sqrt(max(n, 1)))
+
+
+def basis_norms(x: Tensor, basis: str, axis: int, p: int) -> Tensor:
+    """The p-norms of the columns of Q, for a dimension of the matrix ``x``."""
+    identity = torch.eye(x.shape[axis], dtype=x.dtype, device=x.device)
+    q = rotate(identity, basis, "right" if axis == 1 else "left")
+    return torch.linalg.vector_norm(q, ord=p, dim=1 - axis)

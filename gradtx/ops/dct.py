@@ -1,0 +1,216 @@
+"""The operator ``gradtx::dct``: the orthonormal DCT-II of every row, and its inverse, the DCT-III.
+
+    dct(Tensor x, bool inverse, str method) -> Tensor
+
+With the basis ``C[k, j] = s_k cos(pi k (2j + 1) / (2n))``, ``s_0 = sqrt(1/n)`` and otherwise
+``s_k = sqrt(2/n)``, the result is ``x C^T`` along the last dimension, or ``x C`` for the inverse.
+The method "fft" is a real FFT of n points between two permutations (Makhoul 1980), "matmul" a
+product with C, "auto" whichever is faster for the length. Half precisions are computed in float32.
+Constants are computed in float64, rounded once, and kept for every (n, dtype, device).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradtx.ops.registry import operator
+
+__all__ = ["dct", "dct_matrix", "idct"]
+
+_METHODS = ("auto", "fft", "matmul")
+_SHORT = 128  # up to here a product with the basis is faster
+_CHUNK = 1 << 17  # elements that a core keeps in its cache between the passes
+
+
+def _check(x: Tensor, method: str) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"dct: x must have a floating dtype, got {x.dtype}")
+    if x.ndim < 1:
+        raise ValueError("dct: x must have a dimension to transform, got a 0-d tensor")
+    if method not in _METHODS:
+        raise ValueError(f"dct: method must be one of {_METHODS}, got {method!r}")
+
+
+def _fake(x: Tensor, inverse: bool, method: str) -> Tensor:
+    _check(x, method)
+    return x.new_empty(x.shape)
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *args: Any) -> tuple[Tensor, int]:
+    return _dct(x.movedim(in_dims[0], 0), *args), 0
+
+
+class _Constants(NamedTuple):
+    """What the FFT needs besides itself: ``into`` before it, ``factor`` after it, then ``back``."""
+
+    into: Tensor
+    factor: Tensor
+    back: Tensor
+
+
+def _sizes(n: int) -> Tensor:
+    return torch.where(torch.arange(n) == 0, 0.5, 1.0).double().mul(2 / n).sqrt()
+
+
+def _make_constants(n: int, dtype: torch.dtype, device: torch.device, inverse: bool) -> _Constants:
+    """For the DCT-II: sample order, twiddles, and where each coefficient lies in (re, im) pairs.
+
+    The samples are 0, 2, 4, ... 5, 3, 1, time-reversed (j -> -j mod n), which conjugates the FFT
+    V. With y_k = s_k exp(i pi k / (2n)) conj(V_k) coefficient k is Re y_k, and n - k is Im y_k.
+    """
+    j, k = torch.arange(n), torch.arange(n // 2 + 1)
+    order = torch.cat([j[::2], j[1::2].flip(0)])[-j % n]
+    size = _sizes(n)[: n // 2 + 1]
+    angle = k.double() * (math.pi / (2 * n))
+    if inverse:
+        pairs = torch.stack([k, (n - k) % n], 1).reshape(-1)
+        factor = torch.polar(1 / size, -angle)
+        # The mean is gathered as x + ix, and (x + ix) (1 - i) / 2 = x has no imaginary part.
+        mean = torch.complex(0.5 / size[:1], -0.5 / size[:1])
+        constants = (pairs, torch.cat([mean, factor[1:]]), torch.argsort(order))
+    else:
+        places = torch.where(j <= n // 2, 2 * j, 2 * (n - j) + 1)
+        constants = (order, torch.polar(size, angle), places)
+    into, factor, back = (x.to(device) for x in constants)
+    wide = torch.complex128 if dtype == torch.float64 else torch.complex64
+    return _Constants(into, factor.to(wide), back)
+
+
+def _make_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    k, j = torch.arange(n)[:, None], torch.arange(n)[None, :]
+    phase = k * (2 * j + 1) % (4 * n)  # in integers: exact for every n
+    table = torch.cos(torch.arange(4 * n).double() * (math.pi / (2 * n)))
+    return (_sizes(n)[:, None] * table[phase]).to(dtype).to(device)
+
+
+_constants = functools.lru_cache(maxsize=64)(_make_constants)
+_matrix = functools.lru_cache(maxsize=16)(_make_matrix)
+
+
+def _fft_rows(x: Tensor, constants: _Constants, inverse: bool) -> Tensor:
+    """Transform the rows of a matrix."""
+    n = x.shape[1]
+    samples = x.index_select(1, constants.into)
+    if not inverse:
+        spectrum = torch.fft.rfft(samples) * constants.factor
+        return torch.view_as_real(spectrum).flatten(1).index_select(1, constants.back)
+    pairs = samples.reshape(x.shape[0], -1, 2)
+    spectrum = torch.view_as_complex(pairs) * constants.factor
+    return torch.fft.irfft(spectrum, n=n).index_select(1, constants.back)
+
+
+def _uses_matrix(n: int, method: str) -> bool:
+    return method == "matmul" or (method == "auto" and n <= _SHORT)
+
+
+@operator("dct(Tensor x, bool inverse, str method) -> Tensor", fake=_fake, vmap=_vmap)
+def _dct(x: Tensor, inverse: bool, method: str) -> Tensor:
+    """Transform along the last dimension; see the module's text."""
+    _check(x, method)
+    if not x.numel():
+        return x.new_empty(x.shape)
+    n = x.shape[-1]
+    rows = x.reshape(-1, n).to(torch.promote_types(x.dtype, torch.float32))
+    if _uses_matrix(n, method):
+        matrix = _matrix(n, rows.dtype, rows.device)
+        out = rows @ (matrix if inverse else matrix.T)
+    else:
+        constants = _constants(n, rows.dtype, rows.device, inverse)
+        if x.device.type == "cpu":
+            out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+            size = max(1, _CHUNK // n)
+            for part, result in zip(rows.split(size), out.split(size), strict=True):
+                result.copy_(_fft_rows(part, constants, inverse))
+        else:
+            out = _fft_rows(rows, constants, inverse)
+    return out.to(x.dtype).reshape(x.shape)
+
+
+def _compiled(x: Tensor, inverse: bool, method: str) -> Tensor:
+    """The same in operations that ``torch.compile`` can differentiate."""
+    _check(x, method)
+    n = x.shape[-1]
+    rows = x.reshape(-1, n).to(torch.promote_types(x.dtype, torch.float32))
+    if _uses_matrix(n, method):
+        matrix = _make_matrix(n, rows.dtype, rows.device)
+        out = rows @ (matrix if inverse else matrix.T)
+    else:
+        constants = _make_constants(n, rows.dtype, rows.device, inverse)
+        out = _fft_rows(rows, constants, inverse)
+    return out.to(x.dtype).reshape(x.shape)
+
+
+def dct_matrix(
+    n: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The basis C (n, n), one frequency a row, correctly rounded. Do not write to it.
+
+    >>> import torch, gradtx as gx
+    >>> gx.ops.dct_matrix(2)
+    tensor([[ 0.7071,  0.7071],
+            [ 0.7071, -0.7071]])
+    """
+    if n < 1:
+        raise ValueError(f"dct_matrix: n must be >= 1, got {n}")
+    return _matrix(n, dtype, torch.device(device))
+
+
+class _Rotation(torch.autograd.Function):
+    """The operator for automatic differentiation: an orthogonal map and its transpose."""
+
+    @staticmethod
+    def forward(x: Tensor, inverse: bool, method: str) -> Tensor:
+        return _dct(x, inverse, method)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.inverse, ctx.method = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Rotation.apply(grad, not ctx.inverse, ctx.method), None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, inverse: bool, method: str
+    ) -> tuple[Tensor, int]:
+        return _Rotation.apply(x.movedim(in_dims[0], 0), inverse, method), 0
+
+
+def _transform(x: Tensor, inverse: bool, method: str) -> Tensor:
+    if torch.compiler.is_compiling() and x.numel():
+        return _compiled(x, inverse, method)
+    return _Rotation.apply(x, inverse, method)
+
+
+def dct(x: Tensor, method: str = "auto") -> Tensor:
+    """The orthonormal DCT-II along the last dimension; differentiable.
+
+    Args:
+        x: floating tensor (..., n).
+        method: "fft", "matmul" or "auto".
+
+    Raises:
+        ValueError: another dtype, a 0-d tensor or an unknown method.
+
+    >>> import torch, gradtx as gx
+    >>> gx.ops.dct(torch.ones(4)).abs() > 1e-6
+    tensor([ True, False, False, False])
+    """
+    return _transform(x, False, method)
+
+
+def idct(x: Tensor, method: str = "auto") -> Tensor:
+    """The orthonormal DCT-III along the last dimension, the inverse of ``dct``.
+
+    >>> import torch, gradtx as gx
+    >>> x = torch.arange(5.0)
+    >>> bool(torch.allclose(gx.ops.idct(gx.ops.dct(x)), x, atol=1e-6))
+    True
+    """
+    return _transform(x, True, method)

@@ -1,0 +1,52 @@
+"""The operators ``gradtx::random_bits16`` and ``gradtx::round_stochastic``.
+
+They compute what ``gradtx.core.random.random_bits16`` and ``gradtx.core.rounding`` define, as one
+operator each, so that a compiled step can know them. Both are constants for automatic
+differentiation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradtx.core import random, rounding
+from gradtx.ops.registry import operator
+
+__all__ = ["random_bits16", "round_stochastic"]
+
+
+def _fake_bits(key: Tensor, numel: int) -> Tensor:
+    return key.new_empty(numel, dtype=torch.int32)
+
+
+def _fake_round(x: Tensor, random_bits: Tensor, clamp: bool) -> Tensor:
+    return torch.empty_like(x, dtype=torch.bfloat16)
+
+
+def _vmap_round(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, random_bits: Tensor, clamp: bool
+) -> tuple[Tensor, int]:
+    x, random_bits = (
+        t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+        for t, dim in zip((x, random_bits), in_dims[:2], strict=True)
+    )
+    return round_stochastic(x, random_bits, clamp), 0
+
+
+@operator("random_bits16(Tensor key, SymInt numel) -> Tensor", fake=_fake_bits)
+def random_bits16(key: Tensor, numel: int) -> Tensor:
+    """Draw int32 ``(numel,)`` holding uint16 values from an int64 key ``(2,)``."""
+    return random.random_bits16(key, numel)
+
+
+@operator(
+    "round_stochastic(Tensor x, Tensor random_bits, bool clamp) -> Tensor",
+    fake=_fake_round,
+    vmap=_vmap_round,
+)
+def round_stochastic(x: Tensor, random_bits: Tensor, clamp: bool) -> Tensor:
+    """Round float32 to bfloat16 with integers of x's shape whose lower 16 bits are uniform."""
+    return rounding.round_stochastically(x, random_bits, clamp)

@@ -1,0 +1,149 @@
+"""The operator ``gradtx::window_moments``: two moments of a window of sparse rows.
+
+    window_moments(Tensor indices, Tensor values, Tensor weights1, Tensor weights2,
+                   SymInt numel, SymInt block_size, SymInt k) -> (Tensor first, Tensor second)
+
+Row i of `indices` and `values`, both of shape (rows, kept), holds the entries of a flat tensor of
+`numel` elements that are not zero, as ``gradtx::block_top_k`` orders them: column c is the position
+``(c // k) * block_size + indices[i, c]``. With float32 or float64 weights of shape (rows,)
+
+    first  = sum_i weights1[i] * scatter(values[i])
+    second = sum_i weights2[i] * scatter(values[i]**2)
+
+in the dtype of the weights, every operation rounded, rows added in the order 0, 1, 2, ... Both
+have shape (numel,). A row whose weights are zero counts for nothing, whatever its indices say; no
+position occurs twice in another row. `window_moments` here is differentiable with respect to
+values and weights; the bare operator is a constant.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradtx.ops.registry import operator
+
+__all__ = ["window_moments"]
+
+_VALUE_DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
+_WEIGHT_DTYPES = (torch.float32, torch.float64)
+
+
+def _check(indices: Tensor, values: Tensor, *weights: Tensor) -> None:
+    name = "window_moments"
+    if indices.ndim != 2 or indices.shape != values.shape:
+        raise ValueError(
+            f"{name}: indices and values must be matrices of one shape, got "
+            f"{tuple(indices.shape)} and {tuple(values.shape)}"
+        )
+    if values.dtype not in _VALUE_DTYPES:
+        raise ValueError(f"{name}: values must be one of {_VALUE_DTYPES}, got {values.dtype}")
+    for w in weights:
+        if w.shape != indices.shape[:1]:
+            raise ValueError(
+                f"{name}: weights must have shape ({indices.shape[0]},), got {tuple(w.shape)}"
+            )
+        if w.dtype not in _WEIGHT_DTYPES or w.dtype != weights[0].dtype:
+            raise ValueError(f"{name}: weights must both be float32 or float64, got {w.dtype}")
+
+
+def _fake(
+    indices: Tensor,
+    values: Tensor,
+    weights1: Tensor,
+    weights2: Tensor,
+    numel: int,
+    block_size: int,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    _check(indices, values, weights1, weights2)
+    return weights1.new_empty(numel), weights1.new_empty(numel)
+
+
+@operator(
+    "window_moments(Tensor indices, Tensor values, Tensor weights1, Tensor weights2, "
+    "SymInt numel, SymInt block_size, SymInt k) -> (Tensor first, Tensor second)",
+    fake=_fake,
+)
+def _window_moments(
+    indices: Tensor,
+    values: Tensor,
+    weights1: Tensor,
+    weights2: Tensor,
+    numel: int,
+    block_size: int,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    _check(indices, values, weights1, weights2)
+    first, second = weights1.new_zeros(numel), weights1.new_zeros(numel)
+    where = _positions(indices, block_size, k)
+    for row, value, w1, w2 in zip(
+        where, values.to(weights1.dtype), weights1, weights2, strict=True
+    ):
+        first.index_add_(0, row, w1 * value)
+        second.index_add_(0, row, w2 * (value * value))
+    return first, second
+
+
+def _positions(indices: Tensor, block_size: int, k: int) -> Tensor:
+    starts = torch.arange(indices.shape[1], device=indices.device) // k * block_size
+    return indices.to(torch.int64) + starts
+
+
+class _WindowMoments(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, Tensor]:
+        return _window_moments(*args)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.geometry = inputs[5:]
+
+    @staticmethod
+    def backward(ctx: Any, d_first: Tensor, d_second: Tensor) -> tuple[Any, ...]:
+        indices, values, weights1, weights2 = ctx.saved_tensors
+        where = _positions(indices, *ctx.geometry)
+        d1, d2, v = d_first[where], d_second[where], values.to(weights1.dtype)
+        d_values = weights1[:, None] * d1 + 2 * weights2[:, None] * v * d2
+        d_weights = ((v * d1).sum(1), (v * v * d2).sum(1))
+        return None, d_values.to(values.dtype), *d_weights, None, None, None
+
+
+def window_moments(
+    indices: Tensor,
+    values: Tensor,
+    weights1: Tensor,
+    weights2: Tensor,
+    numel: int,
+    block_size: int,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """Two weighted moments of a window of sparse rows, without the rows as dense tensors.
+
+    Args:
+        indices: integers (rows, kept), positions inside their block.
+        values: (rows, kept).
+        weights1: float32 or float64 (rows,), for the first moment.
+        weights2: the same for the second moment.
+        numel: number of elements of the dense tensors.
+        block_size: elements of a block.
+        k: entries that every full block keeps.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+
+    >>> import torch, gradtx as gx
+    >>> indices, values = torch.tensor([[1], [0]]), torch.tensor([[3.0], [2.0]])
+    >>> gx.ops.window_moments(indices, values, torch.tensor([0.5, 1.0]), torch.ones(2), 2, 2, 1)
+    (tensor([2.0000, 1.5000]), tensor([4., 9.]))
+    """
+    args = (indices, values, weights1, weights2, numel, block_size, k)
+    wanted = any(x.requires_grad for x in (values, weights1, weights2))
+    if torch.compiler.is_compiling() and not wanted:
+        return _window_moments(*args)
+    return _WindowMoments.apply(*args)

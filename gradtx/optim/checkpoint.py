@@ -1,0 +1,84 @@
+"""What must fit before a state dict is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..codecs import ENCODINGS
+from ..core.tree import PyTree, children
+from .leaves import Leaves, map_tensors
+
+
+def check_groups(now: Sequence[dict[str, Any]], saved: Sequence[dict[str, Any]]) -> None:
+    """Raise unless saved groups have the number and sizes of the present ones.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if len(saved) != len(now):
+        raise ValueError("loaded state dict has a different number of parameter groups")
+    for group, then in zip(now, saved, strict=True):
+        if len(group["params"]) != len(then["params"]):
+            raise ValueError(
+                "loaded state dict contains a parameter group "
+                "that doesn't match the size of optimizer's group"
+            )
+
+
+def check_members(who: str, have: Sequence[list[str]], saved: Sequence[Sequence[str]]) -> None:
+    """Raise unless every group was saved with the chain it has.
+
+    Args:
+        who: name for the message.
+        have: names of the chain's members for every group as it was saved.
+        saved: the names that were saved.
+
+    Raises:
+        ValueError: names the members.
+    """
+    for i, (members, then) in enumerate(zip(have, saved, strict=True)):
+        if members != list(then):
+            raise ValueError(
+                f"{who}: the state dict is of another chain: group {i} was saved with members "
+                f"{list(then)}, this optimizer has {members}"
+            )
+
+
+def check_encodings(who: str, name: str, skeleton: PyTree, stored: Any, path: str = "") -> None:
+    """Raise unless the encoded moments of one parameter have the shapes and dtypes of its codecs.
+
+    Args:
+        who: name for the message.
+        name: the parameter's name.
+        skeleton: a state of the wanted structure, shapes and dtypes.
+        stored: the nested dicts that were saved.
+        path: where the two stand in the parameter's state.
+
+    Raises:
+        ValueError: names the parameter, the tensor and both shapes and dtypes.
+    """
+    if isinstance(skeleton, Leaves):
+        return check_encodings(who, name, skeleton[name], stored, path)
+    for field, want in children(skeleton) or ():
+        here, got = f"{path}.{field}".lstrip("."), stored.get(field)
+        if not isinstance(want, Tensor):
+            check_encodings(who, name, want, {} if got is None else got, here)
+        elif isinstance(skeleton, ENCODINGS) and _kind(got) != _kind(want):
+            raise ValueError(
+                f"{who}: the state of parameter {name!r} does not fit its codec: "
+                f"{here} is {_kind(got)}, needed is {_kind(want)}"
+            )
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{value.dtype} of shape {tuple(value.shape)}"
+
+
+def onto(p: Tensor, nested: Any) -> Any:
+    """A copy of a stored state on the parameter's device, dtypes kept."""
+    return map_tensors(lambda t: t.detach().to(p.device, copy=True), nested)

@@ -1,0 +1,186 @@
+"""A fused step done again: what must be as it was, checked by identity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain as concat
+from itertools import compress
+from operator import attrgetter, is_
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..core.protocol import GradientTransformation
+from ..fuse import CannotFuseError, NestedEngine
+from .options import Option
+
+_layout = attrgetter("layout")
+# Options that are no hyperparameters, yet change what a step does.
+_MODES = ("maximize", "capturable", "differentiable", "fused")
+
+
+class Grouped(Protocol):
+    """What a repeated step needs to know of its optimizer."""
+
+    param_groups: list[dict[str, Any]]
+    state: Any
+
+    def transform_of(self, group: Mapping[str, Any]) -> GradientTransformation:
+        """The chain for a parameter group."""
+
+    def options(self, group: Mapping[str, Any]) -> Mapping[str, Option]:
+        """The dynamic options of a parameter group by name."""
+
+
+class GroupValues:
+    """The hyperparameters that a group feeds, and the options they came from.
+
+    Args:
+        optimizer: whose group it is.
+        group: the group.
+        engine: what runs its chain.
+
+    Raises:
+        ValueError, TypeError: an option does not fit.
+    """
+
+    def __init__(self, optimizer: Grouped, group: Mapping[str, Any], engine: NestedEngine) -> None:
+        self._engine = engine
+        self.group = group
+        self._entries: list[Any] = []
+        self.refresh(optimizer)
+
+    def refresh(self, optimizer: Grouped) -> None:
+        """Take over the group's options as they are now.
+
+        Raises:
+            ValueError, TypeError: an option does not fit.
+        """
+        entries = list(self.group.values())
+        if _same(entries, self._entries):
+            return
+        values: dict[str, Any] = {}
+        options = optimizer.options(self.group)
+        for name, option in options.items():
+            option.check(type(optimizer).__name__, name, self.group[name])
+            values.update(option.values(self.group[name]))
+        self.row = self._engine.row(values)
+        # A list, or a tensor that is read through a view, may change and stay the same object.
+        steady = not any(_may_change(self.group[name]) for name in options)
+        self._entries = entries if steady else []
+
+
+class Repeat:
+    """A fused step that has been done, and may be done again.
+
+    Nothing is taken on trust: parameters, groups, names and the state with all its tensors must be
+    the objects they were, and the same parameters must have gradients.
+
+    Args:
+        optimizer: whose step it was; all its groups had one chain.
+        tx: the chain.
+        engine: what ran it.
+        params: all parameters, once each.
+        rows: the hyperparameters it used.
+    """
+
+    def __init__(
+        self,
+        optimizer: Grouped,
+        tx: GradientTransformation,
+        engine: NestedEngine,
+        params: Iterable[Tensor],
+        rows: Sequence[GroupValues],
+    ) -> None:
+        self._tx = tx
+        self._engine = engine
+        assert engine.last is not None  # it has just run
+        self._last = engine.last
+        self._rows = rows
+        self._params = list(params)
+        self._absent = [p.grad is None for p in self._params]
+        self._there = [not absent for absent in self._absent]
+        self._groups = [
+            (group, list(group["params"]), _names(group), _modes(group))
+            for group in optimizer.param_groups
+        ]
+        self._owners = list(optimizer.state)
+        self._dicts = [d for state in optimizer.state.values() for d in _dicts(state)]
+        self._top = list(optimizer.state.values())
+        self._values = _values(self._dicts)
+
+    def run(self, optimizer: Grouped, extra: Mapping[str, Tensor]) -> bool:
+        """Do the step if everything is as it was; False if nothing has been done.
+
+        Args:
+            optimizer: the same one; it is not kept, so that it can be freed at once.
+            extra: 0-d tensors for the chain.
+
+        Raises:
+            ValueError, TypeError: an option does not fit. Nothing has changed.
+        """
+        if not (self._same_groups(optimizer) and self._same_state(optimizer.state)):
+            return False
+        grads = [p.grad for p in self._params]
+        if [g is None for g in grads] != self._absent:
+            return False
+        there: list[Any] = list(compress(grads, self._there))
+        if any(layout is not torch.strided for layout in map(_layout, there)):
+            return False
+        for row in self._rows:
+            row.refresh(optimizer)
+        try:
+            self._engine.again(self._last, there, [row.row for row in self._rows], extra)
+        except CannotFuseError:
+            return False
+        return True
+
+    def _same_groups(self, optimizer: Grouped) -> bool:
+        groups = optimizer.param_groups
+        return len(groups) == len(self._groups) and all(
+            now is group
+            and _same(now["params"], params)
+            and _names(now) == names
+            and _same(_modes(now), modes)
+            and optimizer.transform_of(now) is self._tx
+            for now, (group, params, names, modes) in zip(groups, self._groups, strict=True)
+        )
+
+    def _same_state(self, state: Mapping[Any, Any]) -> bool:
+        return (
+            _same(list(state), self._owners)
+            and _same(list(state.values()), self._top)
+            and _same(_values(self._dicts), self._values)
+        )
+
+
+def _same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two lists hold the same objects."""
+    return len(a) == len(b) and all(map(is_, a, b))
+
+
+def _names(group: Mapping[str, Any]) -> list[str]:
+    return list(group.get("param_names") or ())
+
+
+def _modes(group: Mapping[str, Any]) -> list[Any]:
+    return [group[name] for name in _MODES]
+
+
+def _may_change(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return isinstance(value, list) or any(map(_may_change, value))
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _dicts(nested: Any) -> Iterator[dict[str, Any]]:
+    """A nested dict and those inside it, outer ones first."""
+    if isinstance(nested, dict):
+        yield nested
+        for value in nested.values():
+            yield from _dicts(value)
+
+
+def _values(dicts: Iterable[dict[str, Any]]) -> list[Any]:
+    return list(concat.from_iterable(map(dict.values, dicts)))

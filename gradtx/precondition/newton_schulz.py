@@ -1,0 +1,130 @@
+"""Orthogonal factors of matrices by Newton-Schulz iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Polynomials:
+    """A set of odd polynomials ``a x + b x^3 + c x^5`` and how matrices are scaled for it.
+
+    Attributes:
+        triples: the coefficients, iteration by iteration; the last ones repeat.
+        scaling: "add" divides by safety * |X|_F + eps, "clamp" by max(safety * |X|_F, eps),
+            "rows" multiplies rows by 1 / sqrt(max(sum_j |(X X^T)_ij|, eps)).
+        safety: factor on the norm, >= 1.
+    """
+
+    triples: tuple[Triple, ...]
+    scaling: str = "add"
+    safety: float = 1.0
+
+
+# Muon (Jordan 2024); arXiv 2505.16932; the five and four polynomials are published with Muon's and
+# Dion's GPU kernels.
+SETS: dict[str, Polynomials] = {
+    "quintic5": Polynomials(((3.4445, -4.7750, 2.0315),) * 5),
+    "polar_express5": Polynomials(
+        (
+            (8.156554524902461, -22.48329292557795, 15.878769915207462),
+            (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+            (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+            (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+            (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+        ),
+        safety=1.02,
+    ),
+    "five_polynomials": Polynomials(
+        (
+            (4.0848, -6.8946, 2.9270),
+            (3.9505, -6.3029, 2.6377),
+            (3.7418, -5.5913, 2.3037),
+            (2.8769, -3.1427, 1.2046),
+            (2.8366, -3.0525, 1.2012),
+        )
+    ),
+    "aol4": Polynomials(
+        (
+            (4.6051, -9.6552, 5.6769),
+            (4.7505, -6.0861, 2.1790),
+            (2.7763, -2.3190, 0.5523),
+            (2.4231, -2.2861, 0.8193),
+        ),
+        scaling="rows",
+    ),
+}
+SCALINGS = ("add", "clamp", "rows")
+
+
+def triples_of(who: str, coefficients: str | Sequence[object]) -> tuple[Triple, ...]:
+    """The triples of a set, of one triple, or of a list of them.
+
+    Raises:
+        ValueError: an unknown name, or something that is no triple of numbers.
+    """
+    if isinstance(coefficients, str):
+        if coefficients not in SETS:
+            raise ValueError(
+                f"{who}: coefficients must be one of {tuple(SETS)}, 'svd' or triples of numbers, "
+                f"got {coefficients!r}"
+            )
+        return SETS[coefficients].triples
+    rows: tuple[Any, ...] = tuple(coefficients)
+    if rows and all(isinstance(x, (int, float)) for x in rows):
+        rows = (rows,)
+    for row in rows or ((),):
+        numbers = isinstance(row, Sequence) and all(isinstance(x, (int, float)) for x in row)
+        if not numbers or len(row) != 3:
+            raise ValueError(f"{who}: coefficients must be triples of numbers, got {row!r}")
+    return tuple((float(a), float(b), float(c)) for a, b, c in rows)
+
+
+def newton_schulz(
+    x: Tensor, triples: Sequence[Triple], scaling: str, safety: float, eps: float
+) -> Tensor:
+    """An approximation of the orthogonal factor of every matrix of a batch.
+
+    With A = X X^T of the wide form: X <- a X + (b A + c A^2) X for every triple.
+
+    Args:
+        x: (batch, rows, columns), in the dtype of the iteration.
+        triples: coefficients, one iteration each.
+        scaling: "add", "clamp" or "rows", see ``Polynomials``.
+        safety: factor on the norm.
+        eps: of the scaling.
+    """
+    tall = x.shape[-2] > x.shape[-1]
+    x = _scaled(x.mT if tall else x, scaling, safety, eps)
+    for a, b, c in triples:
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def _scaled(x: Tensor, scaling: str, safety: float, eps: float) -> Tensor:
+    if scaling == "rows":
+        sums = torch.bmm(x, x.mT).abs().sum(-1, keepdim=True)
+        return x * torch.rsqrt(torch.clamp(sums, min=eps))
+    # In a wider dtype: the squares of large numbers overflow.
+    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = torch.float64 if x.dtype == torch.float32 else wide
+    norm = safety * torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
+    norm = norm + eps if scaling == "add" else torch.clamp(norm, min=eps)
+    return x / norm.to(x.dtype)
+
+
+def polar_factor(x: Tensor) -> Tensor:
+    """``U V^T`` of the singular value decompositions of a batch; vanishing directions stay zero."""
+    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    largest = s[..., :1]
+    tolerance = largest * (max(x.shape[-2:]) * torch.finfo(x.dtype).eps)
+    kept = (s > tolerance).to(x.dtype)
+    return (u * kept[..., None, :]) @ vh

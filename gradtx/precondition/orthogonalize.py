@@ -1,0 +1,136 @@
+"""Updates with all singular values near one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.declared import Call, DeclaredTransform
+from ..core.hyper import static
+from ..core.leaves import LowRankUpdate
+from ..core.tree import PyTree
+from .newton_schulz import SCALINGS, SETS, newton_schulz, polar_factor, triples_of
+
+
+@dataclass(frozen=True)
+class orthogonalize(DeclaredTransform):
+    """Replace matrices by their orthogonal factors: ``U S V^T`` becomes about ``U V^T``.
+
+    Newton-Schulz iterations X <- a X + (b A + c A^2) X with A = X X^T, from X / |X|. Matrices of
+    equal shape are treated as one batch. Leading dimensions (..., rows, columns) are a batch too;
+    ``gx.as_matrices`` takes a convolution kernel as one matrix. Of a low-rank update the factor is
+    orthogonalised. Zeros stay zeros.
+
+    Args:
+        coefficients: "quintic5" (Muon), "polar_express5" (arXiv 2505.16932), "five_polynomials",
+            "aol4", one triple (a, b, c), several; or "svd" for the exact factor.
+        steps: iterations in 1..99; None for as many as there are triples, 5 for a single one. More
+            repeat the last triple, fewer leave out the last ones.
+        scaling: what X is divided by: "add" is |X| + eps, "clamp" max(|X|, eps), "rows" bounds
+            every row; None for the one that the coefficients are made for.
+        safety: factor on |X|, >= 1; None for the coefficients' own (1.02 for "polar_express5").
+        eps: see ``scaling``, > 0.
+        dtype: of the iteration; None for at least float32, on a GPU bfloat16 for bfloat16
+            parameters.
+
+    Raises:
+        ValueError: a value that is not among these, or a leaf with fewer than two dimensions.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.orthogonalize("svd")
+    >>> tx.update({"w": torch.tensor([[3.0, 0.0], [0.0, -0.1]])}, ())[0]["w"].tolist()
+    [[1.0, 0.0], [0.0, -1.0]]
+    """
+
+    per_leaf: ClassVar[bool] = True
+    accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
+
+    coefficients: str | Sequence[Any] = static("quintic5")
+    steps: int | None = static(None)
+    scaling: str | None = static(None)
+    safety: float | None = static(None)
+    eps: float = static(1e-7)
+    dtype: torch.dtype | None = static(None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coefficients != "svd":
+            rows = triples_of(self.name, self.coefficients)
+            if not isinstance(self.coefficients, str):
+                object.__setattr__(self, "coefficients", rows)
+        whole = isinstance(self.steps, int) and not isinstance(self.steps, bool)
+        if self.steps is not None and not (whole and 1 <= self.steps < 100):
+            raise ValueError(f"orthogonalize: steps must be in 1..99, got {self.steps!r}")
+        if self.scaling not in (*SCALINGS, None):
+            raise ValueError(
+                f"orthogonalize: scaling must be one of {SCALINGS} or None, got {self.scaling!r}"
+            )
+        if self.safety is not None and not self.safety >= 1:
+            raise ValueError(f"orthogonalize: safety must be >= 1, got {self.safety}")
+        if not self.eps > 0:
+            raise ValueError(f"orthogonalize: eps must be > 0, got {self.eps}")
+        if self.dtype is not None and not self.dtype.is_floating_point:
+            raise ValueError(f"orthogonalize: dtype must be floating, got {self.dtype}")
+
+    def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
+        for name, p in zip(names, leaves, strict=True):
+            self._check_matrix(name, p)
+        return ()
+
+    def _update(self, call: Call, state: PyTree, values: dict[str, Any]) -> tuple[PyTree, PyTree]:
+        groups: dict[Any, list[int]] = {}
+        matrices: dict[int, Tensor] = {}
+        for i, (name, u) in enumerate(zip(call.names, call.updates, strict=True)):
+            self._check_matrix(name, u)
+            x = u.factor if isinstance(u, LowRankUpdate) else u
+            if x is None or not x.numel():
+                continue
+            matrices[i] = x.to(self._dtype(x, call.params[i])).reshape(-1, *x.shape[-2:])
+            key = (matrices[i].shape[1:], matrices[i].dtype, x.device)
+            groups.setdefault(key, []).append(i)
+        out = list(call.updates)
+        for members in groups.values():
+            batch = [matrices[i] for i in members]
+            done = self._factors(batch[0] if len(batch) == 1 else torch.cat(batch))
+            parts = done.split([x.shape[0] for x in batch])
+            for i, part in zip(members, parts, strict=True):
+                out[i] = _replaced(call.updates[i], part)
+        return call.spec.unflatten(out), state
+
+    def _factors(self, x: Tensor) -> Tensor:
+        if self.coefficients == "svd":
+            return polar_factor(x)
+        known = SETS.get(self.coefficients) if isinstance(self.coefficients, str) else None
+        triples = triples_of(self.name, self.coefficients)
+        steps = self.steps or (5 if len(triples) == 1 else len(triples))
+        triples = (*triples, *[triples[-1]] * (steps - len(triples)))[:steps]
+        scaling = self.scaling or (known.scaling if known else "add")
+        safety = self.safety or (known.safety if known else 1.0)
+        return newton_schulz(x, triples, scaling, safety, self.eps)
+
+    def _dtype(self, x: Tensor, p: Tensor | None) -> torch.dtype:
+        if self.dtype is not None:
+            return self.dtype
+        half = p is not None and p.dtype == torch.bfloat16 and x.is_cuda
+        return torch.bfloat16 if half and self.coefficients != "svd" else x.dtype
+
+    def _check_matrix(self, name: str, leaf: Any) -> None:
+        if leaf is not None and len(leaf.shape) < 2:
+            raise ValueError(
+                f"orthogonalize: leaf {name!r} of shape {tuple(leaf.shape)} is no matrix; treat "
+                "vectors in another way with gx.partition, or gx.matrix_groups for a module"
+            )
+
+
+def _replaced(old: Any, new: Tensor) -> Any:
+    """The matrices in the place, shape and dtype of an update or of its factor."""
+    if isinstance(old, LowRankUpdate):
+        factor = new.reshape(old.factor.shape).to(old.dtype)
+        return LowRankUpdate(factor, old.basis, old.shape, old.side)
+    return new.reshape(old.shape).to(old.dtype)

@@ -1,0 +1,63 @@
+"""Nearly the leading singular vectors, from a random sketch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .dense import SketchProjector
+from .projector import canonical, finite_or_zero, keep_if_bad
+from .view import View
+
+
+@dataclass(frozen=True, repr=False)
+class randomized_svd(SketchProjector):
+    """Singular vectors of what a random sketch of the gradient spans.
+
+    Q0 = qr(X W) with a normal W of rank + oversample columns; ``power_iterations`` times
+    Q0 = qr(X (X^T Q0)); then Q0 times the first left singular vectors of Q0^T X.
+
+    Args:
+        rank: number of vectors, at most the smaller dimension of the matrix.
+        side: see ``svd``.
+        clip_rank: take the largest possible rank where ``rank`` is larger.
+        matricize: take leaves with more than two dimensions as first against all others.
+        seed: of W.
+        oversample: additional columns, >= 0; fewer where the matrix has no more.
+        power_iterations: >= 0.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Source: arXiv 0909.4061.
+
+    >>> import torch, gradtx as gx
+    >>> projector, g = gx.subspace.randomized_svd(1), torch.diag(torch.tensor([1.0, -5.0]))
+    >>> projector.refresh(projector.init(g), g, first=True).basis.round(decimals=4)
+    tensor([[0.],
+            [1.]])
+    """
+
+    oversample: int = 2
+    power_iterations: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("oversample", "power_iterations"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"{self.name}: {name} must be an integer >= 0, got {value!r}")
+
+    def width(self, view: View) -> int:
+        return min(view.rank + self.oversample, view.rows, view.columns)
+
+    def sketched(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Tensor:
+        safe = finite_or_zero(x)
+        q = torch.linalg.qr(safe @ self.omega(state.key, x, view)).Q
+        for _ in range(self.power_iterations):
+            q = torch.linalg.qr(safe @ (safe.mT @ q)).Q
+        u = torch.linalg.svd(q.mT @ safe, full_matrices=False)[0]
+        return keep_if_bad(canonical((q @ u)[:, : view.rank]), state.basis, x, first)

@@ -1,0 +1,113 @@
+"""How much an optimizer scales a gradient, estimated in a subspace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.leaves import LeafInfo
+from ..core.protocol import GradientTransformation
+from .in_subspace import InSubspace
+from .leaf import Where
+from .one_sided import OneSided
+from .projector import Projector
+from .refresh import Refresh, zero_based
+from .view import axis_of
+
+_GRANULARITIES = ("channel", "tensor")
+
+
+@dataclass(frozen=True)
+class LowRankRatio(InSubspace):
+    """A transform that only says how long updates are; made by ``scale_by_low_rank_ratio``."""
+
+    granularity: str = static("channel")
+    norm_eps: Hyper = dynamic(1e-8, within="[0, inf)")
+
+    @property
+    def name(self) -> str:
+        return "scale_by_low_rank_ratio"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.granularity not in _GRANULARITIES:
+            raise ValueError(
+                f"{self.name}: granularity must be one of {_GRANULARITIES}, "
+                f"got {self.granularity!r}"
+            )
+        if self.granularity == "channel" and not isinstance(self.projector, OneSided):
+            raise ValueError(f"{self.name}: channels need a projector with one side")
+
+    def _check_leaf(self, info: LeafInfo) -> None:
+        if self.granularity == "tensor" or not isinstance(self.projector, OneSided):
+            return
+        view = self.projector.view(info.shape, info.name)
+        if view.axis != axis_of("std", view.rows, view.columns) and view.rows != view.columns:
+            raise ValueError(
+                f"{self.name}: leaf {info.name!r} of shape {info.shape} has its channels along the "
+                f"larger dimension, which side {self.projector.side!r} compresses; use 'std', or "
+                "granularity='tensor'"
+            )
+
+    def _finished(self, u: Tensor, z: Tensor, new: Tensor, state: Any, h: Values) -> Tensor:
+        if self.granularity == "tensor" or not isinstance(self.projector, OneSided):
+            return h.scale * u * (_norm(new, None) / (_norm(z, None) + h.norm_eps))
+        view = self.projector.view(u.shape)
+        factor = _norm(new, view.axis) / (_norm(z, view.axis) + h.norm_eps)
+        matrix = u.reshape(view.rows, view.columns)
+        return (h.scale * matrix * factor).reshape(u.shape)
+
+
+def _norm(x: Tensor, axis: int | None) -> Tensor:
+    """Euclidean norm of all of a matrix or along one dimension, with slope zero at zero."""
+    square = x.square().sum() if axis is None else x.square().sum(dim=axis, keepdim=True)
+    there = square > 0
+    return torch.where(there, torch.where(there, square, 1.0).sqrt(), 0.0)
+
+
+def scale_by_low_rank_ratio(
+    projector: Projector,
+    inner: GradientTransformation,
+    refresh: Refresh = zero_based(200),  # noqa: B008
+    granularity: str = "channel",
+    on_refresh: str = "keep",
+    scale: Hyper = 1.0,
+    norm_eps: Hyper = 1e-8,
+    where: Where | None = None,
+) -> LowRankRatio:
+    """Scale matrices by how much ``inner`` scales their coordinates in a subspace.
+
+    Z = Q^T G;  update = scale G ||inner(Z)|| / (||Z|| + norm_eps), with norms over the compressed
+    dimension, which gives one factor for every index of the other, or over everything. Leaves that
+    are no matrices go through ``inner``.
+
+    Args:
+        projector: what the subspace is, one of ``gx.subspace``; random ones do.
+        inner: the transform that says how long updates are.
+        refresh: when the subspace is chosen anew, a policy of ``gx.subspace``.
+        granularity: a factor for every "channel", an index of the larger dimension, or one for the
+            "tensor".
+        on_refresh: what becomes of the moments in ``inner`` then: "keep", "reset" or "rotate".
+        scale: factor of projected leaves' updates.
+        norm_eps: added to the norm of the coordinates, >= 0.
+        where: predicate on ``LeafInfo``, which matrices are projected; default all.
+
+    Raises:
+        ValueError: an unknown name; channels with a projector that compresses the larger dimension;
+            at ``init`` a rank that is too large.
+        TypeError: a projector, policy or transform of another type.
+
+    Source: arXiv 2412.05270.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.scale_by_low_rank_ratio(gx.subspace.gaussian(1), gx.scale(2.0))
+    >>> g = {"w": torch.tensor([[3.0, 4.0], [5.0, 6.0]])}
+    >>> tx.update(g, tx.init(g))[0]["w"].round(decimals=4)
+    tensor([[ 6.,  8.],
+            [10., 12.]])
+    """
+    return LowRankRatio(inner, projector, refresh, on_refresh, scale, where, granularity, norm_eps)

@@ -1,0 +1,129 @@
+"""Adam on chosen columns or rows of matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..compressors import top_columns
+from ..core.errors import TreeMismatchError
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..core.leaves import LeafInfo, LowRankUpdate
+from ..core.state import new_count, state_zeros
+from ..core.transform import LeafTransform
+from .adam import average
+
+
+class ScaleByColumnAdamState(NamedTuple):
+    """State of ``scale_by_column_adam``.
+
+    Attributes:
+        step: int32, updates done for this leaf.
+        mu: average of the chosen columns (rows, k) or rows (k, columns).
+        nu: average of their squares.
+        indices: int32 (k,), which ones they are, ascending.
+    """
+
+    step: Tensor
+    mu: Tensor
+    nu: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class scale_by_column_adam(LeafTransform):
+    """Adam on columns or rows that may be others at every update.
+
+    The update of ``gx.scale_by_adam`` for the columns that ``gx.compressors.top_columns`` has
+    chosen; it stays a low-rank update. The moments of a column that is chosen again go with it,
+    those of a new one start at zero, those of others are forgotten.
+
+    Args:
+        columns: what chooses the columns.
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        eps: added to the root of the second moment, > 0.
+        transfer: False leaves moments at their places, whatever column is there.
+
+    Raises:
+        ValueError: a value outside its interval, or an update that is not of chosen columns.
+
+    Source: arXiv 2505.17967.
+
+    >>> import torch, gradtx as gx
+    >>> columns = gx.compressors.top_columns(1)
+    >>> tx = gx.chain(gx.compress(columns), gx.scale_by_column_adam(columns), gx.densify())
+    >>> u = {"w": torch.tensor([[1.0, 5.0], [2.0, 3.0]])}
+    >>> tx.update(u, tx.init(u))[0]["w"]
+    tensor([[0., 1.],
+            [0., 1.]])
+    """
+
+    accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
+
+    columns: top_columns = static()
+    b1: Hyper = dynamic(0.9, within="[0, 1)")
+    b2: Hyper = dynamic(0.999, within="[0, 1)")
+    eps: Hyper = dynamic(1e-8, within="(0, inf)")
+    transfer: bool = static(True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.columns, top_columns):
+            raise TypeError(
+                f"{self.name}: columns must be gx.compressors.top_columns, "
+                f"got {type(self.columns).__name__}"
+            )
+
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByColumnAdamState:
+        shape = tuple(p.shape)
+        k = self.columns.kept(shape)
+        kept = (shape[0], k) if self.columns.axis(shape) == 1 else (k, shape[1])
+        indices = torch.arange(k, dtype=torch.int32, device=p.device)
+        mu = state_zeros(p.new_empty(kept))
+        return ScaleByColumnAdamState(new_count([p]), mu, torch.zeros_like(mu), indices)
+
+    def update_leaf(
+        self, u: Any, s: ScaleByColumnAdamState, p: Tensor | None, h: Values
+    ) -> tuple[LowRankUpdate, ScaleByColumnAdamState]:
+        if not isinstance(u, LowRankUpdate) or u.basis.is_floating_point():
+            raise ValueError(
+                f"{self.name}: takes updates of chosen columns; put gx.compress before"
+            )
+        x, now = u.factor, u.basis
+        if x.shape != s.mu.shape or now.shape != s.indices.shape:
+            raise TreeMismatchError(
+                f"{self.name}: chosen columns of shape {tuple(x.shape)} do not fit the state's "
+                f"{tuple(s.mu.shape)}"
+            )
+        mu, nu = s.mu.to(x.dtype), s.nu.to(x.dtype)
+        if self.transfer and now.numel():
+            dim = 1 if u.side == "right" else 0
+            mu, nu = (move_columns(m, s.indices, now, dim) for m in (mu, nu))
+        step = s.step + 1
+        mu, nu = average(mu, x, h.b1), average(nu, x * x, h.b2)
+        root = torch.sqrt(nu / one_minus_power(h.b2, step, x.dtype))
+        out = mu / one_minus_power(h.b1, step, x.dtype) / (root + h.eps)
+        new = ScaleByColumnAdamState(step, mu, nu, now.to(s.indices.dtype))
+        return LowRankUpdate(out, now, u.shape, u.side), new
+
+
+def move_columns(x: Tensor, old: Tensor, new: Tensor, dim: int = 1) -> Tensor:
+    """Columns that belong to indices ``old`` at the places of the same indices in ``new``.
+
+    Those of other indices are zero. Both are ascending.
+
+    >>> import torch
+    >>> from gradtx.transforms.column_adam import move_columns
+    >>> x = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> move_columns(x, torch.tensor([0, 4, 7]), torch.tensor([1, 4, 5]))
+    tensor([[0., 2., 0.]])
+    """
+    same = new.long()[:, None] == old.long()[None, :]
+    source = same.to(torch.int32).argmax(1)
+    moved = x[:, source] if dim == 1 else x[source]
+    there = same.any(1)
+    return torch.where(there if dim == 1 else there[:, None], moved, torch.zeros_like(moved))

@@ -1,0 +1,40 @@
+// Arithmetic of one MicroAdam step; gradtx.ops.microadam defines it.
+#pragma once
+
+#include <cmath>
+
+#include "arith.h"
+
+namespace gx {
+
+// Hyperparameters of one leaf at one step.
+struct MicroAdamRates {
+  float gain1, gain2;  // (1 - b) / (1 - b^t)
+  float eps, weight_decay, lr;
+};
+
+inline float microadam_gain(double b, int64_t count) {
+  return static_cast<float>((1.0 - b) / (1.0 - std::pow(b, static_cast<double>(count))));
+}
+
+// Weight of an update that is `age` steps old.
+inline float microadam_weight(double b, int64_t age) {
+  return static_cast<float>(std::pow(b, static_cast<double>(age)));
+}
+
+// The parameter after the step, from the sums over the window.
+GX_HD float microadam_moved(float p, float first, float second, const MicroAdamRates& r) {
+  const float v = mul(r.gain2, second);
+  const float scale = v > 0.0f ? root(v) : 0.0f;
+  const float u = div(mul(r.gain1, first), add(scale, r.eps));
+  return add(p, mul(add(u, mul(r.weight_decay, p)), -r.lr));
+}
+
+GX_HD uint16_t to_bf16(float value) {
+  if (is_nan(value)) return 0x7FC0u;
+  return static_cast<uint16_t>(to_bits(bf16_nearest(value)) >> 16);
+}
+
+GX_HD float from_bf16(uint16_t bits) { return from_bits(uint32_t{bits} << 16); }
+
+}  // namespace gx

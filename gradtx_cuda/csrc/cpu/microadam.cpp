@@ -1,0 +1,304 @@
+// CPU kernel of the MicroAdam step: every block of every leaf in one pass, held in cache.
+#include "../common/microadam.h"
+
+#include <atomic>
+
+#include "../common/microadam_op.h"
+#include "../registration.h"
+#include "affine_blocks.h"
+#include "top_k.h"
+#include "vectorize.h"
+
+namespace gx {
+namespace {
+
+constexpr int64_t kGrain = 32768;  // elements worth a thread
+constexpr int kBits = 4, kLevels = 15;
+
+struct Leaf {
+  void* param;
+  const void* grad;
+  uint8_t* codes;
+  uint16_t* lo;
+  uint16_t* hi;
+  int32_t* step;
+  int16_t* indices;
+  uint16_t* values;
+  int64_t numel;
+  int64_t block_size;
+  int64_t k;
+  int64_t columns;
+  int64_t first_block;
+  int64_t row;                      // of the window, to be written
+  std::vector<float> weights1, weights2;  // of the rows that have been written, this one included
+  MicroAdamRates rates;
+  float sign;
+  bool bf16_param, bf16_grad;
+  std::atomic<bool>* finite;
+};
+
+struct Scratch {
+  std::vector<float> total, second;
+  TopK<uint32_t> top;
+};
+
+GX_INLINE float load(const float* x, int64_t i) { return x[i]; }
+GX_INLINE float load(const uint16_t* x, int64_t i) { return from_bf16(x[i]); }
+GX_INLINE void store(float* x, int64_t i, float value) { x[i] = value; }
+GX_INLINE void store(uint16_t* x, int64_t i, float value) { x[i] = to_bf16(value); }
+
+// total = sign * gradient + error, over one quantiser block.
+template <typename G>
+GX_INLINE void add_error(const G* grad, float sign, const uint8_t* codes, Range range, int64_t n,
+                         float* total) {
+  const float step = grid_step(range, kLevels);
+  for (int64_t b = 0; b < n / 2; ++b) {
+    total[2 * b] = static_cast<float>(codes[b] >> 4);
+    total[2 * b + 1] = static_cast<float>(codes[b] & 15);
+  }
+  if (n % 2 != 0) total[n - 1] = static_cast<float>(codes[n / 2] >> 4);
+  for (int64_t i = 0; i < n; ++i) {
+    total[i] = add(mul(sign, load(grad, i)), add(mul(total[i], step), range.lo));
+  }
+}
+
+GX_INLINE void encode(const float* rest, int64_t n, const RangeRule& rule, uint8_t* codes,
+                      uint16_t* lo, uint16_t* hi) {
+  const Range range = finish_range(extremes(rest, n), rule);
+  store_stat(lo, 0, range.lo, true);
+  store_stat(hi, 0, range.hi, true);
+  uint8_t buffer[kChunk + 1];
+  for (int64_t start = 0; start < n; start += kChunk) {
+    const int64_t count = std::min(kChunk, n - start);
+    encode_nearest(rest + start, count, range, kLevels, buffer);
+    buffer[count] = 0;
+    pack<kBits>(buffer, num_bytes(count, kBits), codes + start / 2);
+  }
+}
+
+// Memory that is wanted soon travels while other things are computed.
+GX_INLINE void fetch(const void* data, int64_t bytes) {
+  const char* line = static_cast<const char*>(data);
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, 0, 2);
+}
+
+// `next` is as long as the parameter and will be read next, if there is anything.
+template <typename P>
+GX_INLINE void move(P* param, const float* first, const float* second, int64_t n,
+                    const MicroAdamRates& rates, const char* next, int64_t next_bytes) {
+  constexpr int64_t kRun = 64;
+  for (int64_t start = 0; start < n; start += kRun) {
+    const int64_t stop = std::min(n, start + kRun);
+    if (next != nullptr) fetch(next + start * next_bytes, kRun * next_bytes);
+    for (int64_t i = start; i < stop; ++i) {
+      store(param, i, microadam_moved(load(param, i), first[i], second[i], rates));
+    }
+  }
+}
+
+// The sums over the window of one block; entries that point out of it are left out.
+GX_INLINE void sum_window(const Leaf& leaf, int64_t column, int64_t k, int64_t n, float* first,
+                          float* second) {
+  std::fill_n(first, n, 0.0f);
+  std::fill_n(second, n, 0.0f);
+  for (size_t row = 0; row < leaf.weights1.size(); ++row) {
+    const int64_t start = static_cast<int64_t>(row) * leaf.columns + column;
+    const int16_t* at = leaf.indices + start;
+    const uint16_t* of = leaf.values + start;
+    const float w1 = leaf.weights1[row], w2 = leaf.weights2[row];
+    for (int64_t c = 0; c < k; ++c) {
+      const int64_t i = at[c];
+      if (static_cast<uint64_t>(i) >= static_cast<uint64_t>(n)) continue;
+      const float v = from_bf16(of[c]);
+      first[i] = add(first[i], mul(w1, v));
+      second[i] = add(second[i], mul(w2, mul(v, v)));
+    }
+  }
+}
+
+template <typename G>
+GX_INLINE void accumulate(const Leaf& leaf, int64_t start, int64_t n, int64_t quant, float* total) {
+  const G* grad = static_cast<const G*>(leaf.grad);
+  for (int64_t i = 0; i < n; i += quant) {
+    const int64_t at = start + i, range = at / quant;
+    const Range bounds{from_bf16(leaf.lo[range]), from_bf16(leaf.hi[range])};
+    add_error(grad + at, leaf.sign, leaf.codes + at / 2, bounds, std::min(quant, n - i), total + i);
+  }
+}
+
+GX_INLINE void step_block(const Leaf& leaf, int64_t block, int64_t quant, const RangeRule& rule,
+                          bool last, Scratch& scratch) {
+  const int64_t start = block * leaf.block_size;
+  const int64_t n = std::min(leaf.block_size, leaf.numel - start);
+  const int64_t column = block * leaf.k, k = std::min(leaf.k, leaf.columns - column);
+  scratch.total.resize(static_cast<size_t>(n));
+  scratch.second.resize(static_cast<size_t>(n));
+  float* total = scratch.total.data();
+  if (leaf.bf16_grad) {
+    accumulate<uint16_t>(leaf, start, n, quant, total);
+  } else {
+    accumulate<float>(leaf, start, n, quant, total);
+  }
+
+  select_top_k(total, n, k, scratch.top);
+  const int64_t row = leaf.row * leaf.columns + column;
+  for (int64_t c = 0; c < k; ++c) {
+    const int64_t i = scratch.top.chosen[static_cast<size_t>(c)];
+    leaf.indices[row + c] = static_cast<int16_t>(i);
+    leaf.values[row + c] = to_bf16(total[i]);
+    total[i] = 0.0f;
+  }
+
+  const int64_t width = leaf.bf16_param ? 2 : 4;
+  char* param = static_cast<char*>(leaf.param) + start * width;
+  for (int64_t i = 0; i < n; i += quant) {
+    const int64_t at = start + i, range = at / quant;
+    fetch(param + i * width, std::min(quant, n - i) * width);
+    encode(total + i, std::min(quant, n - i), rule, leaf.codes + at / 2, leaf.lo + range,
+           leaf.hi + range);
+  }
+
+  sum_window(leaf, column, k, n, total, scratch.second.data());
+  const int64_t next_width = leaf.bf16_grad ? 2 : 4;
+  const char* next =
+      last ? nullptr : static_cast<const char*>(leaf.grad) + (start + n) * next_width;
+  const float* second = scratch.second.data();
+  if (leaf.bf16_param) {
+    move(reinterpret_cast<uint16_t*>(param), total, second, n, leaf.rates, next, next_width);
+  } else {
+    move(reinterpret_cast<float*>(param), total, second, n, leaf.rates, next, next_width);
+  }
+}
+
+GX_CLONES void step_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
+                           const RangeRule& rule, Scratch& scratch) {
+  for (int64_t block = begin; block < end; ++block) {
+    const bool last = block + 1 == end;
+    if (quant == 64) {
+      step_block(leaf, block, 64, rule, last, scratch);
+    } else {
+      step_block(leaf, block, quant, rule, last, scratch);
+    }
+  }
+}
+
+template <typename Bits>
+GX_INLINE bool all_finite(const void* data, int64_t begin, int64_t end, Bits exponent) {
+  const Bits* x = static_cast<const Bits*>(data);
+  Bits top = 0;
+  for (int64_t i = begin; i < end; ++i) top = std::max<Bits>(top, x[i] & exponent);
+  return top != exponent;
+}
+
+GX_CLONES bool finite_block(const Leaf& leaf, int64_t begin, int64_t end) {
+  if (leaf.bf16_grad) return all_finite<uint16_t>(leaf.grad, begin, end, 0x7F80u);
+  return all_finite<uint32_t>(leaf.grad, begin, end, 0x7F800000u);
+}
+
+std::vector<Leaf> make_leaves(const MicroAdamArgs& a, std::vector<std::atomic<bool>>& finite) {
+  std::vector<Leaf> leaves(a.params.size());
+  int64_t blocks = 0;
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    Leaf& leaf = leaves[i];
+    leaf.param = a.params[i].mutable_data_ptr();
+    leaf.grad = a.grads[i].const_data_ptr();
+    leaf.codes = static_cast<uint8_t*>(a.codes[i].mutable_data_ptr());
+    leaf.lo = static_cast<uint16_t*>(a.lo[i].mutable_data_ptr());
+    leaf.hi = static_cast<uint16_t*>(a.hi[i].mutable_data_ptr());
+    leaf.step = static_cast<int32_t*>(a.steps[i].mutable_data_ptr());
+    leaf.indices = static_cast<int16_t*>(a.indices[i].mutable_data_ptr());
+    leaf.values = static_cast<uint16_t*>(a.values[i].mutable_data_ptr());
+    leaf.numel = a.params[i].numel();
+    leaf.block_size = a.block_sizes[i];
+    leaf.k = a.kept[i];
+    leaf.columns = a.indices[i].size(1);
+    leaf.first_block = blocks;
+    leaf.sign = static_cast<float>(a.signs[i]);
+    leaf.bf16_param = a.params[i].scalar_type() == ScalarType::BFloat16;
+    leaf.bf16_grad = a.grads[i].scalar_type() == ScalarType::BFloat16;
+    leaf.finite = &finite[i];
+    blocks += num_blocks(leaf.numel, leaf.block_size);
+
+    const auto* h = static_cast<const double*>(a.hyper.const_data_ptr()) + a.rows[i] * kHyperColumns;
+    const int64_t window = a.indices[i].size(0), done = *leaf.step, now = done + 1;
+    require(done >= 0, "microadam_: leaf ", i, ": step is negative");
+    const int64_t count = a.window_correction ? std::min(now, window) : now;
+    leaf.row = done % window;
+    for (int64_t row = 0; row < std::min(now, window); ++row) {
+      const int64_t age = (done - row) % window;
+      leaf.weights1.push_back(microadam_weight(h[kB1], age));
+      leaf.weights2.push_back(microadam_weight(h[kB2], age));
+    }
+    leaf.rates = {microadam_gain(h[kB1], count), microadam_gain(h[kB2], count),
+                  static_cast<float>(h[kEps]), static_cast<float>(h[kWeightDecay]),
+                  static_cast<float>(h[kLr])};
+  }
+  return leaves;
+}
+
+// Call work(leaf, first, last) for runs of blocks that belong to one leaf, in parallel.
+template <typename F>
+void for_blocks(const std::vector<Leaf>& leaves, const F& work) {
+  int64_t elements = 0, blocks = 0;
+  for (const Leaf& leaf : leaves) {
+    elements += leaf.numel;
+    blocks += num_blocks(leaf.numel, leaf.block_size);
+  }
+  if (blocks == 0) return;
+  const int64_t grain = std::max<int64_t>(1, kGrain * blocks / elements);
+  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    Scratch scratch;
+    auto at = std::upper_bound(leaves.begin(), leaves.end(), begin,
+                               [](int64_t b, const Leaf& leaf) { return b < leaf.first_block; });
+    for (--at; begin < end; ++at) {
+      const int64_t stop = at->first_block + num_blocks(at->numel, at->block_size);
+      const int64_t last = std::min(end, stop);
+      if (begin < last) work(*at, begin - at->first_block, last - at->first_block, scratch);
+      begin = std::max(begin, last);
+    }
+  });
+}
+
+}  // namespace
+
+Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors& codes,
+                      const Tensors& lo, const Tensors& hi, const Tensors& steps,
+                      const Tensors& indices, const Tensors& values, const Tensor& hyper,
+                      const Ints& rows, const Ints& signs, const Ints& block_sizes,
+                      const Ints& kept, int64_t quant_block_size, bool include_zero,
+                      bool window_correction, const std::string& nonfinite) {
+  const MicroAdamArgs args{params,      grads,        codes,           lo,
+                           hi,          steps,        indices,         values,
+                           hyper,       rows,         signs,           block_sizes,
+                           kept,        quant_block_size, include_zero, window_correction,
+                           nonfinite};
+  require_microadam(args);
+  const Tensor flags = torch::stable::new_empty(hyper, {static_cast<int64_t>(params.size())},
+                                                ScalarType::Bool);
+  std::vector<std::atomic<bool>> finite(params.size());
+  for (auto& flag : finite) flag = true;
+  const std::vector<Leaf> leaves = make_leaves(args, finite);
+  if (nonfinite != "ignore") {
+    for_blocks(leaves, [](const Leaf& leaf, int64_t begin, int64_t end, Scratch&) {
+      const int64_t stop = std::min(leaf.numel, end * leaf.block_size);
+      if (!finite_block(leaf, begin * leaf.block_size, stop)) *leaf.finite = false;
+    });
+  }
+  bool all = true;
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    all = all && finite[i];
+    static_cast<bool*>(flags.mutable_data_ptr())[i] = finite[i];
+  }
+  if (!all && nonfinite == "raise") return flags;
+
+  const RangeRule rule{kBits, false, include_zero, true};
+  for_blocks(leaves, [&](const Leaf& leaf, int64_t begin, int64_t end, Scratch& scratch) {
+    if (*leaf.finite) step_blocks(leaf, begin, end, quant_block_size, rule, scratch);
+  });
+  for (const Leaf& leaf : leaves) {
+    if (*leaf.finite) *leaf.step += 1;
+  }
+  return flags;
+}
+
+}  // namespace gx

@@ -1,0 +1,36 @@
+"""The CUDA back end without a device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradtx.fuse import cuda_table, engine
+from gradtx.fuse.cuda_table import CudaBackEnd
+from tests.fuse import cuda_emulator
+from tests.fuse.cuda_emulator import Emulated
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch) -> list[Emulated]:
+    """The CUDA back end on the CPU, its memory full of NaN at first; gives what it compiles."""
+    loaded: list[Emulated] = []
+    allocate = cuda_table.CudaTable._allocate
+
+    def load(source: str, device: torch.device) -> Emulated:
+        loaded.append(cuda_emulator.load(source, device))
+        loaded[-1].launches.clear()
+        loaded[-1].backwards = False
+        return loaded[-1]
+
+    def allocate_nan(self: cuda_table.CudaTable) -> list[Tensor]:
+        buffers = allocate(self)
+        for buffer in buffers:
+            buffer.view(torch.uint8).fill_(255)
+        return buffers
+
+    back = CudaBackEnd(torch.device("cpu"), load)
+    monkeypatch.setattr(engine, "back_end", lambda device: back)
+    monkeypatch.setattr(cuda_table.CudaTable, "_allocate", allocate_nan)
+    return loaded

@@ -1,0 +1,188 @@
+"""The MicroAdam step: kernel against reference, what is not finite, bad arguments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.library import opcheck
+
+import gradtx_cuda
+from gradtx.ops import OPS, microadam_
+
+from .rows import values
+
+LISTS = ("params", "grads", "codes", "lo", "hi", "steps", "indices", "values")
+KERNEL = pytest.mark.skipif(not gradtx_cuda.status().active, reason=gradtx_cuda.status().reason)
+SIZES = (1, 5, 64, 1000, 70_001, 0)
+
+
+def arguments(
+    sizes: tuple[int, ...] = SIZES,
+    param: torch.dtype = torch.float32,
+    grad: torch.dtype = torch.float32,
+    density: float = 0.02,
+    block: int = 4096,
+    quant: int = 64,
+    **options: Any,
+) -> dict[str, Any]:
+    """A first step of leaves of these sizes."""
+    window, out = 3, {name: [] for name in (*LISTS, "rows", "signs", "block_sizes", "kept")}
+    for i, n in enumerate(sizes):
+        size = max(min(n, block), 1)
+        k, tail = math.ceil(size * density), math.ceil(n % size * density)
+        shape, ranges = (window, n // size * k + tail), -(-n // quant)
+        out["params"].append(values((n,), param, i))
+        out["grads"].append(values((n,), grad, 50 + i))
+        out["codes"].append(torch.zeros(-(-n // 2), dtype=torch.uint8))
+        out["lo"].append(torch.zeros(ranges, dtype=torch.bfloat16))
+        out["hi"].append(torch.zeros(ranges, dtype=torch.bfloat16))
+        out["steps"].append(torch.zeros((), dtype=torch.int32))
+        out["indices"].append(torch.zeros(shape, dtype=torch.int16))
+        out["values"].append(torch.zeros(shape, dtype=torch.bfloat16))
+        out["rows"].append(i % 2)
+        out["signs"].append(-1 if i == 1 else 1)
+        out["block_sizes"].append(size)
+        out["kept"].append(k)
+    rows = [[0.1, 0.9, 0.999, 1e-8, 0.1], [0.01, 0.5, 0.9, 1e-3, 0.0]]
+    fixed = {
+        "quant_block_size": quant,
+        "include_zero": False,
+        "window_correction": False,
+        "nonfinite": "raise",
+    }
+    return {**out, "hyper": torch.tensor(rows, dtype=torch.float64), **fixed, **options}
+
+
+def clone(args: dict[str, Any]) -> dict[str, Any]:
+    return {k: [x.clone() for x in v] if k in LISTS else v for k, v in args.items()}
+
+
+def state(args: dict[str, Any]) -> list[Tensor]:
+    return [x for name in LISTS for x in args[name]]
+
+
+@KERNEL
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"density": 1.0},
+        {"density": 0.3, "block": 60, "quant": 6},
+        {"param": torch.bfloat16, "grad": torch.bfloat16},
+        {"param": torch.bfloat16, "quant": 128},
+        {"grad": torch.bfloat16, "include_zero": True},
+        {"window_correction": True, "nonfinite": "skip", "quant": 4096},
+        {"nonfinite": "ignore"},
+    ],
+)
+def test_kernel_against_reference(options):
+    kernel = arguments(**options)
+    for t in range(5):
+        kernel["grads"] = [values(tuple(g.shape), g.dtype, 50 + t) for g in kernel["grads"]]
+        reference = clone(kernel)
+        flags = microadam_(**kernel)
+        assert torch.equal(flags, OPS["microadam_"].reference(**reference))
+        for name in LISTS[1:]:
+            for a, b in zip(kernel[name], reference[name], strict=True):
+                assert torch.equal(a, b), (t, name)
+        for a, b in zip(kernel["params"], reference["params"], strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@KERNEL
+def test_threads_do_not_matter():
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            args = arguments((300_001, 7, 5000))
+            microadam_(**args)
+            results.append(state(args))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+@pytest.mark.parametrize("backend", ["kernel", "reference"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_not_finite(backend, bad, dtype):
+    op = microadam_ if backend == "kernel" else OPS["microadam_"].reference
+    for policy in ("raise", "skip"):
+        args = arguments((70_001, 3), grad=dtype, nonfinite=policy)
+        args["grads"][0][69_999] = bad
+        before = clone(args)
+        assert op(**args).tolist() == [False, True]
+        for name in set(LISTS) - {"grads"}:
+            assert torch.equal(args[name][0], before[name][0])
+        assert args["steps"][1] == (1 if policy == "skip" else 0)
+        assert torch.equal(args["params"][1], before["params"][1]) == (policy == "raise")
+
+
+@KERNEL
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("params", lambda x: x.double(), "must be float32 or bfloat16"),
+        ("grads", lambda x: x[:-1], "the gradient must have 1000 elements, got 999"),
+        ("codes", lambda x: x[1:], "codes must have 500 elements, got 499"),
+        ("lo", lambda x: x.float(), "lo has another dtype"),
+        ("hi", lambda x: x.repeat(2)[::2], "hi must be contiguous"),
+        ("steps", lambda x: x - 1, "step is negative"),
+        ("indices", lambda x: x[:, 1:], "do not have the shape of a window"),
+        ("values", lambda x: x[1:], "values must have"),
+        ("rows", lambda x: 2, "has no row 2 of hyper"),
+        ("signs", lambda x: 0, "sign must be 1 or -1"),
+        ("kept", lambda x: 0, "cannot keep 0"),
+        ("block_sizes", lambda x: 500, "quant_block_size must divide the block size 500"),
+    ],
+)
+def test_bad_arguments_change_nothing(name, change, message):
+    args = arguments()
+    args[name][3] = change(args[name][3])
+    before = clone(args)
+    with pytest.raises(RuntimeError, match=f"microadam_: leaf 3:.*{message}"):
+        microadam_(**args)
+    assert all(map(torch.equal, state(args), state(before)))
+
+
+@KERNEL
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"quant_block_size": 3}, "quant_block_size must be even"),
+        ({"nonfinite": "stop"}, "nonfinite must be"),
+        ({"hyper": torch.zeros(2, 4, dtype=torch.float64)}, "hyper must be float64"),
+        ({"lo": []}, "all lists must have 6 tensors, got 0"),
+        ({"rows": []}, "all lists must have 6 entries, got 0"),
+    ],
+)
+def test_bad_options(changes, message):
+    with pytest.raises(RuntimeError, match=f"microadam_: {message}"):
+        microadam_(**{**arguments(), **changes})
+
+
+@KERNEL
+def test_entries_outside_their_block_are_left_out():
+    args = arguments((1000,))
+    microadam_(**args)
+    args["indices"][0][0, 0] = 1000
+    args["indices"][0][0, 1] = -5
+    args["values"][0][0, :2] = math.nan
+    microadam_(**args)
+    assert args["params"][0].isfinite().all()
+
+
+def test_schema_and_fake():
+    args = arguments((40, 9))
+    order = [a.name for a in microadam_._schema.arguments]
+    opcheck(
+        microadam_,
+        tuple(args[name] for name in order),
+        test_utils=("test_schema", "test_faketensor"),
+    )

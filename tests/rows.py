@@ -1,0 +1,29 @@
+"""One entry of the table of transforms that the battery runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import gradtx as gx
+
+
+@dataclass(frozen=True)
+class Row:
+    """One transform to run the battery on.
+
+    Attributes:
+        name: the export that the row covers.
+        make: builds the transform; called anew in every test.
+        variant: tells rows of one export apart.
+        fails: property (test function without ``test_``) -> why it cannot hold.
+    """
+
+    name: str
+    make: Callable[[], gx.GradientTransformation]
+    variant: str = ""
+    fails: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}-{self.variant}" if self.variant else self.name
