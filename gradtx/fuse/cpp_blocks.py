@@ -145,7 +145,10 @@ GX void gx_draw(gx_int seed, gx_int counter, gx_int at, gx_u32* out, gx_int n) {
     out[4 * j + 3] = c3;
   }
 }
-GX int gx_half(const gx_u32* words, gx_int i) { return (int)(words[i / 2] >> 16 * (i % 2) & 0xffff); }
+typedef gx_u16 __attribute__((may_alias)) gx_half_word;
+GX int gx_half(const gx_u32* words, gx_int i) {
+  return ((const gx_half_word*)words)[i ^ (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)];
+}
 GX gx_int gx_draw_one(gx_int seed, gx_int counter) {
   gx_u32 words[4];
   gx_draw(seed, counter, 0, words, 1);
@@ -219,7 +222,7 @@ class Arrays:
             key = ", ".join(operand(self.graph, a, "gx_int", False) for a in nodes[i].args)
             lines.append(f"alignas(64) gx_u32 part{i}[{self.size // 2 + 8}];")
             lines.append(f"gx_draw({key}, {at}, part{i}, size);")
-            lines.append(f"const gx_int shift{i} = {at} % 8;")
+            lines.append(f"const gx_int shift{i} = ({at}) % 8;")
         lines += [f"alignas(64) float {self._source(k)}[{self.size}];" for k in self.encoded]
         return lines
 

@@ -82,13 +82,12 @@ class CudaSource:
             else:
                 launches += self._kernel(f"vectors_{at}", "chunks", vectors(self.places, nodes))
         if stage.reductions or stage.writes:
-            flat = self.graph.view is None
-            lines = flat_pass(self.places, stage) if flat else self._matrix_pass(stage)
+            if self.graph.view is None:
+                lines = flat_pass(self.places, stage)
+            else:
+                lines = MatrixPass(self.places, stage).write()
             launches += self._kernel(f"pass_{s}", "tasks", lines)
         return launches + self._kernel(f"tree_{s}", "once", self._trees(stage))
-
-    def _matrix_pass(self, stage: Stage) -> list[str]:
-        return MatrixPass(self.places, stage).write()
 
     def _trees(self, stage: Stage) -> list[str]:
         """What the leaves of this table contribute, by one block."""

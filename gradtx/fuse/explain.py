@@ -60,9 +60,7 @@ def _own(state: PyTree) -> PyTree:
     return tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, state)
 
 
-def _runs(
-    bound: Bound | Matched, names: list[str], refused: dict[str, str]
-) -> dict[str, str]:
+def _runs(bound: Bound | Matched, names: list[str], refused: dict[str, str]) -> dict[str, str]:
     if isinstance(bound, Matched):
         return dict.fromkeys(names, bound.label)
     out = {}

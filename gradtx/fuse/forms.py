@@ -30,8 +30,8 @@ class Form(NamedTuple):
     """How a tensor relates to its leaf.
 
     Attributes:
-        name: "leaf", "scalar", "row", "column", "bits", "array" for what only operators of their own
-            understand, or "other".
+        name: "leaf", "scalar", "row", "column", "bits", "array" for what only operators of their
+            own understand, or "other".
         rule: for rows, columns and bits, how the leaf is seen as a matrix.
     """
 

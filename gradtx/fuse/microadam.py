@@ -107,7 +107,7 @@ def match(tx: GradientTransformation) -> Members | None:
     nonfinite = "ignore"
     if found and type(found[0][1]) is apply_if_leaf_finite:
         outer, finite = found.pop(0)
-        nonfinite = finite.otherwise
+        nonfinite = finite.otherwise  # type: ignore[attr-defined]
         if not all(path.startswith(f"{outer}.".lstrip(".")) for path, _ in found):
             return None
     kinds = [type(m) for _, m in found]
@@ -153,7 +153,10 @@ def _covered(found: Members, p: Tensor, g: Tensor, states: list[Tensor]) -> bool
     if any((tuple(x.shape), x.dtype) != w for x, w in zip(states, want, strict=True)):
         return False
     indices = states[4]
-    return not indices.numel() or not p.is_cpu or 0 <= indices.min() <= indices.max() < blocks.size
+    if not indices.numel() or not p.is_cpu:
+        return True
+    low, high = torch.aminmax(indices)
+    return bool((low >= 0) & (high < blocks.size))
 
 
 def _number(value: Any) -> float:

@@ -115,9 +115,7 @@ def microadam_(
         count = min(done + 1, window) if window_correction else done + 1
         ages = (done - torch.arange(window, dtype=torch.float64)) % window
         written = torch.arange(window) <= done
-        w1, w2 = (
-            torch.where(written, b**ages, 0.0).float().to(p.device) for b in (b1, b2)
-        )
+        w1, w2 = (torch.where(written, b**ages, 0.0).float().to(p.device) for b in (b1, b2))
         g1, g2 = (torch.tensor((1 - b) / (1 - b**count)).float().item() for b in (b1, b2))
         first, second = window_moments(indices[i], values[i], w1, w2, n, size, k)
         update = (g1 * first / ((g2 * second).sqrt() + eps)).reshape(p.shape)

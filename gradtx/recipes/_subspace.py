@@ -78,7 +78,7 @@ def subspace_tail(*members: GradientTransformation, lr: Hyper, weight_decay: Hyp
     return chain(*members, scale_by_learning_rate(lr), decay_after(lr, weight_decay))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Projected:
     """Whether a leaf is one that a projector compresses."""
 
@@ -87,3 +87,6 @@ class Projected:
 
     def __call__(self, info: LeafInfo) -> bool:
         return self.projector.takes(info.shape) and (self.where is None or bool(self.where(info)))
+
+    def __repr__(self) -> str:
+        return f"projected_by({self.projector!r})"

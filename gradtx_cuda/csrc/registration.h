@@ -22,20 +22,21 @@ namespace gx {
   Tensor block_dequantize_##device(const Tensor& codes, const Tensor& scale, int64_t numel,      \
                                    int64_t bits, int64_t block_size, bool is_signed);            \
   Tensor pack_signs_##device(const Tensor& x);                                                   \
-  Tensor unpack_signs_##device(const Tensor& bits, int64_t columns);                             \
-  Tensor block_top_k_##device(const Tensor& x, int64_t block_size, int64_t k, int64_t k_tail,    \
-                              ScalarType dtype);                                                 \
-  MomentOutputs window_moments_##device(const Tensor& indices, const Tensor& values,             \
-                                        const Tensor& weights1, const Tensor& weights2,          \
-                                        int64_t numel, int64_t block_size, int64_t k);           \
-  Tensor microadam__##device(const Tensors& params, const Tensors& grads, const Tensors& codes,  \
-                             const Tensors& lo, const Tensors& hi, const Tensors& steps,         \
-                             const Tensors& indices, const Tensors& values, const Tensor& hyper, \
-                             const Ints& rows, const Ints& signs, const Ints& block_sizes,       \
-                             const Ints& kept, int64_t quant_block_size, bool include_zero,      \
-                             bool window_correction, const std::string& nonfinite);
+  Tensor unpack_signs_##device(const Tensor& bits, int64_t columns);
 GX_DECLARE(cpu)
 GX_DECLARE(cuda)
 #undef GX_DECLARE
+
+Tensor block_top_k_cpu(const Tensor& x, int64_t block_size, int64_t k, int64_t k_tail,
+                       ScalarType dtype);
+MomentOutputs window_moments_cpu(const Tensor& indices, const Tensor& values,
+                                 const Tensor& weights1, const Tensor& weights2, int64_t numel,
+                                 int64_t block_size, int64_t k);
+Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors& codes,
+                      const Tensors& lo, const Tensors& hi, const Tensors& steps,
+                      const Tensors& indices, const Tensors& values, const Tensor& hyper,
+                      const Ints& rows, const Ints& signs, const Ints& block_sizes,
+                      const Ints& kept, int64_t quant_block_size, bool include_zero,
+                      bool window_correction, const std::string& nonfinite);
 
 }  // namespace gx

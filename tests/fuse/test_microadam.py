@@ -14,9 +14,7 @@ from gradtx.fuse.microadam import match
 
 from .helpers import assert_same, copy, tensors
 
-pytestmark = pytest.mark.skipif(
-    not gradtx_cuda.status().active, reason=gradtx_cuda.status().reason
-)
+pytestmark = pytest.mark.skipif(not gradtx_cuda.status().active, reason=gradtx_cuda.status().reason)
 SHAPES: dict[str, tuple[int, ...]] = {
     **{"scalar": (), "empty": (0,), "one": (1,), "row": (1, 9), "odd": (1031,)},
     **{"deep": (3, 2, 4), "w": (200, 300), "blocks": (2, 16384), "tail": (16384 + 3,)},

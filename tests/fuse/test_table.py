@@ -9,6 +9,7 @@ from tests.fuse.helpers import assert_same, run_both
 from tests.table import ROWS, Row
 from tests.table_compression import ROWS as COMPRESSION
 from tests.table_spectral import ROWS as SPECTRAL
+from tests.table_subspace import ROWS as SUBSPACE
 
 # Rows that run as torch operations, wholly or in part, with a word of the reason.
 _OTHER_SHAPE = "no scalar, leaf, row or column"
@@ -28,13 +29,18 @@ UNFUSED = {
     "adafactor-relative": _DEEP,
     "sm3": _OTHER_SHAPE,
 }
-_BLOCKS = ("8bit", "4bit", "-codecs", "-mixed")
-UNFUSED |= {row.id: "block" for row in ROWS if row.id.endswith(_BLOCKS)}
+_MIXED = ("-codecs", "-mixed")
+UNFUSED |= {row.id: "blocks of a matrix" for row in ROWS if row.id.endswith(_MIXED)}
+UNFUSED["galore_adamw8bit"] = "constant tensor"
 _FUSED = {
     *("apply_if_leaf_finite", "apply_if_leaf_finite-skip", "decay_first", "round_updates"),
     *("compress-identity", "compress-threshold"),
+    *("decay_after", "limit_norm_growth", "scale_by_bias_factor", "galore_adamw-dense"),
+    *("root_subset_norm-runs", "root_subset_norm-leaf", "snsm-momentum"),
+    *("scale_by_subset_norm-matrix", "scale_by_subset_norm-entries"),
 }
 UNFUSED |= {row.id: "compressed state" for row in COMPRESSION if row.id not in _FUSED}
+UNFUSED |= {row.id: "subspaces, or subsets" for row in SUBSPACE if row.id not in _FUSED}
 if gradtx_cuda.status().active:
     del UNFUSED["microadam"]
 _FUSED = {

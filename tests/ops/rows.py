@@ -16,6 +16,7 @@ from gradtx.ops import (
     pack_signs,
     quantize_affine,
     quantize_symmetric,
+    random_bits16,
 )
 
 Samples = Callable[[], list[tuple[Any, ...]]]
@@ -161,7 +162,23 @@ def dct_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def random_bits16_samples() -> list[tuple[Any, ...]]:
+    return [(make_key(7, 2), n) for n in (0, 1, 8, 1001)]
+
+
+def round_stochastic_samples() -> list[tuple[Any, ...]]:
+    bits = random_bits16(make_key(7, 2), 210)
+    return [
+        (values((210,)), bits, False),
+        (values((5, 42)), bits.reshape(5, 42), True),
+        (values((0,)), bits[:0], False),
+        (torch.tensor(3.39e38), bits[0], True),
+    ]
+
+
 SAMPLES: dict[str, Samples] = {
+    "random_bits16": random_bits16_samples,
+    "round_stochastic": round_stochastic_samples,
     "dct": dct_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,

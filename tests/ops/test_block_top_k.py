@@ -13,9 +13,7 @@ from gradtx.ops import OPS, block_top_k
 
 from .rows import assert_same_bits, values
 
-pytestmark = pytest.mark.skipif(
-    not gradtx_cuda.status().active, reason=gradtx_cuda.status().reason
-)
+pytestmark = pytest.mark.skipif(not gradtx_cuda.status().active, reason=gradtx_cuda.status().reason)
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 

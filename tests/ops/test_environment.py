@@ -14,10 +14,13 @@ from gradtx.ops import OPS
 KERNELS = {
     "block_dequantize",
     "block_quantize",
+    "block_top_k",
     "dequantize_affine",
+    "microadam_",
     "pack_signs",
     "quantize_affine",
     "unpack_signs",
+    "window_moments",
 }
 
 

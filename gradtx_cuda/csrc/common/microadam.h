@@ -22,12 +22,16 @@ inline float microadam_weight(double b, int64_t age) {
   return static_cast<float>(std::pow(b, static_cast<double>(age)));
 }
 
-// The parameter after the step, from the sums over the window.
-GX_HD float microadam_moved(float p, float first, float second, const MicroAdamRates& r) {
+// Adam's step from the sums over the window, before decay and learning rate.
+GX_HD float microadam_update(float first, float second, const MicroAdamRates& r) {
   const float v = mul(r.gain2, second);
   const float scale = v > 0.0f ? root(v) : 0.0f;
-  const float u = div(mul(r.gain1, first), add(scale, r.eps));
-  return add(p, mul(add(u, mul(r.weight_decay, p)), -r.lr));
+  return div(mul(r.gain1, first), add(scale, r.eps));
+}
+
+// The parameter after the step.
+GX_HD float microadam_moved(float p, float update, const MicroAdamRates& r) {
+  return add(p, mul(add(update, mul(r.weight_decay, p)), -r.lr));
 }
 
 GX_HD uint16_t to_bf16(float value) {

@@ -38,7 +38,8 @@ struct Leaf {
 };
 
 struct Scratch {
-  std::vector<float> total, second;
+  std::vector<float> total, second, touched_first, touched_second;
+  std::vector<int32_t> touched;
   TopK<uint32_t> top;
 };
 
@@ -84,23 +85,30 @@ GX_INLINE void fetch(const void* data, int64_t bytes) {
 
 // `next` is as long as the parameter and will be read next, if there is anything.
 template <typename P>
-GX_INLINE void move(P* param, const float* first, const float* second, int64_t n,
-                    const MicroAdamRates& rates, const char* next, int64_t next_bytes) {
+GX_INLINE void move(P* param, const float* update, int64_t n, const MicroAdamRates& rates,
+                    const char* next, int64_t next_bytes) {
   constexpr int64_t kRun = 64;
   for (int64_t start = 0; start < n; start += kRun) {
     const int64_t stop = std::min(n, start + kRun);
     if (next != nullptr) fetch(next + start * next_bytes, kRun * next_bytes);
     for (int64_t i = start; i < stop; ++i) {
-      store(param, i, microadam_moved(load(param, i), first[i], second[i], rates));
+      store(param, i, microadam_moved(load(param, i), update[i], rates));
     }
   }
 }
 
-// The sums over the window of one block; entries that point out of it are left out.
-GX_INLINE void sum_window(const Leaf& leaf, int64_t column, int64_t k, int64_t n, float* first,
-                          float* second) {
+// Adam's step for one block, zero where the window has no entry; `second` is zero before and after.
+// Entries that point out of the block are left out.
+GX_INLINE void update_of_window(const Leaf& leaf, int64_t column, int64_t k, int64_t n,
+                                float* first, Scratch& scratch) {
+  const size_t most = leaf.weights1.size() * static_cast<size_t>(k);
+  scratch.touched.resize(std::max(scratch.touched.size(), most));
+  scratch.touched_first.resize(scratch.touched.size());
+  scratch.touched_second.resize(scratch.touched.size());
+  float* second = scratch.second.data();
+  int32_t* touched = scratch.touched.data();
+  int64_t count = 0;
   std::fill_n(first, n, 0.0f);
-  std::fill_n(second, n, 0.0f);
   for (size_t row = 0; row < leaf.weights1.size(); ++row) {
     const int64_t start = static_cast<int64_t>(row) * leaf.columns + column;
     const int16_t* at = leaf.indices + start;
@@ -109,10 +117,22 @@ GX_INLINE void sum_window(const Leaf& leaf, int64_t column, int64_t k, int64_t n
     for (int64_t c = 0; c < k; ++c) {
       const int64_t i = at[c];
       if (static_cast<uint64_t>(i) >= static_cast<uint64_t>(n)) continue;
-      const float v = from_bf16(of[c]);
+      const float v = from_bf16(of[c]), before = second[i];
+      touched[count] = static_cast<int32_t>(i);
+      count += before == 0.0f ? 1 : 0;  // twice if the square underflows, which does no harm
       first[i] = add(first[i], mul(w1, v));
-      second[i] = add(second[i], mul(w2, mul(v, v)));
+      second[i] = add(before, mul(w2, mul(v, v)));
     }
+  }
+  float *m = scratch.touched_first.data(), *v = scratch.touched_second.data();
+  for (int64_t c = 0; c < count; ++c) {
+    m[c] = first[touched[c]];
+    v[c] = second[touched[c]];
+  }
+  for (int64_t c = 0; c < count; ++c) m[c] = microadam_update(m[c], v[c], leaf.rates);
+  for (int64_t c = 0; c < count; ++c) {
+    first[touched[c]] = m[c];
+    second[touched[c]] = 0.0f;
   }
 }
 
@@ -132,7 +152,7 @@ GX_INLINE void step_block(const Leaf& leaf, int64_t block, int64_t quant, const 
   const int64_t n = std::min(leaf.block_size, leaf.numel - start);
   const int64_t column = block * leaf.k, k = std::min(leaf.k, leaf.columns - column);
   scratch.total.resize(static_cast<size_t>(n));
-  scratch.second.resize(static_cast<size_t>(n));
+  if (scratch.second.size() < static_cast<size_t>(n)) scratch.second.resize(static_cast<size_t>(n));
   float* total = scratch.total.data();
   if (leaf.bf16_grad) {
     accumulate<uint16_t>(leaf, start, n, quant, total);
@@ -158,15 +178,14 @@ GX_INLINE void step_block(const Leaf& leaf, int64_t block, int64_t quant, const 
            leaf.hi + range);
   }
 
-  sum_window(leaf, column, k, n, total, scratch.second.data());
+  update_of_window(leaf, column, k, n, total, scratch);
   const int64_t next_width = leaf.bf16_grad ? 2 : 4;
   const char* next =
       last ? nullptr : static_cast<const char*>(leaf.grad) + (start + n) * next_width;
-  const float* second = scratch.second.data();
   if (leaf.bf16_param) {
-    move(reinterpret_cast<uint16_t*>(param), total, second, n, leaf.rates, next, next_width);
+    move(reinterpret_cast<uint16_t*>(param), total, n, leaf.rates, next, next_width);
   } else {
-    move(reinterpret_cast<float*>(param), total, second, n, leaf.rates, next, next_width);
+    move(reinterpret_cast<float*>(param), total, n, leaf.rates, next, next_width);
   }
 }
 
@@ -219,7 +238,8 @@ std::vector<Leaf> make_leaves(const MicroAdamArgs& a, std::vector<std::atomic<bo
     leaf.finite = &finite[i];
     blocks += num_blocks(leaf.numel, leaf.block_size);
 
-    const auto* h = static_cast<const double*>(a.hyper.const_data_ptr()) + a.rows[i] * kHyperColumns;
+    const auto* hyper = static_cast<const double*>(a.hyper.const_data_ptr());
+    const double* h = hyper + a.rows[i] * kHyperColumns;
     const int64_t window = a.indices[i].size(0), done = *leaf.step, now = done + 1;
     require(done >= 0, "microadam_: leaf ", i, ": step is negative");
     const int64_t count = a.window_correction ? std::min(now, window) : now;

@@ -88,11 +88,11 @@ GX_INLINE Bits reached_by_k(const void* x, int64_t n, int64_t k, std::vector<Bit
 template <typename Bits>
 GX_INLINE void collect(const void* x, int64_t n, Bits bound, TopK<Bits>& buffers) {
   constexpr int64_t kRun = 512;
-  uint8_t flags[kRun];
+  uint8_t flags[kRun] = {};
   size_t count = 0;
   for (int64_t start = 0; start < n; start += kRun) {
     const int64_t run = std::min(kRun, n - start);
-    std::fill_n(flags, kRun, uint8_t{0});
+    if (run < kRun) std::fill_n(flags, kRun, uint8_t{0});
     for (int64_t i = 0; i < run; ++i) flags[i] = magnitude<Bits>(x, start + i) >= bound ? 1 : 0;
     if (count + kRun > buffers.candidates.size()) {
       buffers.candidates.resize(2 * (count + kRun));
@@ -127,7 +127,8 @@ GX_INLINE void select_top_k(const void* x, int64_t n, int64_t k, TopK<Bits>& buf
   int64_t reached;
   const Bits bound = bound_of(buffers.magnitudes, k, 0, reached);
   // If more than k reach the bound, it is the k-th largest magnitude and some equal it.
-  int64_t ties = reached == k ? k : k - count_from(buffers.magnitudes, static_cast<Bits>(bound + 1));
+  const auto above = static_cast<Bits>(bound + 1);
+  int64_t ties = reached == k ? k : k - count_from(buffers.magnitudes, above);
   size_t done = 0;
   for (size_t c = 0; c < buffers.candidates.size(); ++c) {
     const Bits m = buffers.magnitudes[c];
