@@ -7,12 +7,15 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 STAMP := .venv/gradtx-installed
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find gradtx_cuda/csrc -type f)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-all lint bench clean
 
 demo: $(STAMP)  ## train a small GPT with three optimizers; writes out/lm
 	$(BIN)/python examples/train_lm.py --out out/lm
 
-test: $(STAMP)  ## the whole test suite
+test: $(STAMP)  ## the test suite without what is slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)  ## ruff and mypy

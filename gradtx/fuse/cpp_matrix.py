@@ -1,8 +1,9 @@
 """C++ for a pass over leaves that are seen as matrices.
 
 A task is a tile: a stripe of rows, all columns or a block of them. It goes over it row by row, so
-that memory is read as a stream. Sums of rows are finished in the tile, sums of columns are left
-behind per tile and added up in order by whoever needs them.
+that memory is read as a stream; over two rows at a time where what belongs to columns does not stay
+in the nearest cache, which is then fetched half as often. Sums of rows are finished in the tile,
+sums of columns are left behind per tile and added up in order by whoever needs them.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from .cpp_blocks import Arrays
 from .cpp_pass import Accumulator, body, pointers, uniforms
 from .cpp_prelude import STORAGE, STRIP, WIDTH
 from .expression import c_type, name, operand
-from .graph import VECTORS
+from .graph import VECTORS, Input
 from .places import Places, label
 from .schedule import Stage
 
 _BLOCK = 512  # columns of a block: its flags stay in the first cache
+_WIDE = 1024  # columns from which rows are taken in pairs
 _STAGGER = 208  # elements that keep columns of two arrays off the same sets of a cache
 
 
@@ -31,8 +33,8 @@ class MatrixPass:
             by_form[self.nodes[i].form].append(i)
         graph = places.graph
         self.totals = [Accumulator(graph, i, f"total{i}") for i in by_form["scalar"]]
-        self.rows = [Accumulator(graph, i, f"total{i}") for i in by_form["row"]]
         self.columns = [Accumulator(graph, i, f"total{i}") for i in by_form["column"]]
+        self.row_reductions = by_form["row"]
         self.arrays = Arrays(places, stage, _BLOCK)
         used = (a for i in stage.elements for a in self.nodes[i].args)
         self.vectors = [a for a in dict.fromkeys(used) if self.nodes[a].form in VECTORS]
@@ -51,8 +53,11 @@ class MatrixPass:
             *self._column_totals(),
             f"for (gx_int first = r0; first < r1; first += {STRIP}) {{",
             *(f"  {line}" for line in self._clear_columns()),
-            f"  for (gx_int i = first; i < gx_least(first + {STRIP}, r1); ++i) {{",
-            *(f"    {line}" for line in self._row()),
+            f"  const gx_int last = gx_least(first + {STRIP}, r1);",
+            "  gx_int i = first;",
+            *(f"  {line}" for line in self._pairs()),
+            "  for (; i < last; ++i) {",
+            *(f"    {line}" for line in self._rows(1)),
             "  }",
             *(f"  {line}" for line in self._fold_columns()),
             "}",
@@ -69,64 +74,93 @@ class MatrixPass:
         node = self.nodes[i]
         return f"(const {STORAGE[node.dtype]}*){self.places.address(node.value)}"
 
-    def _load(self, i: int, at: str) -> str:
+    def _load(self, i: int, at: str, row: str = "") -> str:
         kind = c_type(self.nodes[i].dtype, True)
-        return f"const {kind} {name(i)} = gx_load(x{i}[{at}]);"
+        return f"const {kind} {name(i)}{row} = gx_load(x{i}[{at}]);"
 
-    # -- one row ---------------------------------------------------------------------------------
+    def _of_form(self, form: str) -> list[int]:
+        return [a for a in self.vectors if self.nodes[a].form == form]
 
-    def _row(self) -> list[str]:
+    # -- one row, or some of them ----------------------------------------------------------------
+
+    def _pairs(self) -> list[str]:
+        if self.arrays or not (self.columns or self._of_form("column")):
+            return []
+        lines = self._rows(2)
+        return [f"if (b > {_WIDE}) for (; i + 2 <= last; i += 2) {{", *_indent(lines), "}"]
+
+    def _rows(self, count: int) -> list[str]:
+        """The rows from ``i``; names of what belongs to one of them end with its number."""
+        graph, rows = self.places.graph, [f"_{r}" for r in range(count)]
+        sums = {
+            r: [Accumulator(graph, i, f"total{i}{r}", r) for i in self.row_reductions] for r in rows
+        }
+        totals = {r: [Accumulator(graph, p.node, p.total, r) for p in self.totals] for r in rows}
+        inner = {r: [*totals[r], *sums[r]] for r in rows}
+        every = [part for r in rows for part in inner[r]]
+        lines = []
+        for k, r in enumerate(rows):
+            lines.append(f"const gx_int i{r} = i + {k};")
+            lines += [f"double {part.total} = {part.start};" for part in sums[r]]
+            lines += [self._load(a, f"i{r}", r) for a in self._of_form("row")]
+        block = [line for r in rows for line in self._flags(r)]
+        block += self.arrays.before("i * b + c")
+        block += [line for part in every for line in part.declare()]
+        block.append(f"#pragma omp simd {' '.join(part.clauses() for part in every)}")
+        loop = [self._load(a, "c + k") for a in self._of_form("column")]
+        for r in rows:
+            loop += [f"{part.kind} taken{part.node}{r};" for part in self.columns]
+            loop += ["{", *_indent(self._element(r, inner[r])), "}"]
+        for part in self.columns:
+            loop += [self._column_step(part, r) for r in rows]
+        block += ["for (gx_int k = 0; k < size; ++k) {", *_indent(loop), "}"]
+        block += [line for part in every for line in part.finish()]
+        for r in rows:
+            block += [f"gx_pack({self._bits(t, r)}, flags{i}{r}, size);" for t, i in self.packed]
         return [
-            *(f"double {part.total} = {part.start};" for part in self.rows),
-            *(self._load(a, "i") for a in self.vectors if self.nodes[a].form == "row"),
+            *lines,
             f"for (gx_int c = c0; c < c1; c += {_BLOCK}) {{",
-            "  const gx_int at = i * b + c;",
             "  const auto block = [&](const auto size) __attribute__((always_inline)) {",
-            *(f"    {line}" for line in self._block()),
+            *(f"    {line}" for line in block),
             "  };",
             # A block of known size is several times faster to loop over.
             f"  if (c + {_BLOCK} <= c1) block(gx_size<{_BLOCK}>()); else block(c1 - c);",
             "}",
-            *self._store_rows(),
+            *(self._store_row(part, r) for r in rows for part in sums[r]),
         ]
 
-    def _block(self) -> list[str]:
-        inner = [*self.totals, *self.rows]
-        loop = [self._load(a, "c + k") for a in self.vectors if self.nodes[a].form == "column"]
-        loop += body(self.places, self.stage, "at + k", self.arrays)
-        loop += [x for part in inner for x in part.step()]
-        loop += [self._column_step(part) for part in self.columns]
+    def _element(self, row: str, parts: list[Accumulator]) -> list[str]:
+        graph = self.places.graph
+        taken = [
+            f"taken{p.node}{row} = {operand(graph, self.nodes[p.node].args[0], p.kind, True)};"
+            for p in self.columns
+        ]
+        kinds = [(c_type(self.nodes[a].dtype, True), name(a)) for a in self._of_form("row")]
         return [
-            *self._unpack(),
-            *self.arrays.before("at"),
-            *(f"int flags{i}[{_BLOCK}];" for _, i in self.packed),
-            *(x for part in inner for x in part.declare()),
-            f"#pragma omp simd {' '.join(part.clauses() for part in inner)}",
-            "for (gx_int k = 0; k < size; ++k) {",
-            *(f"  {line}" for line in loop),
-            "}",
-            *(x for part in inner for x in part.finish()),
-            *(f"gx_pack({self._bits(label(t))}, flags{i}, size);" for t, i in self.packed),
+            *(f"const {kind} {x} = {x}{row};" for kind, x in kinds),
+            *body(self.places, self.stage, f"i{row} * b + c + k", self.arrays, row),
+            *(line for part in parts for line in part.step()),
+            *taken,
         ]
 
-    def _bits(self, tensor: str) -> str:
-        return f"p_{tensor} + i * ((b + 7) / 8) + c / 8"
-
-    def _unpack(self) -> list[str]:
+    def _flags(self, row: str) -> list[str]:
         lines = []
         for i in self.unpacked:
-            bits = self._bits(label(self.nodes[i].value))
-            lines.append(f"int flags{i}[{_BLOCK}];")
-            lines.append(f"gx_unpack({bits}, flags{i}, size);")
-        return lines
+            lines.append(f"int flags{i}{row}[{_BLOCK}];")
+            lines.append(f"gx_unpack({self._bits(self.nodes[i].value, row)}, flags{i}{row}, size);")
+        return [*lines, *(f"int flags{i}{row}[{_BLOCK}];" for _, i in self.packed)]
 
-    def _column_step(self, part: Accumulator) -> str:
-        value = operand(self.places.graph, self._source(part), part.kind, True)
+    def _bits(self, where: Input, row: str) -> str:
+        return f"p_{label(where)} + i{row} * ((b + 7) / 8) + c / 8"
+
+    def _column_step(self, part: Accumulator, row: str) -> str:
         a = f"a{part.node}[c - c0 + k]"
-        return f"{a} = {self.places.join(part.node)}::join({a}, {value});"
+        return f"{a} = {self.places.join(part.node)}::join({a}, taken{part.node}{row});"
 
-    def _source(self, part: Accumulator) -> int:
-        return self.nodes[part.node].args[0]
+    def _store_row(self, part: Accumulator, row: str) -> str:
+        kind = self.places.vector_type(part.node)
+        y = f"({self.places.vector_of(part.node)})[piece * a + i{row}]"
+        return f"{y} = ({kind}){part.total};"
 
     # -- sums of a tile ------------------------------------------------------------------------
 
@@ -150,14 +184,6 @@ class MatrixPass:
             lines.append(f"{part.total}[k] = {join}({part.total}[k], (double)a{part.node}[k]);")
         return _each_column(lines)
 
-    def _store_rows(self) -> list[str]:
-        lines = []
-        for part in self.rows:
-            kind = self.places.vector_type(part.node)
-            y = f"({self.places.vector_of(part.node)})[piece * a + i]"
-            lines.append(f"{y} = ({kind}){part.total};")
-        return lines
-
     def _store_columns(self) -> list[str]:
         lines = []
         for part in self.columns:
@@ -167,6 +193,10 @@ class MatrixPass:
                 f"  for (gx_int k = 0; k < c1 - c0; ++k) y[k] = ({kind}){part.total}[k]; }}",
             ]
         return lines
+
+
+def _indent(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
 
 
 def _each_column(lines: list[str]) -> list[str]:

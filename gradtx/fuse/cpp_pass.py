@@ -17,11 +17,13 @@ class Accumulator:
         graph: the graph.
         node: the reduction.
         total: the double that takes in the values of a loop.
+        row: ending of the variables' names, where a loop handles several rows.
     """
 
-    def __init__(self, graph: Graph, node: int, total: str) -> None:
+    def __init__(self, graph: Graph, node: int, total: str, row: str = "") -> None:
         source = graph.nodes[node].args[0]
         self.node = node
+        self.mark = f"{node}{row}"
         self.total = total
         self.op = graph.nodes[node].op.rpartition("_")[2]
         self.kind = c_type(graph.nodes[source].dtype, True)
@@ -30,29 +32,29 @@ class Accumulator:
 
     def declare(self) -> list[str]:
         """Variables of a loop."""
-        out = [f"{self.kind} a{self.node} = ({self.kind}){self.start};"]
-        return out if self.op == "sum" else [*out, f"int nan{self.node} = 0;"]
+        out = [f"{self.kind} a{self.mark} = ({self.kind}){self.start};"]
+        return out if self.op == "sum" else [*out, f"int nan{self.mark} = 0;"]
 
     def clauses(self) -> str:
         """The reduction clauses of the loop."""
         if self.op == "sum":
-            return f"reduction(+:a{self.node})"
-        return f"reduction({self.op}:a{self.node}) reduction(|:nan{self.node})"
+            return f"reduction(+:a{self.mark})"
+        return f"reduction({self.op}:a{self.mark}) reduction(|:nan{self.mark})"
 
     def step(self) -> list[str]:
         """Take in one value."""
-        a, x = f"a{self.node}", self.value
+        a, x = f"a{self.mark}", self.value
         if self.op == "sum":
             return [f"{a} += {x};"]
         sign = ">" if self.op == "max" else "<"
-        return [f"{a} = {x} {sign} {a} ? {x} : {a};", f"nan{self.node} |= {x} != {x};"]
+        return [f"{a} = {x} {sign} {a} ? {x} : {a};", f"nan{self.mark} |= {x} != {x};"]
 
     def finish(self) -> list[str]:
         """Bring a loop into the total; NaN wins, as in torch."""
-        a = f"(double)a{self.node}"
+        a = f"(double)a{self.mark}"
         if self.op == "sum":
             return [f"{self.total} += {a};"]
-        value = f'nan{self.node} ? __builtin_nan("") : {a}'
+        value = f'nan{self.mark} ? __builtin_nan("") : {a}'
         return [f"{self.total} = gx_{self.op}({self.total}, {value});"]
 
 
@@ -79,7 +81,7 @@ def uniforms(places: Places, stage: Stage) -> list[str]:
     return [line for line in lines if line]
 
 
-def body(places: Places, stage: Stage, at: str, arrays: Arrays) -> list[str]:
+def body(places: Places, stage: Stage, at: str, arrays: Arrays, row: str = "") -> list[str]:
     """The statements for one element.
 
     Args:
@@ -87,6 +89,7 @@ def body(places: Places, stage: Stage, at: str, arrays: Arrays) -> list[str]:
         stage: the stage.
         at: position of the element in its leaf; its number in the loop is ``k``.
         arrays: what is read from and written to the stack.
+        row: ending of the names of flags, where a loop handles several rows.
     """
     nodes, lines = places.graph.nodes, []
     for i in stage.elements:
@@ -95,11 +98,13 @@ def body(places: Places, stage: Stage, at: str, arrays: Arrays) -> list[str]:
             if node.op == "pack_signs":
                 kind = c_type(nodes[node.args[0]].dtype, True)
                 value = operand(places.graph, node.args[0], kind, True)
-                lines.append(f"flags{i}[k] = -({value} > 0);")
+                lines.append(f"flags{i}{row}[k] = -({value} > 0);")
             continue
         if node.each is not None:
             continue
-        value = f"flags{node.args[0]}[k] != 0" if node.op == "unpack_signs" else arrays.value(i)
+        value = (
+            f"flags{node.args[0]}{row}[k] != 0" if node.op == "unpack_signs" else arrays.value(i)
+        )
         if node.op == "input":
             value = f"gx_load(p_{label(node.value)}[{at}])"
         value = value or expression(places.graph, i)

@@ -78,6 +78,15 @@ def test_rows_longer_than_a_task(shape: tuple[int, ...]) -> None:
         assert_same(fused, pure)
 
 
+@pytest.mark.parametrize("rows", [1111, 1303])
+def test_pairs_of_rows(rows: int) -> None:
+    fused, pure, step = run_both(factored_adam(), {"w": (rows, 1300)}, steps=2)
+    assert step.report() == FUSED
+    sign = fused[1]["scale_by_adam"]["w"].mu.sign
+    assert sign.shape[0] > 1024
+    assert_same(fused, pure)
+
+
 def test_no_trace_and_no_kernel_for_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     traced: list[Any] = []
     run = trace._run
