@@ -22,10 +22,12 @@ class Peer:
     Attributes:
         path: the class, or the function of Optax, by its full name.
         options: its arguments; others keep their defaults.
+        matrices: it takes the matrices but the embedding alone; fused AdamW takes the rest.
     """
 
     path: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    matrices: bool = False
 
     @property
     def name(self) -> str:
@@ -50,7 +52,17 @@ class Peer:
             make = getattr(importlib.import_module(module), name)
             if self.package == "optax":
                 return _optax_step(make(learning_rate=1e-3, **self.options), params)
-            return make(params, **self.options).step
+            if not self.matrices:
+                return make(params, **self.options).step
+            chosen, rest = split(params)
+            one, other = make(chosen, **self.options), torch.optim.AdamW(rest, fused=True)
+            return lambda: (one.step(), other.step())
+
+
+def split(params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Matrices without the embedding, which comes first, and the rest."""
+    chosen = [p for p in params[1:] if p.ndim == 2]
+    return chosen, [p for i, p in enumerate(params) if i == 0 or p.ndim != 2]
 
 
 def _optax_step(tx: Any, params: list[Tensor]) -> Step:

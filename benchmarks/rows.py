@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from peers import Peer
+from peers import Peer, split
 from torch import Tensor
 
 import gradtx as gx
@@ -24,12 +24,14 @@ class Row:
         ours: our implementation.
         bytes_moved: per float32 parameter and step, at least.
         peers: other implementations.
+        matrices: it is about matrices, and measured on the smaller network only.
     """
 
     name: str
     ours: Ours
-    bytes_moved: int
+    bytes_moved: float
     peers: tuple[Peer, ...] = ()
+    matrices: bool = False
 
 
 def low_moments() -> gx.GradientTransformation:
@@ -41,10 +43,18 @@ def low_moments() -> gx.GradientTransformation:
     )
 
 
-def row(name: str, ours: Ours, bytes_moved: int, *peers: str | Peer) -> Row:
+def muon(params: list[Tensor]) -> torch.optim.Optimizer:
+    """Muon on the matrices, AdamW on the embedding and the vectors."""
+    matrices, others = split(params)
+    return gx.optim.Muon([{"params": matrices}, {"params": others, "matrix": False}])
+
+
+def row(
+    name: str, ours: Ours, bytes_moved: float, *peers: str | Peer, matrices: bool = False
+) -> Row:
     """Short for ``Row``; a peer without options is given by its path."""
     given = (Peer(p) if isinstance(p, str) else p for p in peers)
-    return Row(name, ours, bytes_moved, tuple(given))
+    return Row(name, ours, bytes_moved, tuple(given), matrices)
 
 
 _CLIPPED = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(1e-3))
@@ -59,6 +69,8 @@ _FACTORED_LION = Peer("adv_optm.Lion_adv", _FACTORED)
 _CLIPPING = Peer("heavyball.AdamW", {"gradient_clipping": "l2_clip_"})
 _CAUTIOUS = Peer("heavyball.AdamW", {"caution": True})
 _RELATIVE = Peer("pytorch_optimizer.AdaFactor", {"lr": None})
+_MUON = Peer("torch.optim.Muon", matrices=True)
+_SNSM = {"rank": 64, "update_proj_gap": 200, "proj_type": "uniform"}
 
 # fmt: off
 ROWS = (
@@ -83,5 +95,11 @@ ROWS = (
     row("factored lion", gx.lion_adv(1e-4, factored=True), 13, _FACTORED_LION),
     row("adamw, 8-bit moments", gx.adamw8bit(1e-3), 16, "torchao.optim.AdamW8bit", "bitsandbytes.optim.AdamW8bit"),  # noqa: E501
     row("adamw, 4-bit moments", gx.adamw4bit(1e-3), 14, "torchao.optim.AdamW4bit"),
+    row("microadam", gx.microadam(1e-3), 13.5),
+    row("subset-norm adamw", gx.adamw_sn(1e-3), 24, matrices=True),
+    row("snsm, uniform, rank 64", gx.adam_snsm(1e-3, **_SNSM), 16, matrices=True),
+    row("ldadamw, rank 64", gx.ldadamw(1e-3, rank=64), 24, matrices=True),
+    row("apollo, random, rank 64", gx.apollo(1e-3, rank=64), 16, matrices=True),
+    row("muon on the matrices", muon, 20, _MUON, matrices=True),
 )
 # fmt: on
