@@ -4,7 +4,17 @@ Chains of pure gradient transformations over pytrees of tensors, usable as they 
 loops, and as ``torch.optim.Optimizer`` classes.
 """
 
-from . import codecs, compressors, optim, precondition, recipes, schedules, subspace, transforms
+from . import (
+    codecs,
+    compressors,
+    distributed,
+    optim,
+    precondition,
+    recipes,
+    schedules,
+    subspace,
+    transforms,
+)
 from ._version import __version__
 from .core import tree
 from .core.accumulate import apply_every, lookahead, multi_steps
@@ -59,6 +69,7 @@ __all__ = [
     "codecs",
     "compressors",
     "conditionally_transform",
+    "distributed",
     "divide",
     "dynamic",
     "explain",

@@ -67,13 +67,22 @@ class sign(Compressor):
             raise ValueError(f"sign: block_size must be >= 1, got {self.block_size}")
 
     def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        each = self.spread(self.magnitudes(x), x.numel())
+        return each.reshape(x.shape) * torch.sign(x), state
+
+    def magnitudes(self, x: Tensor) -> Tensor:
+        """The mean magnitude of every block, shape (blocks,)."""
         n = x.numel()
         size = min(self.block_size or n, n)
         if size in (0, n):
-            return x.abs().sum() / max(n, 1) * torch.sign(x), state
-        magnitude = F.pad(x.abs().reshape(-1), (0, -n % size)).reshape(-1, size).sum(1) / size
+            return (x.abs().sum() / max(n, 1))[None]
+        mean = F.pad(x.abs().reshape(-1), (0, -n % size)).reshape(-1, size).sum(1) / size
         if n % size:  # the last block is shorter
-            longer = torch.arange(magnitude.numel(), device=x.device) < n // size
-            magnitude = torch.where(longer, magnitude, magnitude * (size / (n % size)))
-        each = magnitude[:, None].expand(-1, size).reshape(-1)[:n]
-        return each.reshape(x.shape) * torch.sign(x), state
+            longer = torch.arange(mean.numel(), device=x.device) < n // size
+            mean = torch.where(longer, mean, mean * (size / (n % size)))
+        return mean
+
+    def spread(self, magnitudes: Tensor, numel: int) -> Tensor:
+        """The magnitude of every entry of a flattened leaf, shape (numel,)."""
+        size = min(self.block_size or numel, numel)
+        return magnitudes[:, None].expand(-1, size).reshape(-1)[:numel]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -77,19 +78,40 @@ class low_rank(Compressor):
         return LowRankState(normal(key, (n, self.rank), accumulator_dtype(p.dtype)))
 
     def compress(self, x: Tensor, state: LowRankState) -> tuple[Payload, LowRankState]:
-        n = self._columns(tuple(x.shape))
-        if n is None or not isinstance(state.basis, Tensor):
+        if not self.applies(state):
             return x, state
-        if state.basis.shape != (n, self.rank):
+        steps = self.power(x, state)
+        product = next(steps)
+        while True:
+            try:
+                product = steps.send(product)
+            except StopIteration as end:
+                return end.value
+
+    def applies(self, state: LowRankState) -> bool:
+        """Whether the leaf with this state is not kept whole."""
+        return isinstance(state.basis, Tensor)
+
+    def power(
+        self, x: Tensor, state: LowRankState
+    ) -> Generator[Tensor, Tensor, tuple[LowRankUpdate, LowRankState]]:
+        """``compress`` with every product with the matrix handed out and taken back.
+
+        Whoever sends back means over several processes gets what is kept of the mean matrix.
+        """
+        n = self._columns(tuple(x.shape))
+        assert isinstance(state.basis, Tensor)
+        if n is None or state.basis.shape != (n, self.rank):
             raise TreeMismatchError(
                 f"low_rank: a leaf of shape {tuple(x.shape)} needs a basis of shape "
                 f"{(n, self.rank)}, the state has {tuple(state.basis.shape)}"
             )
         matrix = x.reshape(x.shape[0], n)
-        seen, basis = matrix.detach(), state.basis.to(x.dtype)
+        basis = state.basis.to(x.dtype)
         for _ in range(self.iterations):
-            left = torch.linalg.qr(seen @ basis).Q
-            basis = seen.mT @ left
-        factor = left.mT @ matrix
-        new = LowRankState(basis.to(state.basis.dtype))
+            product = yield matrix.detach() @ basis
+            left = torch.linalg.qr(product).Q
+            factor = yield left.mT @ matrix
+            basis = factor.detach().mT
+        new = LowRankState(basis.to(state.basis.dtype).contiguous())
         return LowRankUpdate(factor, left, tuple(x.shape), "left"), new

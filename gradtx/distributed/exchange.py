@@ -1,0 +1,92 @@
+"""How what a compressor keeps of one leaf travels between processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..compressors import Compressor, low_rank, random_k, sign
+from ..core.leaves import LowRankUpdate, SparseUpdate
+from .rounds import Exchange, Gather, Mean
+
+
+def exchange(compressor: Compressor, total: Tensor, state: Any, dtype: torch.dtype) -> Exchange:
+    """Compress a leaf, exchange it, and say what is to be remembered.
+
+    Args:
+        compressor: what is kept.
+        total: the gradient with what has been dropped before.
+        state: the compressor's state for this leaf.
+        dtype: of the gradient, in which values travel.
+
+    Returns:
+        A generator for ``rounds.run`` whose result is the mean over all processes of what they
+        kept, what this process remembers, and the compressor's new state.
+    """
+    if isinstance(compressor, low_rank) and compressor.applies(state):
+        return _low_rank(compressor, total, state)
+    payload, new = compressor.compress(total, state)
+    if isinstance(payload, LowRankUpdate):
+        payload = payload.to_dense()
+    if isinstance(payload, SparseUpdate):
+        kept = payload.map(lambda v: v.to(dtype).to(v.dtype))
+        # Positions that do not depend on the values are the same everywhere.
+        travel = _values if isinstance(compressor, random_k) else _entries
+        return travel(kept, total, new, dtype)
+    if isinstance(compressor, sign):
+        return _signs(compressor, payload, total, new)
+    return _whole(payload, total, new, dtype)
+
+
+def _whole(payload: Tensor, total: Tensor, state: Any, dtype: torch.dtype) -> Exchange:
+    """An ordinary tensor."""
+    sent = payload.to(dtype)
+    mean = yield Mean(sent)
+    return mean, total - sent, state
+
+
+def _values(kept: SparseUpdate, total: Tensor, state: Any, dtype: torch.dtype) -> Exchange:
+    """Values at positions that all processes know."""
+    mean = yield Mean(kept.values.to(dtype))
+    dense = SparseUpdate(kept.indices, mean.to(kept.dtype), kept.shape, kept.offsets).to_dense()
+    return dense, total - kept.to_dense(), state
+
+
+def _entries(kept: SparseUpdate, total: Tensor, state: Any, dtype: torch.dtype) -> Exchange:
+    """Positions and values of every process."""
+    everyone = yield Gather((kept.indices, kept.values.to(dtype)))
+    out = torch.zeros(total.numel(), dtype=total.dtype, device=total.device)
+    for indices, values in everyone:
+        where = indices.long() if kept.offsets is None else indices.long() + kept.offsets
+        out.index_add_(0, where, values.to(total.dtype))
+    return (out / len(everyone)).view_as(total), total - kept.to_dense(), state
+
+
+def _signs(compressor: sign, payload: Tensor, total: Tensor, state: Any) -> Exchange:
+    """Two bits an entry, for positive and for negative ones, and a magnitude a block."""
+    n = total.numel()
+    flat = payload.reshape(-1)
+    message = ops.pack_signs(torch.stack([flat, -flat])), compressor.magnitudes(total)
+    everyone = yield Gather(message)
+    out = torch.zeros_like(flat)
+    for bits, magnitudes in everyone:
+        positive, negative = ops.unpack_signs(bits, n).to(flat.dtype)
+        out += (positive - negative) * compressor.spread(magnitudes, n)
+    return (out / len(everyone)).view_as(total), total - payload, state
+
+
+def _low_rank(compressor: low_rank, total: Tensor, state: Any) -> Exchange:
+    """Power iteration on the mean matrix, which no process ever sees."""
+    steps = compressor.power(total, state)
+    request = next(steps)
+    while True:
+        mean = yield Mean(request)
+        try:
+            request = steps.send(mean)
+        except StopIteration as end:
+            payload, new = end.value
+            dense = compressor.decompress(payload)
+            return dense, total - dense, new

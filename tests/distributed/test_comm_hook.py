@@ -1,0 +1,204 @@
+"""Gradients between two processes, compressed, against the plain mean."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gradtx as gx
+from gradtx import compressors
+
+from .workers import in_processes
+
+pytestmark = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo"
+)
+
+STEPS = 6
+
+
+def module() -> nn.Module:
+    """Weights of more than a megabyte, so that DDP rebuilds its buckets after the first step."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv1d(1, 3, 3), nn.Flatten(), nn.Linear(3 * 62, 600), nn.Tanh(), nn.Linear(600, 320)
+    )
+
+
+def batch(rank: int, step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(100 * rank + step)
+    x = torch.randn(8, 1, 64, generator=generator)
+    return x, (x[:, 0] - x[:, 0].roll(1, 1)).repeat(1, 5)
+
+
+def loss_of(model: nn.Module, rank: int, step: int) -> Tensor:
+    x, y = batch(rank, step)
+    return (model(x) - y).square().mean()
+
+
+def local_gradients(net: nn.Module, rank: int, step: int) -> dict[str, Tensor]:
+    """What this process contributes, without communication."""
+    params = dict(net.named_parameters())
+    grads = torch.autograd.grad(loss_of(net, rank, step), list(params.values()))
+    return dict(zip(params, grads, strict=True))
+
+
+KINDS = {
+    "identity": (compressors.identity(), 1.0),
+    "top_k": (compressors.top_k(0.05), 0.102),
+    "top_k whole": (compressors.top_k(1.0), 2.0),
+    "block_top_k": (compressors.block_top_k(0.05, 512), 0.09),
+    "random_k": (compressors.random_k(0.05, 512), 0.06),
+    "sign": (compressors.sign(), 0.07),
+    "sign in blocks": (compressors.sign(100), 0.08),
+    "threshold": (compressors.threshold(1e-4), 1.0),
+    "low_rank": (compressors.low_rank(4), 0.06),
+    "low_rank, two iterations": (compressors.low_rank(2, iterations=2), 0.06),
+}
+
+
+def sums(rank: int) -> dict[str, dict[str, Any]]:
+    """For every kind: what was received, what this process has given and what it remembers."""
+    out = {}
+    for name, (compressor, _) in KINDS.items():
+        net = module()
+        ddp = DistributedDataParallel(net, bucket_cap_mb=0.3)
+        hook = gx.distributed.comm_hook(compressor)
+        ddp.register_comm_hook(net, hook)
+        given = {k: torch.zeros_like(p) for k, p in net.named_parameters()}
+        got = {k: torch.zeros_like(p) for k, p in net.named_parameters()}
+        for step in range(STEPS):
+            for k, g in local_gradients(net, rank, step).items():
+                given[k] += g
+            ddp.zero_grad()
+            loss_of(ddp, rank, step).backward()
+            for k, p in net.named_parameters():
+                got[k] += p.grad
+        errors = hook.state_dict()["errors"]
+        out[name] = {"given": given, "got": got, "errors": errors, "sent": hook.sent_bytes}
+    return out
+
+
+@pytest.fixture(scope="module")
+def summed() -> list[Any]:
+    return in_processes(sums)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_received_and_remembered_is_what_was_given(name: str, summed: list[Any]) -> None:
+    """The mean of what processes give is what they receive and the mean of what they remember."""
+    one, two = (results[name] for results in summed)
+    whole = 4 * sum(p.numel() for p in module().parameters()) * STEPS
+    assert one["sent"] <= KINDS[name][1] * whole
+    for k, got in one["got"].items():
+        assert torch.equal(got, two["got"][k])
+        mean = (one["given"][k] + two["given"][k]) / 2
+        kept = (one["errors"][k] + two["errors"][k]) / 2
+        torch.testing.assert_close(got + kept, mean, rtol=1e-4, atol=2e-6)
+        if name in ("identity", "top_k whole"):
+            torch.testing.assert_close(got, mean, rtol=1e-5, atol=1e-7)
+
+
+LEARNERS = {
+    "plain": None,
+    "top_k": (compressors.top_k(0.05), gx.codecs.affine(8)),
+    "sign": (compressors.sign(), torch.bfloat16),
+    "low_rank": (compressors.low_rank(4), None),
+}
+
+
+def training(rank: int) -> dict[str, tuple[list[float], list[Tensor]]]:
+    """For every learner: losses and final parameters."""
+    out = {}
+    for name, options in LEARNERS.items():
+        net = module()
+        ddp = DistributedDataParallel(net, bucket_cap_mb=0.3)
+        if options is not None:
+            ddp.register_comm_hook(net, gx.distributed.comm_hook(*options))
+        opt = gx.optim.Adam(net.parameters(), lr=2e-3)
+        losses = []
+        for step in range(50):
+            opt.zero_grad()
+            loss = loss_of(ddp, rank, step % 4)
+            loss.backward()
+            opt.step()
+            losses.append(loss.item())
+        out[name] = losses, [p.detach() for p in net.parameters()]
+    return out
+
+
+def test_training_keeps_up_with_the_plain_mean() -> None:
+    one, two = in_processes(training)
+    for name in LEARNERS:
+        for p, q in zip(one[name][1], two[name][1], strict=True):
+            assert torch.equal(p, q)
+    start = one["plain"][0][0]
+    end = {name: sum(losses[-4:]) / 4 for name, (losses, _) in one.items()}
+    assert end["plain"] < start / 5
+    for name in ("top_k", "sign", "low_rank"):
+        assert end[name] < start / 3, end
+
+
+def overflow(rank: int) -> list[bool]:
+    """One infinite gradient on one process, then ordinary ones."""
+    net = nn.Linear(20, 20)
+    ddp = DistributedDataParallel(net)
+    ddp.register_comm_hook(net, gx.distributed.comm_hook(compressors.low_rank(2)))
+    seen = []
+    for scale in (1.0, float("inf") if rank else 1.0, 1.0):
+        ddp.zero_grad()
+        (ddp(torch.ones(3, 20)).square().sum() * scale).backward()
+        seen.append(all(bool(torch.isfinite(p.grad).all()) for p in net.parameters()))
+    return seen
+
+
+def test_an_overflow_does_not_last() -> None:
+    assert in_processes(overflow) == [[True, False, True]] * 2
+
+
+def resumed(rank: int) -> list[Tensor]:
+    """Gradients of two more steps, from a hook and from one that was loaded from its state."""
+    net = module()
+    hook = gx.distributed.comm_hook(compressors.top_k(0.05), gx.codecs.affine(4))
+    ddp = DistributedDataParallel(net)
+    ddp.register_comm_hook(net, hook)
+    out = []
+    for step in range(4):
+        if step == 2:
+            saved = hook.state_dict()
+        ddp.zero_grad()
+        loss_of(ddp, rank, step).backward()
+        out += [p.grad.clone() for p in net.parameters()] if step > 1 else []
+    other = gx.distributed.comm_hook(compressors.top_k(0.05), gx.codecs.affine(4))
+    other.load_state_dict(saved)
+    again = DistributedDataParallel(net)
+    again.register_comm_hook(net, other)
+    for step in (2, 3):
+        again.zero_grad()
+        loss_of(again, rank, step).backward()
+        out += [p.grad.clone() for p in net.parameters()]
+    return out
+
+
+def test_resumes() -> None:
+    for grads in in_processes(resumed):
+        half = len(grads) // 2
+        for one, two in zip(grads[:half], grads[half:], strict=True):
+            assert torch.equal(one, two)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(TypeError, match=r"comm_hook: compressor must be one of gx\.compressors"):
+        gx.distributed.comm_hook(0.01)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"comm_hook: quantizer must be one of gx\.codecs"):
+        gx.distributed.comm_hook(compressors.sign(), 8)  # type: ignore[arg-type]
+    hook = gx.distributed.comm_hook(compressors.sign())
+    with pytest.raises(TypeError, match=r"register_comm_hook\(model.module, hook\)"):
+        hook._name(None, nn.Parameter(torch.zeros(1)))
+    assert list(inspect.signature(hook).parameters) == ["state", "bucket"]
