@@ -93,6 +93,7 @@ SUBSPACE = [
         fails=NAMED,
     ),
     Row("subspace_momentum", lambda: gx.subspace_momentum(s.svd(1), 0.8, s.one_based(2), "rotate")),
+    Row("subspace_momentum", lambda: gx.subspace_momentum(s.dct(2), 0.8, s.one_based(2)), "dct"),
     Row(
         "subspace_momentum",
         lambda: gx.subspace_momentum(s.top_norm(2), 0.8, s.one_based(2), "stale", debias=True),

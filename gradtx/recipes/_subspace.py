@@ -14,6 +14,7 @@ from ..subspace import (
     OneSided,
     Projector,
     Where,
+    dct,
     gaussian,
     power_iteration,
     qr_sketch,
@@ -39,6 +40,7 @@ KINDS: Mapping[str, type[OneSided]] = {
     "rademacher": rademacher,
     "uniform": uniform,
     "topk": top_norm,
+    "dct": dct,
     "srht": srht,
     "srdct": srdct,
 }

@@ -1,6 +1,7 @@
 """Subspaces of matrix leaves: what they are, when they are chosen, and transforms inside them."""
 
 from .compressor import projection
+from .cosine import dct
 from .dense import Basis, KeyedBasis
 from .gaussian import Seeded, gaussian
 from .in_subspace import InSubspace, InSubspaceState, in_subspace
@@ -48,6 +49,7 @@ __all__ = [
     "View",
     "Where",
     "Whole",
+    "dct",
     "every_step",
     "gaussian",
     "in_subspace",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.random import check_seed, fold_in, next_key, random_bits
+from .cosine import cosines
 from .dense import leaf_key
 from .one_sided import OneSided
 from .uniform import choose
@@ -134,9 +135,5 @@ class srdct(_SignedTransform):
     """
 
     def columns(self, indices: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-        # The angle is reduced in integers, which keeps large sizes exact.
-        rows = torch.arange(size, device=indices.device)[:, None]
-        turns = ((2 * rows + 1) * indices) % (4 * size)
-        c = torch.cos(turns.to(torch.float64) * (math.pi / (2 * size)))
-        scale = torch.where(indices == 0, math.sqrt(1 / size), math.sqrt(2 / size))
-        return (c * scale).to(dtype)
+        rows = torch.arange(size, device=indices.device)
+        return cosines(rows, indices, size, dtype)

@@ -52,6 +52,8 @@ def _projectors(arrays: Mapping[str, Tensor], t: int, rank: int, side: str) -> d
         "svd": (s.svd(**given), {}),
         "power_iteration": (s.power_iteration(**given), {}),
         "topnorm": (s.top_norm(**given), {}),
+        "dct_l1": (s.dct(**given), {}),
+        "dct_l2": (s.dct(**given, p=2.0), {}),
     }
     for kind, (projector, source) in fed.items():
         object.__setattr__(projector, "recorded", arrays.get(f"extra/{t}/{source}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ ORTHONORMAL: dict[str, Any] = {
     "qr_sketch": s.qr_sketch,
     "uniform": s.uniform,
     "top_norm": s.top_norm,
+    "dct": s.dct,
+    "dct3": partial(s.dct, kind=3),
     "srht": s.srht,
     "srdct": s.srdct,
 }
@@ -200,6 +203,9 @@ BAD: list[tuple[Any, str]] = [
     (lambda: s.randomized_svd(1, oversample=-1), "oversample must be an integer >= 0"),
     (lambda: s.randomized_svd(1, power_iterations=-1), "power_iterations must be an integer >= 0"),
     (lambda: s.top_norm(1, p=0.0), "top_norm: p must be > 0"),
+    (lambda: s.dct(1, kind=4), "dct: kind must be 2 or 3, got 4"),
+    (lambda: s.dct(1, p=0.0), "dct: p must be > 0"),
+    (lambda: s.dct(1, order="size"), "dct: order must be"),
     (lambda: s.top_norm(1, order="size"), "top_norm: order must be"),
     (lambda: s.uniform(1, seed=0.5), "uniform: seed must be"),
     (lambda: s.zero_based(0), "zero_based: every must be an integer >= 1"),
