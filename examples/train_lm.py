@@ -7,9 +7,7 @@ about three minutes on two cores. Needs the extras ``pip install 'gradtx[example
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import gradtx as gx
 from gradtx.schedules import Schedule, warmup_cosine_decay
 from lm.data import batches, standard_library
 from lm.model import GPT, GPTConfig
-from lm.table import format_table
+from lm.report import results, summary
 from lm.training import Run, train
 
 try:
@@ -139,42 +137,6 @@ def train_all(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def results(args: argparse.Namespace, runs: list[Run]) -> dict[str, object]:
-    """Everything needed to read the numbers again, as JSON types."""
-    return {
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "gradtx": gx.__version__,
-            "threads": torch.get_num_threads(),
-            "platform": platform.platform(),
-        },
-        "settings": vars(args) | {"out": str(args.out)},
-        "runs": [asdict(run) | {"final_train_loss": run.final_train_loss} for run in runs],
-    }
-
-
-def summary(runs: list[Run]) -> str:
-    """One line per optimizer."""
-    header = (
-        *("optimizer", "train loss", "val. loss", "model ms/step", "optimizer ms/step"),
-        *("state bytes", "bytes/parameter"),
-    )
-    rows = [
-        (
-            run.optimizer,
-            f"{run.final_train_loss:.4f}",
-            f"{run.validation_loss[-1]:.4f}",
-            f"{run.model_ms:.1f}",
-            f"{run.optimizer_ms:.2f}",
-            f"{run.state_bytes:,}",
-            f"{run.bytes_per_parameter:.2f}",
-        )
-        for run in runs
-    ]
-    return format_table(header, rows)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Train, print the table, write ``results.json`` and ``curves.png``."""
     args = parse_arguments(argv)
@@ -182,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     runs = train_all(args)
     print(f"\n{summary(runs)}\n")
-    (args.out / "results.json").write_text(json.dumps(results(args, runs), indent=1) + "\n")
+    (args.out / "results.json").write_text(json.dumps(results(vars(args), runs), indent=1) + "\n")
     save_figure(runs, args.out / "curves.png")
     print(f"wrote {args.out / 'results.json'} and {args.out / 'curves.png'}")
 

@@ -3,6 +3,7 @@
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import torch
 from torch import Tensor
@@ -26,6 +27,14 @@ def standard_library(max_bytes: int = 4_000_000) -> Corpus:
         if len(train) + len(validation) + len(text) > max_bytes:
             break
         (validation if index % 10 == 9 else train).extend(text)
+    return Corpus(*(torch.frombuffer(part, dtype=torch.uint8) for part in (train, validation)))
+
+
+def reference_manual() -> Corpus:
+    """The help texts on Python's syntax; every tenth topic is for validation."""
+    train, validation = bytearray(), bytearray()
+    for index, (_, text) in enumerate(sorted(topics.items())):
+        (validation if index % 10 == 9 else train).extend(text.encode())
     return Corpus(*(torch.frombuffer(part, dtype=torch.uint8) for part in (train, validation)))
 
 
