@@ -5,6 +5,7 @@ from gradtx.ops.basis import rotate
 from gradtx.ops.block_quantize import block_dequantize, block_quantize
 from gradtx.ops.block_top_k import block_top_k
 from gradtx.ops.dct import dct, dct_matrix, idct
+from gradtx.ops.hadamard import hadamard
 from gradtx.ops.microadam import microadam_
 from gradtx.ops.quantize import Quantized, dequantize_affine, quantize_affine
 from gradtx.ops.registry import OPS, Op, operator
@@ -25,6 +26,7 @@ __all__ = [
     "dct_matrix",
     "dequantize_affine",
     "dequantize_symmetric",
+    "hadamard",
     "idct",
     "microadam_",
     "operator",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from gradtx.ops.dct import dct, idct
+from gradtx.ops.hadamard import hadamard
 
 __all__ = ["BASES", "SIDES", "axis_of", "basis_norms", "check_basis", "rotate"]
 
@@ -69,25 +68,12 @@ def rotate(
     axis = axis_of(side, *x.shape)
     rows = x if axis == 1 else x.mT
     if basis == "hadamard":
-        out = _hadamard(rows)
+        out = hadamard(rows)
     else:
         if basis == "released_matmul":
             basis = "dct3" if axis == 1 else "dct2"
         out = (idct if (basis == "dct3") != inverse else dct)(rows, transform)
     return out if axis == 1 else out.mT
-
-
-def _hadamard(x: Tensor) -> Tensor:
-    n = x.shape[-1]
-    if n & (n - 1):
-        raise ValueError(f"rotate: the basis 'hadamard' needs a power of two, got a dimension {n}")
-    shape, half = x.shape, 1
-    while half < n:
-        pairs = x.reshape(*shape[:-1], n // (2 * half), 2, half)
-        a, b = pairs[..., 0, :], pairs[..., 1, :]
-        x = torch.stack([a + b, a - b], dim=-2).reshape(shape)
-        half *= 2
-    return x * (1 / math.sqrt(max(n, 1)))
 
 
 def basis_norms(x: Tensor, basis: str, axis: int, p: int) -> Tensor:

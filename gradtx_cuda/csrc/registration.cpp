@@ -8,6 +8,7 @@
     GX_IMPL(dequantize_affine, device)              \
     GX_IMPL(block_quantize, device)                 \
     GX_IMPL(block_dequantize, device)               \
+    GX_IMPL(hadamard, device)                       \
     GX_IMPL(pack_signs, device)                     \
     GX_IMPL(unpack_signs, device)                   \
   }

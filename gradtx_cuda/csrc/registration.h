@@ -3,6 +3,7 @@
 
 #include "common/block_quantize_op.h"
 #include "common/block_top_k_op.h"
+#include "common/hadamard_op.h"
 #include "common/microadam_op.h"
 #include "common/quantize_affine_op.h"
 #include "common/signs_op.h"
@@ -21,6 +22,7 @@ namespace gx {
                                        bool is_signed);                                          \
   Tensor block_dequantize_##device(const Tensor& codes, const Tensor& scale, int64_t numel,      \
                                    int64_t bits, int64_t block_size, bool is_signed);            \
+  Tensor hadamard_##device(const Tensor& x);                                                     \
   Tensor pack_signs_##device(const Tensor& x);                                                   \
   Tensor unpack_signs_##device(const Tensor& bits, int64_t columns);
 GX_DECLARE(cpu)

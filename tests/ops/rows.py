@@ -176,10 +176,22 @@ def round_stochastic_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def hadamard_samples() -> list[tuple[Any, ...]]:
+    return [
+        (values((3, 64)),),
+        (values((2, 3, 8), torch.bfloat16),),
+        (values((4, 5), torch.float64).t()[:4],),
+        (values((1024,)),),
+        (values((5, 1)),),
+        (values((0, 16)),),
+    ]
+
+
 SAMPLES: dict[str, Samples] = {
     "random_bits16": random_bits16_samples,
     "round_stochastic": round_stochastic_samples,
     "dct": dct_samples,
+    "hadamard": hadamard_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,
     "pack_signs": pack_signs_samples,

@@ -15,6 +15,7 @@ from gradtx.ops import (
     affine,
     block_dequantize,
     block_quantize,
+    hadamard,
     pack_signs,
     unpack_signs,
 )
@@ -80,6 +81,15 @@ def test_signs(shape):
     bits = pack_signs(x.cuda())
     assert_same_bits(bits, OPS["pack_signs"].reference(x))
     assert_same_bits(unpack_signs(bits, shape[1]), x > 0)
+
+
+@pytest.mark.parametrize("shape", [(300, 1), (37, 64), (5, 8192), (3, 1 << 15), (1, 1 << 20)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_hadamard(shape, dtype):
+    if not has_kernel("hadamard", "CUDA"):
+        pytest.skip("no CUDA kernels")
+    x = values(shape, dtype)
+    assert_same_bits(hadamard(x.cuda()), OPS["hadamard"].reference(x))
 
 
 def test_kernels_use_the_current_stream():

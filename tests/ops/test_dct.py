@@ -127,8 +127,24 @@ def test_sides_and_bases():
 
 
 def test_hadamard_needs_a_power_of_two():
-    with pytest.raises(ValueError, match="power of two, got a dimension 6"):
+    with pytest.raises(ValueError, match=r"power of two, got shape \(8, 6\)"):
         gx.ops.rotate(torch.ones(8, 6), "hadamard")
+
+
+@pytest.mark.parametrize("n", [1, 2, 8, 16, 64, 1024])
+def test_hadamard_is_the_sylvester_matrix(n):
+    rows, columns = torch.arange(n)[:, None], torch.arange(n)
+    parity = sum((rows & columns) >> i & 1 for i in range(10)) % 2
+    h = (1 - 2 * torch.as_tensor(parity).double().expand(n, n)) / math.sqrt(n)
+    x = torch.randn(5, n, dtype=torch.float64)
+    torch.testing.assert_close(gx.ops.hadamard(x), x @ h, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gx.ops.hadamard(x.float()), (x @ h).float(), rtol=0, atol=2e-6)
+
+
+def test_hadamard_has_derivatives():
+    x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(gx.ops.hadamard, x)
+    assert torch.autograd.gradgradcheck(gx.ops.hadamard, x)
 
 
 def test_top_indices_take_the_lower_of_equals():

@@ -16,6 +16,7 @@ KERNELS = {
     "block_quantize",
     "block_top_k",
     "dequantize_affine",
+    "hadamard",
     "microadam_",
     "pack_signs",
     "quantize_affine",
