@@ -10,10 +10,14 @@ import gradtx as gx
 
 SECTIONS: dict[str, tuple[ModuleType, str]] = {
     "Transforms": (gx.transforms, "gx."),
+    "Preconditioning": (gx.precondition, "gx."),
+    "Subspaces": (gx.subspace, "gx.subspace."),
+    "Compressors": (gx.compressors, "gx.compressors."),
     "State codecs": (gx.codecs, "gx.codecs."),
     "Recipes": (gx.recipes, "gx."),
     "Schedules": (gx.schedules, "gx.schedules."),
     "Torch optimizers": (gx.optim, "gx.optim."),
+    "Several processes": (gx.distributed, "gx.distributed."),
 }
 
 
@@ -27,7 +31,7 @@ def table(names: list[str], owner: ModuleType, prefix: str) -> list[str]:
     rows = ["| name | what it does |", "|---|---|"]
     for name in sorted(names, key=str.lower):
         thing = getattr(owner, name)
-        if callable(thing) and not name.endswith("State"):
+        if callable(thing) and first_line(thing) and not name.endswith("State"):
             rows.append(f"| `{prefix}{name}` | {first_line(thing)} |")
     return rows
 
