@@ -8,35 +8,57 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 
-def save_chart(record: dict, path: Path) -> None:
-    """One panel per parameter set, without torch's own loops, which would dwarf the rest."""
-    sets = record["sets"]
-    figure, panels = plt.subplots(
-        1, len(sets), figsize=(5 * len(sets), 4.2), squeeze=False, sharey=True, layout="constrained"
-    )
-    for axes, (name, rows) in zip(panels[0], sets.items(), strict=True):
-        names = [n for n in rows if not n.startswith("torch")]
-        where = range(len(names))
-        axes.barh(where, [rows[n]["ratio"] for n in names], color="#0072b2", label="measured")
-        floors = [rows[n]["floor"] for n in names]
-        axes.scatter(
-            floors, where, marker="|", s=220, color="#d55e00", zorder=3, label="bytes moved"
+def draw(axes: Axes, rows: dict[str, Any]) -> None:
+    """Bars for our chains, marks for what they must move, circles for other implementations."""
+    for at, result in enumerate(rows.values()):
+        measured = [p["ratio"] for p in result["peers"].values() if isinstance(p, dict)]
+        axes.barh(at, result["ratio"], color="#0072b2", label="gradtx" if at == 0 else None)
+        axes.plot(
+            *(result["floor"], at, "|"),
+            **{"markersize": 11, "markeredgewidth": 2, "color": "#e69f00", "zorder": 3},
+            label="bytes moved" if at == 0 else None,
         )
-        axes.axvline(1.0, color="0.4", linewidth=1, linestyle=":")
-        axes.set_yticks(where, names)
-        axes.set_xlabel("step time / torch fused AdamW")
+        axes.plot(
+            *(measured, [at] * len(measured), "o"),
+            **{"markersize": 4, "markerfacecolor": "white", "color": "#d55e00", "zorder": 4},
+            label="other implementations" if at == 0 else None,
+        )
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xscale("log")
+    axes.set_xlim(left=0.2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.axvline(1.0, color="0.4", linewidth=1, linestyle=":")
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("step time / torch.optim.AdamW(fused=True)")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_chart(record: dict[str, Any], path: Path) -> None:
+    """One panel per parameter set."""
+    sets = record["sets"]
+    most = max(len(rows) for rows in sets.values())
+    figure, _ = plt.subplots(
+        1, len(sets), figsize=(5.5 * len(sets), 1.2 + 0.27 * most), layout="constrained"
+    )
+    for axes, (name, rows) in zip(figure.axes, sets.items(), strict=True):
+        draw(axes, rows)
         axes.set_title(f"{name}, {record['threads']} threads")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].invert_yaxis()
-    panels[0][-1].legend(loc="upper right", frameon=True, framealpha=1.0)
-    figure.savefig(path, dpi=130)
+    figure.axes[-1].legend(loc="lower right", frameon=True, framealpha=1.0)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
