@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -46,12 +46,34 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     maximize: list[bool] = field(default_factory=list)
 
+    def some(self, where: Sequence[int]) -> Batch:
+        """These leaves alone."""
+
+        def chosen(values: Sequence[Any]) -> list[Any]:
+            return [values[i] for i in where] if values else []
+
+        return replace(
+            self,
+            params=chosen(self.params),
+            grads=chosen(self.grads),
+            states=chosen(self.states),
+            structures=chosen(self.structures),
+            choices=chosen(self.choices),
+            rows=chosen(self.rows),
+            positions=chosen(self.positions),
+            maximize=chosen(self.maximize),
+        )
+
     def owned(self) -> list[Tensor]:
         """Everything that a step may write."""
         owned = list(self.params)
         for states in self.states:
             owned += states
         return owned + self.shared
+
+    def layouts(self) -> list[tuple[Any, ...]]:
+        """How every parameter lies in memory: its data may be swapped for other data."""
+        return [(p.dtype, p.shape, p.stride()) for p in self.params]
 
 
 class HyperNames:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import hyper as hyper_
-from ..core.protocol import GradientTransformation
 from ..core.tree import accumulator_dtype
 from .backend import BackEnd, make_table
 from .batch import Batch, HyperNames
@@ -50,9 +49,8 @@ class Bound:
     """Everything about a step that stays the same while the same tensors come back.
 
     Args:
-        tx: the transform.
-        names: its hyperparameters.
-        parts: its graphs.
+        names: the hyperparameters.
+        parts: the graphs.
         cut: the parts.
         kernels: per fused part and variant, the kernel of every kind of leaf.
         kinds: per leaf its kind.
@@ -62,17 +60,15 @@ class Bound:
 
     def __init__(
         self,
-        tx: GradientTransformation,
         names: HyperNames,
         parts: Parts,
-        cut: list[Part],
+        cut: tuple[Part, ...],
         kernels: Mapping[tuple[Part, str], Mapping[Kind, Kernel]],
         kinds: list[Kind],
         batch: Batch,
         back_end: BackEnd,
     ) -> None:
         self.back_end = back_end
-        self.tx = tx
         self.parts = parts
         self.cut = cut
         self.kinds = kinds
@@ -83,7 +79,7 @@ class Bound:
         self.kernels = kernels
         self.owned = batch.owned()
         self.addresses = [x.data_ptr() for x in self.owned]
-        self.sizes = [p.numel() for p in batch.params]
+        self.layouts = batch.layouts()
         self.spans = Spans(self.owned)
         self.rows = list(batch.rows)
         self.maximize = list(batch.maximize)
@@ -115,15 +111,24 @@ class Bound:
                 return False
         return (
             self.addresses == [x.data_ptr() for x in self.owned]
-            and self.sizes == [p.numel() for p in batch.params]
+            and self.layouts == batch.layouts()
             and self.rows == batch.rows
             and self.maximize == batch.maximize
             and len(self.hyper) == len(batch.hyper)
             and self.columns == (*batch.hyper[0], *batch.extra)
         )
 
+    @property
+    def pieces(self) -> list[Bound]:
+        """This one; see ``Separate``."""
+        return [self]
+
     def run(self, batch: Batch) -> None:
         """One step: compute everything that may fail, then write."""
+        self.prepare(batch)()
+
+    def prepare(self, batch: Batch) -> Callable[[], None]:
+        """Compute everything that may fail; the result writes."""
         grads = self._gradients(batch)
         self._fill_hyper(batch)
         params, states = batch.params, batch.states
@@ -136,11 +141,22 @@ class Bound:
                 updates = self._emit(part, updates, batch)
             else:
                 updates = self._pure(part, grads, updates, batch, commits)
-        self._point(self.cut[-1], "all", updates)
+        # Gradients and updates must live until then: kernels know their addresses only.
+        return partial(self._write, batch, (grads, updates), (params, states), commits)
+
+    def _write(
+        self,
+        batch: Batch,
+        read: tuple[list[Tensor], list[Tensor] | None],
+        dense: tuple[list[Tensor], list[list[Tensor]]],
+        commits: list[tuple[Tensor, Tensor]],
+    ) -> None:
+        self._point(self.cut[-1], "all", read[1])
         for part in self.cut[:-1]:
             if part.fused:
                 self._launch(part, "commit")
         self._launch(self.cut[-1], "all")
+        params, states = dense
         for i in self.awkward:
             for old, new in zip(
                 (batch.params[i], *batch.states[i]), (params[i], *states[i]), strict=True
@@ -293,7 +309,6 @@ class Bound:
         updates = grads if updates is None else updates
         name = self.parts.names[part.start]
         skeleton = self.parts.skeleton_of(part)
-        skeleton = skeleton[name] if name else skeleton
         where = self.parts.shared(part)
         old_shared = list(batch.shared[where])
         per_leaf, old = [], []
@@ -303,16 +318,13 @@ class Bound:
             old.append(states[at])
         sites = [self._tree(batch, list(column)) for column in zip(*per_leaf, strict=True)]
         state = join(skeleton, sites, list(old_shared))
-        tx = self.tx.inner[name] if name else self.tx
         with torch.no_grad():
-            new_u, new_state = tx.update(
+            new_u, new_state = self.parts.as_it_is(part).update(
                 self._tree(batch, updates),
                 state,
                 self._tree(batch, [p.detach() for p in batch.params]),
                 grads=self._tree(batch, grads),
-                hyper=hyper_.scoped(self._hyper_tree(batch), name)
-                if name
-                else self._hyper_tree(batch),
+                hyper=self._hyper_tree(batch),
                 **batch.extra,
             )
         new_sites, new_shared = split(skeleton, new_state, batch.spec)

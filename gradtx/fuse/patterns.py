@@ -32,6 +32,7 @@ class Matched(ABC):
     def __init__(self, batch: Batch) -> None:
         self.batch = replace(batch, grads=[])  # those may be freed between steps
         self.owned = batch.owned()
+        self.layouts = batch.layouts()
         self.addresses = [x.data_ptr() for x in self.owned]
         self.kinds = [(g.dtype, p.shape) for p, g in zip(batch.params, batch.grads, strict=True)]
         self.spans = Spans(self.owned)
@@ -65,6 +66,7 @@ class Matched(ABC):
             and len(batch.params) == len(self.kinds)
             and all(map(operator.is_, owned, self.owned))
             and self.addresses == [x.data_ptr() for x in owned]
+            and self.layouts == batch.layouts()
         )
 
     def run(self, batch: Batch) -> None:

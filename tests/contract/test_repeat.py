@@ -179,6 +179,18 @@ def test_changes_between_steps_are_seen(name):
     assert_close(*results, rtol=1e-5)
 
 
+def test_data_in_another_order_at_the_same_address_is_seen():
+    results = []
+    for cls in (gx.optim.AdamW, TorchAdamW):
+        params = [torch.nn.Parameter(torch.arange(16.0).reshape(4, 4))]
+        opt = cls(params, lr=0.01)
+        run(opt, params, range(2))
+        params[0].data = params[0].data.t()
+        run(opt, params, range(2, 4))
+        results.append(params)
+    assert_close(*results, rtol=1e-5)
+
+
 def test_a_list_and_a_tensor_changed_in_place_are_seen():
     results = []
     for cls, lr in ((gx.optim.AdamW, torch.tensor([0.01])), (TorchAdamW, torch.tensor(0.01))):
