@@ -15,22 +15,22 @@ from lm.data import standard_library
 
 RANK = 32
 ADAM = {"lr": 3e-3, "betas": (0.9, 0.95), "weight_decay": 0.1}
-SUBSPACE = {**ADAM, "rank": RANK, "update_proj_gap": 50}
+SUBSPACE = {**ADAM, "lr": 3e-2, "rank": RANK, "update_proj_gap": 50}
 OTHERS = {"lr": 3e-3, "weight_decay": 0.1}  # embeddings and vectors, which get AdamW
 OPTIMIZERS: dict[str, Make] = {
     "AdamW": lambda model: gx.optim.AdamW(model.parameters(), **ADAM),
     "GaLore": lambda model: gx.optim.GaLoreAdamW(
-        model.parameters(), **{**SUBSPACE, "lr": 1e-2}, on_refresh="rotate"
+        model.parameters(), **SUBSPACE, on_refresh="rotate"
     ),
     "LDAdam": lambda model: gx.optim.LDAdamW(
         model.parameters(), lr=3e-3, weight_decay=0.1, rank=RANK
     ),
     "SNSM": lambda model: gx.optim.AdamSNSM(model.parameters(), **SUBSPACE),
     "DCT-AdamW": lambda model: gx.optim.DCTAdamW(
-        model.parameters(), **ADAM, rank=RANK, use_ef=True, ef_bits=8
+        model.parameters(), **{**ADAM, "lr": 1e-2}, rank=RANK, use_ef=True, ef_bits=8
     ),
     "Trion": lambda model: gx.optim.Trion(
-        gx.matrix_groups(model, {"lr": 0.02, "weight_decay": 0.1}, OTHERS), rank=RANK
+        gx.matrix_groups(model, {"lr": 0.05, "weight_decay": 0.1}, OTHERS), rank=RANK
     ),
     "Muon": lambda model: gx.optim.Muon(
         gx.matrix_groups(model, {"lr": 0.02, "weight_decay": 0.1}, OTHERS)
