@@ -44,7 +44,14 @@ def low_moments() -> gx.GradientTransformation:
 
 
 def muon(params: list[Tensor]) -> torch.optim.Optimizer:
-    """Muon on the matrices, AdamW on the embedding and the vectors."""
+    """Muon on the matrices as torch's iterates, AdamW on the embedding and the vectors."""
+    matrices, others = split(params)
+    groups = [{"params": matrices}, {"params": others, "matrix": False}]
+    return gx.optim.Muon(groups, ns_dtype=torch.bfloat16)
+
+
+def muon_in_float32(params: list[Tensor]) -> torch.optim.Optimizer:
+    """The same with the library's default, iterations in float32."""
     matrices, others = split(params)
     return gx.optim.Muon([{"params": matrices}, {"params": others, "matrix": False}])
 
@@ -101,5 +108,6 @@ ROWS = (
     row("ldadamw, rank 64", gx.ldadamw(1e-3, rank=64), 24, matrices=True),
     row("apollo, random, rank 64", gx.apollo(1e-3, rank=64), 16, matrices=True),
     row("muon on the matrices", muon, 20, _MUON, matrices=True),
+    row("muon on the matrices, float32", muon_in_float32, 20, matrices=True),
 )
 # fmt: on

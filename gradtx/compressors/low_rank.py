@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,24 +79,22 @@ class low_rank(Compressor):
     def compress(self, x: Tensor, state: LowRankState) -> tuple[Payload, LowRankState]:
         if not self.applies(state):
             return x, state
-        steps = self.power(x, state)
-        product = next(steps)
-        while True:
-            try:
-                product = steps.send(product)
-            except StopIteration as end:
-                return end.value
+        matrix, basis = self.start(x, state)
+        for _ in range(self.iterations):
+            left = torch.linalg.qr(matrix.detach() @ basis).Q
+            factor = left.mT @ matrix
+            basis = factor.detach().mT
+        return self.kept(left, factor, x, state)
 
     def applies(self, state: LowRankState) -> bool:
         """Whether the leaf with this state is not kept whole."""
         return isinstance(state.basis, Tensor)
 
-    def power(
-        self, x: Tensor, state: LowRankState
-    ) -> Generator[Tensor, Tensor, tuple[LowRankUpdate, LowRankState]]:
-        """``compress`` with every product with the matrix handed out and taken back.
+    def start(self, x: Tensor, state: LowRankState) -> tuple[Tensor, Tensor]:
+        """The leaf as a matrix, and where its power iteration starts.
 
-        Whoever sends back means over several processes gets what is kept of the mean matrix.
+        Raises:
+            TreeMismatchError: the state is that of a leaf of another shape.
         """
         n = self._columns(tuple(x.shape))
         assert isinstance(state.basis, Tensor)
@@ -106,12 +103,14 @@ class low_rank(Compressor):
                 f"low_rank: a leaf of shape {tuple(x.shape)} needs a basis of shape "
                 f"{(n, self.rank)}, the state has {tuple(state.basis.shape)}"
             )
-        matrix = x.reshape(x.shape[0], n)
-        basis = state.basis.to(x.dtype)
-        for _ in range(self.iterations):
-            product = yield matrix.detach() @ basis
-            left = torch.linalg.qr(product).Q
-            factor = yield left.mT @ matrix
-            basis = factor.detach().mT
-        new = LowRankState(basis.to(state.basis.dtype).contiguous())
-        return LowRankUpdate(factor, left, tuple(x.shape), "left"), new
+        return x.reshape(x.shape[0], n), state.basis.to(x.dtype)
+
+    def kept(
+        self, left: Tensor, factor: Tensor, x: Tensor, state: LowRankState
+    ) -> tuple[LowRankUpdate, LowRankState]:
+        """The product of both factors as an update, and where the next iteration starts."""
+        assert isinstance(state.basis, Tensor)
+        basis = factor.detach().mT.to(state.basis.dtype)
+        # A matrix of one column counts as contiguous with any stride; states have one form only.
+        basis = basis.reshape(-1).reshape(basis.shape)
+        return LowRankUpdate(factor, left, tuple(x.shape), "left"), LowRankState(basis)

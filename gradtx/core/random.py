@@ -23,6 +23,7 @@ __all__ = [
     "make_key",
     "next_key",
     "normal",
+    "normal_of",
     "philox",
     "random_bits",
     "random_bits16",
@@ -181,7 +182,13 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
     if not dtype.is_floating_point:
         raise ValueError(f"normal: dtype must be a floating dtype, got {dtype}")
     numel = math.prod(shape)
-    pairs = random_bits(key, numel + numel % 2).reshape(-1, 2).to(torch.float64)
+    return normal_of(random_bits(key, numel + numel % 2), shape, dtype)
+
+
+def normal_of(bits: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Box-Muller on an even number of uint32 values, as many as there are results or one more."""
+    numel = math.prod(shape)
+    pairs = bits.reshape(-1, 2).to(torch.float64)
     radius = torch.sqrt(-2.0 * torch.log((pairs[:, 0] + 1.0) * 2.0**-32))
     angle = pairs[:, 1] * (2.0 * math.pi * 2.0**-32)
     values = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)

@@ -80,13 +80,12 @@ def _signs(compressor: sign, payload: Tensor, total: Tensor, state: Any) -> Exch
 
 def _low_rank(compressor: low_rank, total: Tensor, state: Any) -> Exchange:
     """Power iteration on the mean matrix, which no process ever sees."""
-    steps = compressor.power(total, state)
-    request = next(steps)
-    while True:
-        mean = yield Mean(request)
-        try:
-            request = steps.send(mean)
-        except StopIteration as end:
-            payload, new = end.value
-            dense = compressor.decompress(payload)
-            return dense, total - dense, new
+    matrix, basis = compressor.start(total, state)
+    for _ in range(compressor.iterations):
+        product = yield Mean(matrix @ basis)
+        left = torch.linalg.qr(product).Q
+        factor = yield Mean(left.mT @ matrix)
+        basis = factor.mT
+    payload, new = compressor.kept(left, factor, total, state)
+    dense = compressor.decompress(payload)
+    return dense, total - dense, new

@@ -22,7 +22,7 @@ from .layout import join, split
 from .memory import Spans, is_dense, overlaps_itself, same_order
 from .parts import Kind, Part, Parts
 
-_GRAD, _UPDATE = Input("grad"), Input("update")
+_GRAD, _UPDATE, _FACTOR = Input("grad"), Input("update"), Input("factor")
 
 
 class Group:
@@ -136,22 +136,23 @@ class Bound:
             params, states = self._compact(batch)
         updates: list[Tensor] | None = None
         commits: list[tuple[Tensor, Tensor]] = []
+        held = [grads]  # until it is written: kernels know addresses only
         for part in self.cut[:-1]:
             if part.fused:
                 updates = self._emit(part, updates, batch)
             else:
                 updates = self._pure(part, grads, updates, batch, commits)
-        # Gradients and updates must live until then: kernels know their addresses only.
-        return partial(self._write, batch, (grads, updates), (params, states), commits)
+            held.append(updates)
+        return partial(self._write, batch, held, (params, states), commits)
 
     def _write(
         self,
         batch: Batch,
-        read: tuple[list[Tensor], list[Tensor] | None],
+        held: list[list[Tensor]],
         dense: tuple[list[Tensor], list[list[Tensor]]],
         commits: list[tuple[Tensor, Tensor]],
     ) -> None:
-        self._point(self.cut[-1], "all", read[1])
+        self._point(self.cut[-1], "all", held[-1] if len(held) > 1 else None)
         for part in self.cut[:-1]:
             if part.fused:
                 self._launch(part, "commit")
@@ -268,12 +269,15 @@ class Bound:
         order = torch.contiguous_format if self.ordered[i] else torch.preserve_format
         return torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=order)
 
-    def _point(self, part: Part, variant: str, updates: list[Tensor] | None) -> None:
+    def _point(
+        self, part: Part, variant: str, updates: list[Tensor] | None, what: Input | None = None
+    ) -> None:
+        """Tell the kernels of a part where gradients are, and updates or ``what`` they are."""
         incoming = None if updates is None else [u.data_ptr() for u in updates]
         for group in self.groups[part, variant]:
             group.fill(_GRAD, self.gradient_addresses)
             if incoming is not None:
-                group.fill(_UPDATE, incoming)
+                group.fill(what or (_FACTOR if part.factored else _UPDATE), incoming)
 
     def _launch(self, part: Part, variant: str) -> None:
         groups = self.groups[part, variant]
@@ -287,10 +291,12 @@ class Bound:
             self._like(i, p, accumulator_dtype(g.dtype))
             for i, (p, g) in enumerate(zip(batch.params, batch.grads, strict=True))
         ]
-        if updates is not None:
+        if part.factored:
+            self._point(part, "emit", updates)
+        elif updates is not None:
             for u, o in zip(updates, out, strict=True):
                 o.copy_(u)
-        self._point(part, "emit", out)
+        self._point(part, "emit", out, _UPDATE)
         self._point(part, "commit", updates)
         self._launch(part, "emit")
         return out
@@ -336,7 +342,10 @@ class Bound:
         for a, b in commits:
             if a.shape != b.shape or a.dtype != b.dtype:
                 raise CannotFuseError(name, "changes shape or dtype of its state")
-        return self._dense_updates(name, batch, batch.spec.flatten_up_to(new_u))
+        leaves = batch.spec.flatten_up_to(new_u)
+        if part.factored:
+            return [leaves[position].contiguous() for position in batch.positions]
+        return self._dense_updates(name, batch, leaves)
 
     def _dense_updates(self, name: str, batch: Batch, leaves: list[Any]) -> list[Tensor]:
         out = []

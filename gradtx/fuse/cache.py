@@ -82,20 +82,18 @@ def _temporary() -> Path:
 
 
 @functools.cache
-def library(source: str, exact: bool = False) -> ctypes.CDLL:
+def library(source: str) -> ctypes.CDLL:
     """The compiled source, from the cache or fresh.
 
     Args:
         source: C++.
-        exact: round products before they are added to something.
 
     Raises:
         CannotFuseError: there is no compiler, or it fails.
     """
     cxx = compiler()
-    flags = (*FLAGS, "-ffp-contract=off") if exact else FLAGS
-    key = [source, *flags, _toolchain(cxx)]
-    return ctypes.CDLL(str(entry(key, ".so", lambda: _build(cxx, source, flags))))
+    key = [source, *FLAGS, _toolchain(cxx)]
+    return ctypes.CDLL(str(entry(key, ".so", lambda: _build(cxx, source))))
 
 
 def entry(key: Iterable[str], suffix: str, build: Callable[[], bytes]) -> Path:
@@ -126,11 +124,11 @@ def _is_intact(path: Path) -> bool:
     return ours and hashlib.sha256(body).digest() == digest
 
 
-def _build(cxx: str, source: str, flags: Iterable[str]) -> bytes:
+def _build(cxx: str, source: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="gradtx-") as folder:
         file, out = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
         file.write_text(source)
-        command = [cxx, *flags, str(file), "-o", str(out), "-lm"]
+        command = [cxx, *FLAGS, str(file), "-o", str(out), "-lm"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
             raise CannotFuseError("", f"{cxx} failed: {run.stderr.strip()[:400]}")

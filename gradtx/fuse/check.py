@@ -20,7 +20,7 @@ from .errors import CannotFuseError
 from .forms import state_shapes
 from .graph import Graph
 from .layout import Leaves, join, split
-from .trace import Signature
+from .trace import Signature, factor_shape
 
 _TOLERANCE = {torch.bfloat16: 0.04, torch.float16: 0.01, torch.float32: 2e-3, torch.float64: 2e-3}
 
@@ -53,6 +53,7 @@ class Probe:
             return make(shape, dtype) * sign.to(dtype)
 
         shapes = signature.checks
+        self.factors: list[Tensor] = []
         self.params = [signed(s, signature.param) for s in shapes]
         self.grads = [signed(s, signature.grad) for s in shapes]
         width = signature.update or signature.grad
@@ -60,6 +61,12 @@ class Probe:
             signed(s, width) if signature.update else g
             for s, g in zip(shapes, self.grads, strict=True)
         ]
+        if signature.factor is not None:
+            sizes = [factor_shape(signature.factor, s) for s in shapes]
+            self.factors = [signed(size, width) for size in sizes]
+            turn = -1 if signature.maximize else 1
+            pairs = zip(self.grads, self.factors, strict=True)
+            self.updates = [turn * g.to(width) * f for g, f in pairs]
         self.states = [
             [
                 make(size, dtype)
@@ -167,7 +174,7 @@ def _fused(back: BackEnd, kernel: Any, probe: Probe, apply: bool) -> list[Tensor
     hyper = back.numbers(1, len(row) + 1)
     hyper[0, : len(row)] = row
     table = make_table(back, kernel, params, [0, 0], hyper, [s.data_ptr() for s in shared])
-    columns = {"param": params, "grad": grads, "update": updates}
+    columns = {"param": params, "grad": grads, "update": updates, "factor": probe.factors}
     for k, where in enumerate(kernel.columns):
         tensors = columns.get(where.kind) or [leaf[where.index] for leaf in states]
         table.pointers[k] = [x.data_ptr() for x in tensors]

@@ -7,7 +7,7 @@ not depend on the number of threads.
 
 from __future__ import annotations
 
-from . import cpp_blocks
+from . import cpp_blocks, cpp_codes
 from .cpp_matrix import MatrixPass
 from .cpp_pass import flat_pass
 from .cpp_prelude import PRELUDE
@@ -31,11 +31,12 @@ class Emitter:
         """The whole translation unit."""
         parts = [PRELUDE]
         if any(n.op in BLOCKS for n in self.graph.nodes):
-            parts.append(cpp_blocks.PRELUDE)
+            parts += [cpp_codes.PRELUDE, cpp_blocks.PRELUDE]
         for s, stage in enumerate(self.plan.stages):
-            head = "(const gx_args* A, gx_int"
-            values = Values(self.places, stage).write()
-            parts.append(_function(f"static void values_{s}{head} leaf)", values))
+            head, some = "(const gx_args* A, gx_int", self.plan.by_row(s)
+            values = Values(self.places, stage, some).write()
+            rows = ", gx_int from, gx_int to" if some else ""
+            parts.append(_function(f"static void values_{s}{head} leaf{rows})", values))
             if stage.elements or stage.writes:
                 parts.append(_function(f"static void pass_{s}{head} task)", self._pass(stage)))
         parts.append(self._commit())
@@ -63,15 +64,18 @@ class Emitter:
         """``gx_run`` does stages ``first`` to ``last``, a few leaves at a time."""
         bodies, cases, tree = [], [], []
         for s, stage in enumerate(self.plan.stages):
+            some = self.plan.by_row(s)
+            rest, rows = ("if (!gx_whole(A, l)) ", ", 0, A->rows[l]") if some else ("", "")
             lines = [
                 f"#pragma omp for schedule({'static' if self.graph.view is None else 'dynamic'})",
-                f"for (gx_int l = start; l < stop; ++l) values_{s}(A, l);",
+                f"for (gx_int l = start; l < stop; ++l) {rest}values_{s}(A, l{rows});",
             ]
             if stage.elements or stage.writes:
                 lines += [
                     "#pragma omp for schedule(dynamic)",
-                    "for (gx_int t = A->first_task[start]; t < A->first_task[stop]; ++t)",
-                    f"  pass_{s}(A, t);",
+                    "for (gx_int t = A->first_task[start]; t < A->first_task[stop]; ++t) {",
+                    *(f"  {line}" for line in self._task(s)),
+                    "}",
                 ]
             head = f"static void stage_{s}(const gx_args* A, gx_int start, gx_int stop)"
             bodies.append(_function(head, lines))
@@ -110,6 +114,24 @@ class Emitter:
                 _function(f"{head}commit(const gx_args* A, gx_int shared)", write),
             ]
         )
+
+    def _task(self, s: int) -> list[str]:
+        """A task of a stage, and of the stages after it that the same rows suffice for."""
+        lines = ["const gx_int l = A->task_leaf[t];"]
+        if self.plan.by_row(s):
+            return [*lines, f"if (!gx_whole(A, l)) pass_{s}(A, t);"]
+        lines.append(f"pass_{s}(A, t);")
+        if not self.plan.by_row(s + 1):
+            return [f"pass_{s}(A, t);"]
+        lines += [
+            "if (!gx_whole(A, l)) continue;",
+            "const gx_int from = (t - A->first_task[l]) * A->tile_rows[l];",
+            "const gx_int to = gx_least(from + A->tile_rows[l], A->rows[l]);",
+        ]
+        while self.plan.by_row(s + 1):
+            s += 1
+            lines += [f"values_{s}(A, l, from, to);", f"pass_{s}(A, t);"]
+        return lines
 
     def _tree_partial(self, i: int) -> list[str]:
         value = f"(double){self.places.stored(self.graph.nodes[i].args[0], 'l')}"

@@ -1,7 +1,9 @@
 """C++ for what a pass handles block by block: codes with scales, and random numbers.
 
-A pass cuts its task into segments of whole blocks. What a segment's loop over elements reads from
-blocks is decoded into an array on the stack before it, what it gives is encoded from one after it.
+A pass cuts its task into segments of whole blocks, and those into short runs. What a run's loop
+over elements reads from blocks is decoded into an array on the stack before it, what it gives is
+encoded from one at the end of the segment, again run by run: units of the processor that divide and
+units that multiply work at the same time only on what is close together.
 """
 
 from __future__ import annotations
@@ -11,115 +13,14 @@ import math
 from .cpp_prelude import BLOCK
 from .errors import CannotFuseError
 from .expression import name, operand
-from .graph import EXACT, MOST, Graph, Input
+from .graph import MOST, Graph, Input
 from .places import Places, label
 from .schedule import Stage
 
 _SEGMENT = 512  # elements: their arrays stay in the first cache
+_RUN = 64  # elements: a line of codes
 
 PRELUDE = """\
-GX gx_u32 gx_word(float x) { gx_u32 y; __builtin_memcpy(&y, &x, 4); return y; }
-GX float gx_from_word(gx_u32 x) { float y; __builtin_memcpy(&y, &x, 4); return y; }
-template <bool SIGNED> GX float gx_magnitude(float x) {
-  return gx_abs(!SIGNED && x < 0.0f ? 0.0f : x);
-}
-template <int BITS, bool SIGNED> GX float gx_decode_one(int code, float scale) {
-  if (SIGNED) {
-    constexpr int top = (1 << (BITS - 1)) - 1;
-    // code / top in two products: the first is exact, so the sum is rounded like the quotient.
-    constexpr float high = (float)(gx_int)(8388608.0 / top) / 8388608.0f;
-    constexpr float low = (float)(1.0 / top - (double)high);
-    const float x = (float)(code - top - 1), base = x * high + x * low;
-    return base * gx_abs(base) * scale;
-  }
-  const float base = (float)(code + 1) * (1.0f / (1 << BITS)), square = base * base;
-  return square * square * scale;
-}
-// ratio: of the magnitude to the scale, not negative.
-template <int BITS, bool SIGNED> GX int gx_encode_one(float x, float ratio) {
-  if (SIGNED) {
-    constexpr int top = (1 << (BITS - 1)) - 1;
-    const float shifted = ratio * (float)(top * top) - 0.25f;
-    const float root = gx_sqrt(shifted > 0.0f ? shifted : 0.0f) + 0.5f;
-    return (int)gx_copysign(root, x) + top + 1;
-  }
-  const float shifted = gx_sqrt(ratio) * (float)(1 << 2 * BITS) + 1.0f;
-  return (int)(gx_sqrt(shifted) + 0.5f) - 1;
-}
-// Codes of 4 bits, two to a byte; the first of n is the lower half of its byte if odd.
-GX void gx_unpack_halves(const unsigned char* pairs, unsigned char* level, int odd, gx_int n) {
-  if (odd) *level++ = *pairs++ & 15, --n;
-  for (gx_int k = 0; k < n / 2; ++k) {
-    level[2 * k] = pairs[k] >> 4;
-    level[2 * k + 1] = pairs[k] & 15;
-  }
-  if (n % 2) level[n - 1] = pairs[n / 2] >> 4;
-}
-GX void gx_pack_halves(unsigned char* pairs, const unsigned char* level, int odd, gx_int n) {
-  if (odd) *pairs++ |= *level++, --n;
-  for (gx_int k = 0; k < n / 2; ++k)
-    pairs[k] = (unsigned char)(level[2 * k] << 4 | level[2 * k + 1]);
-  if (n % 2) pairs[n / 2] = (unsigned char)(level[n - 1] << 4);
-}
-template <int BITS, bool SIGNED, gx_int SIZE>
-GX void gx_decode(const unsigned char* codes, const float* scale, float* out, gx_int n) {
-  unsigned char level[SIZE];
-  for (gx_int start = 0; start < n; start += SIZE) {
-    const gx_int m = gx_least(SIZE, n - start);
-    const float s = scale[start / SIZE];
-    const unsigned char* code = codes + start;
-    if (BITS == 4) {
-      gx_unpack_halves(codes + start / 2, level, start % 2, m);
-      code = level;
-    }
-    #pragma omp simd
-    for (gx_int k = 0; k < m; ++k) out[start + k] = gx_decode_one<BITS, SIGNED>(code[k], s);
-  }
-}
-template <int BITS, bool SIGNED, gx_int SIZE>
-GX void gx_encode(const float* x, unsigned char* codes, float* scale, gx_int n) {
-  unsigned char level[SIZE];
-  for (gx_int start = 0; start < n; start += SIZE) {
-    const gx_int m = gx_least(SIZE, n - start);
-    const float* const y = x + start;
-    gx_u32 largest = 0;  // magnitudes compare like their bits, and NaN is the largest
-    #pragma omp simd reduction(max:largest)
-    for (gx_int k = 0; k < m; ++k) {
-      const gx_u32 word = gx_word(gx_magnitude<SIGNED>(y[k]));
-      largest = word > largest ? word : largest;
-    }
-    const float s = gx_from_word(largest < 0x7f800000u ? largest : 0x7fc00000u);
-    if (scale) scale[start / SIZE] = s;
-    if (!codes) continue;
-    unsigned char* const to = BITS == 8 ? codes + start : level;
-#ifdef __FMA__
-    // A product with the reciprocal, corrected once. Only a quotient that is as close to the middle
-    // of two numbers as quotients can be might be rounded in another way than by a division, and no
-    // border between codes is such a case: all borders with all scales were tried. What underflows
-    // here gets the lowest code in any case.
-    if (s > 0x1p-60f && s < 0x1p120f) {
-      const float inverse = 1.0f / s;
-      #pragma omp simd
-      for (gx_int k = 0; k < m; ++k) {
-        const float a = SIGNED ? gx_abs(y[k]) : y[k] > 0.0f ? y[k] : 0.0f;
-        const float near = a * inverse;
-        const float ratio = __builtin_fmaf(__builtin_fmaf(-near, s, a), inverse, near);
-        to[k] = (unsigned char)gx_encode_one<BITS, SIGNED>(y[k], ratio);
-      }
-    } else
-#endif
-    {
-      #pragma omp simd
-      for (gx_int k = 0; k < m; ++k) {
-        const float ratio = gx_magnitude<SIGNED>(y[k]) / s;
-        to[k] = (unsigned char)gx_encode_one<BITS, SIGNED>(y[k], ratio > 0.0f ? ratio : 0.0f);
-      }
-    }
-    if (BITS == 4) {
-      gx_pack_halves(codes + start / 2, level, start % 2, m);
-    }
-  }
-}
 // Random numbers of 16 bits for elements from ``at`` on, from the one whose number is a multiple of
 // 8: Philox-4x32-10 gives four words a block, which are halved.
 GX void gx_draw(gx_int seed, gx_int counter, gx_int at, gx_u32* out, gx_int n) {
@@ -166,11 +67,6 @@ GX double gx_round_stochastic(double x, gx_int random, bool clamp) {
 """
 
 
-def is_exact(graph: Graph) -> bool:
-    """Whether the compiler must not join products and sums into one operation."""
-    return any(node.op in EXACT for node in graph.nodes)
-
-
 def segment(graph: Graph) -> int:
     """Elements of a segment: whole blocks and whole bytes.
 
@@ -210,20 +106,31 @@ class Arrays:
     def __bool__(self) -> bool:
         return bool(self.decoded or self.drawn or self.encoded)
 
+    @property
+    def run(self) -> int:
+        """Elements of a run: codes are decoded and encoded by the line where blocks allow it."""
+        sizes = [self.graph.nodes[i].value[1] for i in self.decoded]
+        sizes += [spec[1] for _, spec in self.encoded]
+        return _RUN if sizes and all(n % _RUN == 0 for n in sizes) else self.size
+
+    def declare(self) -> list[str]:
+        """The arrays that a segment's runs write."""
+        return [f"alignas(64) float {_source(k)}[{self.size}];" for k in self.encoded]
+
     def before(self, at: str) -> list[str]:
         """Fill the arrays that the loop reads; ``at`` is the first element, ``size`` how many."""
         nodes, lines = self.graph.nodes, []
         for i in self.decoded:
             codes, scale = (f"p_{label(nodes[a].value)}" for a in nodes[i].args)
-            lines.append(f"alignas(64) float part{i}[{self.size}];")
-            given = _pointers(nodes[i].value, codes, scale, at)
+            bits, block, _ = nodes[i].value
+            given = f"{codes} + ({at}) / {8 // bits}, {scale} + ({at}) / {block}"
+            lines.append(f"alignas(64) float part{i}[{self.run}];")
             lines.append(f"gx_decode<{_types(nodes[i].value)}>({given}, part{i}, size);")
         for i in self.drawn:
             key = ", ".join(operand(self.graph, a, "gx_int", False) for a in nodes[i].args)
-            lines.append(f"alignas(64) gx_u32 part{i}[{self.size // 2 + 8}];")
+            lines.append(f"alignas(64) gx_u32 part{i}[{self.run // 2 + 8}];")
             lines.append(f"gx_draw({key}, {at}, part{i}, size);")
             lines.append(f"const gx_int shift{i} = ({at}) % 8;")
-        lines += [f"alignas(64) float {self._source(k)}[{self.size}];" for k in self.encoded]
         return lines
 
     def value(self, i: int) -> str:
@@ -234,33 +141,49 @@ class Arrays:
 
     def store(self) -> list[str]:
         """Statements in the loop that keep what is encoded."""
-        return [f"{self._source(key)}[k] = {name(key[0])};" for key in self.encoded]
+        return [f"{_source(key)}[run + k] = {name(key[0])};" for key in self.encoded]
 
     def after(self, at: str) -> list[str]:
-        """Encode the arrays that the loop has written."""
-        lines = []
+        """Encode the ``all`` elements of a segment that begins at ``at``."""
+        lines, encode = [], []
         for key, targets in self.encoded.items():
-            codes, scale = (
-                f"p_{label(targets[op])}" if op in targets else ""
-                for op in ("block_codes", "block_scale")
-            )
-            given = _pointers(key[1], codes, scale, at)
-            lines.append(f"gx_encode<{_types(key[1])}>({self._source(key)}, {given}, size);")
-        return lines
+            bits, block, _ = key[1]
+            x, kind = _source(key), _types(key[1])
+            s, factor = f"scale_{x}", f"factor_{x}"
+            if "block_scale" in targets:
+                to = f"p_{label(targets['block_scale'])} + ({at}) / {block}"
+                lines.append(f"float* const {s} = {to};")
+            else:
+                lines.append(f"float {s}[{self.size // block}];")
+            lines.append(f"float {factor}[{self.size // block}];")
+            lines.append(f"gx_scales<{kind}>({x}, {s}, {factor}, all);")
+            if "block_codes" in targets:
+                to = f"p_{label(targets['block_codes'])} + ({at} + run) / {8 // bits}"
+                own = f"{s} + run / {block}, {factor} + run / {block}"
+                encode.append(f"gx_encode<{kind}>({x} + run, {to}, {own}, size);")
+        return [*lines, *runs(self.run, encode)] if encode else lines
 
-    def _source(self, key: tuple[int, tuple[int, int, bool]]) -> str:
-        bits, block, signed = key[1]
-        return f"full{key[0]}_{bits}_{block}_{int(signed)}"
+
+def runs(size: int, body: list[str]) -> list[str]:
+    """Statements for every run of a segment of ``all`` elements: ``size`` from ``run`` on.
+
+    Args:
+        size: elements of a run but for the last.
+        body: the statements.
+    """
+    return [
+        f"for (gx_int run = 0; run < all; run += {size}) {{",
+        f"  const auto size = gx_run<{size}>(all, run);",
+        *(f"  {line}" for line in body),
+        "}",
+    ]
+
+
+def _source(key: tuple[int, tuple[int, int, bool]]) -> str:
+    bits, block, signed = key[1]
+    return f"full{key[0]}_{bits}_{block}_{int(signed)}"
 
 
 def _types(spec: tuple[int, int, bool]) -> str:
     bits, block, signed = spec
     return f"{bits}, {str(signed).lower()}, {block}"
-
-
-def _pointers(spec: tuple[int, int, bool], codes: str, scale: str, at: str) -> str:
-    """The codes and the scale from an element on."""
-    bits, block, _ = spec
-    first = f"{codes} + ({at}) / {8 // bits}" if codes else "(unsigned char*)0"
-    second = f"{scale} + ({at}) / {block}" if scale else "(float*)0"
-    return f"{first}, {second}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cpp_blocks import Arrays, segment
+from .cpp_blocks import Arrays, runs, segment
 from .cpp_prelude import CHUNK, STORAGE
 from .expression import c_type, expression, name, operand
 from .graph import FLOATS, Graph
@@ -140,22 +140,26 @@ def flat_pass(places: Places, stage: Stage) -> list[str]:
         lines += ["#pragma omp simd", "for (gx_int k = 0; k < n; ++k) {"]
         return [*lines, *(f"  {line}" for line in body(places, stage, "begin + k", arrays)), "}"]
     lines += [f"double {part.total} = {part.start};" for part in parts]
-    lines += [
-        f"for (gx_int block = 0; block < n; block += {size}) {{",
-        "  const auto loop = [&](const auto size) __attribute__((always_inline)) {",
-        *(f"    {x}" for x in arrays.before("begin + block")),
-        *(f"    {x}" for part in parts for x in part.declare()),
-        f"    #pragma omp simd {' '.join(part.clauses() for part in parts)}",
-        "    for (gx_int k = 0; k < size; ++k) {",
-        *(f"      {line}" for line in body(places, stage, "begin + block + k", arrays)),
-        *(f"      {x}" for part in parts for x in part.step()),
-        "    }",
-        *(f"    {x}" for part in parts for x in part.finish()),
-        *(f"    {x}" for x in arrays.after("begin + block")),
-        "  };",
-        # A block of known size is several times faster to loop over than the rest of a chunk.
-        f"  if (block + {size} <= n) loop(gx_size<{size}>()); else loop(n - block);",
+    loop = [
+        *arrays.before("begin + block + run"),
+        *(x for part in parts for x in part.declare()),
+        f"#pragma omp simd {' '.join(part.clauses() for part in parts)}",
+        "for (gx_int k = 0; k < size; ++k) {",
+        *(f"  {line}" for line in body(places, stage, "begin + block + run + k", arrays)),
+        *(f"  {x}" for part in parts for x in part.step()),
         "}",
+        *(x for part in parts for x in part.finish()),
+    ]
+    lines += [
+        "const auto segment = [&](gx_int block, const auto all) __attribute__((always_inline)) {",
+        *(f"  {x}" for x in arrays.declare()),
+        *(f"  {x}" for x in runs(arrays.run, loop)),
+        *(f"  {x}" for x in arrays.after("begin + block")),
+        "};",
+        "gx_int block = 0;",
+        # A segment of known size is several times faster to loop over than the rest of a chunk.
+        f"for (; block + {size} <= n; block += {size}) segment(block, gx_size<{size}>());",
+        "if (block < n) segment(block, n - block);",
     ]
     for i in stage.reductions:
         lines.append(f"A->partial[{places.partial[i]} * A->tasks + task] = total{i};")

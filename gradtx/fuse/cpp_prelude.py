@@ -70,6 +70,11 @@ GX void gx_store(_Float16* p, float x) { *p = (_Float16)x; }
 GX void gx_store(gx_u16* p, float x) { *p = gx_bits_bfloat16(x); }
 template <gx_int N> struct gx_size { constexpr operator gx_int() const { return N; } };
 GX gx_int gx_least(gx_int x, gx_int y) { return x < y ? x : y; }
+// Elements of a run of SIZE that begins at ``run``: a constant where ``all`` is one, a multiple.
+template <gx_int SIZE, gx_int N> GX gx_size<SIZE> gx_run(gx_size<N>, gx_int) { return {}; }
+template <gx_int SIZE> GX gx_int gx_run(gx_int all, gx_int run) {
+  return gx_least(SIZE, all - run);
+}
 GX gx_int gx_pieces(gx_int n, gx_int size) { return (n + size - 1) / size; }
 // Signs of n elements: as bits, and as integers, which loops take in and give as fast as floats.
 // Integers are zero or not zero where they come from bits, 0 or -1 where they become bits; their
@@ -145,5 +150,7 @@ struct gx_args {
   const double* hyper; const gx_int* hyper_row; gx_int hypers;
   gx_slot* slots; double* partial; const double* tree_in; double* tree_out;
 };
+// Whether every task of a leaf has whole rows.
+GX bool gx_whole(const gx_args* A, gx_int l) { return A->columns[l] <= A->tile_columns[l]; }
 """
 )

@@ -19,9 +19,16 @@ _FREE = ("const", *SIZES)
 
 
 class Values:
-    """Writes the function that computes the values of a stage for one leaf."""
+    """Writes the function that computes the values of a stage for one leaf.
 
-    def __init__(self, places: Places, stage: Stage) -> None:
+    Args:
+        places: of the graph.
+        stage: the stage.
+        some: for rows ``from`` to ``to`` alone; all values are rows.
+    """
+
+    def __init__(self, places: Places, stage: Stage, some: bool = False) -> None:
+        self.some = some
         self.places = places
         self.nodes = places.graph.nodes
         self.stage = stage
@@ -102,7 +109,8 @@ class Values:
             kind, value = places.vector_type(i), f"gx_load(x{i}[k])"
             if places.graph.of_elements(i):
                 x = f"{places.vector_of(i)}, {_PARTS[group.form]}, {size}"
-                before.append(f"gx_gather<{places.join(i)}>({x});")
+                gather = f"gx_gather<{places.join(i)}>({x});"
+                before.append(f"if ({_PARTS[group.form]} > 1) {gather}" if self.some else gather)
                 outside.append(i)
             elif nodes[i].op == "input":
                 before.append(f"const auto* const x{i} = {self._tensor(i)};")
@@ -120,7 +128,8 @@ class Values:
             if a not in group.nodes:
                 kind = places.vector_type(a)
                 loads.append(f"const {kind} {name(a)} = gx_load(x{a}[k]);")
-        loop = ["#pragma omp simd", f"for (gx_int k = 0; k < {size}; ++k) {{"]
+        first, stop = ("from", "to") if self.some else ("0", size)
+        loop = ["#pragma omp simd", f"for (gx_int k = {first}; k < {stop}; ++k) {{"]
         loop += [f"  {line}" for line in (*loads, *body)] + ["}"]
         if not any(i in places.vector and not places.graph.of_elements(i) for i in group.nodes):
             loop = []  # nothing is kept but what is gathered

@@ -123,7 +123,7 @@ _OWN_LEAF = {
     ],
 }
 _FORMS = ("scalar", "element", "bits", *VECTORS)
-_KINDS = ("grad", "update", "param", "state", "shared", "hyper")
+_KINDS = ("grad", "update", "factor", "param", "state", "shared", "hyper")
 _SPECIAL = {"input", "const", "pack_signs", "unpack_signs", *SIZES, *REDUCTIONS, *TREE_REDUCTIONS}
 _DEFINED = set(re.findall(r"\bgx_(\w+)\(|GX_(?:UN|BIN)ARY\((\w+)\)", PRELUDE))
 _FUNCTIONS = {word for pair in _DEFINED for word in pair}

@@ -22,6 +22,7 @@ from .memory import check_plain
 from .microadam import MicroAdam
 from .parts import Kind, Part, Parts, kind_of
 from .patterns import Matched
+from .separate import Separate
 from .specialize import choices as choices_of
 from .specialize import selectors, specialize
 
@@ -42,7 +43,7 @@ class Engine:
         self.chooses = bool(selectors(tx))
         self._paths: dict[Any, tuple[Any, Paths]] = {}
         self._parts: dict[BackEnd, Parts] = {}
-        self._bound: Bound | Matched | None = None
+        self._bound: Bound | Separate | Matched | None = None
         self._forms = Forms(lambda choice: specialize(tx, choice, label=False))
 
     def another(self) -> Engine:
@@ -92,13 +93,13 @@ class Engine:
         """Members that run as torch operations, and why."""
         return {name: why for parts in self._parts.values() for name, why in parts.refused.items()}
 
-    def describe(self, batch: Batch) -> Bound | Matched:
+    def describe(self, batch: Batch) -> Bound | Separate | Matched:
         """The tables for a batch, without running them."""
         if self._bound is None or not self._bound.fits(batch):
             self._bound = self._bind(batch)
         return self._bound
 
-    def _bind(self, batch: Batch) -> Bound | Matched:
+    def _bind(self, batch: Batch) -> Bound | Separate | Matched:
         self._validate(batch)
         for pattern in PATTERNS:
             matched = pattern.match(self.tx, batch)
@@ -108,7 +109,7 @@ class Engine:
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
         kinds = [
-            kind_of(self._forms, p, g, s, batch.shared, structure, choice, names, turned)
+            kind_of(self._forms, p, g, s, batch.shared, structure, choice, names, turned, self.tx)
             for p, g, s, structure, choice, turned in zip(
                 batch.params,
                 batch.grads,
@@ -121,8 +122,25 @@ class Engine:
         ]
         distinct = list(dict.fromkeys(kinds))
         parts = self._parts_for(batch, back)
-        cut = parts.cut(distinct)
+        cuts = parts.cuts(distinct)
+        leaves = [
+            [i for i, kind in enumerate(kinds) if cuts[kind] == cut]
+            for cut in dict.fromkeys(cuts.values())
+        ]
+        if len(leaves) == 1:
+            return self._piece(parts, cuts[kinds[0]], kinds, batch, back)
+        pieces = [
+            self._piece(parts, cuts[kinds[where[0]]], [kinds[i] for i in where], part, back)
+            for where, part in zip(leaves, Separate.cut(batch, leaves), strict=True)
+        ]
+        return Separate(batch, list(zip(leaves, pieces, strict=True)))
+
+    def _piece(
+        self, parts: Parts, cut: tuple[Part, ...], kinds: list[Kind], batch: Batch, back: BackEnd
+    ) -> Bound:
+        """The tables of leaves that go through the same parts."""
         kernels: dict[tuple[Part, str], dict[Kind, Kernel]] = {}
+        distinct = list(dict.fromkeys(kinds))
         for part in cut:
             if not part.fused:
                 continue
@@ -134,7 +152,7 @@ class Engine:
                 kernels[part, variant] = dict(
                     zip(chosen, back.compile_together(list(chosen.values())), strict=True)
                 )
-        return Bound(self.tx, self.hyper, parts, cut, kernels, kinds, batch, back)
+        return Bound(self.hyper, parts, cut, kernels, kinds, batch, back)
 
     def _validate(self, batch: Batch) -> None:
         device = batch.params[0].device

@@ -13,6 +13,7 @@ from .bound import Bound
 from .errors import CannotFuseError
 from .executor import Step
 from .patterns import Matched
+from .separate import Separate
 from .view import matrix
 
 _ADAMW = 28  # float32: read gradient, parameter, two moments; write parameter, two moments
@@ -46,7 +47,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
     except CannotFuseError as error:
         runs, total = dict.fromkeys(names, "reference"), f"not fused: {error}"
     else:
-        runs, total = _runs(bound, names, step.engine.refused()), _moved(bound, count)
+        runs, total = _runs(bound, names), _moved(bound, count)
     lines = [f"{'member':<26}{'runs as':<20}state bytes"]
     for name in names:
         size = sum(x.nbytes for x in tree.leaves(states[name]) if isinstance(x, Tensor)) / count
@@ -60,25 +61,39 @@ def _own(state: PyTree) -> PyTree:
     return tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, state)
 
 
-def _runs(bound: Bound | Matched, names: list[str], refused: dict[str, str]) -> dict[str, str]:
+def _runs(bound: Bound | Separate | Matched, names: list[str]) -> dict[str, str]:
     if isinstance(bound, Matched):
         return dict.fromkeys(names, bound.label)
-    out = {}
-    for part in bound.cut:
-        passes = 0
-        if part.fused:
-            variant = "all" if part is bound.cut[-1] else "emit"
-            kernels = bound.kernels[part, variant].values()
-            passes = max(kernel.schedule.passes() for kernel in kernels)
-        word = "pass" if passes == 1 else "passes"
-        for name in names[part.start : part.stop]:
-            out[name] = f"fused, {passes} {word}" if part.fused else "torch operations"
-    return out
+    found: dict[str, set[int]] = {name: set() for name in names}  # passes, 0 for torch operations
+    for piece in bound.pieces:
+        for part in piece.cut:
+            passes = 0
+            if part.fused:
+                variant = "all" if part is piece.cut[-1] else "emit"
+                kernels = piece.kernels[part, variant].values()
+                passes = max(kernel.schedule.passes() for kernel in kernels)
+            for path in piece.parts.members_of(part):
+                found[path[0] if path else names[0]].add(passes)
+    return {name: _words(passes) for name, passes in found.items()}
 
 
-def _moved(bound: Bound | Matched, count: int) -> str:
+def _words(passes: set[int]) -> str:
+    most = max(passes)
+    if not most:
+        return "torch operations"
+    return f"{'partly' if 0 in passes else 'fused'}, {most} {'pass' if most == 1 else 'passes'}"
+
+
+def _moved(bound: Bound | Separate | Matched, count: int) -> str:
     if isinstance(bound, Matched):
         return _floor(bound.moved() / count)
+    total = sum(_moved_by(piece) for piece in bound.pieces)
+    floor = _floor(total / count)
+    whole = all(part.fused for piece in bound.pieces for part in piece.cut)
+    return floor if whole else f"{floor} (fused parts only)"
+
+
+def _moved_by(bound: Bound) -> int:
     total = 0
     for groups in bound.groups.values():
         for group in groups:
@@ -91,8 +106,7 @@ def _moved(bound: Bound | Matched, count: int) -> str:
                     each = None if form in sizes else int(form.split()[1])
                     size = -(-a * b // each) if each else sizes[form]
                     total += size * _bytes(dtype)
-    floor = _floor(total / count)
-    return floor if all(part.fused for part in bound.cut) else f"{floor} (fused parts only)"
+    return total
 
 
 def _floor(moved: float) -> str:

@@ -8,6 +8,7 @@ shapes are small unless the transform treats small leaves in another way.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from ..core import tree
 from ..core.protocol import GradientTransformation
 from .layout import Leaves, Structure, split, structure_of
 from .specialize import Choice
-from .view import Rule, Shape, matrix, rules
+from .view import Rule, Shape, matrix, own_rules, rules
 
 _SMALL = ((12, 10, 7, 3, 5, 2), (20, 30, 9, 4, 2, 3))  # the order of the dimensions differs
 _BASES = (12, 48, 160, 640, 2560, 10240, 40960)
@@ -94,20 +95,24 @@ class Forms:
             return found[1] if found is not None and found[0] == structure else None
 
         shape = tuple(p.shape)
-        real = initial(shape)
+        real, own = initial(shape), own_rules(self._specialized(choice))
         if real is not None and [s.shape for s in real] == [s.shape for s in states]:
-            for arrays in (False, True):
-                for probes, tied in _candidates(shape):
-                    tried = [initial(probe) for probe in probes]
-                    if tried[0] is None or tried[1] is None:
-                        continue
-                    forms = [_form(probes, pair, arrays) for pair in zip(*tried, strict=True)]
-                    known = tuple(form for form in forms if form is not None)
-                    if len(known) == len(forms) and _fit(known, shape, real):
-                        other = initial(tied)
-                        if other is None or not _fit(known, tied, other):
-                            tied = probes[0]
-                        return Described(probes, (probes[1], tied), known)
+            found: dict[int, Described] = {}  # by the number of arrays
+            for probes, tied in _candidates(shape):
+                tried = [initial(probe) for probe in probes]
+                if tried[0] is None or tried[1] is None:
+                    continue
+                forms = tuple(_form(probes, pair, own) for pair in zip(*tried, strict=True))
+                if _fit(forms, shape, real):
+                    other = initial(tied)
+                    if other is None or not _fit(forms, tied, other):
+                        tied = probes[0]
+                    described = Described(probes, (probes[1], tied), forms)
+                    found.setdefault(sum(form.name == "array" for form in forms), described)
+                if 0 in found:
+                    break
+            if found:
+                return found[min(found)]
         probes, tied = next(_candidates(shape))
         return Described(probes, (probes[1], probes[0]), tuple(form_of(s, p) for s in states))
 
@@ -141,7 +146,9 @@ def initial_state(
         if device == "cpu" and math.prod(shape) > _MOST:
             break
         try:
-            skeleton = tx.init(Leaves([torch.empty(shape, dtype=dtype, device=device)]))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # shapes of ours are nobody's concern
+                skeleton = tx.init(Leaves([torch.empty(shape, dtype=dtype, device=device)]))
         except Exception:
             continue
         sites, _ = split(skeleton, skeleton, tree.flatten(Leaves([0]))[1])
@@ -152,54 +159,66 @@ def initial_state(
 def _candidates(shape: Shape) -> Iterator[tuple[tuple[Shape, Shape], Shape]]:
     """Pairs of shapes of the kind of this one, and a shape in which dimensions are equal.
 
-    First with dimensions in any order, then in the order of this shape, larger and larger.
+    First with dimensions in any order, then in the order of this shape, larger and larger. Of equal
+    dimensions the last is made the largest, or the first.
     """
     yield (
         (_small(shape, _SMALL[0]), _small(shape, _SMALL[1])),
         _small(shape, (12,) * len(shape)),
     )
     for base in _BASES:
-        first, second = _ordered(shape, base, 4), _ordered(shape, base, 5)
-        if math.prod(second) <= _MOST:
-            values = {n: first[d] for d, n in enumerate(shape)}
-            yield (first, second), tuple(values[n] for n in shape)
+        for sign in (1, -1) if len(set(shape)) < len(shape) else (1,):
+            first, second = _ordered(shape, base, 4, sign), _ordered(shape, base, 5, sign)
+            if math.prod(second) <= _MOST:
+                values = {n: first[d] for d, n in enumerate(shape)}
+                yield (first, second), tuple(values[n] for n in shape)
 
 
 def _small(shape: Shape, sizes: Sequence[int]) -> Shape:
     return tuple(n if n < 2 else sizes[d % len(sizes)] for d, n in enumerate(shape))
 
 
-def _ordered(shape: Shape, base: int, quarters: int) -> Shape:
+def _ordered(shape: Shape, base: int, quarters: int, sign: int) -> Shape:
     """Dimensions of at most about ``base``, in the order of their sizes and of their places."""
     out, last = list(shape), 0
-    for d in sorted((d for d, n in enumerate(shape) if n > 1), key=lambda d: shape[d]):
+    for d in sorted((d for d, n in enumerate(shape) if n > 1), key=lambda d: (shape[d], sign * d)):
         size = max(min(base, shape[d]) * quarters // 4, last * (quarters + 2) // 4, last + 1, 2)
         out[d] = last = size + -size % 4 if size > 8 else size + quarters - 4
     return tuple(out)
 
 
-def _form(probes: Sequence[Shape], states: Sequence[Tensor], arrays: bool) -> Form | None:
-    """The form that a state tensor has on both shapes; None: none, unless it may be an array."""
+def _form(probes: Sequence[Shape], states: Sequence[Tensor], own: Sequence[Rule]) -> Form:
+    """The form that a state tensor has on both shapes."""
     sizes = [s.numel() for s in states]
     if sizes == [1, 1]:
         return Form("scalar")
     if sizes == [math.prod(shape) for shape in probes]:
         return Form("leaf")
-    for rule in rules(len(probes[0])):
+    for rule in (*own, *rules(len(probes[0]))):
         matrices = [matrix(rule, shape) for shape in probes]
+        if any(len({n == 1 for n in sizes_of}) > 1 for sizes_of in zip(*matrices, strict=True)):
+            continue  # rows and columns of one shape, single elements of the other
         bits = [(a, (b + 7) // 8) for a, b in matrices]
         if states[0].dtype == torch.uint8 and [tuple(s.shape) for s in states] == bits:
             return Form("bits", rule)
-        if sizes == [a for a, _ in matrices]:
-            return Form("row", rule)
-        if sizes == [b for _, b in matrices]:
-            return Form("column", rule)
-    return Form("array") if arrays else None
+        for form in (Form("row", rule), Form("column", rule)):
+            if all(_fits(form, shape, s) for shape, s in zip(probes, states, strict=True)):
+                return form
+    return Form("array")
 
 
 def _fit(forms: Sequence[Form], leaf: Shape, states: Sequence[Tensor]) -> bool:
     """Whether tensors have the sizes that their forms say."""
-    return all(
-        form.name == "array" or math.prod(form.shape(leaf)) == s.numel()
-        for form, s in zip(forms, states, strict=True)
-    )
+    return all(_fits(form, leaf, s) for form, s in zip(forms, states, strict=True))
+
+
+def _fits(form: Form, leaf: Shape, s: Tensor) -> bool:
+    """Whether a tensor has the size that its form says, along the dimensions that show it."""
+    if form.name == "array":
+        return True
+    if math.prod(form.shape(leaf)) != s.numel():
+        return False
+    if form.name in ("row", "column") and isinstance(form.rule, int) and s.ndim == len(leaf):
+        gone = s.shape[form.rule :] if form.name == "row" else s.shape[: form.rule]
+        return all(n == 1 for n in gone)
+    return True

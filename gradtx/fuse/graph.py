@@ -24,8 +24,7 @@ SIZES = ("numel", "rows", "columns")
 VECTORS = ("row", "column")
 TREE_REDUCTIONS = ("tree_sum", "tree_max")
 MOST = 8192  # elements of a block, at most: blocks lie on the stack
-EXACT = ("block_codes", "block_scale", "block_decode")  # every operation is rounded by itself
-BLOCKS = (*EXACT, "random16", "round_stochastic")
+BLOCKS = ("block_codes", "block_scale", "block_decode", "random16", "round_stochastic")
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 
@@ -34,7 +33,8 @@ class Input:
     """Where a value comes from or goes to.
 
     Attributes:
-        kind: "grad", "update", "param", "state" (of this leaf), "shared" (of all leaves), "hyper".
+        kind: "grad", "update", "factor" (of the gradient, in place of the update), "param", "state"
+            (of this leaf), "shared" (of all leaves), "hyper".
         index: position among the state tensors.
         name: full name of a hyperparameter, or key of an extra argument; of a state tensor that is
             a pair of numbers, "0" or "1".

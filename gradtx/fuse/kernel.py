@@ -11,7 +11,7 @@ import torch
 
 from .cache import library
 from .cpp import emit
-from .cpp_blocks import is_exact, segment
+from .cpp_blocks import segment
 from .cpp_pass import chunk
 from .cpp_prelude import TILE, WIDTH
 from .expression import c_type
@@ -21,6 +21,7 @@ from .schedule import align, schedule
 
 _POINTER = ctypes.c_void_p
 _SMALL = 1 << 16  # elements below which a second thread costs more than it brings
+_NEAR = 1 << 14  # elements of a task that goes over its rows more than once: they stay in cache
 _TILES = 128  # of a large leaf: enough to share out, few beside their sums of columns
 
 
@@ -61,7 +62,8 @@ class Kernel:
         self.commits_leaf = any(t.kind != "shared" for t, _ in self.schedule.commits)
         self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
         self.chunk = chunk(segment(graph))
-        code = library(self.source, is_exact(graph))
+        self.by_row = any(self.schedule.by_row(s) for s in range(self.stages))
+        code = library(self.source)
         self.run = code.gx_run
         self.commit = code.gx_commit
         self.run.argtypes = (ctypes.POINTER(Args), ctypes.c_int64, ctypes.c_int64)
@@ -115,7 +117,7 @@ class Table:
         self.kernel = kernel
         self.numel = np.array(sizes, dtype=np.int64)
         self.matrices = np.array(matrices or [(0, 0)] * n, dtype=np.int64).T.copy()
-        self.tiles = _tiles(*self.matrices)
+        self.tiles = _tiles(self.matrices[0], self.matrices[1], kernel.by_row)
         if kernel.graph.view is None:
             chunks = -(-self.numel // kernel.chunk)
         else:
@@ -180,10 +182,10 @@ class Table:
         self.kernel.commit(self.reference, 1)
 
 
-def _tiles(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _tiles(rows: np.ndarray, columns: np.ndarray, by_row: bool) -> np.ndarray:
     """Rows and columns of a task for every leaf."""
     wide = np.clip(columns, 1, WIDTH)
-    size = np.maximum(TILE, rows * columns // _TILES)
+    size = np.full_like(rows, _NEAR) if by_row else np.maximum(TILE, rows * columns // _TILES)
     return np.stack([np.maximum(size // wide, 1), wide])
 
 

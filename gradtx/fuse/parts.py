@@ -10,25 +10,32 @@ import torch
 from torch import Tensor
 
 from ..core.chain import Chain
-from ..core.protocol import GradientTransformation
+from ..core.protocol import GradientTransformation, members
 from ..core.tree import accumulator_dtype
 from .backend import BackEnd
 from .check import check
 from .errors import CannotFuseError
-from .forms import Forms, form_of
-from .graph import Graph
-from .layout import shared_in, sites_in
+from .forms import Form, Forms, form_of
+from .graph import TREE_REDUCTIONS, Graph
+from .layout import Structure, shared_in, sites_in
+from .sequence import Path, Sequence, at, paths
 from .specialize import Choice, specialize
 from .trace import Signature, trace
 
 
 @dataclass(frozen=True)
 class Part:
-    """Members ``start`` to ``stop`` of a chain, fused or run as they are."""
+    """Members ``start`` to ``stop`` of a chain, fused or run as they are.
+
+    Attributes:
+        factored: the update between this part and its neighbour is the gradient times something
+            small, and that is all that one gives to the other.
+    """
 
     start: int
     stop: int
     fused: bool
+    factored: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,14 +67,53 @@ class Parts:
         self.values = values
         self.back_end = back_end
         self.skeleton = skeleton
-        self.names = list(tx.inner) if isinstance(tx, Chain) else [""]
+        self.paths = paths(tx)
+        self.names = [".".join(path) for path in self.paths]
         self.refused: dict[str, str] = {}
-        self._graphs: dict[tuple[int, int, Kind], Graph | CannotFuseError] = {}
-        each = [skeleton[n] for n in self.names] if isinstance(tx, Chain) else [skeleton]
+        self._graphs: dict[tuple[Part, Kind], Graph | CannotFuseError] = {}
+        each = [at(skeleton, path) for path in self.paths]
+        self._one_by_one = all(m.per_leaf and not hasattr(m, "finish") for _, m in members(tx))
         self._sites = _offsets([sites_in(s) for s in each])
         self._shared = _offsets([shared_in(s) for s in each])
 
-    def cut(self, kinds: list[Kind]) -> list[Part]:
+    def cuts(self, kinds: list[Kind]) -> dict[Kind, tuple[Part, ...]]:
+        """The parts in which every kind of leaves is updated.
+
+        Where no member joins leaves, a kind that cannot be fused leaves the others alone.
+
+        Raises:
+            CannotFuseError: no member can be fused.
+        """
+        if self._one_by_one and len(kinds) > 1:
+            found: dict[Kind, tuple[Part, ...]] = {}
+            for kind in kinds:
+                try:
+                    found[kind] = self.cut([kind])
+                except CannotFuseError as error:
+                    self._note(error)
+                    found[kind] = self._none()
+            if any(cut != self._none() for cut in found.values()):
+                joined = any(self._joins(part, kind) for kind, cut in found.items() for part in cut)
+                if not joined:
+                    for kind, cut in found.items():
+                        self.graph(cut[-1], kind)
+                    return found
+        return dict.fromkeys(kinds, self.cut(kinds))
+
+    def _none(self) -> tuple[Part, ...]:
+        """All members as they are."""
+        n = len(self.names)
+        return (*(Part(i, i + 1, False) for i in range(n)), Part(n, n, True))
+
+    def _joins(self, part: Part, kind: Kind) -> bool:
+        """Whether a part combines something over the tree."""
+        nodes = self.graph(part, kind).nodes if part.fused else ()
+        return any(node.op in TREE_REDUCTIONS for node in nodes)
+
+    def _note(self, error: CannotFuseError) -> None:
+        self.refused.setdefault(error.member or self.tx.name, error.reason)
+
+    def cut(self, kinds: list[Kind]) -> tuple[Part, ...]:
         """The parts in which these kinds of leaves can be updated together.
 
         The last part is fused and adds the update to the parameters; it may have no members.
@@ -85,9 +131,18 @@ class Parts:
             failure = self._first_failure(fused, kinds)
             if failure is None:
                 self.refused.update(pure)
-                return parts
+                return self._factored(parts, kinds)
             part, error = failure
             pure.update(self._blame(part, error, kinds))
+
+    def _factored(self, parts: list[Part], kinds: list[Kind]) -> tuple[Part, ...]:
+        """The same parts, with factors in place of the first update where that is possible."""
+        first, *rest = parts
+        if not first.fused and rest[0].fused and all(kind.signature.factor for kind in kinds):
+            changed = [replace(part, factored=True) for part in (first, rest[0])]
+            if self._first_failure(changed[1:], kinds) is None:
+                return (*changed, *rest[1:])
+        return tuple(parts)
 
     def graph(self, part: Part, kind: Kind) -> Graph:
         """The graph of a fused part.
@@ -95,7 +150,7 @@ class Parts:
         Raises:
             CannotFuseError: names the member and the reason.
         """
-        key = (part.start, part.stop, kind)
+        key = (part, kind)
         if key not in self._graphs:
             try:
                 skeleton, signature = self.skeleton_of(part), self.signature(part, kind.signature)
@@ -116,14 +171,23 @@ class Parts:
 
     def transform(self, part: Part, choice: Choice, label: bool = True) -> GradientTransformation:
         """The members of a part as one transform for leaves with this choice."""
-        whole = specialize(self.tx, choice, label)
-        return Chain(whole.members[part.start : part.stop]) if isinstance(whole, Chain) else whole
+        return Sequence.of(specialize(self.tx, choice, label), self.members_of(part))
+
+    def as_it_is(self, part: Part) -> GradientTransformation:
+        """The members of a part as one transform for all leaves."""
+        members = Sequence.of(self.tx, self.members_of(part))
+        if not part.factored:
+            return members
+        ((path, member),) = members.members
+        return Sequence(((path, member.factors()),))  # type: ignore[attr-defined]
+
+    def members_of(self, part: Part) -> list[Path]:
+        """The members of a part."""
+        return self.paths[part.start : part.stop]
 
     def skeleton_of(self, part: Part) -> Any:
         """The skeleton of a part's state."""
-        if not isinstance(self.tx, Chain):
-            return self.skeleton
-        return {n: self.skeleton[n] for n in self.names[part.start : part.stop]}
+        return {".".join(path): at(self.skeleton, path) for path in self.members_of(part)}
 
     def structure(self, part: Part, whole: Any) -> tuple[Any, slice]:
         """A leaf's structure in a part, and where its tensors are in the leaf's list."""
@@ -139,6 +203,7 @@ class Parts:
         return replace(
             whole,
             update=accumulator_dtype(whole.grad) if part.start else None,
+            factor=whole.factor if part.factored else None,
             states=whole.states[where],
             structure=structure,
             shared=whole.shared[self.shared(part)],
@@ -171,9 +236,9 @@ class Parts:
     def _blame(self, part: Part, error: CannotFuseError, kinds: list[Kind]) -> dict[str, str]:
         """The members of a part that stand in the way."""
         names = self.names[part.start : part.stop]
-        named = error.member.split(".")[0]
-        if named in names:
-            return {named: error.reason}
+        for name in names:
+            if f"{error.member}.".startswith(f"{name}."):
+                return {name: error.reason}
         if len(names) == 1:
             return {names[0]: error.reason}
         alone = {}
@@ -214,6 +279,7 @@ def kind_of(
     choice: Choice,
     names: tuple[tuple[str, ...], tuple[str, ...]],
     maximize: bool,
+    tx: GradientTransformation,
 ) -> Kind:
     """The kind of a leaf."""
     described = forms.describe(p, choice, structure, states)
@@ -230,5 +296,17 @@ def kind_of(
             tuple((s.dtype, form_of(s)) for s in shared),
             *names,
             maximize,
+            _factor_of(tx, p, structure),
         ),
     )
+
+
+def _factor_of(tx: GradientTransformation, p: Tensor, structure: Structure) -> Form | None:
+    """The form of what a chain's first member multiplies gradients with, if it does that."""
+    first = next(iter(tx.inner.values()), None) if isinstance(tx, Chain) else None
+    form = getattr(first, "factor_form", None)
+    if form is None:
+        return None
+    inside, _ = structure.part(0, 1)
+    name = form(tuple(p.shape), inside.subtrees([None] * inside.count)[0])
+    return None if name is None else Form(name, None if name == "scalar" else 1)

@@ -2,9 +2,9 @@
 
 A stage first computes scalars and vectors, one set per leaf, then runs over elements. What a
 reduction over elements gives is a value of the next stage; so is a value combined over all leaves
-of the tree. Every elementwise value is computed anew in each stage that needs it. Only the last
-pass over elements writes them, and everything else is written at the very end: an update reads and
-writes memory as seldom as it can and nothing is half-written.
+of the tree. Every elementwise value is computed anew in each stage that needs it. The last pass
+over elements writes them, but for what an earlier one can write so that the last need not read it;
+everything else is written at the very end: an update reads and writes memory as seldom as it can.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .graph import SIZES, TREE_REDUCTIONS, VECTORS, Graph, Input
+import torch
+
+from .graph import SIZES, TREE_REDUCTIONS, VECTORS, Graph, Input, Node
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,21 @@ class Schedule:
         """How often elements are gone over."""
         return sum(bool(stage.elements or stage.writes) for stage in self.stages)
 
+    def by_row(self, s: int) -> bool:
+        """Whether what stage ``s`` needs of the one before it is sums of the same rows alone."""
+        if not 0 < s < len(self.stages):
+            return False
+        nodes, before, here = self.graph.nodes, self.stages[s - 1], self.stages[s]
+        sums = (*before.reductions, *here.reductions)
+        return (
+            bool(before.reductions and (here.elements or here.writes))
+            and all(nodes[i].form == "row" for i in before.reductions)
+            and all(nodes[i].form != "column" for i in sums)
+            and all(group.form == "row" for group in here.values)
+            and not before.tree
+            and not before.writes
+        )
+
     def traffic(self) -> list[tuple[str, str]]:
         """Form and dtype of every array of a leaf that is read or written, once for each time."""
         nodes, out = self.graph.nodes, []
@@ -130,9 +147,10 @@ def schedule(graph: Graph, tree_stage: Mapping[Any, int]) -> Schedule:
     last = max([level[i] for _, i in graph.outputs] + [level[i] - 1 for i in trees], default=0)
     last_pass = max([level[i] for _, i in writes] + [level[i] - 1 for i in reductions], default=0)
     stages = []
+    when = _early(graph, level, writes, last_pass)
     for s in range(last + 1):
         here = tuple(i for i in reductions if level[i] == s + 1)
-        written = writes if s == last_pass else ()
+        written = tuple(o for o in writes if when[o] == s)
         roots = [nodes[i].args[0] for i in here] + [i for _, i in written]
         values = [i for i, n in enumerate(nodes) if not n.element and level[i] == s]
         stages.append(
@@ -152,6 +170,49 @@ def schedule(graph: Graph, tree_stage: Mapping[Any, int]) -> Schedule:
         tuple(i for i in kept if not nodes[i].many),
         tuple(i for i in kept if nodes[i].many),
     )
+
+
+def _early(
+    graph: Graph, level: Sequence[int], writes: Sequence[tuple[Input, int]], last: int
+) -> dict[tuple[Input, int], int]:
+    """The stage in which every elementwise output is written: the last pass, or one before it.
+
+    Before means in a pass that all leaves finish before the last one begins, where that saves
+    reading memory and nobody reads afterwards what is overwritten.
+    """
+    nodes = graph.nodes
+    when = dict.fromkeys(writes, last)
+    joint = max((level[i] for i, n in enumerate(nodes) if n.op in TREE_REDUCTIONS), default=0)
+    sums: dict[int, list[int]] = {}
+    for i, node in enumerate(nodes):
+        if graph.of_elements(i):
+            sums.setdefault(level[i] - 1, []).append(node.args[0])
+
+    def reads(when: Mapping[tuple[Input, int], int]) -> dict[int, set[int]]:
+        stages = {*sums, last}
+        roots = {s: sums.get(s, []) + [o[1] for o in writes if when[o] == s] for s in stages}
+        loads = {s: _elements(graph, roots[s]) for s in stages}
+        return {s: {i for i in loads[s] if nodes[i].op == "input"} for s in stages}
+
+    def size(read: Mapping[int, set[int]]) -> float:
+        return sum(_size(nodes[i]) for s in read for i in read[s])
+
+    for output in writes:
+        for s in sums:
+            if not level[output[1]] <= s < min(joint, last):
+                continue
+            tried = {**when, output: s}
+            read = reads(tried)
+            later = {nodes[i].value for at in read if at > s for i in read[at]}
+            if output[0] not in later and size(read) < size(reads(when)):
+                when = tried
+    return when
+
+
+def _size(node: Node) -> float:
+    """Bytes an element that it takes to read an array."""
+    each = 8 if node.form == "bits" else node.each or 1
+    return getattr(torch, node.dtype).itemsize / each
 
 
 def _groups(graph: Graph, values: Sequence[int]) -> tuple[Group, ...]:

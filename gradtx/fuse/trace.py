@@ -40,6 +40,7 @@ class Signature:
         shared: the same for the shared tensors.
         hyper, extra: names of hyperparameters and of further arguments.
         maximize: turn the gradient around.
+        factor: where the incoming update is the gradient times something, the form of that.
     """
 
     probes: tuple[Shape, Shape]
@@ -53,6 +54,7 @@ class Signature:
     hyper: tuple[str, ...]
     extra: tuple[str, ...]
     maximize: bool
+    factor: Form | None = None
 
 
 def trace(tx: GradientTransformation, skeleton: Any, signature: Signature, apply: bool) -> Graph:
@@ -69,7 +71,8 @@ def trace(tx: GradientTransformation, skeleton: Any, signature: Signature, apply
     """
     runs = [_run(tx, skeleton, signature, apply, shape) for shape in signature.probes]
     matrices = [m for _, m in runs if m is not None]
-    view = find(signature.probes, matrices) if len(matrices) == 2 else None
+    own = [form.rule for _, form in signature.states if callable(form.rule)]
+    view = find(signature.probes, matrices, own) if len(matrices) == 2 else None
     if matrices and view is None:
         raise CannotFuseError("", "sees leaves as matrices by an unknown rule")
     sizes = {"numel": [torch.Size(shape).numel() for shape in signature.probes]}
@@ -101,7 +104,13 @@ def _run(
     g = tracer.input(made(shape, signature.grad), Input("grad"), "leaf")
     p = tracer.input(made(shape, signature.param), Input("param"), "leaf")
     u = g
-    if signature.update is not None:
+    factor = None
+    if signature.factor is not None:
+        assert signature.update is not None
+        form, size = signature.factor, factor_shape(signature.factor, shape)
+        seen = None if form.rule is None else matrix(form.rule, shape)
+        factor = tracer.input(made(size, signature.update), Input("factor"), form.name, seen)
+    elif signature.update is not None:
         u = tracer.input(made(shape, signature.update), Input("update"), "leaf")
     shapes = state_shapes(tx, shape, signature.param, signature.structure, signature.states)
     states = [state("state", i, shapes[i], *kind) for i, kind in enumerate(signature.states)]
@@ -118,6 +127,8 @@ def _run(
     with torch.no_grad(), tracer:
         if signature.maximize:
             g, u = -g, (-g if u is g else u)
+        if factor is not None:
+            u = g.to(factor.dtype) * factor
         extra = {name: scalars[name] for name in signature.extra}
         try:
             new_u, new = tx.update(
@@ -137,6 +148,11 @@ def _run(
         except Exception as error:
             raise CannotFuseError(current_member(), f"{type(error).__name__}: {error}") from error
     return _collect(tracer, skeleton, signature, states, result, new, apply), tracer.matrix
+
+
+def factor_shape(form: Form, leaf: Shape) -> Shape:
+    """The shape of what a leaf of two dimensions is multiplied with."""
+    return {"row": (leaf[0], 1), "column": (1, leaf[-1])}.get(form.name, ())
 
 
 def _only_leaf(updates: Any) -> Tensor:

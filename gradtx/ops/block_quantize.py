@@ -4,23 +4,24 @@ A flat tensor is cut into blocks of `block_size` elements, the last one shorter.
 largest magnitude ``s`` (float32) and, an element, a level on a scale that is dense near zero:
 
 * **signed** (first moments): ``q = 2**(bits - 1) - 1`` levels decode as
-  ``sign(x) * (k / q)**2 * s``
-  with ``k = floor(sqrt(max(q**2 * |x| / s - 1/4, 0)) + 1/2)``; the code is ``±k + q + 1``.
-  Zero comes back as exactly zero.
-* **unsigned** (second moments): ``q = 2**bits`` levels decode as ``(k / q)**4 * s`` with
-  ``k = floor(sqrt(q**2 * sqrt(max(x, 0) / s) + 1) + 1/2)``; the code is ``k - 1``.
-  k is at least 1, so no element comes back as zero unless its whole block is zero (or the result is
-  below float32): a division by its root stays bounded.
+  ``sign(x) * (k / q)**2 * s`` with ``k = round(sqrt(max(|x| * (q**2 / s) - 1/4, 0)))``; the code is
+  ``±k + q + 1``. Zero comes back as exactly zero.
+* **unsigned** (second moments): ``q = 2**bits`` levels decode as ``(k / q)**4 * s``, where k >= 1
+  is the smallest level with ``x <= ((k * (k + 1) - 3/4) / q**2)**2 * s``; the code is ``k - 1``.
+  No element comes back as zero unless its whole block is zero (or the result is below float32): a
+  division by its root stays bounded.
 
-The terms 1/4 and 1 move the borders between levels: for first moments to the middle of the decoded
-values, for second moments to just below the middle of the inverse roots, by which an adaptive step
-multiplies. Decoding and encoding again gives the same codes.
+The terms 1/4 and 3/4 move the borders between levels: for first moments to the middle of the
+decoded values, for second moments to just below the middle of the inverse roots, by which an
+adaptive step multiplies. Decoding and encoding again gives the same codes.
 
-Roots are square roots and all arithmetic is float32 with every operation rounded, so every device
-gives the same bits; other dtypes are converted to float32 first. The largest magnitude comes back
-exactly. An all-zero block has s = 0 and decodes to zeros. A block with a NaN or an infinity decodes
-to NaN in every element. Codes of 4 bits are packed two a byte, the first element in the high half;
-an unused half is 0. Both operators are constants for automatic differentiation.
+Roots are square roots and all arithmetic is float32 with every operation rounded, but for
+``|x| * (q**2 / s) - 1/4``, which is rounded once, so every device gives the same bits; other dtypes
+are converted to float32 first. The largest magnitude comes back exactly. An all-zero block has
+s = 0 and decodes to zeros; so does a signed one that has nothing of 2**-100 or more. A block with a
+NaN or an infinity decodes to NaN in every element. Codes of 4 bits are packed two a byte, the first
+element in the high half; an unused half is 0. Both operators are constants for automatic
+differentiation.
 """
 
 from __future__ import annotations
@@ -159,14 +160,33 @@ def block_quantize(x: Tensor, bits: int, block_size: int, signed: bool) -> tuple
     blocks = F.pad(magnitude, (0, -numel % block)).reshape(-1, block)
     scale = blocks.amax(1)
     scale = torch.where(scale.isfinite(), scale, torch.nan)
-    ratio = (blocks / scale[:, None]).reshape(-1)[:numel].nan_to_num(nan=0.0)
     if signed:
-        top = 2 ** (bits - 1) - 1
-        level = torch.floor(torch.sqrt((ratio * top**2 - 0.25).clamp(min=0)) + 0.5)
-        codes = torch.where(values < 0, -level, level) + (top + 1)
-    else:
-        codes = torch.floor(torch.sqrt(torch.sqrt(ratio) * 4**bits + 1) + 0.5) - 1
-    return _pack(codes.to(torch.uint8), bits), scale
+        scale = torch.where(scale < 2.0**-100, 0.0, scale)
+    each = scale[:, None].expand_as(blocks).reshape(-1)[:numel]
+    code = _signed_codes(values, each, bits) if signed else _unsigned_codes(values, each, bits)
+    return _pack(code.to(torch.uint8), bits), scale
+
+
+def _signed_codes(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    top = 2 ** (bits - 1) - 1
+    factor = torch.where(scale > 0, torch.full_like(scale, top**2) / scale, 0.0)
+    shifted = (x.abs().double() * factor.double() - 0.25).float()
+    level = torch.sqrt(torch.where(shifted > 0, shifted, 0.0)).round()
+    return torch.where(x < 0, -level, level) + (top + 1)
+
+
+def _unsigned_codes(x: Tensor, scale: Tensor, bits: int) -> Tensor:
+    top = 2**bits
+    ratio = x / scale
+    square = torch.sqrt(torch.where(ratio > 0, ratio, 0.0)) * top**2
+    level = torch.floor(torch.sqrt(square + 1) + 0.5)  # it or a neighbour
+
+    def above(level: Tensor) -> Tensor:
+        root = (level * (level + 1) - 0.75) / top**2
+        return root * root * scale < x
+
+    level = torch.where((level > 1) & ~above(level - 1), level - 1, level)
+    return torch.where(above(level), level + 1, level) - 1
 
 
 @operator(

@@ -22,8 +22,9 @@ CPU, holds lr, b1, b2, eps and weight_decay of leaf i, `signs[i]` is 1 or -1; it
 `block_sizes[i]` elements, of which ``kept[i]`` are kept, fewer in a shorter last one. Entries of
 the window that point out of their block are left out.
 
-`finite` says which gradients are finite. Where one is not, nonfinite="skip" leaves that leaf alone,
-"raise" leaves all leaves alone, "ignore" does not look and answers True.
+`finite`, on the device of the parameters, says which gradients are finite. Where one is not,
+nonfinite="skip" leaves that leaf alone, "raise" leaves all leaves alone, "ignore" does not look and
+answers True.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def _fake(
     hyper: Tensor,
     *options: object,
 ) -> Tensor:
-    return hyper.new_empty(len(params), dtype=torch.bool)
+    return (params[0] if params else hyper).new_empty(len(params), dtype=torch.bool)
 
 
 @operator(
@@ -86,7 +87,7 @@ def microadam_(
 ) -> Tensor:
     """One step of all leaves; see the module's text."""
     finite = [nonfinite == "ignore" or bool(torch.isfinite(g).all()) for g in grads]
-    flags = torch.tensor(finite, dtype=torch.bool)
+    flags = torch.tensor(finite, dtype=torch.bool, device=(params[0] if params else hyper).device)
     if nonfinite == "raise" and not all(finite):
         return flags
     for i, p in enumerate(params):

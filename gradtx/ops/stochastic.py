@@ -1,8 +1,8 @@
-"""The operators ``gradtx::random_bits16`` and ``gradtx::round_stochastic``.
+"""The operators ``gradtx::random_bits``, ``random_bits16`` and ``round_stochastic``.
 
-They compute what ``gradtx.core.random.random_bits16`` and ``gradtx.core.rounding`` define, as one
-operator each, so that a compiled step can know them. Both are constants for automatic
-differentiation.
+They compute what ``gradtx.core.random`` and ``gradtx.core.rounding`` define, as one operator each,
+so that a compiled step can know them and kernels can be written for them. All are constants for
+automatic differentiation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from torch import Tensor
 from gradtx.core import random, rounding
 from gradtx.ops.registry import operator
 
-__all__ = ["random_bits16", "round_stochastic"]
+__all__ = ["random_bits", "random_bits16", "round_stochastic"]
+
+
+def _fake_words(key: Tensor, numel: int) -> Tensor:
+    return key.new_empty(numel)
 
 
 def _fake_bits(key: Tensor, numel: int) -> Tensor:
@@ -34,6 +38,12 @@ def _vmap_round(
         for t, dim in zip((x, random_bits), in_dims[:2], strict=True)
     )
     return round_stochastic(x, random_bits, clamp), 0
+
+
+@operator("random_bits(Tensor key, SymInt numel) -> Tensor", fake=_fake_words)
+def random_bits(key: Tensor, numel: int) -> Tensor:
+    """Draw int64 ``(numel,)`` holding uint32 values from an int64 key ``(2,)``."""
+    return random.random_bits(key, numel)
 
 
 @operator("random_bits16(Tensor key, SymInt numel) -> Tensor", fake=_fake_bits)

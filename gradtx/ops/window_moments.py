@@ -12,7 +12,8 @@ Row i of `indices` and `values`, both of shape (rows, kept), holds the entries o
 
 in the dtype of the weights, every operation rounded, rows added in the order 0, 1, 2, ... Both
 have shape (numel,). A row whose weights are zero counts for nothing, whatever its indices say; no
-position occurs twice in another row. `window_moments` here is differentiable with respect to
+position occurs twice in another row. An index that points out of its block is an error, except on
+CUDA devices, whose kernel leaves it out. `window_moments` here is differentiable with respect to
 values and weights; the bare operator is a constant.
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Triple = tuple[float, float, float]
+from .gram import Triple, factor, parts_of, product, symmetric
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ SETS: dict[str, Polynomials] = {
     ),
 }
 SCALINGS = ("add", "clamp", "rows")
+FORMS = ("plain", "gram")
 
 
 def triples_of(who: str, coefficients: str | Sequence[object]) -> tuple[Triple, ...]:
@@ -88,11 +89,17 @@ def triples_of(who: str, coefficients: str | Sequence[object]) -> tuple[Triple, 
 
 
 def newton_schulz(
-    x: Tensor, triples: Sequence[Triple], scaling: str, safety: float, eps: float
+    x: Tensor,
+    triples: Sequence[Triple],
+    scaling: str,
+    safety: float,
+    eps: float,
+    form: str | None = "plain",
 ) -> Tensor:
     """An approximation of the orthogonal factor of every matrix of a batch.
 
-    With A = X X^T of the wide form: X <- a X + (b A + c A^2) X for every triple.
+    With A = X X^T (of tall matrices X^T X, from the right): X <- a X + (b A + c A^2) X for every
+    triple. The "gram" form makes that several times in a row on A alone, see ``parts_of``.
 
     Args:
         x: (batch, rows, columns), in the dtype of the iteration.
@@ -100,18 +107,33 @@ def newton_schulz(
         scaling: "add", "clamp" or "rows", see ``Polynomials``.
         safety: factor on the norm.
         eps: of the scaling.
+        form: "plain", "gram", or None for what suits the shape.
     """
     tall = x.shape[-2] > x.shape[-1]
-    x = _scaled(x.mT if tall else x, scaling, safety, eps)
-    for a, b, c in triples:
-        gram = torch.bmm(x, x.mT)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    x = _scaled(x, tall, scaling, safety, eps)
+    on_gram = (form or _best_form(x)) == "gram"
+    for part in parts_of(triples) if on_gram else [(triple,) for triple in triples]:
+        gram = symmetric(x.mT, x) if tall else symmetric(x, x.mT)
+        a, b, c = part[0]
+        z = symmetric(gram, gram, gram, b, c)
+        if len(part) == 1:
+            x = product(x, z, x, a) if tall else product(z, x, x, a)
+        else:
+            q = factor(gram, z, part)
+            x = product(x, q) if tall else product(q, x)
+    return x
 
 
-def _scaled(x: Tensor, scaling: str, safety: float, eps: float) -> Tensor:
+def _best_form(x: Tensor) -> str:
+    """The one with fewer multiplications, for matrices whose products take the time."""
+    short, long = sorted(x.shape[-2:])
+    return "gram" if short >= 256 and long >= 1.5 * short else "plain"
+
+
+def _scaled(x: Tensor, tall: bool, scaling: str, safety: float, eps: float) -> Tensor:
     if scaling == "rows":
-        sums = torch.bmm(x, x.mT).abs().sum(-1, keepdim=True)
+        gram = symmetric(x.mT, x) if tall else symmetric(x, x.mT)
+        sums = gram.abs().sum(-2 if tall else -1, keepdim=True)
         return x * torch.rsqrt(torch.clamp(sums, min=eps))
     # In a wider dtype: the squares of large numbers overflow.
     wide = torch.promote_types(x.dtype, torch.float32)

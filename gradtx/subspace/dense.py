@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.random import check_seed, fold_in, make_key, next_key, normal
 from ..core.tree import accumulator_dtype
 from .one_sided import OneSided
+from .projector import finite_or_zero, keep_if_bad
 from .view import View
 
 
@@ -44,11 +45,57 @@ class DenseProjector(OneSided):
 
 
 @dataclass(frozen=True, repr=False)
-class SketchProjector(DenseProjector):
-    """A dense projector that multiplies the gradient by a random matrix first."""
+class VectorsProjector(DenseProjector):
+    """A dense projector whose basis comes from a decomposition; define ``vectors``.
+
+    Leaves of one shape are decomposed as one batch.
+    """
 
     data_dependent = True
     thin = True
+
+    def vectors(self, x: Tensor, states: list[Any], view: View) -> Tensor:
+        """The bases of matrices, (batch, size, length) without anything that is not finite."""
+        raise NotImplementedError
+
+    def after(self, state: Any, basis: Tensor) -> Any:
+        """The state that follows, with a new basis."""
+        return Basis(basis)
+
+    def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Any:
+        return self._decomposed([state], [x], view, [first])[0]
+
+    def refresh_all(
+        self, states: list[Any], gs: list[Tensor], firsts: list[Tensor | bool]
+    ) -> list[Any]:
+        groups: dict[Any, list[int]] = {}
+        for i, g in enumerate(gs):
+            # A large decomposition gains nothing from a batch on the CPU.
+            alone = i if g.device.type == "cpu" and g.numel() >= 2**16 else None
+            groups.setdefault((g.shape, g.dtype, g.device, alone), []).append(i)
+        new = list(states)
+        for members in groups.values():
+            for i in members:
+                view = self.check(states[i], gs[i].shape)
+            olds, flags = [states[i] for i in members], [firsts[i] for i in members]
+            xs = [view.upright(gs[i].detach()) for i in members]
+            for i, s in zip(members, self._decomposed(olds, xs, view, flags), strict=True):
+                new[i] = s
+        return new
+
+    def _decomposed(
+        self, states: list[Any], xs: list[Tensor], view: View, firsts: list[Tensor | bool]
+    ) -> list[Any]:
+        q = self.vectors(stacked([finite_or_zero(x) for x in xs]), states, view)
+        return [
+            self.after(s, keep_if_bad(new.to(s.basis.dtype), s.basis, x, first))
+            for s, new, x, first in zip(states, q, xs, firsts, strict=True)
+        ]
+
+
+@dataclass(frozen=True, repr=False)
+class SketchProjector(VectorsProjector):
+    """A projector that multiplies the gradient by a random matrix first."""
 
     seed: int = 0
 
@@ -59,23 +106,29 @@ class SketchProjector(DenseProjector):
     def init(self, p: Tensor, name: str = "") -> KeyedBasis:
         return KeyedBasis(leaf_key(self.seed, p, name), self.zeros(p, name))
 
+    def sketch(self, x: Tensor, states: list[Any], view: View) -> Tensor:
+        """The matrices times random ones, (batch, size, columns of the sketch)."""
+        return x @ stacked([self.omega(s.key, x, view) for s in states])
+
     def omega(self, key: Tensor, x: Tensor, view: View) -> Tensor:
-        """The random matrix, (length, columns of the sketch)."""
+        """A random matrix, (length, columns of the sketch)."""
         return normal(key, (view.length, self.width(view)), x.dtype)
 
     def width(self, view: View) -> int:
         """Columns of the sketch."""
         return view.rank
 
-    def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> KeyedBasis:
-        new = self.sketched(state, x, view, first).to(state.basis.dtype)
-        return KeyedBasis(next_key(state.key), new)
+    def after(self, state: Any, basis: Tensor) -> KeyedBasis:
+        return KeyedBasis(next_key(state.key), basis)
 
-    def sketched(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Tensor:
-        """The new basis."""
-        raise NotImplementedError
+
+def stacked(xs: list[Tensor]) -> Tensor:
+    """The tensors as one batch; one alone is not copied."""
+    return xs[0][None] if len(xs) == 1 else torch.stack(xs)
 
 
 def leaf_key(seed: int, p: Tensor, name: str) -> Tensor:
     """The key of a leaf: its random numbers are its own."""
+    if p.is_meta:  # only the structure counts
+        return torch.empty(2, dtype=torch.int64, device=p.device)
     return fold_in(make_key(seed, device=p.device), name)

@@ -95,7 +95,7 @@ class InSubspace(DeclaredTransform, Wrapper):
         self, call: Call, state: InSubspaceState, values: dict[str, Any]
     ) -> tuple[PyTree, InSubspaceState]:
         states = tree.flatten_like(self.name, call.spec, state.leaves, "state")
-        low, params, turns = list(call.updates), list(call.params), {}
+        low, params, projected = list(call.updates), list(call.params), []
         for i, u in enumerate(call.updates):
             if u is None or isinstance(states[i], Whole):
                 continue
@@ -104,8 +104,12 @@ class InSubspace(DeclaredTransform, Wrapper):
                     f"{self.name}: leaf {call.names[i]!r} has an update but no state; "
                     "it was None when init was called"
                 )
-            turns[i] = leaf_.turn(self.projector, self.refresh, states[i], u)
-            low[i] = self.projector.project(turns[i].new.projector, u)
+            projected.append(i)
+        us, olds = [call.updates[i] for i in projected], [states[i] for i in projected]
+        done = leaf_.turns(self.projector, self.refresh, olds, us)
+        turns = dict(zip(projected, done, strict=True))
+        for i, turn in turns.items():
+            low[i] = self.projector.project(turn.new.projector, call.updates[i])
             if self.requires_params:
                 params[i] = _stand_in(params[i], low[i])
         inner = self._carried(call, state.inner_state, states, turns, low)
@@ -114,10 +118,10 @@ class InSubspace(DeclaredTransform, Wrapper):
         extra = {**call.extra, "grads": lowered}
         out, inner = self.update_transform(lowered, inner, given, extra)
         outs = tree.leaves_like(self.name, call.spec, out, "inner update")
-        for i, done in turns.items():
+        for i, turn in turns.items():
             u, h = call.updates[i], Values(call.values_at(i, values))
-            new = self._finished(u, low[i], densify_leaf(outs[i]), done.new.projector, h)
-            outs[i], states[i] = like(new, u), done.new
+            new = self._finished(u, low[i], densify_leaf(outs[i]), turn.new.projector, h)
+            outs[i], states[i] = like(new, u), turn.new
         return call.spec.unflatten(outs), InSubspaceState(call.spec.unflatten(states), inner)
 
     def _check_leaf(self, info: LeafInfo) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..core import tree
+from ..core.declared import Call
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
+from ..core.tree import PyTree
+from .dense import Basis, stacked
+from .ldadam_sweep import Moving, sweep
 from .leaf import Where, Whole, check_parts, is_projected
 from .power_iteration import power_iteration
 from .projector import Projector
@@ -96,6 +101,82 @@ class scale_by_ldadam(LeafTransform):
             new_count([p]), projector, state_zeros(low), state_zeros(low), error
         )
 
+    def _update(self, call: Call, state: PyTree, values: dict[str, Any]) -> tuple[PyTree, PyTree]:
+        if not isinstance(self.projector, power_iteration):
+            return super()._update(call, state, values)
+        projector = self.projector
+        states = tree.flatten_like(self.name, call.spec, state, "state")
+        done = {}
+        for members in self._groups(call, states, values):
+            h = Values(call.values_at(members[0], values))
+            us, olds = [call.updates[i] for i in members], [states[i] for i in members]
+            results = self._swept(projector, us, olds, h)
+            for i, (out, new) in zip(members, results, strict=True):
+                self._check_shapes(call.names[i], call.updates[i], states[i], out, new)
+                done[i] = out, new
+        others = [None if i in done else u for i, u in enumerate(call.updates)]
+        out, new_state = super()._update(replace(call, updates=others), state, values)
+        outs = tree.flatten_like(self.name, call.spec, out, "update")
+        news = tree.flatten_like(self.name, call.spec, new_state, "state")
+        for i, (u, new) in done.items():
+            outs[i], news[i] = u, new
+        return call.spec.unflatten(outs), call.spec.unflatten(news)
+
+    def _groups(self, call: Call, states: list[Any], values: dict[str, Any]) -> list[list[int]]:
+        """Projected leaves of one shape with the same hyperparameters."""
+        groups: list[tuple[Any, dict[str, Any], list[int]]] = []
+        for i, (u, s) in enumerate(zip(call.updates, states, strict=True)):
+            if u is None or not isinstance(s, ScaleByLdadamState) or isinstance(s.projector, Whole):
+                continue
+            # Large products gain nothing from a batch on the CPU.
+            alone = i if u.device.type == "cpu" and u.numel() >= 2**16 else None
+            key, own = (u.shape, u.dtype, u.device, alone), call.values_at(i, values)
+            for other, theirs, members in groups:
+                if key == other and all(_same(v, theirs[name]) for name, v in own.items()):
+                    members.append(i)
+                    break
+            else:
+                groups.append((key, own, [i]))
+        return [members for _, _, members in groups]
+
+    def _swept(
+        self,
+        projector: power_iteration,
+        us: list[Tensor],
+        states: list[ScaleByLdadamState],
+        h: Values,
+    ) -> list[tuple[Tensor, ScaleByLdadamState]]:
+        """``_projected`` with power iteration, for leaves of one shape."""
+        codec, shape = as_codec(self.error_codec), us[0].shape
+        totals = us
+        if self.error_feedback:
+            totals = [u + codec.decode(s.error, u) for u, s in zip(us, states, strict=True)]
+        for s in states:
+            projector.check(s.projector, shape)
+        view = projector.view(shape)
+        total = stacked(totals).reshape(len(us), view.rows, view.columns)
+        moving = Moving(
+            stacked([s.step for s in states])[:, None, None],
+            stacked([s.projector.basis for s in states]),
+            stacked([s.mu for s in states]),
+            stacked([s.nu for s in states]),
+        )
+        update, error, new = sweep(total, moving, view, h, self.error_feedback)
+        results = []
+        for k, s in enumerate(states):
+            left_out = s.error
+            if error is not None:
+                left_out = codec.encode(error[k].reshape(shape), s.error)
+            moments = new.mu[k].to(s.mu.dtype), new.nu[k].to(s.nu.dtype)
+            basis = Basis(new.basis[k].to(s.projector.basis.dtype))
+            results.append(
+                (
+                    update[k].reshape(shape),
+                    ScaleByLdadamState(s.step + 1, basis, *moments, left_out),
+                )
+            )
+        return results
+
     def update_leaf(
         self, u: Tensor, s: ScaleByLdadamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByLdadamState]:
@@ -132,6 +213,11 @@ class scale_by_ldadam(LeafTransform):
             projector.back(new, out, shape),
             ScaleByLdadamState(step, new, mu.to(s.mu.dtype), nu.to(s.nu.dtype), error),
         )
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two hyperparameters are one, without looking into tensors."""
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
 def _adam(

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core import tree
 from ..core.leaves import LeafInfo
 from ..core.state import new_count
 from .projector import Projector
-from .refresh import Refresh, when
+from .refresh import Refresh, can_read
 
 Where = Callable[[LeafInfo], bool]
 
@@ -76,8 +77,30 @@ def init(
 
 def turn(projector: Projector, refresh: Refresh, s: SubspaceLeaf, g: Tensor) -> Turn:
     """Count the update, and choose the subspace anew where the policy says so."""
-    step = s.step + 1
-    due, first = refresh.due(step, s.phase), step == 1
-    new = when(due, lambda: projector.refresh(s.projector, g, first), s.projector)
-    moved = ~first & (due if isinstance(due, Tensor) else torch.full_like(first, due))
-    return Turn(SubspaceLeaf(step, s.phase, new), due, moved)
+    return turns(projector, refresh, [s], [g])[0]
+
+
+def turns(
+    projector: Projector, refresh: Refresh, states: list[SubspaceLeaf], gs: list[Tensor]
+) -> list[Turn]:
+    """``turn`` for several leaves at once."""
+    steps = [s.step + 1 for s in states]
+    dues = [refresh.due(t, s.phase) for t, s in zip(steps, states, strict=True)]
+    firsts = [t == 1 for t in steps]
+    # Where it cannot be read whether it is due, the new subspace is made and chosen from.
+    unread = [isinstance(due, Tensor) and not can_read(due) for due in dues]
+    wanted = [i for i, due in enumerate(dues) if unread[i] or due]
+    fresh = projector.refresh_all(
+        [states[i].projector for i in wanted],
+        [gs[i] for i in wanted],
+        [firsts[i] for i in wanted],
+    )
+    new = [s.projector for s in states]
+    for i, made in zip(wanted, fresh, strict=True):
+        due = dues[i]
+        new[i] = tree.where(due, made, new[i]) if isinstance(due, Tensor) and unread[i] else made
+    out = []
+    for s, t, first, due, now in zip(states, steps, firsts, dues, new, strict=True):
+        moved = ~first & (due if isinstance(due, Tensor) else torch.full_like(first, due))
+        out.append(Turn(SubspaceLeaf(t, s.phase, now), due, moved))
+    return out

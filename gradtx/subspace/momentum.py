@@ -108,7 +108,7 @@ class subspace_momentum(LeafTransform):
         old = self._carried(codec.decode(s.mu, z), s.subspace, turn, u)
         mu = h.b1 * old + (1 - h.b1) * z
         # Q m + (u - Q z) with one product.
-        out = u + self.projector.back(turn.new.projector, mu / gathered - z, tuple(u.shape))
+        out = self.projector.add_back(turn.new.projector, u, mu / gathered - z)
         if self.on_refresh == "stale":
             mu = torch.where(turn.moved, torch.zeros_like(mu), mu)
         return out, SubspaceMomentumState(turn.new, step, codec.encode(mu, s.mu))

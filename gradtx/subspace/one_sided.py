@@ -84,11 +84,11 @@ class OneSided(Projector):
         return self.view(shape).factor_shape
 
     def refresh(self, state: Any, g: Tensor, first: Tensor | bool = False) -> Any:
-        view = self._checked(state, g.shape)
+        view = self.check(state, g.shape)
         return self.fresh(state, view.upright(g.detach()), view, first)
 
     def project(self, state: Any, g: Tensor) -> Tensor:
-        view = self._checked(state, g.shape)
+        view = self.check(state, g.shape)
         return self.down(state, g.reshape(view.rows, view.columns), view)
 
     def back(self, state: Any, z: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -114,8 +114,12 @@ class OneSided(Projector):
         side = "left" if self.view(shape).axis == 0 else "right"
         return LowRankUpdate(z, self.basis(state, shape, z.dtype), tuple(shape), side)
 
-    def _checked(self, state: Any, shape: tuple[int, ...]) -> View:
-        """The geometry, if the state was made for a leaf of this shape."""
+    def check(self, state: Any, shape: tuple[int, ...]) -> View:
+        """The geometry, if the state was made for a leaf of this shape.
+
+        Raises:
+            TreeMismatchError: it was made for another one.
+        """
         view = self.view(shape)
         want = self.shapes(view)
         for field, have in zip(state._fields, state, strict=True):

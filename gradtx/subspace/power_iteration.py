@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .dense import Basis, DenseProjector
-from .projector import canonical, finite_or_zero, keep_if_bad
+from .orthonormal import orthonormal
+from .projector import finite_or_zero, keep_if_bad
 from .refresh import either
 from .svd import leading_vectors
 from .view import View
@@ -49,7 +49,7 @@ class power_iteration(DenseProjector):
 
         def swept() -> Tensor:
             safe = finite_or_zero(x)
-            return canonical(torch.linalg.qr(safe @ (safe.mT @ old)).Q)
+            return orthonormal(safe @ (safe.mT @ old))
 
         new = either(first, lambda: leading_vectors(x, view.rank), swept)
         return Basis(keep_if_bad(new.to(state.basis.dtype), state.basis, x, first))

@@ -104,6 +104,12 @@ class Projector:
         """
         raise NotImplementedError
 
+    def refresh_all(
+        self, states: list[Any], gs: list[Tensor], firsts: list[Tensor | bool]
+    ) -> list[Any]:
+        """``refresh`` of several leaves, those of one shape together where that is faster."""
+        return [self.refresh(*each) for each in zip(states, gs, firsts, strict=True)]
+
     def project(self, state: Any, g: Tensor) -> Tensor:
         """Coordinates of a leaf."""
         raise NotImplementedError
@@ -111,6 +117,10 @@ class Projector:
     def back(self, state: Any, z: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The leaf with these coordinates."""
         raise NotImplementedError
+
+    def add_back(self, state: Any, g: Tensor, z: Tensor) -> Tensor:
+        """A leaf plus the one with these coordinates: ``g + back(z)``."""
+        return g + self.back(state, z, tuple(g.shape))
 
     def complement(self, state: Any, g: Tensor, z: Tensor | None = None) -> Tensor:
         """What the projection leaves out: ``g - back(z)``."""
@@ -148,8 +158,12 @@ def keep_if_bad(new: Tensor, old: Tensor, x: Tensor, first: Tensor | bool) -> Te
     if isinstance(first, Tensor):
         keep = keep & ~first
     out = new if first is True else torch.where(keep, old.to(new.dtype), new)
-    # A matrix of one column counts as contiguous with any stride; states have one form only.
-    return out.reshape(-1).reshape(out.shape)
+    return one_form(out)
+
+
+def one_form(x: Tensor) -> Tensor:
+    """The tensor with the strides that states have; of one column any would count as contiguous."""
+    return x.reshape(-1).reshape(x.shape)
 
 
 def finite_or_zero(x: Tensor) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .dense import SketchProjector
-from .projector import canonical, finite_or_zero, keep_if_bad
+from .orthonormal import orthonormal
 from .view import View
 
 
@@ -37,6 +36,5 @@ class qr_sketch(SketchProjector):
             [0.8000]])
     """
 
-    def sketched(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Tensor:
-        q = torch.linalg.qr(finite_or_zero(x) @ self.omega(state.key, x, view)).Q
-        return keep_if_bad(canonical(q), state.basis, x, first)
+    def vectors(self, x: Tensor, states: list[Any], view: View) -> Tensor:
+        return orthonormal(self.sketch(x, states, view))

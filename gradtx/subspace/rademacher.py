@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.random import random_bits
+from ..ops import random_bits
 from .gaussian import SeededProjector
 
 

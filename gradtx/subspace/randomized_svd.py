@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .dense import SketchProjector
-from .projector import canonical, finite_or_zero, keep_if_bad
+from .orthonormal import orthonormal
+from .projector import canonical
+from .svd import left_vectors
 from .view import View
 
 
@@ -54,10 +55,8 @@ class randomized_svd(SketchProjector):
     def width(self, view: View) -> int:
         return min(view.rank + self.oversample, view.rows, view.columns)
 
-    def sketched(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Tensor:
-        safe = finite_or_zero(x)
-        q = torch.linalg.qr(safe @ self.omega(state.key, x, view)).Q
+    def vectors(self, x: Tensor, states: list[Any], view: View) -> Tensor:
+        q = orthonormal(self.sketch(x, states, view))
         for _ in range(self.power_iterations):
-            q = torch.linalg.qr(safe @ (safe.mT @ q)).Q
-        u = torch.linalg.svd(q.mT @ safe, full_matrices=False)[0]
-        return keep_if_bad(canonical((q @ u)[:, : view.rank]), state.basis, x, first)
+            q = orthonormal(x @ (x.mT @ q))
+        return canonical((q @ left_vectors(q.mT @ x))[..., : view.rank])

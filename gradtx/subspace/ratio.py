@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,11 @@ from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from .in_subspace import InSubspace
-from .leaf import Where
+from .leaf import SubspaceLeaf, Where
 from .one_sided import OneSided
 from .projector import Projector
 from .refresh import Refresh, zero_based
-from .view import axis_of
+from .view import axis_of, matrix_shape
 
 _GRANULARITIES = ("channel", "tensor")
 
@@ -54,12 +55,42 @@ class LowRankRatio(InSubspace):
             )
 
     def _finished(self, u: Tensor, z: Tensor, new: Tensor, state: Any, h: Values) -> Tensor:
+        factor = self._factor(u, z, new, h)
+        matrix = u.reshape(matrix_shape(tuple(u.shape))) if factor.ndim else u
+        return (matrix * factor).reshape(u.shape)
+
+    def _factor(self, u: Tensor, z: Tensor, new: Tensor, h: Values) -> Tensor:
+        """What an update is multiplied with: for every row, for every column, or at all."""
+        axis = None
+        if self.granularity == "channel" and isinstance(self.projector, OneSided):
+            axis = self.projector.view(u.shape).axis
+        return h.scale * (_norm(new, axis) / (_norm(z, axis) + h.norm_eps))
+
+    def factor_form(self, shape: tuple[int, ...], subspace: Any) -> str | None:
+        """What ``factors`` gives for a leaf: "row", "column" or "scalar"; None: its update.
+
+        Args:
+            shape: of the leaf.
+            subspace: its entry of ``InSubspaceState.leaves``.
+        """
+        if not isinstance(subspace, SubspaceLeaf) or len(shape) != 2 or 1 in shape:
+            return None
         if self.granularity == "tensor" or not isinstance(self.projector, OneSided):
-            return h.scale * u * (_norm(new, None) / (_norm(z, None) + h.norm_eps))
-        view = self.projector.view(u.shape)
-        factor = _norm(new, view.axis) / (_norm(z, view.axis) + h.norm_eps)
-        matrix = u.reshape(view.rows, view.columns)
-        return (h.scale * matrix * factor).reshape(u.shape)
+            return "scalar"
+        return "row" if self.projector.view(shape).axis == 1 else "column"
+
+    def factors(self) -> Factors:
+        """The same transform without the multiplication, for ``gx.fuse``."""
+        fields = dataclasses.fields(self)
+        return Factors(**{f.name: getattr(self, f.name) for f in fields})
+
+
+@dataclass(frozen=True)
+class Factors(LowRankRatio):
+    """What projected leaves are multiplied with; other leaves' updates."""
+
+    def _finished(self, u: Tensor, z: Tensor, new: Tensor, state: Any, h: Values) -> Tensor:
+        return self._factor(u, z, new, h)
 
 
 def _norm(x: Tensor, axis: int | None) -> Tensor:

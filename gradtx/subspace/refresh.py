@@ -143,17 +143,13 @@ def either(flag: Tensor | bool, yes: Callable[[], Any], no: Callable[[], Any]) -
     read: outside transformations, compilation and graph capture. There both are made and chosen
     from.
     """
-    if isinstance(flag, bool) or _can_read(flag):
+    if isinstance(flag, bool) or can_read(flag):
         return yes() if flag else no()
     return tree.where(flag, yes(), no())
 
 
-def when(due: Tensor | bool, fresh: Callable[[], Any], kept: Any) -> Any:
-    """``fresh()`` where due, else ``kept``; see ``either``."""
-    return either(due, fresh, lambda: kept)
-
-
-def _can_read(flag: Tensor) -> bool:
+def can_read(flag: Tensor) -> bool:
+    """Whether Python may branch on a tensor."""
     if torch.compiler.is_compiling() or type(flag) is not Tensor:
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(flag):

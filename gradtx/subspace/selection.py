@@ -56,6 +56,11 @@ class SelectionProjector(OneSided):
     def up(self, state: Any, z: Tensor, view: View) -> Tensor:
         return z.new_zeros(view.rows, view.columns).index_add(view.axis, state.indices, z)
 
+    def add_back(self, state: Any, g: Tensor, z: Tensor) -> Tensor:
+        view = self.view(tuple(g.shape))
+        matrix = g.reshape(view.rows, view.columns)
+        return matrix.index_add(view.axis, state.indices, z).reshape(g.shape)
+
     def low_rank_update(self, state: Any, z: Tensor, shape: tuple[int, ...]) -> LowRankUpdate:
         view = self.view(shape)
         if len(view.shape) > 2:  # a tensor of more dimensions has no rows to scatter into

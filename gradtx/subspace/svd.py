@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dense import Basis, DenseProjector
-from .projector import canonical, finite_or_zero, keep_if_bad
+from .dense import VectorsProjector
+from .projector import canonical, finite_or_zero
 from .view import View
 
 
 @dataclass(frozen=True, repr=False)
-class svd(DenseProjector):
+class svd(VectorsProjector):
     """The first singular vectors of the gradient on its compressed side.
 
     Vectors have their largest entry positive, so that coordinates that are carried over a refresh
@@ -40,15 +40,23 @@ class svd(DenseProjector):
             [1.]])
     """
 
-    data_dependent = True
-    thin = True
-
-    def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Basis:
-        new = leading_vectors(x, view.rank).to(state.basis.dtype)
-        return Basis(keep_if_bad(new, state.basis, x, first))
+    def vectors(self, x: Tensor, states: list[Any], view: View) -> Tensor:
+        return canonical(left_vectors(x)[..., : view.rank])
 
 
 def leading_vectors(x: Tensor, rank: int) -> Tensor:
-    """The first left singular vectors, with canonical signs."""
-    u = torch.linalg.svd(finite_or_zero(x), full_matrices=False)[0]
-    return canonical(u[:, :rank])
+    """The first left singular vectors of every matrix of a batch, with canonical signs."""
+    return canonical(left_vectors(finite_or_zero(x))[..., :rank])
+
+
+def left_vectors(x: Tensor) -> Tensor:
+    """All left singular vectors, those of the largest values first.
+
+    Of long float32 matrices they are eigenvectors of X X^T in float64, whose squared condition
+    float64 bears: as exact, in a third of the time or less.
+    """
+    rows, columns = x.shape[-2:]
+    if x.dtype == torch.float32 and columns >= 2 * rows and x.device.type != "mps":
+        wide = x.double()
+        return torch.linalg.eigh(wide @ wide.mT)[1].flip(-1).to(x.dtype)
+    return torch.linalg.svd(x, full_matrices=False)[0]

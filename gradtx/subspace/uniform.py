@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.random import check_seed, next_key, random_bits
+from ..core.random import check_seed, next_key
+from ..ops import random_bits
 from .dense import leaf_key
 from .selection import KeyedSelected, SelectionProjector
 from .view import View

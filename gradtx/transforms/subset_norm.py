@@ -51,6 +51,11 @@ class _SubsetNorm(LeafTransform):
                 f"got {subset!r}"
             )
 
+    @property
+    def matrix_rule(self) -> runs | None:
+        """How a leaf becomes a matrix with a subset in every row, for ``gx.fuse``."""
+        return runs(self.subset) if isinstance(self.subset, int) and not self.ragged else None
+
     def init_leaf(self, p: Tensor, info: LeafInfo) -> SubsetNormState:
         grid = subsets_of(tuple(p.shape), self.subset, self.ragged)
         if isinstance(self.subset, int) and p.numel():
@@ -193,11 +198,31 @@ def subsets_of(shape: tuple[int, ...], subset: int | str | None, ragged: bool = 
             return Subsets(shape, shape, ())
         grid = shape if subset == "heuristics" else (shape[0], math.prod(shape[1:]))
         return Subsets(shape, grid, (1,) if grid[0] >= grid[1] else (0,))
-    target = _run_length(n, subset)
     if ragged:
+        target = _run_length(n, subset)
         return Subsets(shape, (-(-n // target), target), (1,))
-    size = next(k for k in range(target, 0, -1) if n % k == 0)
-    return Subsets(shape, (n // size, size), (1,))
+    return Subsets(shape, runs(subset)(shape), (1,))
+
+
+@dataclass(frozen=True)
+class runs:
+    """The matrix whose rows are runs of entries of the flat leaf.
+
+    Args:
+        subset: how long they are, an integer as ``root_subset_norm`` takes it.
+
+    >>> from gradtx.transforms.subset_norm import runs
+    >>> runs(5)((4, 6)), runs(-1)((4, 6))
+    ((6, 4), (6, 4))
+    """
+
+    subset: int
+
+    def __call__(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        n = math.prod(shape)
+        target = _run_length(n, self.subset)
+        size = next((k for k in range(target, 0, -1) if n % k == 0), 1)
+        return n // size, size
 
 
 def _run_length(n: int, subset: int) -> int:

@@ -9,17 +9,15 @@
     GX_IMPL(block_quantize, device)                 \
     GX_IMPL(block_dequantize, device)               \
     GX_IMPL(hadamard, device)                       \
+    GX_IMPL(random_bits, device)                    \
     GX_IMPL(pack_signs, device)                     \
     GX_IMPL(unpack_signs, device)                   \
+    GX_IMPL(block_top_k, device)                    \
+    GX_IMPL(window_moments, device)                 \
+    GX_IMPL(microadam_, device)                     \
   }
 
 GX_REGISTER(CPU, cpu)
-// Without CUDA kernels: the reference serves there.
-STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
-  GX_IMPL(block_top_k, cpu)
-  GX_IMPL(window_moments, cpu)
-  GX_IMPL(microadam_, cpu)
-}
 #ifdef GX_WITH_CUDA
 GX_REGISTER(CUDA, cuda)
 #endif

@@ -6,6 +6,7 @@
 #include "common/hadamard_op.h"
 #include "common/microadam_op.h"
 #include "common/quantize_affine_op.h"
+#include "common/random_bits_op.h"
 #include "common/signs_op.h"
 #include "common/window_moments_op.h"
 
@@ -23,22 +24,22 @@ namespace gx {
   Tensor block_dequantize_##device(const Tensor& codes, const Tensor& scale, int64_t numel,      \
                                    int64_t bits, int64_t block_size, bool is_signed);            \
   Tensor hadamard_##device(const Tensor& x);                                                     \
+  Tensor random_bits_##device(const Tensor& key, int64_t numel);                                 \
   Tensor pack_signs_##device(const Tensor& x);                                                   \
-  Tensor unpack_signs_##device(const Tensor& bits, int64_t columns);
+  Tensor unpack_signs_##device(const Tensor& bits, int64_t columns);                             \
+  Tensor block_top_k_##device(const Tensor& x, int64_t block_size, int64_t k, int64_t k_tail,    \
+                              ScalarType dtype);                                                 \
+  MomentOutputs window_moments_##device(const Tensor& indices, const Tensor& values,             \
+                                        const Tensor& weights1, const Tensor& weights2,          \
+                                        int64_t numel, int64_t block_size, int64_t k);           \
+  Tensor microadam__##device(const Tensors& params, const Tensors& grads, const Tensors& codes,  \
+                             const Tensors& lo, const Tensors& hi, const Tensors& steps,         \
+                             const Tensors& indices, const Tensors& values, const Tensor& hyper, \
+                             const Ints& rows, const Ints& signs, const Ints& block_sizes,       \
+                             const Ints& kept, int64_t quant_block_size, bool include_zero,      \
+                             bool window_correction, const std::string& nonfinite);
 GX_DECLARE(cpu)
 GX_DECLARE(cuda)
 #undef GX_DECLARE
-
-Tensor block_top_k_cpu(const Tensor& x, int64_t block_size, int64_t k, int64_t k_tail,
-                       ScalarType dtype);
-MomentOutputs window_moments_cpu(const Tensor& indices, const Tensor& values,
-                                 const Tensor& weights1, const Tensor& weights2, int64_t numel,
-                                 int64_t block_size, int64_t k);
-Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors& codes,
-                      const Tensors& lo, const Tensors& hi, const Tensors& steps,
-                      const Tensors& indices, const Tensors& values, const Tensor& hyper,
-                      const Ints& rows, const Ints& signs, const Ints& block_sizes,
-                      const Ints& kept, int64_t quant_block_size, bool include_zero,
-                      bool window_correction, const std::string& nonfinite);
 
 }  // namespace gx

@@ -36,7 +36,7 @@ _FUSED = {
     *("apply_if_leaf_finite", "apply_if_leaf_finite-skip", "decay_first", "round_updates"),
     *("compress-identity", "compress-threshold"),
     *("decay_after", "limit_norm_growth", "scale_by_bias_factor", "galore_adamw-dense"),
-    *("root_subset_norm-runs", "root_subset_norm-leaf", "snsm-momentum"),
+    *("root_subset_norm-runs", "root_subset_norm-leaf", "snsm-momentum", "adamw_sn"),
     *("scale_by_subset_norm-matrix", "scale_by_subset_norm-entries"),
 }
 UNFUSED |= {row.id: "compressed state" for row in COMPRESSION if row.id not in _FUSED}

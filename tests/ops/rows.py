@@ -162,6 +162,10 @@ def dct_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def random_bits_samples() -> list[tuple[Any, ...]]:
+    return [(make_key(-7, 2**40 + 3), n) for n in (0, 1, 8, 1001)]
+
+
 def random_bits16_samples() -> list[tuple[Any, ...]]:
     return [(make_key(7, 2), n) for n in (0, 1, 8, 1001)]
 
@@ -188,6 +192,7 @@ def hadamard_samples() -> list[tuple[Any, ...]]:
 
 
 SAMPLES: dict[str, Samples] = {
+    "random_bits": random_bits_samples,
     "random_bits16": random_bits16_samples,
     "round_stochastic": round_stochastic_samples,
     "dct": dct_samples,

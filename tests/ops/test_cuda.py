@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 from gradtx.__main__ import has_kernel
-from gradtx.core.random import fold_in, make_key, normal, random_bits, uniform
+from gradtx.core.random import fold_in, make_key, normal, uniform
 from gradtx.ops import (
     OPS,
     affine,
     block_dequantize,
     block_quantize,
-    hadamard,
+    microadam_,
     pack_signs,
+    random_bits,
     unpack_signs,
 )
 
 from .rows import CASES, FORMATS, SAMPLES, assert_same_bits, values
+from .test_microadam import LISTS, arguments
 
 pytestmark = [
     pytest.mark.cuda,
@@ -83,13 +85,48 @@ def test_signs(shape):
     assert_same_bits(unpack_signs(bits, shape[1]), x > 0)
 
 
-@pytest.mark.parametrize("shape", [(300, 1), (37, 64), (5, 8192), (3, 1 << 15), (1, 1 << 20)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_hadamard(shape, dtype):
-    if not has_kernel("hadamard", "CUDA"):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_block_top_k(dtype):
+    if not has_kernel("block_top_k", "CUDA"):
         pytest.skip("no CUDA kernels")
-    x = values(shape, dtype)
-    assert_same_bits(hadamard(x.cuda()), OPS["hadamard"].reference(x))
+    for n, size, k, tail in ((1, 1, 1, 0), (300_001, 16384, 164, 51), (5000, 2500, 2500, 0)):
+        for x in (values((n,), dtype), values((n,), dtype).round(), torch.ones(n, dtype=dtype)):
+            args = (x, size, k, tail, torch.int16)
+            want = OPS["block_top_k"].reference(*args)
+            assert_same_bits(torch.ops.gradtx.block_top_k(*to_cuda(args)), want)
+
+
+@pytest.mark.parametrize("policy", ["ignore", "skip", "raise"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"density": 1.0}, {"param": torch.bfloat16, "grad": torch.bfloat16}, {"block": 16384}],
+)
+def test_microadam(options, policy):
+    if not has_kernel("microadam_", "CUDA"):
+        pytest.skip("no CUDA kernels")
+    sizes = (*range(1, 40), 0, 70_001)  # more leaves than one launch takes
+    cpu = arguments(sizes, nonfinite=policy, **options)
+    cuda = {k: [x.cuda() for x in v] if k in LISTS else v for k, v in cpu.items()}
+    for t in range(5):
+        cpu["grads"] = [values(tuple(g.shape), g.dtype, 50 + t) for g in cpu["grads"]]
+        if t == 3 and policy != "ignore":
+            cpu["grads"][7][2] = torch.inf
+        cuda["grads"] = [g.cuda() for g in cpu["grads"]]
+        flags = microadam_(**cuda)
+        assert_same_bits(flags, OPS["microadam_"].reference(**cpu))
+        for name in LISTS[2:]:
+            for a, b in zip(cuda[name], cpu[name], strict=True):
+                assert_same_bits(a, b)
+        for a, b in zip(cuda["params"], cpu["params"], strict=True):
+            torch.testing.assert_close(a.cpu(), b)
+
+
+@pytest.mark.parametrize("numel", [1, 4, 1001, 1 << 20])
+def test_random_bits(numel):
+    if not has_kernel("random_bits", "CUDA"):
+        pytest.skip("no CUDA kernels")
+    key = make_key(-7, 2**40 + 3)
+    assert_same_bits(random_bits(key.cuda(), numel), OPS["random_bits"].reference(key, numel))
 
 
 def test_kernels_use_the_current_stream():

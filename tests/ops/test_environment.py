@@ -20,6 +20,7 @@ KERNELS = {
     "microadam_",
     "pack_signs",
     "quantize_affine",
+    "random_bits",
     "unpack_signs",
     "window_moments",
 }

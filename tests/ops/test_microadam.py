@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -91,6 +92,48 @@ def test_kernel_against_reference(options):
                 assert torch.equal(a, b), (t, name)
         for a, b in zip(kernel["params"], reference["params"], strict=True):
             torch.testing.assert_close(a, b)
+
+
+def one_of(*choices: float) -> Callable[[int, Tensor], Tensor]:
+    table = torch.tensor(choices)
+    return lambda n, g: table[(g * 1000).long() % len(choices)]
+
+
+HARD: dict[str, Callable[[int, Tensor], Tensor]] = {
+    "zeros": lambda n, g: torch.zeros(n),
+    "equal": lambda n, g: torch.full((n,), 0.3),
+    "opposite": one_of(1.0, -1.0),
+    "ties": one_of(0.0, 1.0, -1.0, 2.0, -2.0, 3.0),
+    "far from zero": lambda n, g: 100 + g,
+    "below zero": lambda n, g: -100 - g.abs() / 64,
+    "one large": lambda n, g: torch.where(torch.arange(n) % 4000 == 7, 1e30, g),
+    "clustered": lambda n, g: torch.where(torch.arange(n) % 4096 < 100, 50 + g, g),
+    "subnormal": lambda n, g: g * 1e-39,
+    "smallest": lambda n, g: g.sign() * 1.5e-45,
+    "huge": lambda n, g: g * 1e38,
+    "infinite": lambda n, g: torch.where(torch.arange(n) % 50 == 0, math.inf, g),
+    "not a number": lambda n, g: torch.where(torch.arange(n) % 900 == 0, math.nan, g),
+    "grid": lambda n, g: (g * 4).round() / 2,
+}
+
+
+@KERNEL
+@pytest.mark.parametrize("include_zero", [False, True])
+@pytest.mark.parametrize("name", HARD)
+def test_hard_gradients(name, include_zero):
+    n = 2 * 4096 + 1024 + 13
+    kernel = arguments((n, 64 * 19), nonfinite="ignore", include_zero=include_zero)
+    for t in range(5):
+        random = [values(tuple(g.shape), g.dtype, 50 + t) for g in kernel["grads"]]
+        kernel["grads"] = [HARD[name](g.numel(), g) for g in random]
+        reference = clone(kernel)
+        microadam_(**kernel)
+        OPS["microadam_"].reference(**reference)
+        for kind in LISTS[2:]:
+            for a, b in zip(kernel[kind], reference[kind], strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        for a, b in zip(kernel["params"], reference["params"], strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True)
 
 
 @KERNEL

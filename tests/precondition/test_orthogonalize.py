@@ -130,6 +130,7 @@ def test_vectors_are_refused_by_name(shape):
         ({"safety": 0.5}, "safety"),
         ({"eps": 0.0}, "eps"),
         ({"dtype": torch.int32}, "dtype"),
+        ({"form": "short"}, "form"),
     ],
 )
 def test_bad_arguments(options, words):

@@ -13,13 +13,13 @@ struct MicroAdamRates {
   float eps, weight_decay, lr;
 };
 
-inline float microadam_gain(double b, int64_t count) {
-  return static_cast<float>((1.0 - b) / (1.0 - std::pow(b, static_cast<double>(count))));
+GX_HD float microadam_gain(double b, int64_t count) {
+  return static_cast<float>((1.0 - b) / (1.0 - pow(b, static_cast<double>(count))));
 }
 
 // Weight of an update that is `age` steps old.
-inline float microadam_weight(double b, int64_t age) {
-  return static_cast<float>(std::pow(b, static_cast<double>(age)));
+GX_HD float microadam_weight(double b, int64_t age) {
+  return static_cast<float>(pow(b, static_cast<double>(age)));
 }
 
 // Adam's step from the sums over the window, before decay and learning rate.

@@ -18,6 +18,23 @@ struct RangeRule {
   bool bf16;  // dtype of the stored range: bfloat16, else float32
 };
 
+// Integers in the order of the floats; NaNs lie outside the infinities.
+GX_HD int32_t order(float value) {
+  const auto bits = static_cast<int32_t>(to_bits(value));
+  return bits ^ ((bits >> 31) & INT32_MAX);
+}
+
+GX_HD float from_order(int32_t rank) {
+  return from_bits(static_cast<uint32_t>(rank ^ ((rank >> 31) & INT32_MAX)));
+}
+
+// The range of floats from the extremes of their order, NaN if there is one among them.
+GX_HD Range range_of_order(int32_t low, int32_t high) {
+  const int32_t infinity = 0x7F800000;
+  if (high > infinity || low < ~infinity) return {from_bits(0x7FC00000u), from_bits(0x7FC00000u)};
+  return {from_order(low), from_order(high)};
+}
+
 GX_HD float grid_step(Range range, int levels) {
   return div(sub(range.hi, range.lo), static_cast<float>(levels));
 }

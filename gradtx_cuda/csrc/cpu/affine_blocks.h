@@ -32,16 +32,6 @@ GX_INLINE const float* as_floats(const T* x, int64_t n, float* buffer) {
   return buffer;
 }
 
-// Integers in the order of the floats; NaNs lie outside the infinities.
-GX_INLINE int32_t order(float value) {
-  const auto bits = static_cast<int32_t>(to_bits(value));
-  return bits ^ ((bits >> 31) & INT32_MAX);
-}
-
-GX_INLINE float from_order(int32_t rank) {
-  return from_bits(static_cast<uint32_t>(rank ^ ((rank >> 31) & INT32_MAX)));
-}
-
 // The smallest and largest value of a block, NaN if there is one.
 template <typename T>
 GX_INLINE Range extremes(const T* x, int64_t n) {
@@ -55,9 +45,7 @@ GX_INLINE Range extremes(const T* x, int64_t n) {
       high = std::max(high, order(v[i]));
     }
   }
-  const int32_t infinity = 0x7F800000;
-  if (high > infinity || low < ~infinity) return {from_bits(0x7FC00000u), from_bits(0x7FC00000u)};
-  return {from_order(low), from_order(high)};
+  return range_of_order(low, high);
 }
 
 GX_INLINE void encode_nearest(const float* v, int64_t n, Range range, int levels, uint8_t* codes) {

@@ -46,7 +46,7 @@ GX_INLINE float block_scale(const float* x, int64_t n) {
   }
   for (; i < n; ++i) largest[0] = larger(largest[0], to_bits(block_magnitude(x[i], kSigned)));
   for (int l = 1; l < kLanes; ++l) largest[0] = larger(largest[0], largest[l]);
-  return finish_scale(largest[0]);
+  return finish_scale(largest[0], kSigned);
 }
 
 template <int kBits>

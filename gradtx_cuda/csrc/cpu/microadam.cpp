@@ -1,195 +1,17 @@
 // CPU kernel of the MicroAdam step: every block of every leaf in one pass, held in cache.
-#include "../common/microadam.h"
-
-#include <atomic>
+#include <memory>
 
 #include "../common/microadam_op.h"
 #include "../registration.h"
-#include "affine_blocks.h"
-#include "top_k.h"
-#include "vectorize.h"
+#include "microadam_avx512.h"
+#include "microadam_block.h"
 
 namespace gx {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements worth a thread
-constexpr int kBits = 4, kLevels = 15;
 
-struct Leaf {
-  void* param;
-  const void* grad;
-  uint8_t* codes;
-  uint16_t* lo;
-  uint16_t* hi;
-  int32_t* step;
-  int16_t* indices;
-  uint16_t* values;
-  int64_t numel;
-  int64_t block_size;
-  int64_t k;
-  int64_t columns;
-  int64_t first_block;
-  int64_t row;                      // of the window, to be written
-  std::vector<float> weights1, weights2;  // of the rows that have been written, this one included
-  MicroAdamRates rates;
-  float sign;
-  bool bf16_param, bf16_grad;
-  std::atomic<bool>* finite;
-};
-
-struct Scratch {
-  std::vector<float> total, second, touched_first, touched_second;
-  std::vector<int32_t> touched;
-  TopK<uint32_t> top;
-};
-
-GX_INLINE float load(const float* x, int64_t i) { return x[i]; }
-GX_INLINE float load(const uint16_t* x, int64_t i) { return from_bf16(x[i]); }
-GX_INLINE void store(float* x, int64_t i, float value) { x[i] = value; }
-GX_INLINE void store(uint16_t* x, int64_t i, float value) { x[i] = to_bf16(value); }
-
-// total = sign * gradient + error, over one quantiser block.
-template <typename G>
-GX_INLINE void add_error(const G* grad, float sign, const uint8_t* codes, Range range, int64_t n,
-                         float* total) {
-  const float step = grid_step(range, kLevels);
-  for (int64_t b = 0; b < n / 2; ++b) {
-    total[2 * b] = static_cast<float>(codes[b] >> 4);
-    total[2 * b + 1] = static_cast<float>(codes[b] & 15);
-  }
-  if (n % 2 != 0) total[n - 1] = static_cast<float>(codes[n / 2] >> 4);
-  for (int64_t i = 0; i < n; ++i) {
-    total[i] = add(mul(sign, load(grad, i)), add(mul(total[i], step), range.lo));
-  }
-}
-
-GX_INLINE void encode(const float* rest, int64_t n, const RangeRule& rule, uint8_t* codes,
-                      uint16_t* lo, uint16_t* hi) {
-  const Range range = finish_range(extremes(rest, n), rule);
-  store_stat(lo, 0, range.lo, true);
-  store_stat(hi, 0, range.hi, true);
-  uint8_t buffer[kChunk + 1];
-  for (int64_t start = 0; start < n; start += kChunk) {
-    const int64_t count = std::min(kChunk, n - start);
-    encode_nearest(rest + start, count, range, kLevels, buffer);
-    buffer[count] = 0;
-    pack<kBits>(buffer, num_bytes(count, kBits), codes + start / 2);
-  }
-}
-
-// Memory that is wanted soon travels while other things are computed.
-GX_INLINE void fetch(const void* data, int64_t bytes) {
-  const char* line = static_cast<const char*>(data);
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, 0, 2);
-}
-
-// `next` is as long as the parameter and will be read next, if there is anything.
-template <typename P>
-GX_INLINE void move(P* param, const float* update, int64_t n, const MicroAdamRates& rates,
-                    const char* next, int64_t next_bytes) {
-  constexpr int64_t kRun = 64;
-  for (int64_t start = 0; start < n; start += kRun) {
-    const int64_t stop = std::min(n, start + kRun);
-    if (next != nullptr) fetch(next + start * next_bytes, kRun * next_bytes);
-    for (int64_t i = start; i < stop; ++i) {
-      store(param, i, microadam_moved(load(param, i), update[i], rates));
-    }
-  }
-}
-
-// Adam's step for one block, zero where the window has no entry; `second` is zero before and after.
-// Entries that point out of the block are left out.
-GX_INLINE void update_of_window(const Leaf& leaf, int64_t column, int64_t k, int64_t n,
-                                float* first, Scratch& scratch) {
-  const size_t most = leaf.weights1.size() * static_cast<size_t>(k);
-  scratch.touched.resize(std::max(scratch.touched.size(), most));
-  scratch.touched_first.resize(scratch.touched.size());
-  scratch.touched_second.resize(scratch.touched.size());
-  float* second = scratch.second.data();
-  int32_t* touched = scratch.touched.data();
-  int64_t count = 0;
-  std::fill_n(first, n, 0.0f);
-  for (size_t row = 0; row < leaf.weights1.size(); ++row) {
-    const int64_t start = static_cast<int64_t>(row) * leaf.columns + column;
-    const int16_t* at = leaf.indices + start;
-    const uint16_t* of = leaf.values + start;
-    const float w1 = leaf.weights1[row], w2 = leaf.weights2[row];
-    for (int64_t c = 0; c < k; ++c) {
-      const int64_t i = at[c];
-      if (static_cast<uint64_t>(i) >= static_cast<uint64_t>(n)) continue;
-      const float v = from_bf16(of[c]), before = second[i];
-      touched[count] = static_cast<int32_t>(i);
-      count += before == 0.0f ? 1 : 0;  // twice if the square underflows, which does no harm
-      first[i] = add(first[i], mul(w1, v));
-      second[i] = add(before, mul(w2, mul(v, v)));
-    }
-  }
-  float *m = scratch.touched_first.data(), *v = scratch.touched_second.data();
-  for (int64_t c = 0; c < count; ++c) {
-    m[c] = first[touched[c]];
-    v[c] = second[touched[c]];
-  }
-  for (int64_t c = 0; c < count; ++c) m[c] = microadam_update(m[c], v[c], leaf.rates);
-  for (int64_t c = 0; c < count; ++c) {
-    first[touched[c]] = m[c];
-    second[touched[c]] = 0.0f;
-  }
-}
-
-template <typename G>
-GX_INLINE void accumulate(const Leaf& leaf, int64_t start, int64_t n, int64_t quant, float* total) {
-  const G* grad = static_cast<const G*>(leaf.grad);
-  for (int64_t i = 0; i < n; i += quant) {
-    const int64_t at = start + i, range = at / quant;
-    const Range bounds{from_bf16(leaf.lo[range]), from_bf16(leaf.hi[range])};
-    add_error(grad + at, leaf.sign, leaf.codes + at / 2, bounds, std::min(quant, n - i), total + i);
-  }
-}
-
-GX_INLINE void step_block(const Leaf& leaf, int64_t block, int64_t quant, const RangeRule& rule,
-                          bool last, Scratch& scratch) {
-  const int64_t start = block * leaf.block_size;
-  const int64_t n = std::min(leaf.block_size, leaf.numel - start);
-  const int64_t column = block * leaf.k, k = std::min(leaf.k, leaf.columns - column);
-  scratch.total.resize(static_cast<size_t>(n));
-  if (scratch.second.size() < static_cast<size_t>(n)) scratch.second.resize(static_cast<size_t>(n));
-  float* total = scratch.total.data();
-  if (leaf.bf16_grad) {
-    accumulate<uint16_t>(leaf, start, n, quant, total);
-  } else {
-    accumulate<float>(leaf, start, n, quant, total);
-  }
-
-  select_top_k(total, n, k, scratch.top);
-  const int64_t row = leaf.row * leaf.columns + column;
-  for (int64_t c = 0; c < k; ++c) {
-    const int64_t i = scratch.top.chosen[static_cast<size_t>(c)];
-    leaf.indices[row + c] = static_cast<int16_t>(i);
-    leaf.values[row + c] = to_bf16(total[i]);
-    total[i] = 0.0f;
-  }
-
-  const int64_t width = leaf.bf16_param ? 2 : 4;
-  char* param = static_cast<char*>(leaf.param) + start * width;
-  for (int64_t i = 0; i < n; i += quant) {
-    const int64_t at = start + i, range = at / quant;
-    fetch(param + i * width, std::min(quant, n - i) * width);
-    encode(total + i, std::min(quant, n - i), rule, leaf.codes + at / 2, leaf.lo + range,
-           leaf.hi + range);
-  }
-
-  update_of_window(leaf, column, k, n, total, scratch);
-  const int64_t next_width = leaf.bf16_grad ? 2 : 4;
-  const char* next =
-      last ? nullptr : static_cast<const char*>(leaf.grad) + (start + n) * next_width;
-  if (leaf.bf16_param) {
-    move(reinterpret_cast<uint16_t*>(param), total, n, leaf.rates, next, next_width);
-  } else {
-    move(reinterpret_cast<float*>(param), total, n, leaf.rates, next, next_width);
-  }
-}
-
-GX_CLONES void step_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
+GX_CLONES void step_portable(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
                            const RangeRule& rule, Scratch& scratch) {
   for (int64_t block = begin; block < end; ++block) {
     const bool last = block + 1 == end;
@@ -199,6 +21,30 @@ GX_CLONES void step_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t
       step_block(leaf, block, quant, rule, last, scratch);
     }
   }
+}
+
+struct Buffers {
+  Scratch portable;
+#if GX_HAS_AVX512
+  std::unique_ptr<WideScratch> wide;
+#endif
+};
+
+void step_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
+                 const RangeRule& rule, Buffers& buffers) {
+#if GX_HAS_AVX512
+  if (has_avx512() && fits_wide(leaf.block_size, leaf.k, quant)) {
+    if (buffers.wide == nullptr) {
+      buffers.wide.reset(new WideScratch);  // most of it will not be touched
+      std::fill_n(buffers.wide->present, kLongest, uint8_t{0});
+    }
+    const int64_t full = std::min(end, leaf.numel / leaf.block_size);
+    for (; begin < full; ++begin) {
+      step_block_wide(leaf, begin, rule, begin + 1 == end, *buffers.wide);
+    }
+  }
+#endif
+  step_portable(leaf, begin, end, quant, rule, buffers.portable);
 }
 
 template <typename Bits>
@@ -267,13 +113,13 @@ void for_blocks(const std::vector<Leaf>& leaves, const F& work) {
   if (blocks == 0) return;
   const int64_t grain = std::max<int64_t>(1, kGrain * blocks / elements);
   torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    Scratch scratch;
+    Buffers buffers;
     auto at = std::upper_bound(leaves.begin(), leaves.end(), begin,
                                [](int64_t b, const Leaf& leaf) { return b < leaf.first_block; });
     for (--at; begin < end; ++at) {
       const int64_t stop = at->first_block + num_blocks(at->numel, at->block_size);
       const int64_t last = std::min(end, stop);
-      if (begin < last) work(*at, begin - at->first_block, last - at->first_block, scratch);
+      if (begin < last) work(*at, begin - at->first_block, last - at->first_block, buffers);
       begin = std::max(begin, last);
     }
   });
@@ -299,7 +145,7 @@ Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors
   for (auto& flag : finite) flag = true;
   const std::vector<Leaf> leaves = make_leaves(args, finite);
   if (nonfinite != "ignore") {
-    for_blocks(leaves, [](const Leaf& leaf, int64_t begin, int64_t end, Scratch&) {
+    for_blocks(leaves, [](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
       const int64_t stop = std::min(leaf.numel, end * leaf.block_size);
       if (!finite_block(leaf, begin * leaf.block_size, stop)) *leaf.finite = false;
     });
@@ -312,8 +158,8 @@ Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors
   if (!all && nonfinite == "raise") return flags;
 
   const RangeRule rule{kBits, false, include_zero, true};
-  for_blocks(leaves, [&](const Leaf& leaf, int64_t begin, int64_t end, Scratch& scratch) {
-    if (*leaf.finite) step_blocks(leaf, begin, end, quant_block_size, rule, scratch);
+  for_blocks(leaves, [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+    if (*leaf.finite) step_blocks(leaf, begin, end, quant_block_size, rule, buffers);
   });
   for (const Leaf& leaf : leaves) {
     if (*leaf.finite) *leaf.step += 1;

@@ -34,28 +34,29 @@ struct TopK {
 };
 
 template <typename Bits>
-GX_INLINE int64_t count_from(const std::vector<Bits>& x, Bits bound) {
+GX_INLINE int64_t count_from(const Bits* x, int64_t n, Bits bound) {
   // Counters as wide as the elements, emptied before they overflow.
-  constexpr size_t kRun = 1 << 14;
+  constexpr int64_t kRun = 1 << 14;
   int64_t total = 0;
-  for (size_t start = 0; start < x.size(); start += kRun) {
-    const size_t stop = std::min(x.size(), start + kRun);
+  for (int64_t start = 0; start < n; start += kRun) {
+    const int64_t stop = std::min(n, start + kRun);
     Bits count = 0;
-    for (size_t i = start; i < stop; ++i) count += x[i] >= bound ? 1 : 0;
+    for (int64_t i = start; i < stop; ++i) count += x[i] >= bound ? 1 : 0;
     total += static_cast<int64_t>(count);
   }
   return total;
 }
 
 // A bound that k to k + slack elements reach, or the k-th largest element where equal ones are in
-// the way; found by bisection, which vectorises. Sets `reached` to how many reach it.
+// the way; found by bisection, which vectorises. `low` is reached by k elements or more, what is
+// above `high` is not. Sets `reached` to how many reach the bound.
 template <typename Bits>
-GX_INLINE Bits bound_of(const std::vector<Bits>& x, int64_t k, int64_t slack, int64_t& reached) {
-  Bits low = 0, high = kMagnitude<Bits>;  // low is reached by k or more, what is above high is not
-  reached = static_cast<int64_t>(x.size());
+GX_INLINE Bits bound_of(const Bits* x, int64_t n, int64_t k, int64_t slack, Bits low, Bits high,
+                        int64_t& reached) {
+  reached = count_from(x, n, low);
   while (low < high && reached > k + slack) {
     const Bits middle = static_cast<Bits>(low + (high - low + 1) / 2);
-    const int64_t count = count_from(x, middle);
+    const int64_t count = count_from(x, n, middle);
     if (count >= k) {
       low = middle;
       reached = count;
@@ -81,7 +82,7 @@ GX_INLINE Bits reached_by_k(const void* x, int64_t n, int64_t k, std::vector<Bit
   }
   for (int64_t g = 0; start + g < n; ++g) top[g] = std::max(top[g], magnitude<Bits>(x, start + g));
   int64_t reached;
-  return bound_of(groups, k, k / 16, reached);
+  return bound_of(top, count, k, k / 16, Bits{0}, kMagnitude<Bits>, reached);
 }
 
 // Positions, ascending, and magnitudes of all elements that reach a bound.
@@ -124,11 +125,13 @@ GX_INLINE void select_top_k(const void* x, int64_t n, int64_t k, TopK<Bits>& buf
     return;
   }
   collect(x, n, reached_by_k(x, n, k, buffers.groups), buffers);
+  const Bits* found = buffers.magnitudes.data();
+  const auto count = static_cast<int64_t>(buffers.magnitudes.size());
   int64_t reached;
-  const Bits bound = bound_of(buffers.magnitudes, k, 0, reached);
+  const Bits bound = bound_of(found, count, k, 0, Bits{0}, kMagnitude<Bits>, reached);
   // If more than k reach the bound, it is the k-th largest magnitude and some equal it.
   const auto above = static_cast<Bits>(bound + 1);
-  int64_t ties = reached == k ? k : k - count_from(buffers.magnitudes, above);
+  int64_t ties = reached == k ? k : k - count_from(found, count, above);
   size_t done = 0;
   for (size_t c = 0; c < buffers.candidates.size(); ++c) {
     const Bits m = buffers.magnitudes[c];

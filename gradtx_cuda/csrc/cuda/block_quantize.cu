@@ -32,7 +32,7 @@ __global__ void scale_kernel(const float* x, float* scale, int64_t numel, int64_
     for (int offset = kWarp / 2; offset > 0; offset /= 2) {
       largest = larger(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, offset));
     }
-    if (lane == 0) scale[block] = finish_scale(largest);
+    if (lane == 0) scale[block] = finish_scale(largest, kSigned);
   }
 }
 

@@ -1,0 +1,62 @@
+"""Leaves that go through a chain in different parts, such as those of different labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .batch import Batch
+from .bound import Bound
+
+
+class Separate:
+    """Several ``Bound`` that are one step.
+
+    All of them compute what follows from the state that all leaves share; the last one keeps it,
+    the others work on copies.
+
+    Args:
+        batch: the leaves.
+        bounds: which of them each has, and the tables.
+    """
+
+    def __init__(self, batch: Batch, bounds: list[tuple[list[int], Bound]]) -> None:
+        self._where = [where for where, _ in bounds]
+        self.pieces = [bound for _, bound in bounds]
+        self._batch = replace(batch, grads=[], extra={})
+        self._parts = [bound.batch for bound in self.pieces]
+
+    @staticmethod
+    def cut(batch: Batch, leaves: list[list[int]]) -> list[Batch]:
+        """A batch per list of leaves; all but the last have copies of what is shared."""
+        parts = [batch.some(where) for where in leaves]
+        return [
+            *(replace(part, shared=[x.clone() for x in batch.shared]) for part in parts[:-1]),
+            parts[-1],
+        ]
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether these tables serve a batch: same tensors at the same addresses."""
+        if len(batch.params) != len(self._batch.params):
+            return False
+        return all(map(Bound.fits, self.pieces, self._split(batch)))
+
+    def run(self, batch: Batch) -> None:
+        """One step: compute everything that may fail, then write."""
+        for part in self._parts[:-1]:
+            for own, x in zip(part.shared, batch.shared, strict=True):
+                own.copy_(x)
+        split = zip(self.pieces, self._split(batch), strict=True)
+        for write in [bound.prepare(part) for bound, part in split]:
+            write()
+
+    def _split(self, batch: Batch) -> list[Batch]:
+        """The batch in pieces, which keep their lists where it does."""
+        known = self._batch
+        same = batch.params is known.params and batch.states is known.states
+        out = []
+        for where, old in zip(self._where, self._parts, strict=True):
+            new = batch.some(where)
+            if same:
+                new = replace(new, params=old.params, states=old.states)
+            out.append(new if where is self._where[-1] else replace(new, shared=old.shared))
+        return out

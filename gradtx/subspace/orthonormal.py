@@ -1,0 +1,42 @@
+"""Orthonormal bases of what the columns of thin matrices span."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .projector import canonical
+from .refresh import either
+
+
+def orthonormal(y: Tensor) -> Tensor:
+    """Q of the reduced QR decomposition, with canonical signs.
+
+    Twice R from the Cholesky decomposition of Y^T Y, the first time in float64: matrix products
+    only. Where that is not exact enough, for dependent columns, Householder's reflections.
+
+    Args:
+        y: (..., size, rank), a batch of thin matrices.
+
+    >>> import torch
+    >>> from gradtx.subspace.orthonormal import orthonormal
+    >>> orthonormal(torch.tensor([[3.0, 3.0], [4.0, 4.0 + 1e-3]]))
+    tensor([[ 0.6000,  0.8000],
+            [ 0.8000, -0.6000]])
+    """
+    once, good = _divided(y.double())
+    twice, again = _divided(once.to(y.dtype), near=0.25)
+    return canonical(
+        either((good & again).all(), lambda: twice, lambda: torch.linalg.qr(y, mode="reduced").Q)
+    )
+
+
+def _divided(y: Tensor, near: float | None = None) -> tuple[Tensor, Tensor]:
+    """Y R^-1 with R^T R = Y^T Y, and whether there is such an R, of a Y^T Y near the identity."""
+    gram = y.mT @ y
+    lower, info = torch.linalg.cholesky_ex(gram)
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    good = info == 0
+    if near is not None:
+        good = good & ((gram - eye).abs().amax((-2, -1)) < near)
+    return y @ torch.linalg.solve_triangular(lower, eye, upper=False).mT, good

@@ -1,0 +1,85 @@
+// Registers of AVX-512 as Ice Lake and Zen 4 have it: bfloat16 in memory, reductions.
+#pragma once
+
+#include <cstdint>
+
+#include "vectorize.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define GX_HAS_AVX512 1
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // in the headers of GCC
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+#define GX_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")))
+#define GX_WIDE GX_AVX512 GX_INLINE
+
+namespace gx {
+
+inline bool has_avx512() {
+  static const bool has = __builtin_cpu_supports("avx512vbmi2") &&
+                          __builtin_cpu_supports("avx512vbmi") &&
+                          __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
+  return has;
+}
+
+GX_WIDE __m512 read(const float* x) { return _mm512_loadu_ps(x); }
+GX_WIDE __m512 widen(__m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+GX_WIDE __m512 read(const uint16_t* x) {
+  return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+}
+
+GX_WIDE __m512i nearest_even(__m512 x) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  return _mm512_srli_epi32(
+      _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF))), 16);
+}
+GX_WIDE __m256i narrow(__m512 x) {
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(
+      _mm512_mask_mov_epi32(nearest_even(x), nan, _mm512_set1_epi32(0x7FC0)));
+}
+GX_WIDE void write(float* x, __m512 value) { _mm512_storeu_ps(x, value); }
+GX_WIDE void write(uint16_t* x, __m512 value) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(x), narrow(value));
+}
+
+GX_WIDE __m512i magnitudes(__m512 x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(INT32_MAX));
+}
+
+// The smallest or largest of each of 16 registers' elements.
+template <bool kLargest>
+GX_WIDE __m512 pick(__m512 a, __m512 b) {
+  return kLargest ? _mm512_max_ps(a, b) : _mm512_min_ps(a, b);
+}
+template <bool kLargest>
+GX_WIDE __m512 reduce(const __m512* x) {
+  __m512 quads[4], halves[2];
+  for (int i = 0; i < 4; ++i) {
+    __m512 pairs[2];
+    for (int j = 0; j < 2; ++j) {
+      const __m512 a = x[4 * i + 2 * j], b = x[4 * i + 2 * j + 1];
+      pairs[j] = pick<kLargest>(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    const __m512d a = _mm512_castps_pd(pairs[0]), b = _mm512_castps_pd(pairs[1]);
+    quads[i] = pick<kLargest>(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
+                              _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  for (int i = 0; i < 2; ++i) {
+    const __m512 a = quads[2 * i], b = quads[2 * i + 1];
+    halves[i] = pick<kLargest>(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+  }
+  return pick<kLargest>(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
+                        _mm512_shuffle_f32x4(halves[0], halves[1], 0xDD));
+}
+
+}  // namespace gx
+#pragma GCC diagnostic pop
+#endif

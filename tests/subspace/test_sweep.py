@@ -1,0 +1,131 @@
+"""Orthonormal bases by Cholesky decompositions, and LDAdam's step for several leaves at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import gradtx as gx
+from gradtx.subspace.orthonormal import orthonormal
+from gradtx.subspace.projector import canonical
+from gradtx.subspace.svd import left_vectors
+
+s = gx.subspace
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spread", [0.0, 3.0, 6.0])
+def test_bases_are_those_of_householder(spread, dtype):
+    y = torch.randn(3, 40, 8, dtype=torch.float64) * torch.logspace(0, -spread, 8)
+    q = orthonormal(y.to(dtype))
+    eps = torch.finfo(dtype).eps
+    assert q.dtype == dtype
+    torch.testing.assert_close(
+        q.mT @ q, torch.eye(8, dtype=dtype).expand(3, 8, 8), rtol=0, atol=9 * eps
+    )
+    want = canonical(torch.linalg.qr(y.to(dtype).double()).Q)
+    torch.testing.assert_close(q.double(), want, rtol=0, atol=300 * eps)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "dependent", "tiny", "large"])
+def test_dependent_columns_and_odd_sizes(kind):
+    y = torch.randn(2, 9, 4)
+    if kind == "zeros":
+        y[0] = 0
+    elif kind == "dependent":
+        y[0, :, 2] = 2 * y[0, :, 1]
+    else:
+        y = y * (1e-30 if kind == "tiny" else 1e30)
+    q = orthonormal(y)
+    torch.testing.assert_close(q.mT @ q, torch.eye(4).expand(2, 4, 4), rtol=0, atol=2e-6)
+    span = torch.linalg.qr(y[1].double()).Q.float()
+    torch.testing.assert_close(span @ (span.mT @ q[1]), q[1], rtol=0, atol=1e-5)
+
+
+def grads(t, shapes):
+    g = torch.Generator().manual_seed(t)
+    return {k: torch.randn(shape, generator=g) for k, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("side", ["std_left", "left", "right", "reverse_std"])
+def test_leaves_of_one_shape_are_treated_as_each_alone(side):
+    tx = gx.scale_by_ldadam(s.power_iteration(2, side=side))
+    shapes = {"a": (6, 4), "b": (6, 4), "c": (4, 6), "v": (5,), "d": (6, 4)}
+    params = grads(99, shapes)
+    state, alone = tx.init(params), {k: tx.init({k: p}) for k, p in params.items()}
+    for t in range(4):
+        # One leaf joins late: its first step is another's third.
+        present = {k: g for k, g in grads(t, shapes).items() if k != "d" or t >= 2}
+        given = {k: present.get(k) for k in shapes}
+        hyper = {"b1": {"a": 0.5, "b": None, "c": None, "v": 0.1, "d": None}}
+        out, state = tx.update(given, state, None, hyper=hyper)
+        for k, g in present.items():
+            own = {"b1": {k: hyper["b1"][k]}}
+            want, alone[k] = tx.update({k: g}, alone[k], None, hyper=own)
+            torch.testing.assert_close(out[k], want[k], rtol=1e-4, atol=1e-5)
+            for x, y in zip(gx.tree.leaves(state[k]), gx.tree.leaves(alone[k][k]), strict=True):
+                torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_one_call_per_shape(monkeypatch):
+    module = __import__("gradtx.subspace.ldadam", fromlist=["sweep"])
+    inner, seen = module.sweep, []
+    monkeypatch.setattr(module, "sweep", lambda x, *a: seen.append(tuple(x.shape)) or inner(x, *a))
+    tx = gx.scale_by_ldadam(s.power_iteration(2))
+    params = {f"{i}": torch.randn(6, 4) for i in range(3)} | {"w": torch.randn(4, 5)}
+    params |= {"large": torch.randn(256, 256), "other": torch.randn(256, 256)}
+    tx.update(params, tx.init(params))
+    assert seen == [(3, 6, 4), (1, 4, 5), (1, 256, 256), (1, 256, 256)]
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_subspace():
+    tx = gx.scale_by_ldadam(s.power_iteration(2))
+    params = {k: torch.randn(6, 4) for k in "ab"}
+    _, state = tx.update(params, tx.init(params))
+    bad = {"a": torch.full((6, 4), torch.inf), "b": torch.randn(6, 4)}
+    _, after = tx.update(bad, state)
+    assert torch.equal(after["a"].projector.basis, state["a"].projector.basis)
+    assert not torch.equal(after["b"].projector.basis, state["b"].projector.basis)
+    assert after["b"].projector.basis.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 40), (2, 6, 8), (2, 8, 6)])
+@pytest.mark.parametrize("spread", [1.0, 4.0])
+def test_left_vectors_are_those_of_the_decomposition(shape, spread):
+    k = min(shape[1:])
+    u = torch.linalg.qr(torch.randn(2, shape[1], k, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(2, shape[2], k, dtype=torch.float64)).Q
+    x = ((u * torch.logspace(0, -spread, k)) @ v.mT).float()
+    got = canonical(left_vectors(x))
+    want = canonical(torch.linalg.svd(x.double(), full_matrices=False)[0])
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-6 * 10**spread)
+    torch.testing.assert_close(got.mT @ got, torch.eye(k).expand(2, k, k), rtol=0, atol=2e-6)
+
+
+def test_left_vectors_of_matrices_without_full_rank():
+    for x in (torch.zeros(3, 9), torch.ones(3, 9), torch.randn(3, 1) @ torch.randn(1, 9)):
+        q = left_vectors(x)
+        torch.testing.assert_close(q.mT @ q, torch.eye(3), rtol=0, atol=2e-6)
+        torch.testing.assert_close(q[:, :1] @ (q[:, :1].mT @ x), x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [s.svd, s.qr_sketch, s.randomized_svd])
+@pytest.mark.parametrize("refresh", [s.zero_based(2), s.staggered(2)])
+def test_refreshes_of_one_shape_are_those_of_each_alone(kind, refresh, monkeypatch):
+    tx = gx.in_subspace(kind(2), gx.trace(0.9), refresh)
+    shapes = {"a": (6, 4), "b": (6, 4), "c": (4, 9), "v": (5,), "d": (6, 4)}
+    params = grads(99, shapes)
+    state, alone = tx.init(params), {k: tx.init({k: p}) for k, p in params.items()}
+    for t in range(4):
+        given = {k: g if k != "d" or t >= 1 else None for k, g in grads(t, shapes).items()}
+        out, state = tx.update(given, state)
+        for k, g in given.items():
+            if g is not None:
+                want, alone[k] = tx.update({k: g}, alone[k])
+                torch.testing.assert_close(out[k], want[k], rtol=1e-4, atol=1e-5)
+    seen = []
+    monkeypatch.setattr(
+        kind, "vectors", lambda self, x, *_: seen.append(tuple(x.shape)) or x[..., :2]
+    )
+    tx.update(params, tx.init(params))
+    assert seen == [(3, 4, 6), (1, 4, 9)]
