@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cuda_blocks import block_size
 from .cuda_launch import bindings
 from .cuda_table import CudaBackEnd
 from .errors import CannotFuseError
-from .graph import BLOCKS, Graph
+from .graph import Graph
 from .kernel import Table, compile_together, run_tables
 from .view import matrix
 
@@ -64,10 +65,7 @@ def refuse_unsupported(back: BackEnd, graph: Graph) -> None:
         CannotFuseError: names the member.
     """
     if isinstance(back, CudaBackEnd):
-        for node in graph.nodes:
-            if node.op in BLOCKS:
-                reason = "codes of blocks and random numbers have no fused form on CUDA devices"
-                raise CannotFuseError(node.member, reason)
+        block_size(graph)
 
 
 def make_table(

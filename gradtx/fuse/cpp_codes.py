@@ -7,28 +7,21 @@ sums into one operation.
 
 from __future__ import annotations
 
-PRELUDE = """\
-GX gx_u32 gx_word(float x) { gx_u32 y; __builtin_memcpy(&y, &x, 4); return y; }
-GX float gx_from_word(gx_u32 x) { float y; __builtin_memcpy(&y, &x, 4); return y; }
+# One element; this is also CUDA C++.
+CODES = """\
 template <int BITS, bool SIGNED> struct gx_levels {
   static constexpr int top = SIGNED ? (1 << (BITS - 1)) - 1 : 1 << BITS;
   // 1 / top in two parts: a level times the first is exact, so the sum is rounded like a quotient.
   static constexpr float high = (float)(gx_int)(8388608.0 / top) / 8388608.0f;
   static constexpr float low = (float)(1.0 / top - (double)high);
   // What a code stands for where the scale is 1.
-  static constexpr float value(int code) {
+  GX_CONSTANT float value(int code) {
     if (SIGNED) {
       const float x = (float)(code - top - 1), base = x * high + x * low;
       return base * __builtin_fabsf(base);
     }
     const float base = (float)(code + 1) * (1.0f / top), square = base * base;
     return square * square;
-  }
-};
-template <bool SIGNED> struct gx_table {
-  float at[16];
-  constexpr gx_table() : at() {
-    for (int k = 0; k < 16; ++k) at[k] = gx_levels<4, SIGNED>::value(k);
   }
 };
 // What signed values are multiplied with. No scale of a signed block is below 2**-100 but zero.
@@ -55,6 +48,21 @@ template <int BITS, bool SIGNED> GX int gx_encode_one(float x, float s) {
   level += gx_border<BITS>(level, s) < x;
   return level - 1;
 }
+"""
+PRELUDE = (
+    """\
+#define GX_CONSTANT static constexpr
+GX gx_u32 gx_word(float x) { gx_u32 y; __builtin_memcpy(&y, &x, 4); return y; }
+GX float gx_from_word(gx_u32 x) { float y; __builtin_memcpy(&y, &x, 4); return y; }
+"""
+    + CODES
+    + """\
+template <bool SIGNED> struct gx_table {
+  float at[16];
+  constexpr gx_table() : at() {
+    for (int k = 0; k < 16; ++k) at[k] = gx_levels<4, SIGNED>::value(k);
+  }
+};
 #if defined(__AVX512BW__) && !defined(__clang__)
 #define GX_WIDE 1
 typedef float gx_wide __attribute__((vector_size(64)));
@@ -231,3 +239,4 @@ GX void gx_encode(const float* x, unsigned char* codes, const float* scale, cons
   }
 }
 """
+)

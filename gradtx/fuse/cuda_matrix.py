@@ -92,7 +92,7 @@ class MatrixPass:
     def _step(self) -> list[str]:
         """One element of every lane."""
         element = [self._load(a, f"held{a}[j]") for a in self.column_vectors]
-        element += body(self.places, self.stage, _loaded, _target)
+        element += body(self.places, self.stage, _loaded, _target, "at + 32 * j")
         element += [part.step(f"a{part.node}") for part in (*self.totals, *self.rows)]
         element += [part.step(f"a{part.node}[j]") for part in self.columns]
         element += [f"up{i} = {self._positive(i)};" for i in self.packed]

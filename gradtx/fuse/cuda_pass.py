@@ -50,11 +50,15 @@ class Arrays:
         self.read = {nodes[i].value: nodes[i].dtype for i in loads}
         self.written = {target: nodes[i].dtype for target, i in stage.writes}
         self.all = self.read | self.written
+        self._each = {nodes[i].value: nodes[i].each for i in loads}
+        self._each |= {target: nodes[i].each for target, i in stage.writes}
 
-    def pointers(self, places: Places, offset: str = "") -> list[str]:
-        """Variables for where they begin."""
+    def pointers(self, places: Places, begin: str = "") -> list[str]:
+        """Variables for where they begin, or where element number ``begin`` is."""
         lines = []
         for where, dtype in self.all.items():
+            each = self._each[where]
+            offset = f" + {begin}{f' / {each}' if each else ''}" if begin else ""
             kind = f"{'' if where in self.written else 'const '}{STORAGE[dtype][0]}*"
             pointer = f"p_{label(where)}"
             lines += [
@@ -75,31 +79,39 @@ def uniforms(places: Places, stage: Stage) -> list[str]:
 
 
 def body(
-    places: Places, stage: Stage, source: Callable[[Input], str], target: Callable[[Input], str]
+    places: Places,
+    stage: Stage,
+    source: Callable[[Input], str],
+    target: Callable[[Input], str],
+    at: str,
 ) -> list[str]:
-    """The statements for one element, packed bits apart.
+    """The statements for one element, packed bits and codes apart.
 
     Args:
         places: of the graph.
         stage: the stage.
         source: the stored value of an array's element.
         target: where it is written.
+        at: number of the element in its leaf.
     """
     nodes, lines = places.graph.nodes, []
     for i in stage.elements:
         node = nodes[i]
-        if node.form == "bits":
+        if node.form == "bits" or node.each is not None or node.op == "block_decode":
             continue
         if node.op == "input":
             value = f"gx_load({source(node.value)})"
         elif node.op == "unpack_signs":
             value = f"flag{node.args[0]}"
+        elif node.op == "random16":
+            key = ", ".join(operand(places.graph, a, "gx_int", False) for a in node.args)
+            value = f"gx_draw_at({key}, {at})"
         else:
             value = expression(places.graph, i)
         lines.append(f"const {c_type(node.dtype, True)} {name(i)} = {value};")
     for where, i in stage.writes:
         dtype = nodes[i].dtype
-        if nodes[i].form == "bits":
+        if nodes[i].form != "element":
             continue
         if dtype in FLOATS:
             lines.append(f"gx_store(&{target(where)}, {name(i)});")
@@ -123,16 +135,16 @@ def flat_pass(places: Places, stage: Stage) -> list[str]:
     parts = [Accumulator(places, i) for i in stage.reductions]
     takes = [f"const {STORAGE[dtype][0]} i_{label(w)}" for w, dtype in arrays.read.items()]
     takes += [f"{STORAGE[dtype][0]}& o_{label(w)}" for w, dtype in arrays.written.items()]
-    element = body(places, stage, lambda w: f"i_{label(w)}", lambda w: f"o_{label(w)}")
+    element = body(places, stage, lambda w: f"i_{label(w)}", lambda w: f"o_{label(w)}", "begin + k")
     element += [part.step(f"a{part.node}") for part in parts]
     return [
         "const gx_int leaf = A->task_leaf[blockIdx.x];",
         "const gx_int begin = (blockIdx.x - A->first_task[leaf]) * GX_CHUNK;",
         "const int n = (int)gx_least(A->numel[leaf] - begin, GX_CHUNK);",
-        *arrays.pointers(places, " + begin"),
+        *arrays.pointers(places, "begin"),
         *uniforms(places, stage),
         *(f"{part.kind} a{part.node} = {part.start};" for part in parts),
-        f"const auto element = [&]({', '.join(takes)}) {{",
+        f"const auto element = [&]({', '.join(['const int k', *takes])}) {{",
         *(f"  {line}" for line in element),
         "};",
         *_loops(arrays),
@@ -154,9 +166,12 @@ def _loops(arrays: Arrays) -> list[str]:
             load = f" = ((const {kind}*)p_{label(w)})[k]" if w in read else ""
             lines.append(f"    {kind} q_{label(w)}{load};")
         given = ", ".join(f"q_{label(w)}.x[j]" for w in (*read, *written))
-        lines += ["    #pragma unroll", f"    for (int j = 0; j < {width}; ++j) element({given});"]
+        lines += [
+            "    #pragma unroll",
+            f"    for (int j = 0; j < {width}; ++j) element({width} * k + j, {given});",
+        ]
         lines += [f"    (({kinds[w]}*)p_{label(w)})[k] = q_{label(w)};" for w in written]
         lines += ["  }", "}"]
     given = ", ".join(f"p_{label(w)}[k]" for w in (*read, *written))
-    lines.append(f"for (int k = done + threadIdx.x; k < n; k += blockDim.x) element({given});")
+    lines.append(f"for (int k = done + threadIdx.x; k < n; k += blockDim.x) element(k, {given});")
     return lines

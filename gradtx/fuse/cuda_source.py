@@ -13,13 +13,15 @@ import re
 from itertools import groupby
 from typing import NamedTuple
 
+from .cuda_blocks import PRELUDE as BLOCKS_PRELUDE
+from .cuda_blocks import BlockPass, block_size
 from .cuda_matrix import MatrixPass
 from .cuda_pass import flat_pass
 from .cuda_prelude import PRELUDE, STORAGE
 from .cuda_values import Scalars, commit_scalars, commit_vectors, vectors
 from .errors import CannotFuseError
 from .expression import expression
-from .graph import REDUCTIONS, SIZES, TREE_REDUCTIONS, VECTORS, Graph
+from .graph import BLOCKS, REDUCTIONS, SIZES, TREE_REDUCTIONS, VECTORS, Graph
 from .places import Places
 from .schedule import Schedule, Stage
 
@@ -54,7 +56,10 @@ class CudaSource:
         self.plan = plan
         self.graph = plan.graph
         self.places = Places(plan)
+        self._block = block_size(plan.graph)
         self._parts = [PRELUDE]
+        if any(node.op in BLOCKS for node in plan.graph.nodes):
+            self._parts.append(BLOCKS_PRELUDE)
         self.stages = [self._stage(s, stage) for s, stage in enumerate(plan.stages)]
         nodes = plan.graph.nodes
         own = [(t, i) for t, i in plan.commits if t.kind != "shared"]
@@ -82,7 +87,9 @@ class CudaSource:
             else:
                 launches += self._kernel(f"vectors_{at}", "chunks", vectors(self.places, nodes))
         if stage.reductions or stage.writes:
-            if self.graph.view is None:
+            if self._block is not None:
+                lines = BlockPass(self.places, stage, self._block).write()
+            elif self.graph.view is None:
                 lines = flat_pass(self.places, stage)
             else:
                 lines = MatrixPass(self.places, stage).write()
@@ -124,7 +131,10 @@ _OWN_LEAF = {
 }
 _FORMS = ("scalar", "element", "bits", *VECTORS)
 _KINDS = ("grad", "update", "factor", "param", "state", "shared", "hyper")
-_SPECIAL = {"input", "const", "pack_signs", "unpack_signs", *SIZES, *REDUCTIONS, *TREE_REDUCTIONS}
+_SPECIAL = {
+    *("input", "const", "pack_signs", "unpack_signs"),
+    *(*BLOCKS, *SIZES, *REDUCTIONS, *TREE_REDUCTIONS),
+}
 _DEFINED = set(re.findall(r"\bgx_(\w+)\(|GX_(?:UN|BIN)ARY\((\w+)\)", PRELUDE))
 _FUNCTIONS = {word for pair in _DEFINED for word in pair}
 
@@ -132,7 +142,8 @@ _FUNCTIONS = {word for pair in _DEFINED for word in pair}
 def _check(graph: Graph) -> None:
     """Refuse what the statements and the prelude here do not know."""
     for i, node in enumerate(graph.nodes):
-        known = node.form in _FORMS and node.dtype in STORAGE
+        coded = node.each is not None and node.op in ("input", "block_codes", "block_scale")
+        known = (node.form in _FORMS or coded) and node.dtype in STORAGE
         if node.op == "input":
             known = known and node.value.kind in _KINDS
         elif node.op not in _SPECIAL:

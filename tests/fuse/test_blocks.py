@@ -13,11 +13,7 @@ import torch
 import gradtx as gx
 from gradtx import ops
 from gradtx.fuse import cache, cpp_codes
-from gradtx.fuse.backend import refuse_unsupported
 from gradtx.fuse.cpp_prelude import PRELUDE
-from gradtx.fuse.cuda_table import CudaBackEnd
-from gradtx.fuse.errors import CannotFuseError
-from gradtx.fuse.graph import Graph, Node
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
 
 FUSED = "everything is fused"
@@ -256,10 +252,3 @@ def test_other_dtypes_pass_through() -> None:
     fused, pure, step = run_both(ROUNDED["adam"](), shapes, steps=2)
     assert step.report() == FUSED
     assert_same(fused, pure)
-
-
-def test_the_cuda_back_end_refuses() -> None:
-    node = Node("random16", (), "int32", "element", None, "stochastic_round")
-    back = CudaBackEnd(torch.device("cpu"))
-    with pytest.raises(CannotFuseError, match="CUDA"):
-        refuse_unsupported(back, Graph((node,), ()))

@@ -17,12 +17,14 @@ from torch import Tensor
 
 import gradtx as gx
 from gradtx.fuse import backend, cuda_launch, cuda_table, engine, parts
+from gradtx.fuse.cuda_blocks import PRELUDE as BLOCKS
 from gradtx.fuse.cuda_prelude import CHUNK, PRELUDE
 from gradtx.fuse.cuda_table import CudaBackEnd
 from gradtx.fuse.errors import CannotFuseError
 from tests.fuse import cuda_emulator
 from tests.fuse.cuda_emulator import Emulated
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
+from tests.fuse.test_cuda_blocks import CHAINS as CODED
 from tests.fuse.test_matrix import CHAINS as MATRICES
 from tests.fuse.test_matrix import factored_adam
 from tests.fuse.test_table import CHAINS, UNFUSED
@@ -205,7 +207,7 @@ def all_sources() -> tuple[str, ...]:
         patch.setattr(parts, "check", lambda *_: None)
         for row in ROWS:
             run_both(row.make(), steps=1)
-        for make in (*CHAINS.values(), *MATRICES.values()):
+        for make in (*CHAINS.values(), *MATRICES.values(), *CODED.values()):
             for dtype in (torch.bfloat16, torch.float16, torch.float64):
                 run_both(make(), steps=1, dtype=dtype)
     return tuple(found)
@@ -213,9 +215,9 @@ def all_sources() -> tuple[str, ...]:
 
 def one_unit(sources: tuple[str, ...]) -> str:
     """Many sources as one translation unit."""
-    units = [PRELUDE]
+    units = [PRELUDE, BLOCKS]
     for i, source in enumerate(sources):
-        own = source.removeprefix(PRELUDE)
+        own = source.removeprefix(PRELUDE).removeprefix("\n" + BLOCKS)
         units.append(re.sub(r"GX_KERNEL (\w+)\(", rf"GX_KERNEL k{i}_\1(", own))
     return "\n".join(units)
 
