@@ -71,7 +71,6 @@ _FOREACH = Peer("torch.optim.AdamW", {"foreach": True})
 _LOOP = Peer("torch.optim.AdamW", {"foreach": False})
 _SGD = Peer("torch.optim.SGD", {"momentum": 0.9, "fused": True})
 _FACTORED_ADAMW = Peer("adv_optm.AdamW_adv", _FACTORED)
-_FACTORED_ADEMAMIX = Peer("adv_optm.AdamW_adv", {**_FACTORED, "use_AdEMAMix": True})
 _FACTORED_LION = Peer("adv_optm.Lion_adv", _FACTORED)
 _CLIPPING = Peer("heavyball.AdamW", {"gradient_clipping": "l2_clip_"})
 _CAUTIOUS = Peer("heavyball.AdamW", {"caution": True})
@@ -98,7 +97,7 @@ ROWS = (
     row("adafactor", gx.adafactor(1e-3), 24, "torch.optim.Adafactor", "optax.adafactor", _RELATIVE),
     row("prodigy", gx.prodigy(1.0), 40, "prodigyopt.Prodigy", "optax.contrib.prodigy", "pytorch_optimizer.Prodigy"),  # noqa: E501
     row("factored adamw", gx.adam_adv(1e-3, factored=True), 13, _FACTORED_ADAMW),
-    row("factored adamw + ademamix", gx.adam_adv(1e-3, factored=True, ademamix=True), 13, _FACTORED_ADEMAMIX),  # noqa: E501
+    row("factored adamw + ademamix", gx.adam_adv(1e-3, factored=True, ademamix=True), 13),
     row("factored lion", gx.lion_adv(1e-4, factored=True), 13, _FACTORED_LION),
     row("adamw, 8-bit moments", gx.adamw8bit(1e-3), 16, "torchao.optim.AdamW8bit", "bitsandbytes.optim.AdamW8bit"),  # noqa: E501
     row("adamw, 4-bit moments", gx.adamw4bit(1e-3), 14, "torchao.optim.AdamW4bit"),
