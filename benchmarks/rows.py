@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from peers import Peer, split
@@ -43,17 +44,13 @@ def low_moments() -> gx.GradientTransformation:
     )
 
 
-def muon(params: list[Tensor]) -> torch.optim.Optimizer:
+def muon(
+    params: list[Tensor], ns_dtype: torch.dtype | None = torch.bfloat16
+) -> torch.optim.Optimizer:
     """Muon on the matrices as torch's iterates, AdamW on the embedding and the vectors."""
     matrices, others = split(params)
     groups = [{"params": matrices}, {"params": others, "matrix": False}]
-    return gx.optim.Muon(groups, ns_dtype=torch.bfloat16)
-
-
-def muon_in_float32(params: list[Tensor]) -> torch.optim.Optimizer:
-    """The same with the library's default, iterations in float32."""
-    matrices, others = split(params)
-    return gx.optim.Muon([{"params": matrices}, {"params": others, "matrix": False}])
+    return gx.optim.Muon(groups, ns_dtype=ns_dtype)
 
 
 def row(
@@ -107,6 +104,6 @@ ROWS = (
     row("ldadamw, rank 64", gx.ldadamw(1e-3, rank=64), 24, matrices=True),
     row("apollo, random, rank 64", gx.apollo(1e-3, rank=64), 16, matrices=True),
     row("muon on the matrices", muon, 20, _MUON, matrices=True),
-    row("muon on the matrices, float32", muon_in_float32, 20, matrices=True),
+    row("muon on the matrices, float32", partial(muon, ns_dtype=None), 20, matrices=True),
 )
 # fmt: on

@@ -13,7 +13,7 @@ import math
 from .cpp_prelude import BLOCK
 from .errors import CannotFuseError
 from .expression import name, operand
-from .graph import MOST, Graph, Input
+from .graph import MOST, Graph
 from .places import Places, label
 from .schedule import Stage
 
@@ -55,15 +55,6 @@ GX gx_int gx_draw_one(gx_int seed, gx_int counter) {
   gx_draw(seed, counter, 0, words, 1);
   return gx_half(words, 0);
 }
-GX float gx_round_stochastic(float x, int random, bool clamp) {
-  const gx_u32 word = gx_word(x);
-  const gx_u32 carry = clamp & ((word >> 16 & 0x7fff) == 0x7f7f) ? 0 : (gx_u32)random & 0xffff;
-  const bool finite = (word & 0x7f800000u) != 0x7f800000u;
-  return finite ? gx_from_word(word + carry & 0xffff0000u) : gx_round_bfloat16(x);
-}
-GX double gx_round_stochastic(double x, gx_int random, bool clamp) {
-  return gx_round_stochastic((float)x, (int)random, clamp);
-}
 """
 
 
@@ -97,11 +88,7 @@ class Arrays:
         nodes = self.graph.nodes
         self.decoded = [i for i in stage.elements if nodes[i].op == "block_decode"]
         self.drawn = [i for i in stage.elements if nodes[i].op == "random16"]
-        self.encoded: dict[tuple[int, tuple[int, int, bool]], dict[str, Input]] = {}
-        for target, i in stage.writes:
-            if nodes[i].each is not None:
-                key = (nodes[i].args[0], nodes[i].value)
-                self.encoded.setdefault(key, {})[nodes[i].op] = target
+        self.encoded = stage.encoded(self.graph)
 
     def __bool__(self) -> bool:
         return bool(self.decoded or self.drawn or self.encoded)

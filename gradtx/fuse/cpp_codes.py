@@ -48,6 +48,21 @@ template <int BITS, bool SIGNED> GX int gx_encode_one(float x, float s) {
   level += gx_border<BITS>(level, s) < x;
   return level - 1;
 }
+// The scale from the largest word of a block, and from the largest as a number without sign.
+template <bool SIGNED> GX float gx_finish_scale(int largest, gx_u32 lowest) {
+  if (SIGNED && largest < 0x0d800000) return 0.0f;
+  const bool finite = largest < 0x7f800000 && lowest <= 0xff800000u;
+  return gx_from_word(finite ? (gx_u32)largest : 0x7fc00000u);
+}
+GX float gx_round_stochastic(float x, int random, bool clamp) {
+  const gx_u32 word = gx_word(x);
+  const gx_u32 carry = clamp & ((word >> 16 & 0x7fff) == 0x7f7f) ? 0 : (gx_u32)random & 0xffff;
+  const bool finite = (word & 0x7f800000u) != 0x7f800000u;
+  return finite ? gx_from_word(word + carry & 0xffff0000u) : gx_round_bfloat16(x);
+}
+GX double gx_round_stochastic(double x, gx_int random, bool clamp) {
+  return gx_round_stochastic((float)x, (int)random, clamp);
+}
 """
 PRELUDE = (
     """\
@@ -204,9 +219,7 @@ template <bool SIGNED, typename N> GX float gx_scale_of(const float* x, const N 
     largest = (int)word > largest ? (int)word : largest;
     if (!SIGNED) lowest = word > lowest ? word : lowest;
   }
-  if (SIGNED && largest < 0x0d800000) return 0.0f;
-  const bool finite = largest < 0x7f800000 && lowest <= 0xff800000u;
-  return gx_from_word(finite ? largest : 0x7fc00000);
+  return gx_finish_scale<SIGNED>(largest, lowest);
 }
 // Scales of blocks, and what gx_wide_encode multiplies with: negative where it cannot be used.
 template <int BITS, bool SIGNED, gx_int SIZE>

@@ -46,9 +46,7 @@ template <bool SIGNED, int N> GX float gx_block_scale(const float (&x)[N]) {
     largest = other > largest ? other : largest;
     lowest = below > lowest ? below : lowest;
   }
-  if (SIGNED && largest < 0x0d800000) return 0.0f;
-  const bool finite = largest < 0x7f800000 && lowest <= 0xff800000u;
-  return gx_from_word(finite ? (gx_u32)largest : 0x7fc00000u);
+  return gx_finish_scale<SIGNED>(largest, lowest);
 }
 // The codes of the n elements of a block.
 template <int BITS, bool SIGNED, int N>
@@ -87,15 +85,6 @@ GX int gx_draw_at(gx_int seed, gx_int counter, gx_int at) {
   return (int)(drawn >> 16 * (half % 2) & 0xffffu);
 }
 GX gx_int gx_draw_one(gx_int seed, gx_int counter) { return gx_draw_at(seed, counter, 0); }
-GX float gx_round_stochastic(float x, int random, bool clamp) {
-  const gx_u32 word = gx_word(x);
-  const gx_u32 carry = clamp && (word >> 16 & 0x7fff) == 0x7f7f ? 0 : (gx_u32)random & 0xffff;
-  const bool finite = (word & 0x7f800000u) != 0x7f800000u;
-  return finite ? gx_from_word(word + carry & 0xffff0000u) : gx_round_bfloat16(x);
-}
-GX double gx_round_stochastic(double x, gx_int random, bool clamp) {
-  return gx_round_stochastic((float)x, (int)random, clamp);
-}
 """
 )
 
@@ -128,12 +117,7 @@ class BlockPass:
         self.size = size
         self.nodes = nodes = places.graph.nodes
         self.decoded = [i for i in stage.elements if nodes[i].op == "block_decode"]
-        # By what is encoded and how: where codes and scales go.
-        self.encoded: dict[tuple[int, tuple[int, int, bool]], dict[str, Input]] = {}
-        for target, i in stage.writes:
-            if nodes[i].each is not None:
-                key = (nodes[i].args[0], nodes[i].value)
-                self.encoded.setdefault(key, {})[nodes[i].op] = target
+        self.encoded = stage.encoded(places.graph)
 
     def write(self) -> list[str]:
         """The statements."""

@@ -54,6 +54,15 @@ class Stage:
         """The scalars among the values."""
         return tuple(i for group in self.values if group.form == "scalar" for i in group.nodes)
 
+    def encoded(self, graph: Graph) -> dict[tuple[int, Any], dict[str, Input]]:
+        """Where codes and scales go, by the node that is encoded and bits, block and signedness."""
+        out: dict[tuple[int, Any], dict[str, Input]] = {}
+        for target, i in self.writes:
+            node = graph.nodes[i]
+            if node.each is not None:
+                out.setdefault((node.args[0], node.value), {})[node.op] = target
+        return out
+
 
 @dataclass(frozen=True)
 class Schedule:
