@@ -112,7 +112,7 @@ def newton_schulz(
     tall = x.shape[-2] > x.shape[-1]
     x = _scaled(x, tall, scaling, safety, eps)
     on_gram = (form or _best_form(x)) == "gram"
-    for part in parts_of(triples) if on_gram else [(triple,) for triple in triples]:
+    for part in parts_of(triples, x.dtype) if on_gram else [(triple,) for triple in triples]:
         gram = symmetric(x.mT, x) if tall else symmetric(x, x.mT)
         a, b, c = part[0]
         z = symmetric(gram, gram, gram, b, c)

@@ -22,10 +22,6 @@ def run(x, **options):
     return gx.orthogonalize(**options).update({"x": x}, ())[0]["x"]
 
 
-def difference(x, y):
-    return ((x.double() - y).norm() / y.norm()).item()
-
-
 @pytest.mark.parametrize("name", ITERATED)
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (9, 9), (1, 5)])
 def test_both_forms_are_one_function(name, shape):
@@ -34,16 +30,28 @@ def test_both_forms_are_one_function(name, shape):
     torch.testing.assert_close(gram, plain, rtol=1e-10, atol=1e-12)
 
 
+def spectra():
+    i = torch.arange(1, 65, dtype=torch.float64)
+    yield from (i**-power for power in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0))
+    yield 10 ** (-i / 10)
+    yield (i <= 4).double()
+    # What the steepest polynomials make of these is the largest value that the next ones expect.
+    yield from (torch.where(i <= 4, 1.0, low) for low in (0.1, 0.15, 0.2, 0.25, 0.3))
+
+
 @pytest.mark.parametrize("name", ITERATED)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rounding_does_not_grow(name, dtype):
-    i = torch.arange(1, 65)
-    for values in (1 / i, i**-2.0, 10 ** (-i / 10), (i <= 4).float(), torch.ones(64)):
-        x = spectrum(64, 256, values).float()
-        exact = run(x.double(), coefficients=name, form="plain")
-        plain = difference(run(x, coefficients=name, form="plain", dtype=dtype), exact)
-        gram = difference(run(x, coefficients=name, form="gram", dtype=dtype), exact)
-        assert gram <= 5 * plain + 10 * torch.finfo(dtype).eps
+@pytest.mark.parametrize(
+    ("dtype", "margin"), [(torch.float32, 2e-5), (torch.bfloat16, 0.08), (torch.float16, 0.04)]
+)
+def test_rounding_does_not_grow(name, dtype, margin):
+    x = torch.stack([spectrum(64, 256, values).float() for values in spectra() for _ in range(4)])
+    exact = run(x.double(), coefficients=name, form="plain")
+    plain, gram = (
+        (run(x, coefficients=name, form=form, dtype=dtype) - exact).norm(dim=(1, 2))
+        / exact.norm(dim=(1, 2))
+        for form in ("plain", "gram")
+    )
+    assert (gram <= 3 * plain + margin).all()
 
 
 def test_the_gram_form_is_taken_for_long_matrices_only(monkeypatch):
@@ -58,9 +66,16 @@ def test_the_gram_form_is_taken_for_long_matrices_only(monkeypatch):
 
 def test_parts_end_before_errors_have_grown():
     quintic = SETS["quintic5"].triples
-    assert [len(part) for part in parts_of(quintic)] == [3, 2]
-    assert [len(part) for part in parts_of(SETS["polar_express5"].triples)] == [2, 2, 1]
-    assert [t for part in parts_of(quintic) for t in part] == list(quintic)
+    polar = SETS["polar_express5"].triples
+    for triples, dtype, lengths in (
+        (quintic, torch.float32, [3, 2]),
+        (quintic, torch.bfloat16, [2, 2, 1]),
+        (polar, torch.float32, [2, 2, 1]),
+        (polar, torch.bfloat16, [1, 2, 2]),
+    ):
+        parts = parts_of(triples, dtype)
+        assert [len(part) for part in parts] == lengths
+        assert [triple for part in parts for triple in part] == list(triples)
 
 
 @pytest.mark.parametrize("n", [5, 512, 700])
