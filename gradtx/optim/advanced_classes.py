@@ -248,11 +248,7 @@ class AdEMAMix(RecipeOptimizer):
         "t_alpha": None,
     }
     feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {"betas": ("b1", "b2", "b3")}
-
-    @staticmethod
-    def build(t_alpha: int | None) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.ademamix(t_alpha=t_alpha)
+    recipe = staticmethod(recipes.ademamix)
 
 
 class SMMF(RecipeOptimizer):
@@ -293,11 +289,7 @@ class CAdamW(RecipeOptimizer):
         "weight_decay": 0.0,
         "bias_correction": True,
     }
-
-    @staticmethod
-    def build(bias_correction: bool) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.c_adamw(bias_correction=bias_correction)
+    recipe = staticmethod(recipes.c_adamw)
 
 
 class CLion(RecipeOptimizer):
@@ -308,11 +300,7 @@ class CLion(RecipeOptimizer):
         "betas": (0.95, 0.98),
         "weight_decay": 0.0,
     }
-
-    @staticmethod
-    def build() -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.c_lion()
+    recipe = staticmethod(recipes.c_lion)
 
 
 class AdamW8bit(RecipeOptimizer):
@@ -326,19 +314,11 @@ class AdamW8bit(RecipeOptimizer):
         "block_size": 256,
         "min_size": 4096,
     }
-
-    @staticmethod
-    def build(block_size: int, min_size: int) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.adamw8bit(block_size=block_size, min_size=min_size)
+    recipe = staticmethod(recipes.adamw8bit)
 
 
 class AdamW4bit(RecipeOptimizer):
     """AdamW with 4-bit moments; the chain is ``gx.adamw4bit``."""
 
     signature: ClassVar[Mapping[str, Any]] = {**AdamW8bit.signature, "block_size": 128}
-
-    @staticmethod
-    def build(block_size: int, min_size: int) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.adamw4bit(block_size=block_size, min_size=min_size)
+    recipe = staticmethod(recipes.adamw4bit)

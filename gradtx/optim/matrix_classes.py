@@ -319,36 +319,4 @@ class DCTAdamW(RecipeOptimizer):
         "ef_domain": "parameter",
         "max_shape": 32000,
     }
-
-    @staticmethod
-    def build(
-        rank: int,
-        basis: str,
-        transform: Any,
-        side: str,
-        selection_norm: Any,
-        scale_by_basis_norm: bool,
-        update_proj_gap: int,
-        rotate_subspace: bool,
-        use_ef: bool,
-        ef_bits: Any,
-        ef_levels: int | None,
-        ef_domain: Any,
-        max_shape: int,
-    ) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.dct_adamw(
-            rank=rank,
-            basis=basis,
-            transform=transform,
-            side=side,
-            selection_norm=selection_norm,
-            scale_by_basis_norm=scale_by_basis_norm,
-            update_proj_gap=update_proj_gap,
-            rotate_subspace=rotate_subspace,
-            use_ef=use_ef,
-            ef_bits=ef_bits,
-            ef_levels=ef_levels,
-            ef_domain=ef_domain,
-            max_shape=max_shape,
-        )
+    recipe = staticmethod(recipes.dct_adamw)

@@ -28,6 +28,8 @@ class RecipeOptimizer(Optimizer):
     ones), ``feeds`` (options that feed hyperparameters of another name; ``"a|b"`` is whichever the
     chain has) and ``build``, whose parameters are the structural options: those that choose members
     instead of feeding them. Values that ``build`` leaves at their defaults are always overridden.
+    Where options and arguments of the recipe have the same names, ``recipe`` stands for ``build``:
+    then the structural options are the recipe's arguments that are no hyperparameters.
 
     >>> import gradtx as gx
     >>> gx.optim.AdamW.signature["betas"], gx.optim.AdamW.feeds["betas"]
@@ -36,12 +38,15 @@ class RecipeOptimizer(Optimizer):
 
     signature: ClassVar[Mapping[str, Any]] = {}
     feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {"betas": ("b1", "b2"), "momentum": ("decay",)}
+    recipe: ClassVar[Callable[..., GradientTransformation]]
     build: ClassVar[Callable[..., GradientTransformation]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "signature" not in cls.__dict__:
             return
+        if "recipe" in cls.__dict__:
+            cls.build = staticmethod(_passing(cls.recipe, cls.signature))
         kind = inspect.Parameter
         positional = {"self": kind.empty, "params": kind.empty, **cls.signature}
         parameters = [
@@ -79,6 +84,28 @@ class RecipeOptimizer(Optimizer):
     def _structure(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
         """Values of the structural options."""
         return tuple([_frozen(group[name]) for name in self.structural()])
+
+
+def _passing(
+    recipe: Callable[..., GradientTransformation], options: Mapping[str, Any]
+) -> Callable[..., GradientTransformation]:
+    """The recipe as a function of those of the options that are no hyperparameters."""
+    arguments = inspect.signature(recipe).parameters
+    names = [
+        name
+        for name in options
+        if name in arguments and not str(arguments[name].annotation).startswith("Hyper")
+    ]
+
+    def build(*values: Any) -> GradientTransformation:
+        return recipe(**dict(zip(names, values, strict=True)))
+
+    chosen = [arguments[name] for name in names]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [argument.replace(kind=kind, default=inspect.Parameter.empty) for argument in chosen]
+    )
+    return build
 
 
 def _frozen(value: Any) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .. import recipes
-from ..codecs import Codec
 from ..core.protocol import GradientTransformation
 from ..subspace import Projector, Where
 from .recipe_optimizer import RecipeOptimizer
@@ -43,29 +42,7 @@ class LDAdamW(RecipeOptimizer):
         "where": None,
         "seed": 0,
     }
-
-    @staticmethod
-    def build(
-        rank: int | None,
-        proj_type: str,
-        proj_method: str | Projector,
-        error_feedback: bool,
-        error_codec: Codec | None,
-        matricize: bool,
-        where: Where | None,
-        seed: int,
-    ) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.ldadamw(
-            rank=rank,
-            proj_type=proj_type,
-            proj_method=proj_method,
-            error_feedback=error_feedback,
-            error_codec=error_codec,
-            matricize=matricize,
-            where=where,
-            seed=seed,
-        )
+    recipe = staticmethod(recipes.ldadamw)
 
 
 class AdamWSN(RecipeOptimizer):
@@ -99,11 +76,7 @@ class RMSPropSN(RecipeOptimizer):
         "weight_decay": 0.0,
         "subset": "heuristics",
     }
-
-    @staticmethod
-    def build(subset: int | str | None) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.rmsprop_sn(subset=subset)
+    recipe = staticmethod(recipes.rmsprop_sn)
 
 
 class AdaGradSN(RecipeOptimizer):
@@ -200,31 +173,7 @@ class AdamSNSM(RecipeOptimizer):
         "where": None,
         "seed": 0,
     }
-
-    @staticmethod
-    def build(
-        rank: int,
-        update_proj_gap: int,
-        subset: int | str | None,
-        proj_type: str | Projector,
-        on_refresh: str,
-        correct_bias: bool,
-        matricize: bool,
-        where: Where | None,
-        seed: int,
-    ) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.adam_snsm(
-            rank=rank,
-            update_proj_gap=update_proj_gap,
-            subset=subset,
-            proj_type=proj_type,
-            on_refresh=on_refresh,
-            correct_bias=correct_bias,
-            matricize=matricize,
-            where=where,
-            seed=seed,
-        )
+    recipe = staticmethod(recipes.adam_snsm)
 
 
 class GaLoreAdamW(RecipeOptimizer):
@@ -238,29 +187,7 @@ class GaLoreAdamW(RecipeOptimizer):
         **_SUBSPACE,
         "correct_bias": True,
     }
-
-    @staticmethod
-    def build(
-        rank: int | None,
-        update_proj_gap: int,
-        proj_type: str,
-        proj: str | Projector,
-        on_refresh: str,
-        matricize: bool,
-        where: Where | None,
-        correct_bias: bool,
-    ) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.galore_adamw(
-            rank=rank,
-            update_proj_gap=update_proj_gap,
-            proj_type=proj_type,
-            proj=proj,
-            on_refresh=on_refresh,
-            matricize=matricize,
-            where=where,
-            correct_bias=correct_bias,
-        )
+    recipe = staticmethod(recipes.galore_adamw)
 
 
 class GaLoreAdamW8bit(RecipeOptimizer):
@@ -275,29 +202,7 @@ class GaLoreAdamW8bit(RecipeOptimizer):
         "block_size": 256,
         "min_size": 4096,
     }
-
-    @staticmethod
-    def build(
-        rank: int | None,
-        update_proj_gap: int,
-        proj_type: str,
-        proj: str | Projector,
-        matricize: bool,
-        where: Where | None,
-        block_size: int,
-        min_size: int,
-    ) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.galore_adamw8bit(
-            rank=rank,
-            update_proj_gap=update_proj_gap,
-            proj_type=proj_type,
-            proj=proj,
-            matricize=matricize,
-            where=where,
-            block_size=block_size,
-            min_size=min_size,
-        )
+    recipe = staticmethod(recipes.galore_adamw8bit)
 
 
 class GaLoreAdafactor(RecipeOptimizer):
@@ -366,39 +271,7 @@ class APOLLO(RecipeOptimizer):
         "seed": 0,
     }
     feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {"betas": ("b1", "b2"), "scale": ()}
-
-    @staticmethod
-    def build(
-        rank: int | None,
-        update_proj_gap: int,
-        scale: float,
-        proj_type: str,
-        proj: str | Projector,
-        on_refresh: str,
-        matricize: bool,
-        where: Where | None,
-        scale_type: str,
-        correct_bias: bool,
-        scale_front: bool,
-        limit_growth: bool,
-        seed: int,
-    ) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.apollo(
-            rank=rank,
-            update_proj_gap=update_proj_gap,
-            scale=scale,
-            proj_type=proj_type,
-            proj=proj,
-            on_refresh=on_refresh,
-            matricize=matricize,
-            where=where,
-            scale_type=scale_type,
-            correct_bias=correct_bias,
-            scale_front=scale_front,
-            limit_growth=limit_growth,
-            seed=seed,
-        )
+    recipe = staticmethod(recipes.apollo)
 
 
 class APOLLOMini(APOLLO):
