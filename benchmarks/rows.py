@@ -93,6 +93,8 @@ ROWS = (
     row("ademamix", gx.ademamix(1e-3), 36, "optax.contrib.ademamix", "heavyball.AdEMAMix", "pytorch_optimizer.AdEMAMix"),  # noqa: E501
     row("adafactor", gx.adafactor(1e-3), 24, "torch.optim.Adafactor", "optax.adafactor", _RELATIVE),
     row("prodigy", gx.prodigy(1.0), 40, "prodigyopt.Prodigy", "optax.contrib.prodigy", "pytorch_optimizer.Prodigy"),  # noqa: E501
+    row("prodigy, sums of every 11th element", gx.prodigy_adv(1.0), 29, "adv_optm.Prodigy_adv"),
+    row("prodigy, one pass", gx.prodigy_adv(1.0, slice_p=1), 40),
     row("factored adamw", gx.adam_adv(1e-3, factored=True), 13, _FACTORED_ADAMW),
     row("factored adamw + ademamix", gx.adam_adv(1e-3, factored=True, ademamix=True), 13),
     row("factored lion", gx.lion_adv(1e-4, factored=True), 13, _FACTORED_LION),

@@ -9,7 +9,7 @@ sums of columns are left behind per tile and added up in order by whoever needs 
 from __future__ import annotations
 
 from .cpp_blocks import Arrays
-from .cpp_pass import Accumulator, body, pointers, uniforms
+from .cpp_pass import Accumulator, body, pointers, slices, uniforms
 from .cpp_prelude import STORAGE, STRIP, WIDTH
 from .expression import c_type, name, operand
 from .graph import VECTORS, Input
@@ -27,12 +27,15 @@ class MatrixPass:
     def __init__(self, places: Places, stage: Stage) -> None:
         self.places = places
         self.nodes = places.graph.nodes
-        self.stage = stage
+        self.all = stage
+        self.stage = stage = stage.whole(places.graph)
         by_form: dict[str, list[int]] = {"scalar": [], "row": [], "column": []}
         for i in stage.reductions:
             by_form[self.nodes[i].form].append(i)
         graph = places.graph
         self.totals = [Accumulator(graph, i, f"total{i}") for i in by_form["scalar"]]
+        sums = [i for i in self.all.reductions if i not in stage.reductions]
+        self.of_slices = [Accumulator(graph, i, f"total{i}") for i in sums]
         self.columns = [Accumulator(graph, i, f"total{i}") for i in by_form["column"]]
         self.row_reductions = by_form["row"]
         self.arrays = Arrays(places, stage, _BLOCK)
@@ -46,14 +49,15 @@ class MatrixPass:
         """The statements."""
         return [
             *_TILE,
-            *pointers(self.places, self.stage),
-            *uniforms(self.places, self.stage),
+            *pointers(self.places, self.all),
+            *uniforms(self.places, self.all),
             *(f"const auto* const x{a} = {self._vector(a)};" for a in self.vectors),
-            *(f"double {part.total} = {part.start};" for part in self.totals),
+            *(f"double {p.total} = {p.start};" for p in (*self.totals, *self.of_slices)),
             *self._column_totals(),
             f"for (gx_int first = r0; first < r1; first += {STRIP}) {{",
             *(f"  {line}" for line in self._clear_columns()),
             f"  const gx_int last = gx_least(first + {STRIP}, r1);",
+            *(f"  {line}" for line in self._slices()),
             "  gx_int i = first;",
             *(f"  {line}" for line in self._pairs()),
             "  for (; i < last; ++i) {",
@@ -64,9 +68,13 @@ class MatrixPass:
             *self._store_columns(),
             *(
                 f"A->partial[{self.places.partial[part.node]} * A->tasks + task] = {part.total};"
-                for part in self.totals
+                for part in (*self.totals, *self.of_slices)
             ),
         ]
+
+    def _slices(self) -> list[str]:
+        lines = slices(self.places, self.all, "i * b + c0", "i * b + c1")
+        return ["for (gx_int i = first; i < last; ++i) {", *_indent(lines), "}"] * bool(lines)
 
     def _vector(self, i: int) -> str:
         if i in self.places.vector:

@@ -87,7 +87,7 @@ def body(places: Places, stage: Stage, at: str, arrays: Arrays, row: str = "") -
     Args:
         places: of the graph.
         stage: the stage.
-        at: position of the element in its leaf; its number in the loop is ``k``.
+        at: position of the element in its leaf; its number in the loop, or in a slice, is ``k``.
         arrays: what is read from and written to the stack.
         row: ending of the names of flags, where a loop handles several rows.
     """
@@ -100,24 +100,47 @@ def body(places: Places, stage: Stage, at: str, arrays: Arrays, row: str = "") -
                 value = operand(places.graph, node.args[0], kind, True)
                 lines.append(f"flags{i}{row}[k] = -({value} > 0);")
             continue
-        if node.each is not None:
+        if node.each is not None and node.step is None:
             continue
         value = (
             f"flags{node.args[0]}{row}[k] != 0" if node.op == "unpack_signs" else arrays.value(i)
         )
         if node.op == "input":
-            value = f"gx_load(p_{label(node.value)}[{at}])"
+            value = f"gx_load(p_{label(node.value)}[{at if node.step is None else 'k'}])"
+        elif node.op == "slice":
+            value = name(node.args[0])
         value = value or expression(places.graph, i)
         lines.append(f"const {c_type(node.dtype, True)} {name(i)} = {value};")
     for target, i in stage.writes:
-        pointer, dtype = f"p_{label(target)} + {at}", nodes[i].dtype
-        if nodes[i].form != "element":
+        place = at if nodes[i].step is None else "k"
+        pointer, dtype = f"p_{label(target)} + {place}", nodes[i].dtype
+        if nodes[i].form != "element" and nodes[i].step is None:
             continue
         if dtype in FLOATS:
             lines.append(f"gx_store({pointer}, {name(i)});")
         else:
             lines.append(f"*({pointer}) = ({STORAGE[dtype]}){name(i)};")
     return lines + arrays.store()
+
+
+def slices(places: Places, stage: Stage, begin: str, end: str) -> list[str]:
+    """Loops over the slices of a contiguous part of a leaf, before anything of it is written."""
+    lines = []
+    for step, part in stage.slices(places.graph).items():
+        sums = [Accumulator(places.graph, i, f"total{i}") for i in part.reductions]
+        element = body(places, part, "at", Arrays(places, part, 0))
+        lines += [
+            f"{{ const gx_int stop = gx_pieces({end}, {step});",
+            *(f"  {x}" for one in sums for x in one.declare()),
+            f"  #pragma omp simd {' '.join(one.clauses() for one in sums)}".rstrip(),
+            f"  for (gx_int k = gx_pieces({begin}, {step}); k < stop; ++k) {{",
+            f"    const gx_int at = {step} * k;",
+            *(f"    {x}" for x in (*element, *(x for one in sums for x in one.step()))),
+            "  }",
+            *(f"  {x}" for one in sums for x in one.finish()),
+            "}",
+        ]
+    return lines
 
 
 def chunk(segment: int) -> int:
@@ -127,25 +150,29 @@ def chunk(segment: int) -> int:
 
 def flat_pass(places: Places, stage: Stage) -> list[str]:
     """A task of flat leaves; sums are taken in the element's type, then in double."""
+    whole = stage.whole(places.graph)
     parts = [Accumulator(places.graph, i, f"total{i}") for i in stage.reductions]
     size = segment(places.graph)
-    arrays = Arrays(places, stage, size)
+    arrays = Arrays(places, whole, size)
     lines = [
         "const gx_int leaf = A->task_leaf[task], begin = A->task_begin[task];",
         f"const gx_int n = gx_least(A->numel[leaf] - begin, {chunk(size)});",
         *pointers(places, stage),
         *uniforms(places, stage),
     ]
-    if not parts and not arrays:
-        lines += ["#pragma omp simd", "for (gx_int k = 0; k < n; ++k) {"]
-        return [*lines, *(f"  {line}" for line in body(places, stage, "begin + k", arrays)), "}"]
     lines += [f"double {part.total} = {part.start};" for part in parts]
+    lines += slices(places, stage, "begin", "begin + n")
+    if not whole.reductions and not arrays:
+        lines += ["#pragma omp simd", "for (gx_int k = 0; k < n; ++k) {"]
+        lines += [*(f"  {line}" for line in body(places, whole, "begin + k", arrays)), "}"]
+        return lines + _partials(places, stage)
+    parts = [part for part in parts if part.node in whole.reductions]
     loop = [
         *arrays.before("begin + block + run"),
         *(x for part in parts for x in part.declare()),
         f"#pragma omp simd {' '.join(part.clauses() for part in parts)}",
         "for (gx_int k = 0; k < size; ++k) {",
-        *(f"  {line}" for line in body(places, stage, "begin + block + run + k", arrays)),
+        *(f"  {line}" for line in body(places, whole, "begin + block + run + k", arrays)),
         *(f"  {x}" for part in parts for x in part.step()),
         "}",
         *(x for part in parts for x in part.finish()),
@@ -161,6 +188,11 @@ def flat_pass(places: Places, stage: Stage) -> list[str]:
         f"for (; block + {size} <= n; block += {size}) segment(block, gx_size<{size}>());",
         "if (block < n) segment(block, n - block);",
     ]
-    for i in stage.reductions:
-        lines.append(f"A->partial[{places.partial[i]} * A->tasks + task] = total{i};")
-    return lines
+    return lines + _partials(places, stage)
+
+
+def _partials(places: Places, stage: Stage) -> list[str]:
+    """Leave the sums of a task behind."""
+    return [
+        f"A->partial[{places.partial[i]} * A->tasks + task] = total{i};" for i in stage.reductions
+    ]

@@ -8,7 +8,7 @@ what others find, and joined in order by whoever needs it.
 
 from __future__ import annotations
 
-from .cuda_pass import Accumulator, Arrays, body, partial, uniforms
+from .cuda_pass import Accumulator, Arrays, body, partial, slices, uniforms
 from .cuda_prelude import STORAGE
 from .expression import c_type, name, operand
 from .graph import VECTORS, Input
@@ -22,10 +22,13 @@ class MatrixPass:
     def __init__(self, places: Places, stage: Stage) -> None:
         self.places = places
         self.nodes = nodes = places.graph.nodes
-        self.stage = stage
+        self.all = stage
+        self.stage = stage = stage.whole(places.graph)
         self.arrays = Arrays(places.graph, stage)
         parts = [Accumulator(places, i) for i in stage.reductions]
         self.totals = [part for part in parts if nodes[part.node].form == "scalar"]
+        sums = [i for i in self.all.reductions if i not in stage.reductions]
+        self.of_slices = [Accumulator(places, i) for i in sums]
         self.rows = [part for part in parts if nodes[part.node].form == "row"]
         self.columns = [part for part in parts if nodes[part.node].form == "column"]
         used = (a for i in stage.elements for a in nodes[i].args)
@@ -42,13 +45,15 @@ class MatrixPass:
         vectors = (*self.row_vectors, *self.column_vectors)
         return [
             *_TILE,
-            *self.arrays.pointers(self.places),
-            *uniforms(self.places, self.stage),
+            *Arrays(self.places.graph, self.all).pointers(self.places),
+            *uniforms(self.places, self.all),
             *(f"const auto* const x{a} = {vector(self.places, a)};" for a in vectors),
             *self._column_vectors(),
             *(f"{part.kind} a{part.node}[{_STEPS}];" for part in self.columns),
             *_each_column([f"a{part.node}[j] = {part.start};" for part in self.columns]),
             *(f"double total{part.node} = {part.op}::none();" for part in self.totals),
+            *(f"{part.kind} a{part.node} = {part.start};" for part in self.of_slices),
+            *self._slices(),
             "const auto rows = [&](const auto is_full) {",
             "  for (gx_int i = r0 + gx_warp(); i < r1; i += gx_warps()) {",
             *(f"    {line}" for line in self._row()),
@@ -56,8 +61,19 @@ class MatrixPass:
             "};",
             "if (wide == GX_WIDTH) rows(gx_flag<true>()); else rows(gx_flag<false>());",
             *(line for part in self.totals for line in self._total(part)),
+            *(
+                line
+                for p in self.of_slices
+                for line in partial(self.places, p, f"(double)a{p.node}")
+            ),
             *(self._down(part) for part in self.columns),
         ]
+
+    def _slices(self) -> list[str]:
+        begin, end = "i * b + c0", "i * b + c0 + wide"
+        lines = slices(self.places, self.all, begin, end, ("lane", "32"))
+        rows = "for (gx_int i = r0 + gx_warp(); i < r1; i += gx_warps()) {"
+        return [rows, *(f"  {line}" for line in lines), "}", "__syncthreads();"] * bool(lines)
 
     # -- one row -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from .cuda_prelude import STORAGE
 from .expression import c_type, expression, name, operand
@@ -50,15 +51,17 @@ class Arrays:
         self.read = {nodes[i].value: nodes[i].dtype for i in loads}
         self.written = {target: nodes[i].dtype for target, i in stage.writes}
         self.all = self.read | self.written
-        self._each = {nodes[i].value: nodes[i].each for i in loads}
-        self._each |= {target: nodes[i].each for target, i in stage.writes}
+        self._node = {nodes[i].value: nodes[i] for i in loads}
+        self._node |= {target: nodes[i] for target, i in stage.writes}
 
     def pointers(self, places: Places, begin: str = "") -> list[str]:
         """Variables for where they begin, or where element number ``begin`` is."""
         lines = []
         for where, dtype in self.all.items():
-            each = self._each[where]
+            each = self._node[where].each
             offset = f" + {begin}{f' / {each}' if each else ''}" if begin else ""
+            if self._node[where].step:
+                offset = ""
             kind = f"{'' if where in self.written else 'const '}{STORAGE[dtype][0]}*"
             pointer = f"p_{label(where)}"
             lines += [
@@ -97,10 +100,13 @@ def body(
     nodes, lines = places.graph.nodes, []
     for i in stage.elements:
         node = nodes[i]
-        if node.form == "bits" or node.each is not None or node.op == "block_decode":
+        coded = node.each is not None and node.step is None
+        if node.form == "bits" or coded or node.op == "block_decode":
             continue
         if node.op == "input":
             value = f"gx_load({source(node.value)})"
+        elif node.op == "slice":
+            value = name(node.args[0])
         elif node.op == "unpack_signs":
             value = f"flag{node.args[0]}"
         elif node.op == "random16":
@@ -111,12 +117,46 @@ def body(
         lines.append(f"const {c_type(node.dtype, True)} {name(i)} = {value};")
     for where, i in stage.writes:
         dtype = nodes[i].dtype
-        if nodes[i].form != "element":
+        if nodes[i].form != "element" and nodes[i].step is None:
             continue
         if dtype in FLOATS:
             lines.append(f"gx_store(&{target(where)}, {name(i)});")
         else:
             lines.append(f"{target(where)} = ({STORAGE[dtype][0]}){name(i)};")
+    return lines
+
+
+def slices(
+    places: Places, stage: Stage, begin: str, end: str, thread: tuple[str, str], origin: str = ""
+) -> list[str]:
+    """Loops over the slices of a contiguous part of a leaf, before anything of it is written.
+
+    Args:
+        places: of the graph.
+        stage: the stage.
+        begin: the first element of the part.
+        end: the element after it.
+        thread: the number of this thread, and of how many.
+        origin: the element where pointers to elements point, "" for the first.
+    """
+    nodes, lines = places.graph.nodes, []
+    at = f"at - {origin}" if origin else "at"
+    for step, part in stage.slices(places.graph).items():
+        sliced = {nodes[i].value for i in part.elements if nodes[i].step}
+        sliced.update(where for where, _ in part.writes)
+
+        def place(where: Input, sliced: set[Any] = sliced) -> str:
+            return f"p_{label(where)}[{'k' if where in sliced else at}]"
+
+        element = body(places, part, place, place, "at")
+        element += [Accumulator(places, i).step(f"a{i}") for i in part.reductions]
+        lines += [
+            f"for (gx_int k = gx_pieces({begin}, {step}) + {thread[0]}; ; k += {thread[1]}) {{",
+            f"  const gx_int at = {step} * k;",
+            f"  if (at >= {end}) break;",
+            *(f"  {line}" for line in element),
+            "}",
+        ]
     return lines
 
 
@@ -131,32 +171,39 @@ def partial(places: Places, part: Accumulator, value: str) -> list[str]:
 
 def flat_pass(places: Places, stage: Stage) -> list[str]:
     """A task of flat leaves: vectors of elements where all addresses allow, then single ones."""
-    arrays = Arrays(places.graph, stage)
+    whole = stage.whole(places.graph)
+    arrays = Arrays(places.graph, whole)
     parts = [Accumulator(places, i) for i in stage.reductions]
     takes = [f"const {STORAGE[dtype][0]} i_{label(w)}" for w, dtype in arrays.read.items()]
     takes += [f"{STORAGE[dtype][0]}& o_{label(w)}" for w, dtype in arrays.written.items()]
-    element = body(places, stage, lambda w: f"i_{label(w)}", lambda w: f"o_{label(w)}", "begin + k")
-    element += [part.step(f"a{part.node}") for part in parts]
+    element = body(places, whole, lambda w: f"i_{label(w)}", lambda w: f"o_{label(w)}", "begin + k")
+    element += [part.step(f"a{part.node}") for part in parts if part.node in whole.reductions]
+    thread = ("threadIdx.x", "blockDim.x")
+    sliced = slices(places, stage, "begin", "begin + n", thread, "begin")
     return [
         "const gx_int leaf = A->task_leaf[blockIdx.x];",
         "const gx_int begin = (blockIdx.x - A->first_task[leaf]) * GX_CHUNK;",
         "const int n = (int)gx_least(A->numel[leaf] - begin, GX_CHUNK);",
-        *arrays.pointers(places, "begin"),
+        *Arrays(places.graph, stage).pointers(places, "begin"),
         *uniforms(places, stage),
         *(f"{part.kind} a{part.node} = {part.start};" for part in parts),
-        f"const auto element = [&]({', '.join(['const int k', *takes])}) {{",
-        *(f"  {line}" for line in element),
-        "};",
-        *_loops(arrays),
+        *sliced,
+        *["__syncthreads();"] * bool(sliced),
+        *(_loops(arrays, takes, element) if element else []),
         *(line for part in parts for line in partial(places, part, f"(double)a{part.node}")),
     ]
 
 
-def _loops(arrays: Arrays) -> list[str]:
+def _loops(arrays: Arrays, takes: list[str], element: list[str]) -> list[str]:
     read, written = arrays.read, arrays.written
     sizes = [STORAGE[dtype][1] for dtype in arrays.all.values()]
     width = min(_WIDEST, 16 // min(sizes)) if sizes else 1
-    lines = ["int done = 0;"]
+    lines = [
+        f"const auto element = [&]({', '.join(['const int k', *takes])}) {{",
+        *(f"  {line}" for line in element),
+        "};",
+        "int done = 0;",
+    ]
     if width > 1:
         bits = " | ".join(f"(gx_u64)p_{label(w)}" for w in arrays.all)
         lines += [f"if (({bits}) % 16 == 0) {{", f"  done = n / {width} * {width};"]
@@ -172,6 +219,6 @@ def _loops(arrays: Arrays) -> list[str]:
         ]
         lines += [f"    (({kinds[w]}*)p_{label(w)})[k] = q_{label(w)};" for w in written]
         lines += ["  }", "}"]
-    given = ", ".join(f"p_{label(w)}[k]" for w in (*read, *written))
-    lines.append(f"for (int k = done + threadIdx.x; k < n; k += blockDim.x) element(k, {given});")
+    given = ", ".join(["k", *(f"p_{label(w)}[k]" for w in (*read, *written))])
+    lines.append(f"for (int k = done + threadIdx.x; k < n; k += blockDim.x) element({given});")
     return lines

@@ -132,7 +132,7 @@ _OWN_LEAF = {
 _FORMS = ("scalar", "element", "bits", *VECTORS)
 _KINDS = ("grad", "update", "factor", "param", "state", "shared", "hyper")
 _SPECIAL = {
-    *("input", "const", "pack_signs", "unpack_signs"),
+    *("input", "const", "pack_signs", "unpack_signs", "slice"),
     *(*BLOCKS, *SIZES, *REDUCTIONS, *TREE_REDUCTIONS),
 }
 _DEFINED = set(re.findall(r"\bgx_(\w+)\(|GX_(?:UN|BIN)ARY\((\w+)\)", PRELUDE))
@@ -141,9 +141,11 @@ _FUNCTIONS = {word for pair in _DEFINED for word in pair}
 
 def _check(graph: Graph) -> None:
     """Refuse what the statements and the prelude here do not know."""
+    blocks = any(node.op in ("block_codes", "block_decode") for node in graph.nodes)
     for i, node in enumerate(graph.nodes):
         coded = node.each is not None and node.op in ("input", "block_codes", "block_scale")
-        known = (node.form in _FORMS or coded) and node.dtype in STORAGE
+        known = node.form in _FORMS or coded or node.step is not None
+        known = known and node.dtype in STORAGE and not (node.step and blocks)
         if node.op == "input":
             known = known and node.value.kind in _KINDS
         elif node.op not in _SPECIAL:

@@ -22,7 +22,8 @@ from .layout import Leaves, Structure, split, structure_of
 from .specialize import Choice
 from .view import Rule, Shape, matrix, own_rules, rules
 
-_SMALL = ((12, 10, 7, 3, 5, 2), (20, 30, 9, 4, 2, 3))  # the order of the dimensions differs
+# The order of the dimensions differs; 12 = 4 x 3 and 56 = 8 x 7 are no columns of equal steps.
+_SMALL = ((12, 10, 7, 3, 5, 2), (56, 80, 9, 4, 2, 3))
 _BASES = (12, 48, 160, 640, 2560, 10240, 40960)
 _MOST = 1 << 22  # elements of a leaf on which a transform is tried out
 
@@ -97,18 +98,24 @@ class Forms:
         shape = tuple(p.shape)
         real, own = initial(shape), own_rules(self._specialized(choice))
         if real is not None and [s.shape for s in real] == [s.shape for s in states]:
-            found: dict[int, Described] = {}  # by the number of arrays
+            found: dict[int, Described] = {}  # by the number of arrays of unknown size
             for probes, tied in _candidates(shape):
                 tried = [initial(probe) for probe in probes]
                 if tried[0] is None or tried[1] is None:
                     continue
-                forms = tuple(_form(probes, pair, own) for pair in zip(*tried, strict=True))
+                pairs = list(zip(tried[0], tried[1], strict=True))
+                forms = tuple(_form(probes, pair, own) for pair in pairs)
                 if _fit(forms, shape, real):
                     other = initial(tied)
                     if other is None or not _fit(forms, tied, other):
                         tied = probes[0]
                     described = Described(probes, (probes[1], tied), forms)
-                    found.setdefault(sum(form.name == "array" for form in forms), described)
+                    unknown = [
+                        pair
+                        for form, pair in zip(forms, pairs, strict=True)
+                        if form.name == "array" and not _in_pieces(probes, pair)
+                    ]
+                    found.setdefault(len(unknown), described)
                 if 0 in found:
                     break
             if found:
@@ -205,6 +212,13 @@ def _form(probes: Sequence[Shape], states: Sequence[Tensor], own: Sequence[Rule]
             if all(_fits(form, shape, s) for shape, s in zip(probes, states, strict=True)):
                 return form
     return Form("array")
+
+
+def _in_pieces(probes: Sequence[Shape], states: Sequence[Tensor]) -> bool:
+    """Whether there is a value for every so many elements, as many of them on both shapes."""
+    pairs = [(math.prod(p), s.numel()) for p, s in zip(probes, states, strict=True)]
+    least = max(-(-n // size) for n, size in pairs)
+    return all(least <= (n - 1) // (size - 1) for n, size in pairs if size > 1)
 
 
 def _fit(forms: Sequence[Form], leaf: Shape, states: Sequence[Tensor]) -> bool:

@@ -4,7 +4,8 @@ A node has a *form*: ``element`` (one value per element of the leaf), ``scalar``
 as a step count, a learning rate or the result of a reduction), and where the leaf is seen as a
 matrix ``row`` and ``column`` (one value per row or column) and ``bits`` (one bit per element, every
 row packed into bytes). ``every 256`` is one value for every 256 elements of the flat leaf, the last
-ones may be fewer. Sizes do not occur: they are the nodes ``numel``, ``rows``, ``columns``.
+ones may be fewer; ``slice 11`` is one for every eleventh, beginning with the first. Sizes do not
+occur: they are the nodes ``numel``, ``rows``, ``columns``.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Node:
         op: its name; "input", "const" and the sizes have no arguments.
         args: positions of the arguments.
         dtype: dtype of the result, by torch's name.
-        form: "scalar", "row", "column", "element", "bits" or "every n".
+        form: "scalar", "row", "column", "element", "bits", "every n" or "slice n".
         value: the number of a const, the ``Input``, the dtype in which a comparison is made, the
             key of a reduction over the tree, or bits, block size and signedness of codes.
         member: the chain member it belongs to; no part of the identity.
@@ -83,7 +84,12 @@ class Node:
     @property
     def each(self) -> int | None:
         """For so many elements there is one value; None in other forms."""
-        return int(self.form[6:]) if self.form.startswith("every ") else None
+        return int(self.form[6:]) if self.form.startswith(("every ", "slice ")) else None
+
+    @property
+    def step(self) -> int | None:
+        """The distance of the elements of a slice; None in other forms."""
+        return int(self.form[6:]) if self.form.startswith("slice ") else None
 
     @property
     def many(self) -> bool:
@@ -132,7 +138,7 @@ class Graph:
         )
 
     def blocks(self) -> dict[Input, int]:
-        """State tensors with one value for so many elements."""
+        """State tensors with one value for so many elements, and for how many."""
         read = [(n.value, n.each) for n in self.nodes if n.op == "input"]
         written = [(target, self.nodes[i].each) for target, i in self.outputs]
         return {where: each for where, each in (*read, *written) if each is not None}
@@ -158,7 +164,7 @@ def simplify(graph: Graph) -> Graph:
             nodes.append(node)
         return known[node]
 
-    for i in _needed(graph.nodes, _roots(graph.nodes, graph.outputs)):
+    for i in needed(graph.nodes, _roots(graph.nodes, graph.outputs)):
         node = graph.nodes[i]
         args = tuple(place[a] for a in node.args)
         node = replace(node, args=args)
@@ -170,7 +176,7 @@ def simplify(graph: Graph) -> Graph:
         else:
             place[i] = add(node)
     outputs = tuple((target, place[n]) for target, n in graph.outputs)
-    kept = _needed(nodes, _roots(nodes, outputs))
+    kept = needed(nodes, _roots(nodes, outputs))
     again = {old: new for new, old in enumerate(kept)}
     renumbered = [replace(nodes[i], args=tuple(again[a] for a in nodes[i].args)) for i in kept]
     uses_view = any(n.form in (*VECTORS, "bits") or n.op in SIZES[1:] for n in renumbered)
@@ -194,7 +200,7 @@ def _divides_by_scalar(node: Node, nodes: Sequence[Node]) -> bool:
     return numerator.element and not denominator.many
 
 
-def _needed(nodes: Sequence[Node], roots: Iterable[int]) -> list[int]:
+def needed(nodes: Sequence[Node], roots: Iterable[int]) -> list[int]:
     """Positions that the roots depend on, in order."""
     seen: set[int] = set()
     todo = list(roots)

@@ -43,6 +43,9 @@ class Recorder(Protocol):
     def encode(self, x: Tensor, out: Tensor, spec: Spec) -> int:
         """The codes of elements, or the scale of every block."""
 
+    def every(self, x: Tensor, step: int, out: Tensor) -> int:
+        """Every so many elements of a flat leaf, from the first on."""
+
     def draw(self, key: Tensor, out: Tensor) -> int:
         """Random numbers of 16 bits for the elements."""
 
@@ -264,9 +267,13 @@ def _same(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
 
 @rule("slice")
 def _slice(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
-    if out.shape != args[0].shape:
+    given: list[Any] = [*args, *(0, 0, None, 1)[len(args) - 1 :]]
+    x, dim, start, stop, step = given
+    if out.shape == x.shape:
+        return r.node(x)
+    if x.ndim > 1 or dim or start or (stop or x.numel()) < x.numel():
         raise r.refuse("uses part of a tensor")
-    return r.node(args[0])
+    return r.every(x, step, out)
 
 
 @rule("expand")

@@ -10,7 +10,7 @@ everything else is written at the very end: an update reads and writes memory as
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,9 +59,32 @@ class Stage:
         out: dict[tuple[int, Any], dict[str, Input]] = {}
         for target, i in self.writes:
             node = graph.nodes[i]
-            if node.each is not None:
+            if node.op in ("block_codes", "block_scale"):
                 out.setdefault((node.args[0], node.value), {})[node.op] = target
         return out
+
+    def slices(self, graph: Graph) -> dict[int, Stage]:
+        """What is computed of slices, by their step: first the elements, then the slices."""
+        nodes, out = graph.nodes, {}
+        for step in dict.fromkeys(nodes[i].step for i in self.elements):
+            if step is not None:
+                own = tuple(i for i in self.elements if nodes[i].step == step)
+                out[step] = Stage(
+                    (),
+                    tuple(sorted(_elements(graph, list(own)))),
+                    tuple(i for i in self.reductions if nodes[nodes[i].args[0]].step == step),
+                    (),
+                    tuple(o for o in self.writes if nodes[o[1]].step == step),
+                )
+        return out
+
+    def whole(self, graph: Graph) -> Stage:
+        """What is computed of all elements."""
+        nodes = graph.nodes
+        reductions = tuple(i for i in self.reductions if nodes[nodes[i].args[0]].step is None)
+        writes = tuple(o for o in self.writes if nodes[o[1]].step is None)
+        roots = [nodes[i].args[0] for i in reductions] + [i for _, i in writes]
+        return replace(self, elements=_elements(graph, roots), reductions=reductions, writes=writes)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import lower
 from .errors import CannotFuseError
-from .graph import MOST, Input, Node
+from .graph import BLOCKS, MOST, Input, Node, needed
 from .specialize import current_member
 from .view import Shape
 
@@ -41,6 +41,7 @@ class Tracer(TorchDispatchMode):
         self._matrix_of: dict[int, tuple[int, int]] = {}
         self._markers: dict[str, int] = {}
         self._blocks = False
+        self._steps: dict[int, int] = {}  # of slices, by their length
 
     def input(
         self, x: Tensor, where: Input, form: str, matrix: tuple[int, int] | None = None
@@ -113,7 +114,9 @@ class Tracer(TorchDispatchMode):
     def node(self, value: Any) -> int:
         if isinstance(value, Tensor):
             at = self._peek(value)
-            if self.nodes[at].form == "array" or self.nodes[at].each is not None:
+            if self.nodes[at].form == "array" and value.ndim == 1 and len(value) in self._steps:
+                return self._state(value, f"slice {self._steps[len(value)]}")
+            if self.nodes[at].form == "array" or self.nodes[at].form.startswith("every "):
                 raise self.refuse("has a state that is no scalar, leaf, row or column")
             if at in self._matrix_of:
                 self._claim(self._matrix_of[at])
@@ -129,6 +132,8 @@ class Tracer(TorchDispatchMode):
         forms = {self.nodes[a].form for a in args} - {"scalar"}
         if "bits" in forms:
             raise self.refuse("computes with packed bits")
+        if len(forms) > 1 and any(form.startswith("slice ") for form in forms):
+            raise self.refuse("combines part of a tensor with something else")
         form = forms.pop() if len(forms) == 1 else "element" if forms else "scalar"
         return self._append(Node(op, args, _name(dtype), form, value, current_member()))
 
@@ -166,6 +171,8 @@ class Tracer(TorchDispatchMode):
         form = self.nodes[self.node(source)].form
         if form == "scalar":
             return self.node(1)
+        if form.startswith("slice "):
+            raise self.refuse("takes the mean of part of a tensor")
         if out.numel() == 1:
             size = {"row": "rows", "column": "columns"}.get(form, "numel")
         else:
@@ -210,6 +217,17 @@ class Tracer(TorchDispatchMode):
         op, each = ("scale", block) if out.dtype == torch.float32 else ("codes", 8 // bits)
         form = f"every {each}"
         node = Node(f"block_{op}", (source,), _name(out.dtype), form, spec, current_member())
+        return self._append(node)
+
+    def every(self, x: Tensor, step: int, out: Tensor) -> int:
+        at = self.node(x)
+        if self.nodes[at].form != "element" or self._steps.setdefault(len(out), step) != step:
+            raise self.refuse("uses part of a tensor")
+        for i in needed(self.nodes, [at]):
+            node = self.nodes[i]
+            if node.form not in ("element", "scalar") or node.op in BLOCKS:
+                raise self.refuse(f"uses part of a tensor that depends on {node.form}s")
+        node = Node("slice", (at,), _name(out.dtype), f"slice {step}", None, current_member())
         return self._append(node)
 
     def draw(self, key: Tensor, out: Tensor) -> int:
@@ -291,6 +309,8 @@ class Tracer(TorchDispatchMode):
                 return sizes[x.numel()]
         if x.numel() == self.numel:
             return "element"
+        if x.ndim == 1 and len(x) in self._steps:
+            return f"slice {self._steps[len(x)]}"
         raise self.refuse(f"makes a tensor of shape {tuple(x.shape)}")
 
     def _check_shapes(self, func: Any, args: Any, out: Tensor) -> None:
@@ -298,6 +318,8 @@ class Tracer(TorchDispatchMode):
         form = self.nodes[self._peek(out)].form
         rows, columns = self.matrix or (1, 1)
         want = {"element": self.numel, "row": rows, "column": columns, "scalar": 1}.get(form)
+        if form.startswith("slice "):
+            want = -(-self.numel // int(form[6:]))
         if want is not None and out.numel() != want:
             raise self.refuse(f"{func} gives shape {tuple(out.shape)} from {tuple(self.shape)}")
         if form != "element" or self.nodes[self._peek(out)].op == "block_decode":

@@ -17,8 +17,6 @@ _DEEP = "another matrix"  # of leaves with three dimensions, rows over the first
 UNFUSED = {
     "flatten": _OTHER_SHAPE,
     "add_noise": _OTHER_SHAPE,
-    "scale_by_prodigy": "part of a tensor",
-    "prodigy_lion_adv": "part of a tensor",
     "monitor": "different numbers",  # its metrics are over the whole tree, outside reduce
     "snapshot": "different numbers",
     "scale_by_factored_rms": _DEEP,
