@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,12 +22,12 @@ class ScaleBySm3State(NamedTuple):
     """State of ``scale_by_sm3``.
 
     Attributes:
-        cover: second moments, shaped like a parameter of less than two dimensions; otherwise 1-D,
-            one value per index of every dimension, dimension after dimension.
+        cover: second moments, for every dimension a vector with one value per index; of a parameter
+            of less than two dimensions shaped like it.
         mu: average of scaled updates, shaped like the parameter.
     """
 
-    cover: Tensor
+    cover: tuple[Tensor, ...]
     mu: Tensor
 
 
@@ -52,7 +53,7 @@ class scale_by_sm3(LeafTransform):
     >>> tx, params = gx.scale_by_sm3(b1=0.0), {"w": torch.zeros(2, 2)}
     >>> updates, state = tx.update({"w": torch.tensor([[1.0, 2.0], [0.0, 3.0]])}, tx.init(params))
     >>> state["w"].cover
-    tensor([4., 9., 1., 9.])
+    (tensor([4., 9.]), tensor([1., 9.]))
     """
 
     b1: Hyper = dynamic(0.9, within="[0, 1)")
@@ -61,9 +62,9 @@ class scale_by_sm3(LeafTransform):
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleBySm3State:
         if p.ndim < 2:
-            return ScaleBySm3State(state_zeros(p), state_zeros(p))
-        cover = p.new_zeros(sum(p.shape), dtype=accumulator_dtype(p.dtype))
-        return ScaleBySm3State(cover, state_zeros(p))
+            return ScaleBySm3State((state_zeros(p),), state_zeros(p))
+        cover = [p.new_zeros(n, dtype=accumulator_dtype(p.dtype)) for n in p.shape]
+        return ScaleBySm3State(tuple(cover), state_zeros(p))
 
     def update_leaf(
         self, u: Tensor, s: ScaleBySm3State, p: Tensor | None, h: Values
@@ -71,12 +72,13 @@ class scale_by_sm3(LeafTransform):
         if u.numel() == 0:
             return u, s
         b2 = h.b2
-        a = b2 * _bound(s.cover.to(u.dtype), u) + _fresh_weight(b2) * (u * u)
+        a = b2 * _bound([x.to(u.dtype) for x in s.cover], u) + _fresh_weight(b2) * (u * u)
         seen = a > 0
         root = torch.sqrt(torch.where(seen, a, torch.ones_like(a)) + h.eps)
         scaled = torch.where(seen, u / root, torch.zeros_like(u))
         mu = average(s.mu, scaled, h.b1)
-        return mu, ScaleBySm3State(_cover(a).to(s.cover.dtype), mu.to(s.mu.dtype))
+        cover = tuple(new.to(old.dtype) for new, old in zip(_cover(a), s.cover, strict=True))
+        return mu, ScaleBySm3State(cover, mu.to(s.mu.dtype))
 
 
 def _fresh_weight(b2: float | Tensor) -> float | Tensor:
@@ -86,20 +88,19 @@ def _fresh_weight(b2: float | Tensor) -> float | Tensor:
     return 1 - b2 if b2 < 1 else 1.0
 
 
-def _bound(cover: Tensor, u: Tensor) -> Tensor:
+def _bound(cover: Sequence[Tensor], u: Tensor) -> Tensor:
     """The smallest value of ``cover`` among the slices through each entry."""
     if u.ndim < 2:
-        return cover
-    parts = torch.split(cover, list(u.shape))
+        return cover[0]
     shapes = [[-1 if i == d else 1 for i in range(u.ndim)] for d in range(u.ndim)]
     return functools.reduce(
-        torch.minimum, (x.reshape(shape) for x, shape in zip(parts, shapes, strict=True))
+        torch.minimum, (x.reshape(shape) for x, shape in zip(cover, shapes, strict=True))
     )
 
 
-def _cover(a: Tensor) -> Tensor:
+def _cover(a: Tensor) -> list[Tensor]:
     """The largest entry of every slice."""
     if a.ndim < 2:
-        return a
+        return [a]
     dims = range(a.ndim)
-    return torch.cat([a.amax(dim=[i for i in dims if i != d]) for d in dims])
+    return [a.amax(dim=[i for i in dims if i != d]) for d in dims]

@@ -21,11 +21,11 @@ UNFUSED = {
     "snapshot": "different numbers",
     "scale_by_factored_rms": _DEEP,
     "scale_by_factored_rms-floor": _OTHER_SHAPE,
-    "scale_by_sm3": _OTHER_SHAPE,
-    "scale_by_sm3-average": _OTHER_SHAPE,
+    "scale_by_sm3": _DEEP,
+    "scale_by_sm3-average": _DEEP,
     "adafactor": _DEEP,
     "adafactor-relative": _DEEP,
-    "sm3": _OTHER_SHAPE,
+    "sm3": _DEEP,
 }
 _MIXED = ("-codecs", "-mixed")
 UNFUSED |= {row.id: "blocks of a matrix" for row in ROWS if row.id.endswith(_MIXED)}
