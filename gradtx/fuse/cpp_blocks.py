@@ -9,6 +9,7 @@ units that multiply work at the same time only on what is close together.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from .cpp_prelude import BLOCK
 from .errors import CannotFuseError
@@ -50,6 +51,11 @@ typedef gx_u16 __attribute__((may_alias)) gx_half_word;
 GX int gx_half(const gx_u32* words, gx_int i) {
   return ((const gx_half_word*)words)[i ^ (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)];
 }
+// Asks for the lines of SIZE elements, to be written or not.
+template <gx_int SIZE, int WRITE, typename T> GX void gx_ask(const T* x) {
+  #pragma GCC unroll 8
+  for (gx_int k = 0; k < SIZE; k += (gx_int)(64 / sizeof(T))) __builtin_prefetch(x + k, WRITE);
+}
 GX gx_int gx_draw_one(gx_int seed, gx_int counter) {
   gx_u32 words[4];
   gx_draw(seed, counter, 0, words, 1);
@@ -89,20 +95,51 @@ class Arrays:
         self.decoded = [i for i in stage.elements if nodes[i].op == "block_decode"]
         self.drawn = [i for i in stage.elements if nodes[i].op == "random16"]
         self.encoded = stage.encoded(self.graph)
+        written = {target for target, _ in stage.writes}
+        read = [nodes[i] for i in stage.elements if nodes[i].op == "input"]
+        self.asked = {label(n.value): n.value in written for n in read if n.form == "element"}
+        sizes = {nodes[i].value[1] for i in self.decoded} | {spec[1] for _, spec in self.encoded}
+        self.lined = bool(sizes) and all(n % _RUN == 0 for n in sizes)
+        self.run = _RUN if self.lined else size  # elements of a run
+        self.group = math.gcd(*sizes) if self.lined else size  # of runs with the same scales
+        self.products = self._products(stage) if self.lined else {}
+        self.whole = {i for i, _ in self.products.values()}
 
     def __bool__(self) -> bool:
         return bool(self.decoded or self.drawn or self.encoded)
 
-    @property
-    def run(self) -> int:
-        """Elements of a run: codes are decoded and encoded by the line where blocks allow it."""
-        sizes = [self.graph.nodes[i].value[1] for i in self.decoded]
-        sizes += [spec[1] for _, spec in self.encoded]
-        return _RUN if sizes and all(n % _RUN == 0 for n in sizes) else self.size
+    def _products(self, stage: Stage) -> dict[int, tuple[int, int]]:
+        """Where a decoded value is used for nothing but products with scalars: value and scalar."""
+        out: dict[int, tuple[int, int]] = {}
+        for i in self.decoded:
+            users = [j for j, node in enumerate(self.graph.nodes) if i in node.args]
+            pairs = [(j, self._scalar(j, i)) for j in users if j in stage.elements]
+            if len(pairs) == len(users) and all(a is not None for _, a in pairs):
+                out |= {j: (i, a) for j, a in pairs if a is not None}
+        return out
+
+    def _scalar(self, product: int, i: int) -> int | None:
+        node = self.graph.nodes[product]
+        others = [a for a in node.args if a != i and not self.graph.nodes[a].many]
+        if node.op != "mul" or node.dtype != "float32" or len(others) != 1:
+            return None
+        return others[0]
 
     def declare(self) -> list[str]:
         """The arrays that a segment's runs write."""
         return [f"alignas(64) float {_source(k)}[{self.size}];" for k in self.encoded]
+
+    def scales(self, at: str) -> list[str]:
+        """Variables for what a group of runs shares; ``at`` is its first element."""
+        nodes, lines = self.graph.nodes, []
+        for i in self.decoded if self.lined else ():
+            where = f"p_{label(nodes[nodes[i].args[1]].value)}[({at}) / {nodes[i].value[1]}]"
+            lines.append(f"const float scale{i} = {where};")
+        for j, (i, a) in self.products.items():
+            unit = f"gx_parts<{_kind(nodes[i].value)}>::unit"
+            scalar = operand(self.graph, a, "float", True)
+            lines.append(f"const float scale{j} = scale{i} * {unit} * {scalar};")
+        return lines
 
     def before(self, at: str) -> list[str]:
         """Fill the arrays that the loop reads; ``at`` is the first element, ``size`` how many."""
@@ -110,9 +147,14 @@ class Arrays:
         for i in self.decoded:
             codes, scale = (f"p_{label(nodes[a].value)}" for a in nodes[i].args)
             bits, block, _ = nodes[i].value
-            given = f"{codes} + ({at}) / {8 // bits}, {scale} + ({at}) / {block}"
+            codes = f"{codes} + ({at}) / {8 // bits}"
             lines.append(f"alignas(64) float part{i}[{self.run}];")
-            lines.append(f"gx_decode<{_types(nodes[i].value)}>({given}, part{i}, size);")
+            if self.lined:
+                kind = f"{_kind(nodes[i].value)}, {str(i in self.whole).lower()}"
+                lines.append(f"gx_decode_part<{kind}>({codes}, scale{i}, part{i}, size, false);")
+            else:
+                kind, scale = f"{_kind(nodes[i].value)}, {block}", f"{scale} + ({at}) / {block}"
+                lines.append(f"gx_decode<{kind}>({codes}, {scale}, part{i}, size);")
         for i in self.drawn:
             key = ", ".join(operand(self.graph, a, "gx_int", False) for a in nodes[i].args)
             lines.append(f"alignas(64) gx_u32 part{i}[{self.run // 2 + 8}];")
@@ -121,9 +163,11 @@ class Arrays:
         return lines
 
     def value(self, i: int) -> str:
-        """An element of such an array, "" for other nodes."""
+        """An element of such an array, or a product with one, "" for other nodes."""
         if i in self.decoded:
             return f"part{i}[k]"
+        if i in self.products:
+            return f"scale{i} * {name(self.products[i][0])}"
         return f"gx_half(part{i}, shift{i} + k)" if i in self.drawn else ""
 
     def store(self) -> list[str]:
@@ -132,38 +176,70 @@ class Arrays:
 
     def after(self, at: str) -> list[str]:
         """Encode the ``all`` elements of a segment that begins at ``at``."""
-        lines, encode = [], []
+        lines, own, encode = [], [], []
+        # Meanwhile nothing else asks for memory, and the processor does so up to the end of a page.
+        to = f"{at} + run + {self.size}"
+        wide = [
+            f"gx_ask<{self.run}, {int(write)}>(p_{where} + {to});"
+            for where, write in self.asked.items()
+        ]
+        tests = ["GX_WIDE", f"last - first == {self.group}"]
         for key, targets in self.encoded.items():
             bits, block, _ = key[1]
-            x, kind = _source(key), _types(key[1])
-            s, factor = f"scale_{x}", f"factor_{x}"
+            x, kind = _source(key), _kind(key[1])
             if "block_scale" in targets:
                 to = f"p_{label(targets['block_scale'])} + ({at}) / {block}"
-                lines.append(f"float* const {s} = {to};")
+                lines.append(f"float* const {x}_scale = {to};")
             else:
-                lines.append(f"float {s}[{self.size // block}];")
-            lines.append(f"float {factor}[{self.size // block}];")
-            lines.append(f"gx_scales<{kind}>({x}, {s}, {factor}, all);")
-            if "block_codes" in targets:
-                to = f"p_{label(targets['block_codes'])} + ({at} + run) / {8 // bits}"
-                own = f"{s} + run / {block}, {factor} + run / {block}"
-                encode.append(f"gx_encode<{kind}>({x} + run, {to}, {own}, size);")
-        return [*lines, *runs(self.run, encode)] if encode else lines
+                lines.append(f"float {x}_scale[{self.size // block}];")
+            lines.append(f"float {x}_factor[{self.size // block}];")
+            lines.append(f"gx_scales<{kind}, {block}>({x}, {x}_scale, {x}_factor, all);")
+            if "block_codes" not in targets:
+                continue
+            to = f"p_{label(targets['block_codes'])} + ({at} + run) / {8 // bits}"
+            if self.lined:
+                given = f"{x} + run, {to}, {x}_s, {x}_f"
+                own.append(f"const float {x}_s = {x}_scale[first / {block}];")
+                own.append(f"const float {x}_f = {x}_factor[first / {block}];")
+                tests.append(f"{x}_f >= 0.0f")
+                wide.append(f"gx_wide_encode<{kind}>({given});")
+                encode.append(f"gx_encode_part<{kind}>({given}, size, false);")
+            else:
+                own_blocks = f"{x}_scale + run / {block}, {x}_factor + run / {block}"
+                given = f"{x} + run, {to}, {own_blocks}, size"
+                encode.append(f"gx_encode<{kind}, {block}>({given});")
+        if not encode:
+            return lines
+        return [*lines, *self.runs(encode, own, wide, " && ".join(tests))]
+
+    def runs(
+        self, body: list[str], head: list[str], wide: Sequence[str] = (), test: str = ""
+    ) -> list[str]:
+        """Statements for all runs of a segment of ``all`` elements.
+
+        Args:
+            body: for one run, ``size`` elements from ``run`` on.
+            head: for a group of runs, from ``first`` to ``last``.
+            wide: for one run, instead of ``body`` in groups where ``test`` holds.
+            test: an expression.
+        """
+        loop = [f"const auto size = gx_run<{self.run}>(all, run);", *body]
+        if not head:
+            return [f"for (gx_int run = 0; run < all; run += {self.run}) {{", *_in(loop), "}"]
+        each = f"for (gx_int run = first; run < last; run += {self.run}) {{"
+        inner = [each, *_in(loop), "}"]
+        if wide:
+            inner = [f"if ({test}) {each}", *_in(wide), "} else", *_in(inner)]
+        return [
+            f"for (gx_int first = 0; first < all; first += {self.group}) {{",
+            f"  const gx_int last = gx_least(first + {self.group}, all);",
+            *_in([*head, *inner]),
+            "}",
+        ]
 
 
-def runs(size: int, body: list[str]) -> list[str]:
-    """Statements for every run of a segment of ``all`` elements: ``size`` from ``run`` on.
-
-    Args:
-        size: elements of a run but for the last.
-        body: the statements.
-    """
-    return [
-        f"for (gx_int run = 0; run < all; run += {size}) {{",
-        f"  const auto size = gx_run<{size}>(all, run);",
-        *(f"  {line}" for line in body),
-        "}",
-    ]
+def _in(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
 
 
 def _source(key: tuple[int, tuple[int, int, bool]]) -> str:
@@ -171,6 +247,6 @@ def _source(key: tuple[int, tuple[int, int, bool]]) -> str:
     return f"full{key[0]}_{bits}_{block}_{int(signed)}"
 
 
-def _types(spec: tuple[int, int, bool]) -> str:
-    bits, block, signed = spec
-    return f"{bits}, {str(signed).lower()}, {block}"
+def _kind(spec: tuple[int, int, bool]) -> str:
+    bits, _, signed = spec
+    return f"{bits}, {str(signed).lower()}"

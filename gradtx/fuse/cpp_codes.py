@@ -1,8 +1,8 @@
 """C++ that decodes and encodes runs of elements; ``gradtx.ops.block_quantize`` defines the codes.
 
-With 512-bit vectors most of the work is arithmetic on sixteen elements at a time; what is left over
-goes one by one, with the same results. No result depends on whether the compiler joins products and
-sums into one operation.
+With 512-bit vectors most of the work is arithmetic on 64 elements at a time, four vectors side by
+side; what is left over goes one by one, with the same results. No result depends on whether the
+compiler joins products and sums into one operation.
 """
 
 from __future__ import annotations
@@ -72,28 +72,40 @@ GX float gx_from_word(gx_u32 x) { float y; __builtin_memcpy(&y, &x, 4); return y
 """
     + CODES
     + """\
-template <bool SIGNED> struct gx_table {
+// Decoded values as products of a scale, ``unit`` and ``value``, which is a whole number if signed:
+// where they are multiplied with something else, one product does for a block.
+template <int BITS, bool SIGNED> struct gx_parts {
+  static constexpr int top = gx_levels<BITS, SIGNED>::top;
+  static constexpr float unit = SIGNED ? 1.0f / (top * top) : 1.0f;
+  GX_CONSTANT float value(int code) {
+    const int level = code - top - 1;
+    return SIGNED ? (float)(level * (level < 0 ? -level : level))
+                  : gx_levels<BITS, SIGNED>::value(code);
+  }
+};
+template <bool SIGNED, bool WHOLE> struct gx_table {
   float at[16];
   constexpr gx_table() : at() {
-    for (int k = 0; k < 16; ++k) at[k] = gx_levels<4, SIGNED>::value(k);
+    for (int k = 0; k < 16; ++k)
+      at[k] = WHOLE ? gx_parts<4, SIGNED>::value(k) : gx_levels<4, SIGNED>::value(k);
   }
 };
 #if defined(__AVX512BW__) && !defined(__clang__)
 #define GX_WIDE 1
+#define GX_RARE static __attribute__((noinline, cold))
 typedef float gx_wide __attribute__((vector_size(64)));
 typedef int gx_wide_int __attribute__((vector_size(64)));
 typedef long long gx_wide_long __attribute__((vector_size(64)));
+typedef short gx_wide_short __attribute__((vector_size(64)));
 typedef char gx_narrow __attribute__((vector_size(16)));
+typedef char gx_half_wide __attribute__((vector_size(32)));
 typedef long long gx_two __attribute__((vector_size(16)));
 GX gx_wide gx_spread(float x) { return gx_wide{} + x; }
 GX gx_wide gx_fma(gx_wide x, gx_wide y, gx_wide z) {
   return __builtin_ia32_vfmaddps512_mask(x, y, z, -1, 4);
 }
 GX gx_wide gx_near_rsqrt(gx_wide x) { return __builtin_ia32_rsqrt14ps512_mask(x, gx_wide{}, -1); }
-GX gx_wide gx_positive(gx_wide x) {  // zero where there is a sign
-  const gx_wide_int y = (gx_wide_int)x;
-  return (gx_wide)(y > 0 ? y : gx_wide_int{});
-}
+// Codes of 4 bits are the lowest bits of what this gives.
 template <int BITS> GX gx_wide_int gx_wide_codes(const unsigned char* codes) {
   if (BITS == 8) {
     gx_narrow y;
@@ -104,71 +116,99 @@ template <int BITS> GX gx_wide_int gx_wide_codes(const unsigned char* codes) {
   __builtin_memcpy(&half, codes, 8);
   const gx_narrow y = (gx_narrow)gx_two{half, 0};
   const gx_wide_long pairs = __builtin_ia32_pmovzxbq512_mask(y, gx_wide_long{}, -1);
-  return (gx_wide_int)(pairs >> 4 | pairs << 32) & 15;
+  return (gx_wide_int)(pairs >> 4 | pairs << 32);
 }
-template <int BITS> GX void gx_wide_store(unsigned char* codes, gx_wide_int x) {  // lowest bits
-  if (BITS == 8) {
-    const gx_narrow y = __builtin_ia32_pmovdb512_mask(x, gx_narrow{}, -1);
-    __builtin_memcpy(codes, &y, 16);
-    return;
+struct gx_evens {
+  short at[32];
+  constexpr gx_evens() : at() {
+    for (int k = 0; k < 32; ++k) at[k] = (short)(2 * k);
   }
-  const gx_wide_long pairs = (gx_wide_long)(x & 15);
-  const gx_narrow y = __builtin_ia32_pmovqb512_mask(pairs << 4 | pairs >> 32, gx_narrow{}, -1);
-  const long long half = ((gx_two)y)[0];
-  __builtin_memcpy(codes, &half, 8);
+};
+// Codes from 64 numbers: their lowest bits, of which the first is flipped if FLIP.
+template <int BITS, bool FLIP> GX void gx_wide_store(unsigned char* codes, const gx_wide_int* x) {
+  static constexpr gx_evens evens;
+  constexpr int flip = FLIP ? 1 << (BITS - 1) : 0;
+  gx_wide_short lower;
+  __builtin_memcpy(&lower, evens.at, 64);
+  #pragma GCC unroll 2
+  for (int k = 0; k < 2; ++k) {
+    const gx_wide_short first = (gx_wide_short)x[2 * k], second = (gx_wide_short)x[2 * k + 1];
+    gx_wide_short y = __builtin_ia32_vpermt2varhi512_mask(lower, first, second, -1);
+    if (BITS == 8) {
+      const gx_half_wide z = __builtin_ia32_pmovwb512_mask(y, gx_half_wide{}, -1) ^ (char)flip;
+      __builtin_memcpy(codes + 32 * k, &z, 32);
+    } else {
+      const gx_wide_short places = (gx_wide_short)(gx_wide_int{} + 0x00010010);
+      y = (y & 15) ^ (short)flip;
+      const gx_wide_int pairs = __builtin_ia32_pmaddwd512_mask(y, places, gx_wide_int{}, -1);
+      const gx_narrow z = __builtin_ia32_pmovdb512_mask(pairs, gx_narrow{}, -1);
+      __builtin_memcpy(codes + 16 * k, &z, 16);
+    }
+  }
 }
-template <int BITS, bool SIGNED>
+#define GX_EACH _Pragma("GCC unroll 4") for (int k = 0; k < 4; ++k)
+// Values of 64 elements, or their ``gx_parts``.
+template <int BITS, bool SIGNED, bool WHOLE>
 GX void gx_wide_decode(const unsigned char* codes, float scale, float* out) {
   typedef gx_levels<BITS, SIGNED> L;
-  const gx_wide_int code = gx_wide_codes<BITS>(codes);
-  gx_wide y;
-  if (BITS == 4) {
-    static constexpr gx_table<SIGNED> table;
-    gx_wide values;
-    __builtin_memcpy(&values, table.at, 64);
-    y = __builtin_ia32_permvarsf512_mask(values, code, gx_wide{}, -1);
-  } else if (SIGNED) {
-    const gx_wide x = (gx_wide)(code | 0x4b000000) - (8388609.0f + L::top);
-    const gx_wide base = gx_fma(x, gx_spread(L::low), x * L::high);
-    y = base * (gx_wide)((gx_wide_int)base & 0x7fffffff);
-  } else {
-    const gx_wide base = (gx_wide)(code | 0x47000000) - (32768.0f - 1.0f / 256);
-    y = base * base;
-    y = y * y;
+  gx_wide y[4];
+  GX_EACH {
+    const gx_wide_int code = gx_wide_codes<BITS>(codes + 2 * BITS * k);
+    if (BITS == 4) {
+      static constexpr gx_table<SIGNED, WHOLE> table;
+      gx_wide values;
+      __builtin_memcpy(&values, table.at, 64);
+      y[k] = __builtin_ia32_permvarsf512_mask(values, code, gx_wide{}, -1);
+    } else if (SIGNED) {
+      const gx_wide x = (gx_wide)(code | 0x4b000000) - (8388609.0f + L::top);
+      const gx_wide base = WHOLE ? x : gx_fma(x, gx_spread(L::low), x * L::high);
+      y[k] = base * (gx_wide)((gx_wide_int)base & 0x7fffffff);
+    } else {
+      const gx_wide base = (gx_wide)(code | 0x47000000) - (32768.0f - 1.0f / 256);
+      y[k] = base * base;
+      y[k] = y[k] * y[k];
+    }
+    if (!WHOLE) y[k] = y[k] * scale;
   }
-  y = y * scale;
-  __builtin_memcpy(out, &y, 64);
+  __builtin_memcpy(out, y, 256);
 }
+// Codes of 64 elements, step by step: what one waits for is done for the others.
 // factor: what gx_factor gives; of values without sign the reciprocal of the scale.
 template <int BITS, bool SIGNED>
 GX void gx_wide_encode(const float* from, unsigned char* codes, float s, float factor) {
-  gx_wide x;
-  __builtin_memcpy(&x, from, 64);
+  gx_wide x[4], y[4];
+  gx_wide_int level[4];
+  GX_EACH __builtin_memcpy(&x[k], from + 16 * k, 64);
   if (SIGNED) {
-    constexpr int sign = (int)0x80000000, top = gx_levels<BITS, true>::top;
-    const gx_wide a = (gx_wide)((gx_wide_int)x & 0x7fffffff);
-    const gx_wide square = gx_positive(gx_fma(a, gx_spread(factor), gx_spread(-0.25f)));
-    const gx_wide root = __builtin_ia32_sqrtps512_mask(square, gx_wide{}, -1, 4);
-    // In these numbers the last bit stands for one.
-    const gx_wide t = (gx_wide)((gx_wide_int)root | (gx_wide_int)x & sign) + (12582913.0f + top);
-    gx_wide_store<BITS>(codes, (gx_wide_int)t);
-    return;
+    constexpr int sign = (int)0x80000000;
+    GX_EACH y[k] = (gx_wide)((gx_wide_int)x[k] & ~sign);
+    GX_EACH y[k] = gx_fma(y[k], gx_spread(factor), gx_spread(-0.25f));
+    // The root of a negative number is a NaN whose lowest bits are zero, and so is its level. In
+    // the sum the last bit stands for one.
+    GX_EACH y[k] = __builtin_ia32_sqrtps512_mask(y[k], gx_wide{}, -1, 4);
+    GX_EACH y[k] = (gx_wide)((gx_wide_int)y[k] | (gx_wide_int)x[k] & sign) + 12582912.0f;
+    GX_EACH level[k] = (gx_wide_int)y[k];
+  } else {
+    constexpr float one = 1.0f / gx_levels<BITS, false>::top, base = one * 8388608.0f;
+    // A level that is right or one too low: the fourth root, rounded, from roots that are good to
+    // 14 bits. It is kept below by 0.999, and at 1 or above by what is added.
+    constexpr float least = 0.656f * one * one * one * one;
+    GX_EACH y[k] = gx_fma(x[k], gx_spread(0.999f * factor), gx_spread(least));
+    GX_EACH y[k] = gx_near_rsqrt(y[k]);
+    GX_EACH y[k] = gx_near_rsqrt(y[k]) + (base - one);
+    GX_EACH level[k] = (gx_wide_int)y[k];
+    GX_EACH y[k] = y[k] - (base - 1.5f * one);
+    GX_EACH y[k] = gx_fma(y[k], y[k], gx_spread(-one * one));
+    GX_EACH y[k] = y[k] * y[k] * s;
+    GX_EACH level[k] -= (gx_wide_int)y[k] - (gx_wide_int)x[k] >> 31;
   }
-  constexpr float one = 1.0f / gx_levels<BITS, false>::top, base = one * 8388608.0f;
-  x = gx_positive(x);
-  // A level that is right or one too low: the fourth root, rounded, from roots that are good to 14
-  // bits. It is kept below by 0.999, and at 1 or above by what is added.
-  constexpr float least = 0.656f * one * one * one * one;
-  const gx_wide ratio = gx_fma(x, gx_spread(0.999f * factor), gx_spread(least));
-  const gx_wide t = gx_near_rsqrt(gx_near_rsqrt(ratio)) + (base - one);
-  const gx_wide middle = t - (base - 1.5f * one);
-  const gx_wide root = gx_fma(middle, middle, gx_spread(-one * one));
-  const gx_wide_int border = (gx_wide_int)(root * root * s);
-  gx_wide_store<BITS>(codes, (gx_wide_int)t - (border - (gx_wide_int)x >> 31));
+  gx_wide_store<BITS, SIGNED>(codes, level);
 }
+#undef GX_EACH
 #else
 #define GX_WIDE 0
-template <int BITS, bool SIGNED>
+#define GX_RARE GX
+template <int BITS, bool SIGNED, bool WHOLE>
 GX void gx_wide_decode(const unsigned char*, float, float*) {}
 template <int BITS, bool SIGNED>
 GX void gx_wide_encode(const float*, unsigned char*, float, float) {}
@@ -188,68 +228,97 @@ GX void gx_pack_halves(unsigned char* pairs, const unsigned char* level, int odd
     pairs[k] = (unsigned char)(level[2 * k] << 4 | level[2 * k + 1]);
   if (n % 2) pairs[n / 2] = (unsigned char)(level[n - 1] << 4);
 }
-// The codes of n elements and the scales of their blocks, the first of which may have begun before.
-template <int BITS, bool SIGNED, gx_int SIZE>
-GX void gx_decode(const unsigned char* codes, const float* scale, float* out, gx_int n) {
-  unsigned char level[SIZE];
-  for (gx_int start = 0; start < n; start += SIZE) {
-    const gx_int m = gx_least(SIZE, n - start);
-    const float s = scale[start / SIZE];
-    gx_int k = start;
-    if (GX_WIDE && SIZE % 16 == 0)
-      for (; k + 16 <= start + m; k += 16)
-        gx_wide_decode<BITS, SIGNED>(codes + k * BITS / 8, s, out + k);
-    const unsigned char* code = codes + k;
-    const gx_int rest = start + m - k;
+// Values of n elements of one block, or if WHOLE their ``gx_parts``. odd: whether the first code is
+// the lower half of a byte.
+template <int BITS, bool SIGNED, bool WHOLE>
+GX void gx_decode_part(const unsigned char* codes, float s, float* out, gx_int n, bool odd) {
+  gx_int k = 0;
+  if (GX_WIDE && !odd)
+    for (; k + 64 <= n; k += 64)
+      gx_wide_decode<BITS, SIGNED, WHOLE>(codes + k * BITS / 8, s, out + k);
+  unsigned char level[64];
+  for (; k < n; k += 64) {
+    const gx_int m = gx_least(64, n - k);
+    const unsigned char* code = codes + k * BITS / 8;
     if (BITS == 4) {
-      gx_unpack_halves(codes + k / 2, level, k % 2, rest);
+      gx_unpack_halves(code, level, odd, m);
       code = level;
     }
     #pragma omp simd
-    for (gx_int j = 0; j < rest; ++j) out[k + j] = gx_levels<BITS, SIGNED>::value(code[j]) * s;
+    for (gx_int j = 0; j < m; ++j)
+      out[k + j] = WHOLE ? gx_parts<BITS, SIGNED>::value(code[j])
+                         : gx_levels<BITS, SIGNED>::value(code[j]) * s;
   }
 }
-// The largest magnitude of a block; without sign only what is positive counts.
-template <bool SIGNED, typename N> GX float gx_scale_of(const float* x, const N n) {
-  int largest = 0;  // numbers without sign compare like their bits, and NaN is the largest
-  gx_u32 lowest = 0;  // of what has a sign, only to find NaN
-  #pragma omp simd reduction(max:largest) reduction(max:lowest)
+// Values of n elements of blocks that begin where the codes begin.
+template <int BITS, bool SIGNED, gx_int SIZE>
+GX void gx_decode(const unsigned char* codes, const float* scale, float* out, gx_int n) {
+  for (gx_int start = 0; start < n; start += SIZE)
+    gx_decode_part<BITS, SIGNED, false>(codes + start * BITS / 8, scale[start / SIZE], out + start,
+                                        gx_least(SIZE, n - start), BITS == 4 && start % 2);
+}
+// The largest magnitude of a block; without sign only what is positive counts, and ``minus`` says
+// whether there is anything else.
+template <bool SIGNED, typename N> GX float gx_scale_of(const float* x, const N n, bool& minus) {
+  gx_u32 top = 0;  // numbers without sign compare like their bits, and NaN is the largest
+  #pragma omp simd reduction(max:top)
   for (gx_int k = 0; k < n; ++k) {
-    const gx_u32 word = SIGNED ? gx_word(x[k]) & 0x7fffffffu : gx_word(x[k]);
-    largest = (int)word > largest ? (int)word : largest;
-    if (!SIGNED) lowest = word > lowest ? word : lowest;
+    const gx_u32 word = SIGNED ? gx_word(x[k]) << 1 : gx_word(x[k]);
+    top = word > top ? word : top;
   }
-  return gx_finish_scale<SIGNED>(largest, lowest);
+  if (SIGNED) return gx_finish_scale<true>((int)(top >> 1), 0);
+  int largest = (int)top;
+  minus = largest < 0;
+  if (minus) {
+    largest = 0;
+    #pragma omp simd reduction(max:largest)
+    for (gx_int k = 0; k < n; ++k) {
+      const int word = (int)gx_word(x[k]);
+      largest = word > largest ? word : largest;
+    }
+  }
+  return gx_finish_scale<false>(largest, top);
 }
 // Scales of blocks, and what gx_wide_encode multiplies with: negative where it cannot be used.
 template <int BITS, bool SIGNED, gx_int SIZE>
 GX void gx_scales(const float* x, float* scale, float* factor, gx_int n) {
   for (gx_int start = 0; start < n; start += SIZE, x += SIZE) {
-    const float s = start + SIZE <= n ? gx_scale_of<SIGNED>(x, gx_size<SIZE>())
-                                      : gx_scale_of<SIGNED>(x, n - start);
+    bool minus = false;
+    const float s = start + SIZE <= n ? gx_scale_of<SIGNED>(x, gx_size<SIZE>(), minus)
+                                      : gx_scale_of<SIGNED>(x, n - start, minus);
     *scale++ = s;
     *factor++ = SIGNED ? s == s ? gx_factor<BITS>(s) : -1.0f
-                       : s > 0x1p-60f && s < 0x1p120f ? 1.0f / s : -1.0f;
+                       : !minus && s > 0x1p-90f && s < 0x1p120f ? 1.0f / s : -1.0f;
   }
+}
+template <int BITS, bool SIGNED>
+GX_RARE void gx_encode_singly(const float* x, unsigned char* codes, float s, gx_int n, bool odd) {
+  unsigned char level[64];
+  for (gx_int k = 0; k < n; k += 64) {
+    const gx_int m = gx_least(64, n - k);
+    unsigned char* const to = BITS == 8 ? codes + k : level;
+    #pragma omp simd
+    for (gx_int j = 0; j < m; ++j) to[j] = (unsigned char)gx_encode_one<BITS, SIGNED>(x[k + j], s);
+    if (BITS == 4) gx_pack_halves(codes + k / 2, level, odd, m);
+  }
+}
+// Codes of n elements of one block.
+template <int BITS, bool SIGNED>
+GX void gx_encode_part(const float* x, unsigned char* codes, float s, float factor, gx_int n,
+                       bool odd) {
+  gx_int k = 0;
+  if (GX_WIDE && factor >= 0.0f && !odd)
+    for (; k + 64 <= n; k += 64)
+      gx_wide_encode<BITS, SIGNED>(x + k, codes + k * BITS / 8, s, factor);
+  if (k < n) gx_encode_singly<BITS, SIGNED>(x + k, codes + k * BITS / 8, s, n - k, odd);
 }
 template <int BITS, bool SIGNED, gx_int SIZE>
 GX void gx_encode(const float* x, unsigned char* codes, const float* scale, const float* factor,
                   gx_int n) {
-  unsigned char level[SIZE];
-  for (gx_int start = 0; start < n; start += SIZE) {
-    const gx_int m = gx_least(SIZE, n - start);
-    const float s = scale[start / SIZE], f = factor[start / SIZE];
-    gx_int k = start;
-    if (GX_WIDE && SIZE % 16 == 0 && f >= 0.0f)
-      for (; k + 16 <= start + m; k += 16)
-        gx_wide_encode<BITS, SIGNED>(x + k, codes + k * BITS / 8, s, f);
-    const gx_int rest = start + m - k;
-    unsigned char* const to = BITS == 8 ? codes + k : level;
-    #pragma omp simd
-    for (gx_int j = 0; j < rest; ++j)
-      to[j] = (unsigned char)gx_encode_one<BITS, SIGNED>(x[k + j], s);
-    if (BITS == 4) gx_pack_halves(codes + k / 2, level, k % 2, rest);
-  }
+  for (gx_int start = 0; start < n; start += SIZE)
+    gx_encode_part<BITS, SIGNED>(x + start, codes + start * BITS / 8, scale[start / SIZE],
+                                 factor[start / SIZE], gx_least(SIZE, n - start),
+                                 BITS == 4 && start % 2);
 }
 """
 )

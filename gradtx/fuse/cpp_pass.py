@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .cpp_blocks import Arrays, runs, segment
+from .cpp_blocks import Arrays, segment
 from .cpp_prelude import CHUNK, STORAGE
 from .expression import c_type, expression, name, operand
 from .graph import FLOATS, Graph
@@ -180,7 +180,7 @@ def flat_pass(places: Places, stage: Stage) -> list[str]:
     lines += [
         "const auto segment = [&](gx_int block, const auto all) __attribute__((always_inline)) {",
         *(f"  {x}" for x in arrays.declare()),
-        *(f"  {x}" for x in runs(arrays.run, loop)),
+        *(f"  {x}" for x in arrays.runs(loop, arrays.scales("begin + block + first"))),
         *(f"  {x}" for x in arrays.after("begin + block")),
         "};",
         "gx_int block = 0;",

@@ -12,7 +12,7 @@ import torch
 
 import gradtx as gx
 from gradtx import ops
-from gradtx.fuse import cache, cpp_codes
+from gradtx.fuse import cache, cpp_codes, kernel
 from gradtx.fuse.cpp_prelude import PRELUDE
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
 
@@ -43,16 +43,26 @@ def assert_nearly_all_codes(fused: Any, pure: Any, rtol: float) -> None:
 @pytest.mark.parametrize("block_size", [None, 5, 64, 4096])
 @pytest.mark.parametrize("bits", [8, 4])
 def test_codes_are_those_of_the_operator(
-    bits: int, block_size: int | None, dtype: torch.dtype
+    bits: int, block_size: int | None, dtype: torch.dtype, vectors: None
 ) -> None:
     fused, pure, step = run_both(adam(bits, block_size), SHAPES, dtype=dtype, steps=3)
     assert step.report() == FUSED
     assert_nearly_all_codes(fused, pure, 2e-2 if dtype == torch.bfloat16 else 3e-5)
 
 
+@pytest.fixture(params=[True, False])
+def vectors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is compiled here, and without what is written for 512-bit vectors."""
+    if not request.param:
+        text = cpp_codes.PRELUDE.replace("defined(__AVX512BW__)", "0")
+        assert text != cpp_codes.PRELUDE
+        monkeypatch.setattr(cpp_codes, "PRELUDE", text)
+        monkeypatch.setattr(kernel, "_kernels", {})
+
+
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_codes_of_equal_values_are_equal(bits: Any, signed: bool) -> None:
+def test_codes_of_equal_values_are_equal(bits: Any, signed: bool, vectors: None) -> None:
     codec = gx.codecs.blockwise(bits, min_size=0)
     memory = gx.ema(0.0, debias=False, codec=codec)
     if not signed:
@@ -76,25 +86,30 @@ _BORDERS = """
 template <int BITS, bool SIGNED> static gx_int wrong(gx_u32 stride) {
   gx_int bad = 0;
   const int low = gx_encode_one<BITS, SIGNED>(0.0f, 1.0f);
-  for (int k = low + 1; k <= gx_encode_one<BITS, SIGNED>(1.0f, 1.0f); ++k) {
-    gx_u32 a = 0, b = 0x3f800000;  // the smallest value of this code where the scale is 1
-    while (a < b) {
-      const gx_u32 m = (a + b) / 2;
-      if (gx_encode_one<BITS, SIGNED>(gx_from_word(m), 1.0f) >= k) b = m; else a = m + 1;
+  const int high = gx_encode_one<BITS, SIGNED>(1.0f, 1.0f);
+  for (int k = low + 1; k <= high; k += 4) {
+    float border[4];  // the smallest values of four codes where the scale is 1
+    for (int i = 0; i < 4; ++i) {
+      gx_u32 a = 0, b = 0x3f800000;
+      while (a < b) {
+        const gx_u32 m = (a + b) / 2;
+        const int code = gx_encode_one<BITS, SIGNED>(gx_from_word(m), 1.0f);
+        if (code >= (k + i < high ? k + i : high)) b = m; else a = m + 1;
+      }
+      border[i] = gx_from_word(a);
     }
     for (gx_u32 word = 0x3f800000; word < 0x40000000; word += stride) {
       const float most = gx_from_word(word);
-      const gx_u32 x = gx_word(most * gx_from_word(a));
-      float values[16] = {most}, scale, factor;
-      for (int j = 1; j < 16; ++j) {
-        const float y = gx_from_word(x - 8 + j);
+      float values[64] = {most}, scale, factor;
+      for (int j = 1; j < 64; ++j) {
+        const float y = gx_from_word(gx_word(most * border[j / 16]) - 8 + j % 16);
         values[j] = (SIGNED && j % 2 ? -1 : 1) * (y < most ? y : most);
       }
-      unsigned char codes[16];
-      gx_scales<BITS, SIGNED, 16>(values, &scale, &factor, 16);
+      unsigned char codes[64];
+      gx_scales<BITS, SIGNED, 64>(values, &scale, &factor, 64);
       bad += scale != most || factor < 0;
-      gx_encode<BITS, SIGNED, 16>(values, codes, &scale, &factor, 16);
-      for (int j = 0; j < 16; ++j) {
+      gx_encode<BITS, SIGNED, 64>(values, codes, &scale, &factor, 64);
+      for (int j = 0; j < 64; ++j) {
         const int got = BITS == 8 ? codes[j] : j % 2 ? codes[j / 2] & 15 : codes[j / 2] >> 4;
         bad += got != (gx_encode_one<BITS, SIGNED>(values[j], scale) & 255);
       }
@@ -120,23 +135,56 @@ def test_vectors_and_single_elements_give_the_same_codes_at_all_borders(
     assert code.gx_wrong(bits, int(signed), stride) == 0
 
 
-def test_every_code_comes_back_as_the_operator_decodes_it() -> None:
-    text = """
-    extern "C" void gx_all(const unsigned char* codes, const float* scale, float* out, int kind) {
-      if (kind == 0) gx_decode<8, true, 256>(codes, scale, out, 256);
-      if (kind == 1) gx_decode<8, false, 256>(codes, scale, out, 256);
-      if (kind == 2) gx_decode<4, true, 256>(codes, scale, out, 256);
-      if (kind == 3) gx_decode<4, false, 256>(codes, scale, out, 256);
-    }
-    """
-    code = cache.library(PRELUDE + cpp_codes.PRELUDE + text)
-    for kind, (bits, signed) in enumerate([(8, True), (8, False), (4, True), (4, False)]):
+def test_every_code_comes_back_as_the_operator_decodes_it(vectors: None) -> None:
+    kinds = [(8, True), (8, False), (4, True), (4, False)]
+    text = 'extern "C" void gx_all(const unsigned char* codes, const float* scale, float* out, '
+    text += "float* parts, int kind) {\n"
+    for kind, (bits, signed) in enumerate(kinds):
+        types = f"{bits}, {str(signed).lower()}"
+        text += f"""if (kind == {kind}) {{
+          gx_decode<{types}, 256>(codes, scale, out, 256);
+          gx_decode_part<{types}, true>(codes, 0, parts, 256, false);
+          for (int k = 0; k < 256; ++k) parts[k] *= *scale * gx_parts<{types}>::unit;
+        }}"""
+    code = cache.library(PRELUDE + cpp_codes.PRELUDE + text + "}")
+    for kind, (bits, signed) in enumerate(kinds):
         for value in (1.0, 0.7, 3e-20, 1e30):
             codes = torch.arange(256 * bits // 8).to(torch.uint8)
-            scale, out = torch.tensor([value]), torch.empty(256)
-            pointers = [ctypes.c_void_p(x.data_ptr()) for x in (codes, scale, out)]
+            scale, out, parts = torch.tensor([value]), torch.empty(256), torch.empty(256)
+            pointers = [ctypes.c_void_p(x.data_ptr()) for x in (codes, scale, out, parts)]
             code.gx_all(*pointers, kind)
-            assert torch.equal(out, ops.block_dequantize(codes, scale, 256, bits, 256, signed))
+            want = ops.block_dequantize(codes, scale, 256, bits, 256, signed)
+            assert torch.equal(out, want)
+            torch.testing.assert_close(parts, want, rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_any_values_are_encoded_as_the_operator_does(
+    bits: int, signed: bool, vectors: None
+) -> None:
+    kind = f"{bits}, {str(signed).lower()}, 128"
+    text = f"""
+    extern "C" void gx_all(const float* x, unsigned char* codes, float* scale, gx_int n) {{
+      float factor[64];
+      gx_scales<{kind}>(x, scale, factor, n);
+      gx_encode<{kind}>(x, codes, scale, factor, n);
+    }}
+    """
+    code = cache.library(PRELUDE + cpp_codes.PRELUDE + text)
+    x = torch.randn(64 * 128 - 3, generator=torch.Generator().manual_seed(0))
+    x *= torch.logspace(-25, 20, 64).repeat_interleave(128)[:-3]
+    x[::5] = x[::5].abs()
+    x[:1280] = x[:1280].abs()
+    x[128:256] = 0.0
+    x[300], x[500], x[600], x[800] = -0.0, torch.nan, -torch.inf, -1e-30
+    x[1280:1408] = -x[1280:1408].abs()
+    codes, scale = ops.block_quantize(x, bits, 128, signed)
+    got, scales = torch.zeros_like(codes), torch.zeros_like(scale)
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (x, got, scales)]
+    code.gx_all(*pointers, ctypes.c_int64(len(x)))
+    assert torch.equal(got, codes)
+    torch.testing.assert_close(scales, scale, rtol=0, atol=0, equal_nan=True)
 
 
 def test_small_leaves_stay_dense_beside_coded_ones() -> None:
