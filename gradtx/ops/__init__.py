@@ -10,7 +10,7 @@ from gradtx.ops.microadam import microadam_
 from gradtx.ops.quantize import Quantized, dequantize_affine, quantize_affine
 from gradtx.ops.registry import OPS, Op, operator
 from gradtx.ops.signs import pack_signs, unpack_signs
-from gradtx.ops.stochastic import random_bits, random_bits16, round_stochastic
+from gradtx.ops.stochastic import random_bits, random_bits16, random_normal, round_stochastic
 from gradtx.ops.symmetric import dequantize_symmetric, quantize_symmetric
 from gradtx.ops.top_indices import top_indices
 from gradtx.ops.window_moments import window_moments
@@ -35,6 +35,7 @@ __all__ = [
     "quantize_symmetric",
     "random_bits",
     "random_bits16",
+    "random_normal",
     "rotate",
     "round_stochastic",
     "top_indices",

@@ -1,4 +1,4 @@
-"""The operators ``gradtx::random_bits``, ``random_bits16`` and ``round_stochastic``.
+"""Operators of random numbers: ``gradtx::random_bits``, ``random_normal`` and their like.
 
 They compute what ``gradtx.core.random`` and ``gradtx.core.rounding`` define, as one operator each,
 so that a compiled step can know them and kernels can be written for them. All are constants for
@@ -15,7 +15,7 @@ from torch import Tensor
 from gradtx.core import random, rounding
 from gradtx.ops.registry import operator
 
-__all__ = ["random_bits", "random_bits16", "round_stochastic"]
+__all__ = ["random_bits", "random_bits16", "random_normal", "round_stochastic"]
 
 
 def _fake_words(key: Tensor, numel: int) -> Tensor:
@@ -24,6 +24,10 @@ def _fake_words(key: Tensor, numel: int) -> Tensor:
 
 def _fake_bits(key: Tensor, numel: int) -> Tensor:
     return key.new_empty(numel, dtype=torch.int32)
+
+
+def _fake_normal(key: Tensor, numel: int) -> Tensor:
+    return key.new_empty(numel, dtype=torch.float32)
 
 
 def _fake_round(x: Tensor, random_bits: Tensor, clamp: bool) -> Tensor:
@@ -50,6 +54,12 @@ def random_bits(key: Tensor, numel: int) -> Tensor:
 def random_bits16(key: Tensor, numel: int) -> Tensor:
     """Draw int32 ``(numel,)`` holding uint16 values from an int64 key ``(2,)``."""
     return random.random_bits16(key, numel)
+
+
+@operator("random_normal(Tensor key, SymInt numel) -> Tensor", fake=_fake_normal)
+def random_normal(key: Tensor, numel: int) -> Tensor:
+    """Draw float32 ``(numel,)``, standard normal, from an int64 key ``(2,)``."""
+    return random.normal_of(random_bits(key, numel + numel % 2), (numel,), torch.float32)
 
 
 @operator(

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import check_seed, fold_in, make_key, next_key, normal
+from ..core.random import check_seed, fold_in, make_key, next_key, normal_of
 from ..core.tree import accumulator_dtype
+from ..ops import random_bits, random_normal
 from .one_sided import OneSided
 from .projector import finite_or_zero, keep_if_bad
 from .view import View
@@ -112,7 +113,7 @@ class SketchProjector(VectorsProjector):
 
     def omega(self, key: Tensor, x: Tensor, view: View) -> Tensor:
         """A random matrix, (length, columns of the sketch)."""
-        return normal(key, (view.length, self.width(view)), x.dtype)
+        return normal_numbers(key, (view.length, self.width(view)), x.dtype)
 
     def width(self, view: View) -> int:
         """Columns of the sketch."""
@@ -132,3 +133,11 @@ def leaf_key(seed: int, p: Tensor, name: str) -> Tensor:
     if p.is_meta:  # only the structure counts
         return torch.empty(2, dtype=torch.int64, device=p.device)
     return fold_in(make_key(seed, device=p.device), name)
+
+
+def normal_numbers(key: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """``core.random.normal`` through the operators that have kernels."""
+    count = shape[0] * shape[1]
+    if dtype == torch.float32:
+        return random_normal(key, count).reshape(shape)
+    return normal_of(random_bits(key, count + count % 2), shape, dtype)

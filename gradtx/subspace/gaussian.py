@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import check_seed, next_key, normal_of
-from ..ops import random_bits
-from .dense import leaf_key
+from ..core.random import check_seed, next_key
+from .dense import leaf_key, normal_numbers
 from .one_sided import OneSided
 from .view import View
 
@@ -74,5 +73,4 @@ class gaussian(SeededProjector):
     """
 
     def draw(self, key: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-        count = shape[0] * shape[1]
-        return normal_of(random_bits(key, count + count % 2), shape, dtype)
+        return normal_numbers(key, shape, dtype)

@@ -108,13 +108,14 @@ class InSubspace(DeclaredTransform, Wrapper):
         us, olds = [call.updates[i] for i in projected], [states[i] for i in projected]
         done = leaf_.turns(self.projector, self.refresh, olds, us)
         turns = dict(zip(projected, done, strict=True))
+        wants_params = self.requires_params
         for i, turn in turns.items():
             low[i] = self.projector.project(turn.new.projector, call.updates[i])
-            if self.requires_params:
+            if wants_params:
                 params[i] = _stand_in(params[i], low[i])
         inner = self._carried(call, state.inner_state, states, turns, low)
         lowered = call.spec.unflatten(low)
-        given = call.spec.unflatten(params) if self.requires_params else None
+        given = call.spec.unflatten(params) if wants_params else None
         extra = {**call.extra, "grads": lowered}
         out, inner = self.update_transform(lowered, inner, given, extra)
         outs = tree.leaves_like(self.name, call.spec, out, "inner update")

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.hyper import Values, one_minus_power
 from .orthonormal import orthonormal
 from .projector import one_form
-from .refresh import either
+from .refresh import can_overwrite, either
 from .svd import leading_vectors
 from .view import View
 
@@ -42,7 +42,8 @@ def sweep(
     """One step.
 
     Args:
-        total: A, the update and what has been left out so far, (batch, rows, columns).
+        total: A, the update and what has been left out so far, (batch, rows, columns). With
+            ``feedback`` its memory may become that of the error.
         s: the state before.
         view: the leaves' geometry.
         h: hyperparameters b1, b2, eps and rho.
@@ -60,14 +61,6 @@ def sweep(
     a = q.mT @ total if left else total @ q
     r = q.mT @ p
     turned = r @ m if left else m @ r.mT
-    error = None
-    if feedback:
-        beta = h.b1 / (1 - h.b1)
-        bases, lost = torch.cat([beta * p, -q], -1), [m, a + beta * turned]
-        if left:
-            error = torch.baddbmm(total, bases, torch.cat(lost, -2))
-        else:
-            error = torch.baddbmm(total, torch.cat(lost, -1), bases.mT)
     # v moves through its variance around the corrected mean, all of it times c2.
     ratio = c2 / (c1 * c1)
     spread = torch.addcmul(v, m, ratio * m, value=-1)
@@ -75,10 +68,24 @@ def sweep(
     v = torch.addcmul(spread, turned, ratio * turned).abs()
     mu = torch.lerp(turned, a, 1 - h.b1)
     nu = torch.lerp(v, a * a, 1 - h.b2)
+    error = None
+    if feedback:  # A - Q a + b1 / (1 - b1) (P m - Q R m)
+        bases = torch.cat([h.b1 * p, -q], -1) / (1 - h.b1)
+        if left:
+            error = _plus(total, bases, torch.cat([m, mu], -2))
+        else:
+            error = _plus(total, torch.cat([m, mu], -1), bases.mT)
     c1, c2 = one_minus_power(h.b1, s.step + 1, dtype), one_minus_power(h.b2, s.step + 1, dtype)
     out = mu / torch.addcmul(h.eps * c1, torch.sqrt(nu), c1 * torch.rsqrt(c2))
     update = q @ out if left else out @ q.mT
     return update, error, Moving(s.step + 1, q, mu, nu)
+
+
+def _plus(total: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """``total + x @ y``, in the memory of ``total`` where nothing else can see it."""
+    if all(can_overwrite(z) for z in (total, x, y)):
+        return total.baddbmm_(x, y)
+    return torch.baddbmm(total, x, y)
 
 
 def _basis(total: Tensor, s: Moving, view: View, rho: Any, c1: Tensor) -> Tensor:
@@ -93,7 +100,7 @@ def _basis(total: Tensor, s: Moving, view: View, rho: Any, c1: Tensor) -> Tensor
         m, v = (s.mu, along.mT) if left else (s.mu.mT, along)
         y = torch.baddbmm(x @ v, s.basis, weight * (m @ v))
         # Anything in A that is not finite shows up here.
-        good = torch.isfinite(y).all(-1, keepdim=True).all(-2, keepdim=True)
+        good = torch.isfinite(y.abs().amax((-2, -1), keepdim=True))
         return torch.where(good, orthonormal(torch.where(good, y, 0.0)), s.basis)
 
     def singular() -> Tensor:

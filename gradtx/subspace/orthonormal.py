@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,9 @@ from .refresh import either
 def orthonormal(y: Tensor) -> Tensor:
     """Q of the reduced QR decomposition, with canonical signs.
 
-    Twice R from the Cholesky decomposition of Y^T Y, the first time in float64: matrix products
-    only. Where that is not exact enough, for dependent columns, Householder's reflections.
+    On the CPU by Householder's reflections. On other devices twice R from the Cholesky
+    decomposition of Y^T Y, the first time in float64: matrix products only; where that is not exact
+    enough, for dependent columns, Householder's reflections too.
 
     Args:
         y: (..., size, rank), a batch of thin matrices.
@@ -24,11 +27,20 @@ def orthonormal(y: Tensor) -> Tensor:
     tensor([[ 0.6000,  0.8000],
             [ 0.8000, -0.6000]])
     """
+
+    def reflected() -> Tensor:
+        return torch.linalg.qr(y, mode="reduced").Q
+
+    if y.device.type == "cpu":
+        return canonical(reflected())
+    return canonical(divided(y, reflected))
+
+
+def divided(y: Tensor, otherwise: Callable[[], Tensor]) -> Tensor:
+    """Q from Cholesky decompositions, or what ``otherwise`` gives where they are not exact."""
     once, good = _divided(y.double())
     twice, again = _divided(once.to(y.dtype), near=0.25)
-    return canonical(
-        either((good & again).all(), lambda: twice, lambda: torch.linalg.qr(y, mode="reduced").Q)
-    )
+    return either((good & again).all(), lambda: twice, otherwise)
 
 
 def _divided(y: Tensor, near: float | None = None) -> tuple[Tensor, Tensor]:

@@ -155,3 +155,8 @@ def can_read(flag: Tensor) -> bool:
     if torch._C._functorch.is_functorch_wrapped_tensor(flag):
         return False
     return not (flag.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def can_overwrite(x: Tensor) -> bool:
+    """Whether a tensor that a transform has made may be overwritten: nothing else records it."""
+    return can_read(x) and not x.requires_grad

@@ -18,6 +18,7 @@
   }
 
 GX_REGISTER(CPU, cpu)
+STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) { GX_IMPL(random_normal, cpu) }
 #ifdef GX_WITH_CUDA
 GX_REGISTER(CUDA, cuda)
 #endif

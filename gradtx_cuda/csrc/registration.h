@@ -42,4 +42,6 @@ GX_DECLARE(cpu)
 GX_DECLARE(cuda)
 #undef GX_DECLARE
 
+Tensor random_normal_cpu(const Tensor& key, int64_t numel);
+
 }  // namespace gx

@@ -170,6 +170,10 @@ def random_bits16_samples() -> list[tuple[Any, ...]]:
     return [(make_key(7, 2), n) for n in (0, 1, 8, 1001)]
 
 
+def random_normal_samples() -> list[tuple[Any, ...]]:
+    return [(make_key(-7, 2**40 + 3), n) for n in (0, 1, 8, 1001, 70_000)]
+
+
 def round_stochastic_samples() -> list[tuple[Any, ...]]:
     bits = random_bits16(make_key(7, 2), 210)
     return [
@@ -194,6 +198,7 @@ def hadamard_samples() -> list[tuple[Any, ...]]:
 SAMPLES: dict[str, Samples] = {
     "random_bits": random_bits_samples,
     "random_bits16": random_bits16_samples,
+    "random_normal": random_normal_samples,
     "round_stochastic": round_stochastic_samples,
     "dct": dct_samples,
     "hadamard": hadamard_samples,

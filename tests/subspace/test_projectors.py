@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.core.random import normal
 from gradtx.subspace.projector import canonical
 
 s = gx.subspace
@@ -84,6 +85,14 @@ def test_random_numbers_are_the_leafs_own(kind: str) -> None:
     assert not torch.equal(basis("a"), basis("a", seed=1))
     assert not torch.equal(basis("a"), basis("a", times=3))
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normal_numbers_are_those_of_the_key(dtype: torch.dtype) -> None:
+    projector = s.gaussian(3, seed=5)
+    state = projector.refresh(projector.init(torch.ones(9, 5), "w"), torch.ones(9, 5))
+    want = normal(state.key, (5, 3), dtype) / 3**0.5
+    torch.testing.assert_close(projector.basis(state, (9, 5), dtype), want, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("kind", [s.gaussian, s.rademacher])
