@@ -17,7 +17,7 @@ from .places import Places, label
 from .schedule import Stage
 
 _BLOCK = 512  # columns of a block: its flags stay in the first cache
-_WIDE = 1024  # columns from which rows are taken in pairs
+_NEAR = 4096  # elements of all columns from which rows are taken in pairs: half of the first cache
 _STAGGER = 208  # elements that keep columns of two arrays off the same sets of a cache
 
 
@@ -95,7 +95,8 @@ class MatrixPass:
         if self.arrays or not (self.columns or self._of_form("column")):
             return []
         lines = self._rows(2)
-        return [f"if (b > {_WIDE}) for (; i + 2 <= last; i += 2) {{", *_indent(lines), "}"]
+        wide = _NEAR // (len(self.columns) + len(self._of_form("column")))
+        return [f"if (b > {wide}) for (; i + 2 <= last; i += 2) {{", *_indent(lines), "}"]
 
     def _rows(self, count: int) -> list[str]:
         """The rows from ``i``; names of what belongs to one of them end with its number."""

@@ -121,6 +121,7 @@ def microadam_(
         first, second = window_moments(indices[i], values[i], w1, w2, n, size, k)
         update = (g1 * first / ((g2 * second).sqrt() + eps)).reshape(p.shape)
         moved = p.float()
-        p.copy_(moved + (update + weight_decay * moved) * -lr)
+        decayed = update + weight_decay * moved if weight_decay else update
+        p.copy_(moved + decayed * -lr)
         steps[i].add_(1)
     return flags

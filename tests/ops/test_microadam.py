@@ -137,6 +137,39 @@ def test_hard_gradients(name, include_zero):
 
 
 @KERNEL
+@pytest.mark.parametrize(
+    "scales", [(1, 1, 1, 1), (1, 1e3, 1e-3, 1), (1, 0, 0, 1), (1, math.nan, 1, 1)]
+)
+def test_the_last_step_is_no_hint(scales):
+    """However far the largest magnitudes are from those of the step or the block before."""
+    kernel = arguments((20 * 1024,), block=1024, nonfinite="ignore")
+    gradient = values((20, 1024), torch.float32, 3) * torch.logspace(-2, 2, 20)[:, None]
+    for t, scale in enumerate(scales):
+        kernel["grads"] = [(scale * gradient.roll(t, 0)).flatten()]
+        reference = clone(kernel)
+        microadam_(**kernel)
+        OPS["microadam_"].reference(**reference)
+        for name in ("codes", "lo", "hi", "indices", "values"):
+            for a, b in zip(kernel[name], reference[name], strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(kernel["params"], reference["params"], equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", ["kernel", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_decay_what_has_no_entry_stays(backend, dtype):
+    args = arguments((64, 4096, 5000), param=dtype, rows=[1, 1, 1])
+    for p in args["params"]:
+        p[::3] = math.inf
+    before = [p.clone() for p in args["params"]]
+    step = OPS["microadam_"].reference if backend == "reference" else microadam_
+    step(**args)
+    for old, new in zip(before, args["params"], strict=True):
+        assert torch.equal(new[::3], old[::3])
+        assert (new != old).any()
+
+
+@KERNEL
 def test_threads_do_not_matter():
     threads, results = torch.get_num_threads(), []
     try:

@@ -31,7 +31,8 @@ GX_HD float microadam_update(float first, float second, const MicroAdamRates& r)
 
 // The parameter after the step.
 GX_HD float microadam_moved(float p, float update, const MicroAdamRates& r) {
-  return add(p, mul(add(update, mul(r.weight_decay, p)), -r.lr));
+  const float change = r.weight_decay != 0.0f ? add(update, mul(r.weight_decay, p)) : update;
+  return add(p, mul(change, -r.lr));
 }
 
 GX_HD uint16_t to_bf16(float value) {

@@ -36,11 +36,12 @@ void step_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
   if (has_avx512() && fits_wide(leaf.block_size, leaf.k, quant)) {
     if (buffers.wide == nullptr) {
       buffers.wide.reset(new WideScratch);  // most of it will not be touched
-      std::fill_n(buffers.wide->present, kLongest, uint8_t{0});
     }
     const int64_t full = std::min(end, leaf.numel / leaf.block_size);
     for (; begin < full; ++begin) {
-      step_block_wide(leaf, begin, rule, begin + 1 == end, *buffers.wide);
+      const bool last = begin + 1 == end;
+      if (step_block_wide(leaf, begin, rule, last, *buffers.wide)) continue;
+      step_block(leaf, begin, kRange, rule, last, buffers.portable);
     }
   }
 #endif
