@@ -1,11 +1,11 @@
 """Step time of gradtx chains as ratios to ``torch.optim.AdamW(fused=True)``.
 
-One process; repetitions of all candidates are interleaved and the median of the ratios within a
-repetition is reported, so that a noisy machine moves numerator and denominator together. ``floor``
-is the ratio of bytes that must move per parameter and step. ``first`` is the time of the first
-step, tracing and compilation included, and ``extra`` the memory that a later step needs at its
-peak, per parameter. Indented lines are other implementations of the row above, as far as they are
-installed; ``rows.py`` lists them.
+One process; repetitions of a candidate and of AdamW are interleaved and the median of the ratios
+within a repetition is reported, so that a noisy machine moves numerator and denominator together.
+``floor`` is the ratio of bytes that must move per parameter and step. ``first`` is the time of the
+first step, tracing and compilation included, and ``extra`` the memory that a later step needs at
+its peak, per parameter. Indented lines are other implementations of the row above, as far as they
+are installed; ``rows.py`` lists them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib import metadata
@@ -28,6 +29,7 @@ from torch import Tensor
 
 import gradtx as gx
 
+PLACES = 3  # how often everything is allocated anew for a candidate
 ADAMW_BYTES = 28  # read gradient, parameter, two moments; write parameter, two moments (float32)
 
 
@@ -109,24 +111,35 @@ class Course:
         self._start = [p.detach().clone() for p in self.params]
         self._grads = [p.grad.clone() for p in self.params if p.grad is not None]
         self.count = sum(p.numel() for p in self.params)
-        self._reference = torch.optim.AdamW(self.params, fused=True).step
-        self._reference()
 
-    def result(self, step: Step, bytes_moved: float) -> Result:
-        """Measure one candidate. Its first steps are its own; gradients are given anew."""
-        grads = [g.clone() for g in self._grads]
-        with torch.no_grad():
-            torch._foreach_copy_(self.params, self._start)
+    def result(self, make: Callable[[], Step], bytes_moved: float, places: int = PLACES) -> Result:
+        """Measure one candidate. Its first steps are its own; gradients are given anew.
 
-        def timed(step: Step) -> float:
-            for p, g in zip(self.params, grads, strict=True):
-                p.grad = g  # some steps take it away
-            return seconds(step)
+        Where arrays happen to lie in memory can change what a step takes by a third, so a few
+        repetitions each are done on tensors that are all allocated anew. Setting up another
+        library's optimizer can take long, for them the memory is allocated once.
+        """
+        pairs: list[tuple[float, float]] = []
+        first = extra = 0.0
+        for place in range(places):
+            grads = self._place()
+            step, reference = make(), torch.optim.AdamW(self.params, fused=True).step
+            reference()
+            with torch.no_grad():
+                torch._foreach_copy_(self.params, self._start)
 
-        first = timed(step)
-        timed(step)
-        extra = extra_bytes(step) / self.count
-        pairs = [(timed(self._reference), timed(step)) for _ in range(self.repetitions)]
+            def timed(step: Step, grads: list[Tensor] = grads) -> float:
+                for p, g in zip(self.params, grads, strict=True):
+                    p.grad = g  # some steps take it away
+                return seconds(step)
+
+            if place == 0:
+                first = timed(step)
+            timed(step)
+            if place == 0:
+                extra = extra_bytes(step) / self.count
+            count = range(place, self.repetitions, places)
+            pairs += [(timed(reference), timed(step)) for _ in count]
         return Result(
             statistics.median(ours / base for base, ours in pairs),
             bytes_moved / ADAMW_BYTES,
@@ -135,12 +148,17 @@ class Course:
             extra,
         )
 
+    def _place(self) -> list[Tensor]:
+        """New memory for the parameters; new gradients."""
+        grads = [g.clone() for g in self._grads]
+        for p, x, g in zip(self.params, self._start, grads, strict=True):
+            p.data, p.grad = x.clone(), g
+        return grads
+
     def peer(self, peer: Peer, bytes_moved: float) -> Result | str:
         """Measure another library's optimizer, or say why that is not possible."""
         try:
-            for p, g in zip(self.params, self._grads, strict=True):
-                p.grad = g.clone()
-            return self.result(peer.step(self.params), bytes_moved)
+            return self.result(lambda: peer.step(self.params), bytes_moved, places=1)
         except ModuleNotFoundError as error:
             return f"not installed: {error.name}"
         except Exception as error:  # other people's code, on a device it may not be made for
@@ -148,7 +166,7 @@ class Course:
 
     def row(self, row: Row, with_peers: bool) -> Result:
         """Measure a row and print it."""
-        result = self.result(step_of(row.ours, self.params), row.bytes_moved)
+        result = self.result(lambda: step_of(row.ours, self.params), row.bytes_moved)
         show(row.name, result)
         for peer in row.peers if with_peers else ():
             found = self.peer(peer, row.bytes_moved)
