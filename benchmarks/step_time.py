@@ -2,6 +2,8 @@
 
 One process; repetitions of a candidate and of AdamW are interleaved and the median of the ratios
 within a repetition is reported, so that a noisy machine moves numerator and denominator together.
+The table is gone through several times, each time in new memory, since minutes differ and so do the
+places where arrays happen to lie; other libraries are measured once.
 ``floor`` is the ratio of bytes that must move per parameter and step. ``first`` is the time of the
 first step, tracing and compilation included, and ``extra`` the memory that a later step needs at
 its peak, per parameter. Indented lines are other implementations of the row above, as far as they
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -29,7 +32,7 @@ from torch import Tensor
 
 import gradtx as gx
 
-PLACES = 3  # how often everything is allocated anew for a candidate
+TURNS = 3  # how often the table is gone through
 ADAMW_BYTES = 28  # read gradient, parameter, two moments; write parameter, two moments (float32)
 
 
@@ -97,83 +100,88 @@ def extra_bytes(step: Step) -> int:
     return resident("VmHWM") - before
 
 
+@dataclass
+class Sample:
+    """Some steps of a candidate: seconds of AdamW's step and of its own, and of its first one."""
+
+    pairs: list[tuple[float, float]]
+    first_seconds: float
+    extra_bytes: float
+
+
 class Course:
     """A parameter set on which every candidate runs beside fused AdamW.
 
     Args:
         shapes: of the parameters.
-        repetitions: pairs of steps per candidate.
     """
 
-    def __init__(self, shapes: list[tuple[int, ...]], repetitions: int) -> None:
+    def __init__(self, shapes: list[tuple[int, ...]]) -> None:
         self.params = parameters(shapes)
-        self.repetitions = repetitions
         self._start = [p.detach().clone() for p in self.params]
         self._grads = [p.grad.clone() for p in self.params if p.grad is not None]
         self.count = sum(p.numel() for p in self.params)
 
-    def result(self, make: Callable[[], Step], bytes_moved: float, places: int = PLACES) -> Result:
-        """Measure one candidate. Its first steps are its own; gradients are given anew.
-
-        Where arrays happen to lie in memory can change what a step takes by a third, so a few
-        repetitions each are done on tensors that are all allocated anew. Setting up another
-        library's optimizer can take long, for them the memory is allocated once.
-        """
-        pairs: list[tuple[float, float]] = []
-        first = extra = 0.0
-        for place in range(places):
-            grads = self._place()
-            step, reference = make(), torch.optim.AdamW(self.params, fused=True).step
-            reference()
-            with torch.no_grad():
-                torch._foreach_copy_(self.params, self._start)
-
-            def timed(step: Step, grads: list[Tensor] = grads) -> float:
-                for p, g in zip(self.params, grads, strict=True):
-                    p.grad = g  # some steps take it away
-                return seconds(step)
-
-            if place == 0:
-                first = timed(step)
-            timed(step)
-            if place == 0:
-                extra = extra_bytes(step) / self.count
-            count = range(place, self.repetitions, places)
-            pairs += [(timed(reference), timed(step)) for _ in count]
-        return Result(
-            statistics.median(ours / base for base, ours in pairs),
-            bytes_moved / ADAMW_BYTES,
-            1e3 * statistics.median(ours for _, ours in pairs),
-            first,
-            extra,
-        )
-
-    def _place(self) -> list[Tensor]:
-        """New memory for the parameters; new gradients."""
+    def sample(self, make: Callable[[], Step], repetitions: int) -> Sample:
+        """Measure one candidate, all tensors in new memory. Gradients are given anew."""
         grads = [g.clone() for g in self._grads]
         for p, x, g in zip(self.params, self._start, grads, strict=True):
             p.data, p.grad = x.clone(), g
-        return grads
+        step, reference = make(), torch.optim.AdamW(self.params, fused=True).step
+        reference()
+        with torch.no_grad():
+            torch._foreach_copy_(self.params, self._start)
 
-    def peer(self, peer: Peer, bytes_moved: float) -> Result | str:
+        def timed(step: Step) -> float:
+            for p, g in zip(self.params, grads, strict=True):
+                p.grad = g  # some steps take it away
+            return seconds(step)
+
+        first = timed(step)
+        timed(step)
+        extra = extra_bytes(step) / self.count
+        pairs = [(timed(reference), timed(step)) for _ in range(repetitions)]
+        return Sample(pairs, first, extra)
+
+    def peer(self, peer: Peer, bytes_moved: float, repetitions: int) -> Result | str:
         """Measure another library's optimizer, or say why that is not possible."""
         try:
-            return self.result(lambda: peer.step(self.params), bytes_moved, places=1)
+            return result([self.sample(lambda: peer.step(self.params), repetitions)], bytes_moved)
         except ModuleNotFoundError as error:
             return f"not installed: {error.name}"
         except Exception as error:  # other people's code, on a device it may not be made for
             return f"{type(error).__name__}: {error}".splitlines()[0][:100]
 
-    def row(self, row: Row, with_peers: bool) -> Result:
-        """Measure a row and print it."""
-        result = self.result(lambda: step_of(row.ours, self.params), row.bytes_moved)
-        show(row.name, result)
-        for peer in row.peers if with_peers else ():
-            found = self.peer(peer, row.bytes_moved)
-            result.peers[peer.name] = found
-            show(f"  {peer.name}", found)
-            gc.collect()
-        return result
+    def run(self, rows: list[Row], repetitions: int, with_peers: bool) -> dict[str, Result]:
+        """Measure rows and print them."""
+        samples: dict[str, list[Sample]] = {row.name: [] for row in rows}
+        for turn in range(TURNS):
+            count = len(range(turn, repetitions, TURNS))
+            for row in rows:
+                made = partial(step_of, row.ours, self.params)
+                samples[row.name].append(self.sample(made, count))
+                gc.collect()
+        found = {}
+        for row in rows:
+            found[row.name] = ours = result(samples[row.name], row.bytes_moved)
+            show(row.name, ours)
+            for peer in row.peers if with_peers else ():
+                ours.peers[peer.name] = self.peer(peer, row.bytes_moved, repetitions)
+                show(f"  {peer.name}", ours.peers[peer.name])
+                gc.collect()
+        return found
+
+
+def result(samples: list[Sample], bytes_moved: float) -> Result:
+    """What all samples of a candidate say."""
+    pairs = [pair for sample in samples for pair in sample.pairs]
+    return Result(
+        statistics.median(ours / base for base, ours in pairs),
+        bytes_moved / ADAMW_BYTES,
+        1e3 * statistics.median(ours for _, ours in pairs),
+        samples[0].first_seconds,
+        samples[0].extra_bytes,
+    )
 
 
 def show(name: str, result: Result | str) -> None:
@@ -215,12 +223,9 @@ def main() -> None:
     results: dict[str, dict[str, Result]] = {}
     for name in args.sets:
         print(f"\n{name}, {args.threads} threads: ratio to torch.optim.AdamW(fused=True)")
-        course = Course(SETS[name], args.repetitions)
-        results[name] = {
-            row.name: course.row(row, not args.no_peers)
-            for row in ROWS
-            if row.name in args.only and (name == "gpt-23M" or not row.matrices)
-        }
+        rows = [row for row in ROWS if row.name in args.only]
+        rows = [row for row in rows if name == "gpt-23M" or not row.matrices]
+        results[name] = Course(SETS[name]).run(rows, args.repetitions, not args.no_peers)
     args.out.mkdir(parents=True, exist_ok=True)
     record = {
         "date": date.today().isoformat(),
