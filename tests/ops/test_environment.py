@@ -21,6 +21,7 @@ KERNELS = {
     "pack_signs",
     "quantize_affine",
     "random_bits",
+    "random_normal",
     "unpack_signs",
     "window_moments",
 }
