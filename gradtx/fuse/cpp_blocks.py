@@ -70,7 +70,7 @@ def segment(graph: Graph) -> int:
     Raises:
         CannotFuseError: it would be too large for the stack.
     """
-    sizes = [node.each for node in graph.nodes if node.each is not None and node.step is None]
+    sizes = [node.block for node in graph.nodes if node.block is not None]
     if not sizes:
         return BLOCK
     least = math.lcm(*sizes)

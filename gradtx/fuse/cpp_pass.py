@@ -100,7 +100,7 @@ def body(places: Places, stage: Stage, at: str, arrays: Arrays, row: str = "") -
                 value = operand(places.graph, node.args[0], kind, True)
                 lines.append(f"flags{i}{row}[k] = -({value} > 0);")
             continue
-        if node.each is not None and node.step is None:
+        if node.block is not None:
             continue
         value = (
             f"flags{node.args[0]}{row}[k] != 0" if node.op == "unpack_signs" else arrays.value(i)

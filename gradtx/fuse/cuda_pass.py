@@ -58,10 +58,9 @@ class Arrays:
         """Variables for where they begin, or where element number ``begin`` is."""
         lines = []
         for where, dtype in self.all.items():
-            each = self._node[where].each
-            offset = f" + {begin}{f' / {each}' if each else ''}" if begin else ""
-            if self._node[where].step:
-                offset = ""
+            node = self._node[where]
+            offset = f" + {begin}{f' / {node.block}' if node.block else ''}"
+            offset = offset if begin and node.step is None else ""
             kind = f"{'' if where in self.written else 'const '}{STORAGE[dtype][0]}*"
             pointer = f"p_{label(where)}"
             lines += [
@@ -100,8 +99,7 @@ def body(
     nodes, lines = places.graph.nodes, []
     for i in stage.elements:
         node = nodes[i]
-        coded = node.each is not None and node.step is None
-        if node.form == "bits" or coded or node.op == "block_decode":
+        if node.form == "bits" or node.block is not None or node.op == "block_decode":
             continue
         if node.op == "input":
             value = f"gx_load({source(node.value)})"

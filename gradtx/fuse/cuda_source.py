@@ -143,7 +143,7 @@ def _check(graph: Graph) -> None:
     """Refuse what the statements and the prelude here do not know."""
     blocks = any(node.op in ("block_codes", "block_decode") for node in graph.nodes)
     for i, node in enumerate(graph.nodes):
-        coded = node.each is not None and node.op in ("input", "block_codes", "block_scale")
+        coded = node.block is not None and node.op in ("input", "block_codes", "block_scale")
         known = node.form in _FORMS or coded or node.step is not None
         known = known and node.dtype in STORAGE and not (node.step and blocks)
         if node.op == "input":

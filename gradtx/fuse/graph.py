@@ -84,7 +84,12 @@ class Node:
     @property
     def each(self) -> int | None:
         """For so many elements there is one value; None in other forms."""
-        return int(self.form[6:]) if self.form.startswith(("every ", "slice ")) else None
+        return self.block or self.step
+
+    @property
+    def block(self) -> int | None:
+        """The elements of a block that has one value; None in other forms."""
+        return int(self.form[6:]) if self.form.startswith("every ") else None
 
     @property
     def step(self) -> int | None:

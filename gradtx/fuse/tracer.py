@@ -116,7 +116,7 @@ class Tracer(TorchDispatchMode):
             at = self._peek(value)
             if self.nodes[at].form == "array" and value.ndim == 1 and len(value) in self._steps:
                 return self._state(value, f"slice {self._steps[len(value)]}")
-            if self.nodes[at].form == "array" or self.nodes[at].form.startswith("every "):
+            if self.nodes[at].form == "array" or self.nodes[at].block is not None:
                 raise self.refuse("has a state that is no scalar, leaf, row or column")
             if at in self._matrix_of:
                 self._claim(self._matrix_of[at])
@@ -132,7 +132,7 @@ class Tracer(TorchDispatchMode):
         forms = {self.nodes[a].form for a in args} - {"scalar"}
         if "bits" in forms:
             raise self.refuse("computes with packed bits")
-        if len(forms) > 1 and any(form.startswith("slice ") for form in forms):
+        if len(forms) > 1 and any(self.nodes[a].step is not None for a in args):
             raise self.refuse("combines part of a tensor with something else")
         form = forms.pop() if len(forms) == 1 else "element" if forms else "scalar"
         return self._append(Node(op, args, _name(dtype), form, value, current_member()))
@@ -168,10 +168,11 @@ class Tracer(TorchDispatchMode):
         return self._append(Node(f"{over}_{op}", (x,), dtype, form, None, current_member()))
 
     def count(self, source: Tensor, out: Tensor) -> int:
-        form = self.nodes[self.node(source)].form
+        at = self.node(source)
+        form = self.nodes[at].form
         if form == "scalar":
             return self.node(1)
-        if form.startswith("slice "):
+        if self.nodes[at].step is not None:
             raise self.refuse("takes the mean of part of a tensor")
         if out.numel() == 1:
             size = {"row": "rows", "column": "columns"}.get(form, "numel")
@@ -315,14 +316,14 @@ class Tracer(TorchDispatchMode):
 
     def _check_shapes(self, func: Any, args: Any, out: Tensor) -> None:
         """Refuse where a form and the shape of the tensor do not go together."""
-        form = self.nodes[self._peek(out)].form
+        node = self.nodes[self._peek(out)]
+        form, step = node.form, node.step
         rows, columns = self.matrix or (1, 1)
         want = {"element": self.numel, "row": rows, "column": columns, "scalar": 1}.get(form)
-        if form.startswith("slice "):
-            want = -(-self.numel // int(form[6:]))
+        want = want if step is None else -(-self.numel // step)
         if want is not None and out.numel() != want:
             raise self.refuse(f"{func} gives shape {tuple(out.shape)} from {tuple(self.shape)}")
-        if form != "element" or self.nodes[self._peek(out)].op == "block_decode":
+        if form != "element" or node.op == "block_decode":
             return
         for x in args:
             if isinstance(x, Tensor) and x.numel() not in (1, self.numel):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import check_seed, fold_in, make_key, next_key, normal_of
+from ..core.random import check_seed, fold_in, make_key, next_key, normal
 from ..core.tree import accumulator_dtype
-from ..ops import random_bits, random_normal
+from ..ops import random_normal
 from .one_sided import OneSided
 from .projector import finite_or_zero, keep_if_bad
 from .view import View
@@ -136,8 +136,7 @@ def leaf_key(seed: int, p: Tensor, name: str) -> Tensor:
 
 
 def normal_numbers(key: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """``core.random.normal`` through the operators that have kernels."""
-    count = shape[0] * shape[1]
+    """``core.random.normal``, in float32 through the operator that has a kernel."""
     if dtype == torch.float32:
-        return random_normal(key, count).reshape(shape)
-    return normal_of(random_bits(key, count + count % 2), shape, dtype)
+        return random_normal(key, shape[0] * shape[1]).reshape(shape)
+    return normal(key, shape, dtype)

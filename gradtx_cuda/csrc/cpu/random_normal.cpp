@@ -3,23 +3,14 @@
 #include <cmath>
 #include <cstring>
 
-#include "../common/philox.h"
-#include "../common/random_bits_op.h"
 #include "../registration.h"
-#include "vectorize.h"
+#include "philox_lanes.h"
 
 namespace gx {
 namespace {
 
-constexpr int64_t kLanes = 16;
-constexpr int64_t kNumbers = 4 * kLanes;  // of one run
-constexpr int64_t kGrain = 128;           // runs worth a thread
-
-struct NormalJob {
-  PhiloxKey key;
-  float* out;
-  int64_t numel;
-};
+constexpr int64_t kLanes = kPhiloxLanes;
+constexpr int64_t kGrain = 128;  // runs worth a thread
 
 GX_INLINE uint64_t double_bits(double value) {
   uint64_t bits;
@@ -90,36 +81,30 @@ GX_INLINE void sine_cosine(uint32_t word, double* sine, double* cosine) {
   *cosine = double_from((c ^ different) ^ (((quadrant + 1) & 2u) << 62));
 }
 
-GX_CLONES void draw(const NormalJob& job, int64_t begin, int64_t end) {
+GX_CLONES void draw(const PhiloxJob<float>& job, int64_t begin, int64_t end) {
   for (int64_t run = begin; run < end; ++run) {
-    uint32_t first[2][kLanes], second[2][kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const PhiloxWords w = random_group(job.key, static_cast<uint64_t>(run * kLanes + j));
-      first[0][j] = w.w0;
-      second[0][j] = w.w1;
-      first[1][j] = w.w2;
-      second[1][j] = w.w3;
-    }
+    uint32_t words[4][kLanes];
+    philox_run(job.key, run, words);
     float numbers[4][kLanes];
     for (int64_t pair = 0; pair < 2; ++pair) {
       for (int64_t j = 0; j < kLanes; ++j) {
-        const double u = (widened(first[pair][j]) + 1.0) * 0x1p-32;
+        const double u = (widened(words[2 * pair][j]) + 1.0) * 0x1p-32;
         const double radius = std::sqrt(-2.0 * logarithm(u));
         double sine, cosine;
-        sine_cosine(second[pair][j], &sine, &cosine);
+        sine_cosine(words[2 * pair + 1][j], &sine, &cosine);
         numbers[2 * pair][j] = static_cast<float>(radius * cosine);
         numbers[2 * pair + 1][j] = static_cast<float>(radius * sine);
       }
     }
-    float row[kNumbers];
+    float row[kPhiloxRun];
     for (int64_t j = 0; j < kLanes; ++j) {
       row[4 * j] = numbers[0][j];
       row[4 * j + 1] = numbers[1][j];
       row[4 * j + 2] = numbers[2][j];
       row[4 * j + 3] = numbers[3][j];
     }
-    const int64_t n = std::min(kNumbers, job.numel - run * kNumbers);
-    std::memcpy(job.out + run * kNumbers, row, n * sizeof(float));
+    const int64_t n = std::min(kPhiloxRun, job.numel - run * kPhiloxRun);
+    std::memcpy(job.out + run * kPhiloxRun, row, n * sizeof(float));
   }
 }
 
@@ -128,13 +113,7 @@ GX_CLONES void draw(const NormalJob& job, int64_t begin, int64_t end) {
 Tensor random_normal_cpu(const Tensor& key, int64_t numel) {
   const Tensor pair = prepare_random_bits(key, numel);
   const Tensor out = torch::stable::new_empty(pair, {numel}, ScalarType::Float);
-  if (numel == 0) return out;
-  const auto* numbers = static_cast<const int64_t*>(pair.const_data_ptr());
-  const NormalJob job{{static_cast<uint64_t>(numbers[0]), static_cast<uint64_t>(numbers[1])},
-                      static_cast<float*>(out.mutable_data_ptr()),
-                      numel};
-  torch::stable::parallel_for(0, num_blocks(numel, kNumbers), kGrain,
-                              [&](int64_t begin, int64_t end) { draw(job, begin, end); });
+  philox_parallel<float>(pair, out, kGrain, draw);
   return out;
 }
 
