@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import hyper as hyper_
+from ..core import tree
 from ..core.protocol import GradientTransformation, declared_hyper, members
 from ..core.transform import TreeTransform
 from .layout import Structure
@@ -108,6 +109,39 @@ class HyperNames:
                 if key in hyper:  # type: ignore[operator]
                     found[full] = hyper[key]  # type: ignore[index]
         return found
+
+    def rows(
+        self, hyper: Mapping[str, Any] | None, spec: Any, there: list[int]
+    ) -> tuple[list[dict[str, Any]], list[int]]:
+        """Rows of values for a call, and the row of every leaf.
+
+        Args:
+            hyper: overrides by name; those that are trees give every leaf a row of its own.
+            spec: structure of the trees.
+            there: positions of the leaves in them.
+
+        Raises:
+            ValueError, TypeError: a number outside its interval.
+        """
+        values = self.plain()
+        per_leaf: dict[str, list[Any]] = {}
+        for name, value in self.overrides(hyper).items():
+            if isinstance(value, (int, float, Tensor)):
+                self.check(name, value)
+                values[name] = value
+                continue
+            leaves = tree.flatten_like("fuse", spec, value, f"hyper[{name!r}]")
+            for v in leaves:
+                if v is not None:
+                    self.check(name, v)
+            per_leaf[name] = [leaves[i] for i in there]
+        if not per_leaf:
+            return [values], [0] * len(there)
+        rows = [
+            {**values, **{name: x[k] for name, x in per_leaf.items() if x[k] is not None}}
+            for k in range(len(there))
+        ]
+        return rows, list(range(len(there)))
 
     def check(self, full: str, value: Any) -> None:
         """Raise unless a value may stand for a hyperparameter."""

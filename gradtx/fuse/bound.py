@@ -18,7 +18,7 @@ from .batch import Batch, HyperNames
 from .errors import CannotFuseError
 from .graph import Input
 from .kernel import Kernel, Table
-from .layout import join, split
+from .member import run_member
 from .memory import Spans, is_dense, overlaps_itself, same_order
 from .parts import Kind, Part, Parts
 
@@ -118,6 +118,15 @@ class Bound:
             and self.columns == (*batch.hyper[0], *batch.extra)
         )
 
+    def move(self, batch: Batch) -> None:
+        """Take a batch of the same leaves whose parameters lie elsewhere."""
+        self.batch = replace(batch, grads=[], extra={})
+        self.owned = batch.owned()
+        self.addresses = [x.data_ptr() for x in self.owned]
+        self.spans = Spans(self.owned)
+        for key in self.groups:
+            self._fill_owned(key, batch.params, batch.states)
+
     @property
     def pieces(self) -> list[Bound]:
         """This one; see ``Separate``."""
@@ -170,7 +179,8 @@ class Bound:
 
     def _group(self, part: Part, by_kind: Mapping[Kind, Kernel], batch: Batch) -> list[Group]:
         leaves: dict[tuple[Kernel, tuple[int, int]], list[int]] = {}
-        for i, kind in enumerate(self.kinds):
+        for i in self._together(part):
+            kind = self.kinds[i]
             _, where = self.parts.structure(part, kind.signature.structure)
             key = (by_kind[kind], (where.start, where.stop))
             leaves.setdefault(key, []).append(i)
@@ -196,6 +206,10 @@ class Bound:
             )
             for (kernel, states), where in leaves.items()
         ]
+
+    def _together(self, part: Part) -> Sequence[int]:
+        """The leaves that run in tables of several."""
+        return range(len(self.kinds))
 
     def _fill_owned(
         self,
@@ -310,47 +324,20 @@ class Bound:
         commits: list[tuple[Tensor, Tensor]],
     ) -> list[Tensor]:
         """The updates that a member gives as torch operations; notes its new state."""
-        turned = batch.maximize or [False] * len(grads)
-        grads = [-g if t else g for g, t in zip(grads, turned, strict=True)]
-        updates = grads if updates is None else updates
+        leaves, new = run_member(self.parts, part, self.parts.as_it_is(part), batch, grads, updates)
         name = self.parts.names[part.start]
-        skeleton = self.parts.skeleton_of(part)
-        where = self.parts.shared(part)
-        old_shared = list(batch.shared[where])
-        per_leaf, old = [], []
-        for states, structure in zip(batch.states, batch.structures, strict=True):
-            inside, at = self.parts.structure(part, structure)
-            per_leaf.append(inside.subtrees(states[at]))
-            old.append(states[at])
-        sites = [self._tree(batch, list(column)) for column in zip(*per_leaf, strict=True)]
-        state = join(skeleton, sites, list(old_shared))
-        with torch.no_grad():
-            new_u, new_state = self.parts.as_it_is(part).update(
-                self._tree(batch, updates),
-                state,
-                self._tree(batch, [p.detach() for p in batch.params]),
-                grads=self._tree(batch, grads),
-                hyper=self._hyper_tree(batch),
-                **batch.extra,
-            )
-        new_sites, new_shared = split(skeleton, new_state, batch.spec)
-        commits.extend(zip(old_shared, new_shared, strict=True))
-        for i, position in enumerate(batch.positions):
-            inside, _ = self.parts.structure(part, batch.structures[i])
-            values = inside.flat([site[position] for site in new_sites])
-            commits.extend(zip(old[i], values, strict=True))
-        for a, b in commits:
+        for a, b in new:
             if a.shape != b.shape or a.dtype != b.dtype:
                 raise CannotFuseError(name, "changes shape or dtype of its state")
-        leaves = batch.spec.flatten_up_to(new_u)
+        commits.extend(new)
         if part.factored:
-            return [leaves[position].contiguous() for position in batch.positions]
+            return [leaf.contiguous() for leaf in leaves]
         return self._dense_updates(name, batch, leaves)
 
     def _dense_updates(self, name: str, batch: Batch, leaves: list[Any]) -> list[Tensor]:
         out = []
         for i, (g, p) in enumerate(zip(batch.grads, batch.params, strict=True)):
-            u = leaves[batch.positions[i]]
+            u = leaves[i]
             if not isinstance(u, Tensor) or u.shape != p.shape:
                 raise CannotFuseError(
                     name, f"gives a {type(u).__name__} of another form than the leaf"
@@ -362,20 +349,6 @@ class Bound:
                 u = self._like(i, p, u.dtype).copy_(u)
             out.append(u)
         return out
-
-    def _tree(self, batch: Batch, values: Sequence[Any]) -> Any:
-        leaves: list[Any] = [None] * batch.spec.num_leaves
-        for position, value in zip(batch.positions, values, strict=True):
-            leaves[position] = value
-        return batch.spec.unflatten(leaves)
-
-    def _hyper_tree(self, batch: Batch) -> dict[str, Any]:
-        if len(batch.hyper) == 1:
-            return dict(batch.hyper[0])
-        return {
-            name: self._tree(batch, [batch.hyper[r][name] for r in batch.rows])
-            for name in batch.hyper[0]
-        }
 
 
 def _is_awkward(p: Tensor, states: Sequence[Tensor], ordered: bool) -> bool:

@@ -148,7 +148,7 @@ def _pure(
             new, state = transform.update(
                 updates,
                 join(skeleton, list(sites), list(probe.shared)),
-                params,
+                None if signature.blind else params,
                 grads=grads,
                 hyper=probe.hyper,
                 **probe.extra,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -11,18 +12,22 @@ from torch.autograd.graph import increment_version
 from ..core import tree
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
+from ..core.tree import PyTree
 from .backend import BackEnd, back_end
 from .batch import Batch, HyperNames
 from .bound import Bound
 from .errors import CannotFuseError
 from .forms import Forms
+from .inside import fused_inside
 from .kernel import Kernel
-from .layout import Paths, paths_of, skeleton_of
+from .late import Late
+from .layout import Paths, paths_of, skeleton_of, split, structure_of
 from .memory import check_plain
 from .microadam import MicroAdam
 from .parts import Kind, Part, Parts, kind_of
 from .patterns import Matched
 from .separate import Separate
+from .sequence import Sequence
 from .specialize import choices as choices_of
 from .specialize import selectors, specialize
 
@@ -35,12 +40,15 @@ class Engine:
 
     Args:
         tx: the transform.
+        blind: whether it is not to see the parameters, to which its updates are added.
     """
 
-    def __init__(self, tx: GradientTransformation) -> None:
+    def __init__(self, tx: GradientTransformation, blind: bool = False) -> None:
         self.tx = tx
+        self.blind = blind
         self.hyper = HyperNames(tx)
         self.chooses = bool(selectors(tx))
+        self._skeleton: Any = None
         self._paths: dict[Any, tuple[Any, Paths]] = {}
         self._parts: dict[BackEnd, Parts] = {}
         self._bound: Bound | Separate | Matched | None = None
@@ -74,6 +82,58 @@ class Engine:
             self._paths[key] = (skeleton, paths_of(skeleton))
         return self._paths[key][1]
 
+    def skeleton(self, p: Tensor, choice: tuple[Any, ...]) -> Any:
+        """A state of one leaf; above the sites it does not depend on which."""
+        if self._skeleton is None:
+            self._skeleton = skeleton_of(specialize(self.tx, choice, label=False), p)
+        return self._skeleton
+
+    def gather(
+        self,
+        params: PyTree,
+        grads: PyTree,
+        state: PyTree,
+        hyper: Mapping[str, Any] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Batch:
+        """The leaves that have a gradient.
+
+        Args:
+            params: tree of parameters.
+            grads: theirs; None where a parameter has none.
+            state: of the transform.
+            hyper: overrides of dynamic hyperparameters by name.
+            extra: further arguments of ``update``.
+
+        Raises:
+            CannotFuseError: a leaf is no tensor.
+        """
+        ps, spec = tree.flatten(params)
+        gs = tree.flatten_like("fuse", spec, grads, "gradient")
+        there = [i for i, g in enumerate(gs) if g is not None]
+        if not there:
+            raise CannotFuseError("", "there is no gradient")
+        for i in there:
+            if not isinstance(gs[i], Tensor) or not isinstance(ps[i], Tensor):
+                raise CannotFuseError("", f"a gradient is a {type(gs[i]).__name__}")
+        choices = self.choices(grads, params)
+        sites, shared = split(self.skeleton(ps[there[0]], choices[there[0]]), state, spec)
+        described = [structure_of([site[i] for site in sites]) for i in there]
+        rows, by_leaf = self.hyper.rows(hyper, spec, there)
+        return Batch(
+            [ps[i] for i in there],
+            [gs[i] for i in there],
+            [tensors for _, tensors in described],
+            shared,
+            [structure for structure, _ in described],
+            [choices[i] for i in there],
+            rows,
+            by_leaf,
+            spec,
+            there,
+            extra or {},
+        )
+
     # -- steps ---------------------------------------------------------------------------------
 
     def run(self, batch: Batch) -> None:
@@ -84,7 +144,7 @@ class Engine:
         """
         bound = self._bound
         if bound is None or not bound.fits(batch):
-            bound = self._bind(batch)
+            bound = self.bind(batch)
             self._bound = bound
         bound.run(batch)
         increment_version(batch.params)
@@ -96,10 +156,15 @@ class Engine:
     def describe(self, batch: Batch) -> Bound | Separate | Matched:
         """The tables for a batch, without running them."""
         if self._bound is None or not self._bound.fits(batch):
-            self._bound = self._bind(batch)
+            self._bound = self.bind(batch)
         return self._bound
 
-    def _bind(self, batch: Batch) -> Bound | Separate | Matched:
+    def bind(self, batch: Batch) -> Bound | Separate | Matched:
+        """New tables for a batch.
+
+        Raises:
+            CannotFuseError: nothing of the chain can be fused.
+        """
         self._validate(batch)
         for pattern in PATTERNS:
             matched = pattern.match(self.tx, batch)
@@ -109,7 +174,19 @@ class Engine:
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
         kinds = [
-            kind_of(self._forms, p, g, s, batch.shared, structure, choice, names, turned, self.tx)
+            kind_of(
+                self._forms,
+                p,
+                g,
+                s,
+                batch.shared,
+                structure,
+                choice,
+                names,
+                turned,
+                self.tx,
+                self.blind,
+            )
             for p, g, s, structure, choice, turned in zip(
                 batch.params,
                 batch.grads,
@@ -152,7 +229,12 @@ class Engine:
                 kernels[part, variant] = dict(
                     zip(chosen, back.compile_together(list(chosen.values())), strict=True)
                 )
-        return Bound(self.hyper, parts, cut, kernels, kinds, batch, back)
+        args = (self.hyper, parts, cut, kernels, kinds, batch, back)
+        late = parts.late(cut)
+        if late is None:
+            return Bound(*args)
+        path, member = late
+        return Late(Sequence(((path, fused_inside(member, Engine)),)), *args)
 
     def _validate(self, batch: Batch) -> None:
         device = batch.params[0].device
@@ -173,10 +255,8 @@ class Engine:
             check_plain("the shared state", s, device)
 
     def _parts_for(self, batch: Batch, back: BackEnd) -> Parts:
-        """One ``Parts``: above the sites the skeleton does not depend on the leaf."""
         if back not in self._parts:
-            p = batch.params[0]
-            skeleton = skeleton_of(specialize(self.tx, batch.choices[0], label=False), p)
+            skeleton = self.skeleton(batch.params[0], batch.choices[0])
             self._parts[back] = Parts(self.tx, skeleton, self.hyper.plain(), back)
         return self._parts[back]
 

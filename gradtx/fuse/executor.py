@@ -18,9 +18,7 @@ from .batch import Batch
 from .engine import Engine
 from .errors import CannotFuseError
 from .fallback import Fallback
-from .layout import skeleton_of, split, structure_of
 from .memory import overlaps_itself
-from .specialize import specialize
 
 logger = logging.getLogger("gradtx")
 
@@ -37,7 +35,6 @@ class Step:
         self.engine = Engine(tx)
         self._fallback = Fallback(tx, fallback)
         self.reasons: dict[tuple[str, str], None] = {}
-        self._skeleton: Any = None
         self._last: tuple[Any, Any, Batch] | None = None
 
     def __call__(
@@ -99,34 +96,7 @@ class Step:
         Raises:
             CannotFuseError: a leaf is no tensor.
         """
-        ps, spec = tree.flatten(params)
-        gs = tree.flatten_like("fuse", spec, grads, "gradient")
-        there = [i for i, g in enumerate(gs) if g is not None]
-        if not there:
-            raise CannotFuseError("", "there is no gradient")
-        for i in there:
-            if not isinstance(gs[i], Tensor) or not isinstance(ps[i], Tensor):
-                raise CannotFuseError("", f"a gradient is a {type(gs[i]).__name__}")
-        choices = self.engine.choices(grads, params)
-        if self._skeleton is None:
-            chain = specialize(self.transform, choices[there[0]], label=False)
-            self._skeleton = skeleton_of(chain, ps[there[0]])
-        sites, shared = split(self._skeleton, state, spec)
-        described = [structure_of([site[i] for site in sites]) for i in there]
-        rows, by_leaf = self._rows(hyper, spec, there)
-        return Batch(
-            [ps[i] for i in there],
-            [gs[i] for i in there],
-            [tensors for _, tensors in described],
-            shared,
-            [structure for structure, _ in described],
-            [choices[i] for i in there],
-            rows,
-            by_leaf,
-            spec,
-            there,
-            extra or {},
-        )
+        return self.engine.gather(params, grads, state, hyper, extra)
 
     def _repeat(
         self,
@@ -150,33 +120,10 @@ class Step:
         positions = [i for i, g in enumerate(gs) if g is not None]
         if positions != batch.positions:
             return None
-        rows, by_leaf = self._rows(hyper, spec, positions)
+        rows, by_leaf = self.engine.hyper.rows(hyper, spec, positions)
         return replace(
             batch, grads=[gs[i] for i in positions], hyper=rows, rows=by_leaf, extra=extra
         )
-
-    def _rows(
-        self, hyper: Mapping[str, Any] | None, spec: Any, there: list[int]
-    ) -> tuple[list[dict[str, Any]], list[int]]:
-        values = self.engine.hyper.plain()
-        per_leaf: dict[str, list[Any]] = {}
-        for name, value in self.engine.hyper.overrides(hyper).items():
-            if isinstance(value, (int, float, Tensor)):
-                self.engine.hyper.check(name, value)
-                values[name] = value
-                continue
-            leaves = tree.flatten_like("fuse", spec, value, f"hyper[{name!r}]")
-            for v in leaves:
-                if v is not None:
-                    self.engine.hyper.check(name, v)
-            per_leaf[name] = [leaves[i] for i in there]
-        if not per_leaf:
-            return [values], [0] * len(there)
-        rows = [
-            {**values, **{name: x[k] for name, x in per_leaf.items() if x[k] is not None}}
-            for k in range(len(there))
-        ]
-        return rows, list(range(len(there)))
 
     def _note(self, member: str, reason: str) -> None:
         """Remember why something is not fused; log it when it is new."""

@@ -95,17 +95,15 @@ def _moved(bound: Bound | Separate | Matched, count: int) -> str:
 
 def _moved_by(bound: Bound) -> int:
     total = 0
-    for groups in bound.groups.values():
-        for group in groups:
-            plan = group.table.kernel.schedule
-            for i in group.leaves:
-                shape = tuple(bound.batch.params[i].shape)
-                a, b = matrix(plan.graph.view or 1, shape)
-                sizes = {"element": a * b, "row": a, "column": b, "bits": a * ((b + 7) // 8)}
-                for form, dtype in plan.traffic():
-                    each = None if form in sizes else int(form.split()[1])
-                    size = -(-a * b // each) if each else sizes[form]
-                    total += size * _bytes(dtype)
+    for kernels in bound.kernels.values():
+        for kind, p in zip(bound.kinds, bound.batch.params, strict=True):
+            plan = kernels[kind].schedule
+            a, b = matrix(plan.graph.view or 1, tuple(p.shape))
+            sizes = {"element": a * b, "row": a, "column": b, "bits": a * ((b + 7) // 8)}
+            for form, dtype in plan.traffic():
+                each = None if form in sizes else int(form.split()[1])
+                size = -(-a * b // each) if each else sizes[form]
+                total += size * _bytes(dtype)
     return total
 
 

@@ -181,6 +181,18 @@ class Parts:
         ((path, member),) = members.members
         return Sequence(((path, member.factors()),))  # type: ignore[attr-defined]
 
+    def late(self, cut: tuple[Part, ...]) -> tuple[Path, GradientTransformation] | None:
+        """The first member in its form for ``Late``, and where it stands.
+
+        None if it has no such form, or if anything else runs as torch operations.
+        """
+        first = cut[0]
+        if len(cut) != 2 or first.fused:
+            return None
+        ((path, member),) = Sequence.of(self.tx, self.members_of(first)).members
+        form = getattr(member, "factors" if first.factored else "products", None)
+        return None if form is None else (path, form())
+
     def members_of(self, part: Part) -> list[Path]:
         """The members of a part."""
         return self.paths[part.start : part.stop]
@@ -280,6 +292,7 @@ def kind_of(
     names: tuple[tuple[str, ...], tuple[str, ...]],
     maximize: bool,
     tx: GradientTransformation,
+    blind: bool,
 ) -> Kind:
     """The kind of a leaf."""
     described = forms.describe(p, choice, structure, states)
@@ -297,6 +310,7 @@ def kind_of(
             *names,
             maximize,
             _factor_of(tx, p, structure),
+            blind,
         ),
     )
 

@@ -41,6 +41,7 @@ class Signature:
         hyper, extra: names of hyperparameters and of further arguments.
         maximize: turn the gradient around.
         factor: where the incoming update is the gradient times something, the form of that.
+        blind: the transform is not given the parameters.
     """
 
     probes: tuple[Shape, Shape]
@@ -55,6 +56,7 @@ class Signature:
     extra: tuple[str, ...]
     maximize: bool
     factor: Form | None = None
+    blind: bool = False
 
 
 def trace(tx: GradientTransformation, skeleton: Any, signature: Signature, apply: bool) -> Graph:
@@ -134,7 +136,7 @@ def _run(
             new_u, new = tx.update(
                 Leaves([u]),
                 old,
-                params,
+                None if signature.blind else params,
                 grads=Leaves([g]),
                 hyper={name: scalars[name] for name in signature.hyper},
                 reduce=TreeReduce(tracer),

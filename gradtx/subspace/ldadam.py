@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, dense
 from ..core import tree
 from ..core.declared import Call
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
-from ..core.leaves import LeafInfo
+from ..core.leaves import LeafInfo, LowRankUpdate
 from ..core.state import new_count, state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import PyTree
@@ -22,6 +22,7 @@ from .leaf import Where, Whole, check_parts, is_projected
 from .power_iteration import power_iteration
 from .projector import Projector
 from .refresh import every_step
+from .view import View
 
 
 class ScaleByLdadamState(NamedTuple):
@@ -150,7 +151,7 @@ class scale_by_ldadam(LeafTransform):
         codec, shape = as_codec(self.error_codec), us[0].shape
         totals = us
         if self.error_feedback:
-            totals = [u + codec.decode(s.error, u) for u, s in zip(us, states, strict=True)]
+            totals = [self._total(u, s.error) for u, s in zip(us, states, strict=True)]
         for s in states:
             projector.check(s.projector, shape)
         view = projector.view(shape)
@@ -161,21 +162,29 @@ class scale_by_ldadam(LeafTransform):
             stacked([s.mu for s in states]),
             stacked([s.nu for s in states]),
         )
-        update, error, new = sweep(total, moving, view, h, self.error_feedback)
+        out, error, new = sweep(total, moving, view, h, self.error_feedback)
         results = []
         for k, s in enumerate(states):
             left_out = s.error
             if error is not None:
                 left_out = codec.encode(error[k].reshape(shape), s.error)
             moments = new.mu[k].to(s.mu.dtype), new.nu[k].to(s.nu.dtype)
+            update = self._update_of(out[k], new.basis[k], view)
             basis = Basis(new.basis[k].to(s.projector.basis.dtype))
-            results.append(
-                (
-                    update[k].reshape(shape),
-                    ScaleByLdadamState(s.step + 1, basis, *moments, left_out),
-                )
-            )
+            results.append((update, ScaleByLdadamState(s.step + 1, basis, *moments, left_out)))
         return results
+
+    def _total(self, u: Tensor, error: Encoding) -> Tensor:
+        """A, in memory that may be overwritten."""
+        return u + as_codec(self.error_codec).decode(error, u)
+
+    def _update_of(self, z: Tensor, q: Tensor, view: View) -> Any:
+        """The update with these coordinates."""
+        return (q @ z if view.axis == 0 else z @ q.mT).reshape(view.shape)
+
+    def products(self) -> Products:
+        """The same transform for ``gx.fuse``, whose updates are products; it overwrites errors."""
+        return Products(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     def update_leaf(
         self, u: Tensor, s: ScaleByLdadamState, p: Tensor | None, h: Values
@@ -213,6 +222,23 @@ class scale_by_ldadam(LeafTransform):
             projector.back(new, out, shape),
             ScaleByLdadamState(step, new, mu.to(s.mu.dtype), nu.to(s.nu.dtype), error),
         )
+
+
+@dataclass(frozen=True)
+class Products(scale_by_ldadam):
+    """Updates of projected leaves as ``LowRankUpdate``, errors in the memory of the old ones."""
+
+    @property
+    def name(self) -> str:
+        return "scale_by_ldadam"
+
+    def _total(self, u: Tensor, error: Any) -> Tensor:
+        if type(as_codec(self.error_codec)) is dense and error.dtype == u.dtype:
+            return error.add_(u)
+        return super()._total(u, error)
+
+    def _update_of(self, z: Tensor, q: Tensor, view: View) -> LowRankUpdate:
+        return LowRankUpdate(z, q, view.shape, "left" if view.axis == 0 else "right")
 
 
 def _same(a: Any, b: Any) -> bool:

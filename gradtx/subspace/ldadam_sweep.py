@@ -1,6 +1,6 @@
 """LDAdam's step with power iteration, for all leaves of one shape at once.
 
-Nothing of the size of the leaves is made besides A, the new error and the update. With an
+Nothing of the size of the leaves is made besides A and the new error. With an
 orthonormal P the aim B = rho P m' + (1 - rho) A is not needed itself: V = B^T P is
 rho m'^T + (1 - rho) A^T P, and B V = rho P (m' V) + (1 - rho) A V.
 """
@@ -50,7 +50,7 @@ def sweep(
         feedback: whether the new error is wanted.
 
     Returns:
-        The update, the new error or None, the state after.
+        The update's coordinates in the new basis, the new error or None, the state after.
     """
     left, dtype = view.axis == 0, total.dtype
     p, m, v = s.basis.to(dtype), s.mu.to(dtype), s.nu.to(dtype)
@@ -77,8 +77,7 @@ def sweep(
             error = _plus(total, torch.cat([m, mu], -1), bases.mT)
     c1, c2 = one_minus_power(h.b1, s.step + 1, dtype), one_minus_power(h.b2, s.step + 1, dtype)
     out = mu / torch.addcmul(h.eps * c1, torch.sqrt(nu), c1 * torch.rsqrt(c2))
-    update = q @ out if left else out @ q.mT
-    return update, error, Moving(s.step + 1, q, mu, nu)
+    return out, error, Moving(s.step + 1, q, mu, nu)
 
 
 def _plus(total: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -203,8 +203,8 @@ def test_a_step_frees_gradients_too():
 
 def test_tables_are_kept_between_steps(monkeypatch):
     bound = []
-    bind = Engine._bind
-    monkeypatch.setattr(Engine, "_bind", lambda self, batch: bound.append(1) or bind(self, batch))
+    bind = Engine.bind
+    monkeypatch.setattr(Engine, "bind", lambda self, batch: bound.append(1) or bind(self, batch))
     for case in (BY_NAME["AdamW"], BY_NAME["scheduled_momentum"]):
         bound.clear()
         params = parameters()

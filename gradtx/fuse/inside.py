@@ -1,0 +1,124 @@
+"""A transform inside another one, whose updates come from compiled passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from operator import is_
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..core import tree
+from ..core.protocol import GradientTransformation, Wrapper, members
+from ..core.tree import PyTree
+from .batch import Batch, HyperNames
+from .bound import Bound
+from .errors import CannotFuseError
+
+
+class Binder(Protocol):
+    """What an ``Engine`` does for ``Inside``."""
+
+    tx: GradientTransformation
+    hyper: HyperNames
+
+    def gather(self, *args: Any) -> Batch:
+        """The leaves of trees as lists."""
+
+    def bind(self, batch: Batch) -> Any:
+        """Tables for them."""
+
+
+class Inside(GradientTransformation):
+    """The same transform for executors: it overwrites its state.
+
+    The compiled step adds updates to zeros in place of parameters. Whatever cannot be fused runs
+    as it is.
+
+    Args:
+        engine: of the transform.
+    """
+
+    def __init__(self, engine: Binder) -> None:
+        self._engine = engine
+        self._last: tuple[Any, list[Tensor], Batch, Bound] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._engine.tx.name
+
+    @property
+    def inner(self) -> Mapping[str, GradientTransformation]:
+        return self._engine.tx.inner
+
+    def init(self, params: PyTree) -> PyTree:
+        return self._engine.tx.init(params)
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        us, spec = tree.flatten(updates)
+        given = {k: v for k, v in extra.items() if k not in ("grads", "hyper")}
+        if any(not isinstance(v, Tensor) or v.ndim for v in given.values()):
+            return self._engine.tx.update(updates, state, params, **extra)
+        outs = [None if u is None else torch.zeros_like(u) for u in us]
+        try:
+            bound, batch = self._bound(spec, us, outs, state, extra.get("hyper"), given)
+        except CannotFuseError:
+            return self._engine.tx.update(updates, state, params, **extra)
+        bound.run(batch)
+        return spec.unflatten(outs), state
+
+    def _bound(
+        self,
+        spec: Any,
+        us: list[Any],
+        outs: list[Any],
+        state: PyTree,
+        hyper: Mapping[str, Any] | None,
+        extra: Mapping[str, Tensor],
+    ) -> tuple[Bound, Batch]:
+        """The tables for a call, those of the last one if it had the same state."""
+        states, _ = tree.flatten(state)
+        there = [i for i, u in enumerate(us) if u is not None]
+        if self._last is not None:
+            old_spec, old_states, batch, bound = self._last
+            if (
+                old_spec == spec
+                and batch.positions == there
+                and len(old_states) == len(states)
+                and all(map(is_, old_states, states))
+            ):
+                rows, by_leaf = self._engine.hyper.rows(hyper, spec, there)
+                batch = replace(
+                    batch,
+                    params=[outs[i] for i in there],
+                    grads=[us[i] for i in there],
+                    hyper=rows,
+                    rows=by_leaf,
+                    extra=extra,
+                )
+                if bound.layouts == batch.layouts():
+                    bound.move(batch)
+                    if bound.fits(batch):
+                        return bound, batch
+        batch = self._engine.gather(spec.unflatten(outs), spec.unflatten(us), state, hyper, extra)
+        found = self._engine.bind(batch)
+        if type(found) is not Bound or not all(part.fused for part in found.cut):
+            raise CannotFuseError("", "some of it runs as torch operations")
+        self._last = spec, states, replace(batch, grads=[], extra={}), found
+        return found, batch
+
+
+def fused_inside(
+    member: GradientTransformation, engine: Callable[..., Binder]
+) -> GradientTransformation:
+    """A member with what it wraps as ``Inside``, if its updates do not need parameters."""
+    wrapped = getattr(member, "transform", None)
+    if not isinstance(member, Wrapper) or wrapped is None:
+        return member
+    if any(getattr(m, "requires_params", False) for _, m in members(wrapped)):
+        return member
+    return replace(member, transform=Inside(engine(wrapped, blind=True)))
