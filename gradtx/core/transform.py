@@ -6,6 +6,7 @@ state per leaf. ``TreeTransform`` sees all leaves at once and keeps what they sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -64,6 +65,13 @@ class LeafTransform(DeclaredTransform):
         """Transform one update. ``p`` is None if the caller gave no parameters."""
         raise NotImplementedError(f"{self.name}: update_leaf is not defined")
 
+    def together(self, updates: list[Any], states: list[Any]) -> Mapping[str, list[Any]]:
+        """What leaves compute in one go, by name: a list with a value per leaf, ``h.name`` there.
+
+        Absent leaves are None among the updates.
+        """
+        return {}
+
     @property
     def is_stateful(self) -> bool:
         """Whether leaves have a state."""
@@ -85,6 +93,7 @@ class LeafTransform(DeclaredTransform):
         if self.is_stateful:
             states = tree.flatten_like(self.name, call.spec, state, "state")
         new_updates, new_states = list(call.updates), list(states)
+        together = self.together(call.updates, states)
         for i, u in enumerate(call.updates):
             if u is None:
                 continue
@@ -98,6 +107,7 @@ class LeafTransform(DeclaredTransform):
                 here["grad"] = widen(call.grads[i])
             if self.needs_unit:
                 here["unit"] = call.unit
+            here |= {name: column[i] for name, column in together.items()}
             h = Values(here)
             p = None if call.params[i] is None else tree.accumulator(call.params[i])
             out, new = self.update_leaf(u, states[i], p, h)

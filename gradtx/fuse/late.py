@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.leaves import LowRankUpdate, densify_leaf
 from ..core.protocol import GradientTransformation
+from ..ops import add_product_
 from .backend import make_table
 from .batch import Batch
 from .bound import Bound
@@ -146,9 +147,9 @@ class Late(Bound):
             self._scratch[u.dtype] = torch.empty(size, dtype=u.dtype)
         out = self._scratch[u.dtype][:size].view(rows.rows, rows.width)
         if u.side == "left":
-            torch.mm(u.basis[start:stop], u.factor, out=out)
+            add_product_(out, u.basis[start:stop], u.factor, beta=0.0)
         else:
-            torch.mm(u.factor[start:stop], u.basis.mT, out=out)
+            add_product_(out, u.factor[start:stop], u.basis.mT, beta=0.0)
         return out.data_ptr()
 
 

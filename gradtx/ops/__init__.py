@@ -1,12 +1,15 @@
 """Heavy primitives: dispatcher operators with a readable reference, faster where kernels exist."""
 
 import gradtx_cuda
+from gradtx.ops.add_product import add_product_
 from gradtx.ops.basis import rotate
 from gradtx.ops.block_quantize import block_dequantize, block_quantize
 from gradtx.ops.block_top_k import block_top_k
+from gradtx.ops.coordinates import coordinates
 from gradtx.ops.dct import dct, dct_matrix, idct
 from gradtx.ops.hadamard import hadamard
 from gradtx.ops.microadam import microadam_
+from gradtx.ops.orthonormalize import orthonormalize_
 from gradtx.ops.quantize import Quantized, dequantize_affine, quantize_affine
 from gradtx.ops.registry import OPS, Op, operator
 from gradtx.ops.signs import pack_signs, unpack_signs
@@ -19,9 +22,11 @@ __all__ = [
     "OPS",
     "Op",
     "Quantized",
+    "add_product_",
     "block_dequantize",
     "block_quantize",
     "block_top_k",
+    "coordinates",
     "dct",
     "dct_matrix",
     "dequantize_affine",
@@ -30,6 +35,7 @@ __all__ = [
     "idct",
     "microadam_",
     "operator",
+    "orthonormalize_",
     "pack_signs",
     "quantize_affine",
     "quantize_symmetric",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.hyper import Values, one_minus_power
+from ..ops import add_product_, coordinates
 from .orthonormal import orthonormal
 from .projector import one_form
 from .refresh import can_overwrite, either
@@ -58,13 +59,13 @@ def sweep(
     before = torch.clamp(s.step, min=1)
     c1, c2 = one_minus_power(h.b1, before, dtype), one_minus_power(h.b2, before, dtype)
     q = _basis(total.detach(), s._replace(basis=p.detach(), mu=m.detach()), view, h.rho, c1)
-    a = q.mT @ total if left else total @ q
+    a = _coordinates(total, q, left)
     r = q.mT @ p
-    turned = r @ m if left else m @ r.mT
+    turned = _coordinates(m, r.mT, left)
     # v moves through its variance around the corrected mean, all of it times c2.
     ratio = c2 / (c1 * c1)
     spread = torch.addcmul(v, m, ratio * m, value=-1)
-    spread = (r * r) @ spread if left else spread @ (r * r).mT
+    spread = _coordinates(spread, (r * r).mT, left)
     v = torch.addcmul(spread, turned, ratio * turned).abs()
     mu = torch.lerp(turned, a, 1 - h.b1)
     nu = torch.lerp(v, a * a, 1 - h.b2)
@@ -82,9 +83,19 @@ def sweep(
 
 def _plus(total: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """``total + x @ y``, in the memory of ``total`` where nothing else can see it."""
-    if all(can_overwrite(z) for z in (total, x, y)):
-        return total.baddbmm_(x, y)
-    return torch.baddbmm(total, x, y)
+    if not all(can_overwrite(z) for z in (total, x, y)):
+        return torch.baddbmm(total, x, y)
+    if len(total) == 1:
+        add_product_(total[0], x[0], y[0])
+        return total
+    return total.baddbmm_(x, y)
+
+
+def _coordinates(x: Tensor, q: Tensor, left: bool) -> Tensor:
+    """``Q^T X`` or ``X Q`` of a batch."""
+    if len(x) == 1:
+        return coordinates(x[0], q[0], left)[None]
+    return q.mT @ x if left else x @ q
 
 
 def _basis(total: Tensor, s: Moving, view: View, rho: Any, c1: Tensor) -> Tensor:
@@ -95,9 +106,12 @@ def _basis(total: Tensor, s: Moving, view: View, rho: Any, c1: Tensor) -> Tensor
     def swept() -> Tensor:
         # B and V over 1 - rho: what the columns of B V span stays.
         weight = rho / ((1 - rho) * c1)
-        along = torch.addcmul(s.basis.mT @ total if left else total @ s.basis, s.mu, weight)
-        m, v = (s.mu, along.mT) if left else (s.mu.mT, along)
-        y = torch.baddbmm(x @ v, s.basis, weight * (m @ v))
+        along = torch.addcmul(_coordinates(total, s.basis, left), s.mu, weight)
+        v = along.mT if left else along
+        xv, mv = (_coordinates(z, v, not left) for z in (total, s.mu))
+        if not left:
+            xv, mv = xv.mT, mv.mT
+        y = torch.baddbmm(xv, s.basis, weight * mv)
         # Anything in A that is not finite shows up here.
         good = torch.isfinite(y.abs().amax((-2, -1), keepdim=True))
         return torch.where(good, orthonormal(torch.where(good, y, 0.0)), s.basis)

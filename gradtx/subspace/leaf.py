@@ -80,6 +80,18 @@ def turn(projector: Projector, refresh: Refresh, s: SubspaceLeaf, g: Tensor) -> 
     return turns(projector, refresh, [s], [g])[0]
 
 
+def turns_of(
+    projector: Projector, refresh: Refresh, states: list[Any], gs: list[Any]
+) -> list[Turn | None]:
+    """``turns`` of the leaves that have an update and a subspace, None for the others."""
+    there = [i for i, g in enumerate(gs) if g is not None and isinstance(states[i], SubspaceLeaf)]
+    done = turns(projector, refresh, [states[i] for i in there], [gs[i] for i in there])
+    out: list[Turn | None] = [None] * len(gs)
+    for i, each in zip(there, done, strict=True):
+        out[i] = each
+    return out
+
+
 def turns(
     projector: Projector, refresh: Refresh, states: list[SubspaceLeaf], gs: list[Tensor]
 ) -> list[Turn]:

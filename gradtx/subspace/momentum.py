@@ -92,6 +92,10 @@ class subspace_momentum(LeafTransform):
         step = new_count([p]) if self.debias else ()
         return SubspaceMomentumState(subspace, step, as_codec(self.codec).init(like, signed=True))
 
+    def together(self, updates: list[Any], states: list[Any]) -> dict[str, list[Any]]:
+        subspaces = [getattr(s, "subspace", None) for s in states]
+        return {"turn": leaf_.turns_of(self.projector, self.refresh, subspaces, updates)}
+
     def update_leaf(
         self, u: Tensor, s: SubspaceMomentumState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, SubspaceMomentumState]:
@@ -103,7 +107,7 @@ class subspace_momentum(LeafTransform):
         if isinstance(s.subspace, Whole):
             mu = h.b1 * codec.decode(s.mu, u) + (1 - h.b1) * u
             return mu / gathered, SubspaceMomentumState(s.subspace, step, codec.encode(mu, s.mu))
-        turn = leaf_.turn(self.projector, self.refresh, s.subspace, u)
+        turn = h.turn
         z = self.projector.project(turn.new.projector, u)
         old = self._carried(codec.decode(s.mu, z), s.subspace, turn, u)
         mu = h.b1 * old + (1 - h.b1) * z

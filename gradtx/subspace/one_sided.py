@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
+from ..ops import coordinates
 from .projector import Projector, Rotation
 from .view import SIDES, View, axis_of, matrix_shape
 
@@ -98,7 +99,7 @@ class OneSided(Projector):
     def down(self, state: Any, matrix: Tensor, view: View) -> Tensor:
         """Coordinates of a matrix, as it lies: ``Q^T G`` or ``G Q``."""
         q = self.basis(state, view.shape, matrix.dtype)
-        return q.mT @ matrix if view.axis == 0 else matrix @ q
+        return coordinates(matrix, q, left=view.axis == 0)
 
     def up(self, state: Any, z: Tensor, view: View) -> Tensor:
         """The matrix with these coordinates: ``Q z`` or ``z Q^T``."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..ops import orthonormalize_
+from ..ops.coordinates import is_plain
 from .projector import canonical
 from .refresh import either
 
@@ -14,9 +16,9 @@ from .refresh import either
 def orthonormal(y: Tensor) -> Tensor:
     """Q of the reduced QR decomposition, with canonical signs.
 
-    On the CPU by Householder's reflections. On other devices twice R from the Cholesky
-    decomposition of Y^T Y, the first time in float64: matrix products only; where that is not exact
-    enough, for dependent columns, Householder's reflections too.
+    R from the Cholesky decomposition of Y^T Y in float64, and once more from Q's: matrix products
+    only. Where that is not exact enough, as for dependent columns, by Householder's reflections; on
+    the CPU also in other dtypes than float32 and under transformations and compilation.
 
     Args:
         y: (..., size, rank), a batch of thin matrices.
@@ -31,9 +33,20 @@ def orthonormal(y: Tensor) -> Tensor:
     def reflected() -> Tensor:
         return torch.linalg.qr(y, mode="reduced").Q
 
+    if y.shape[-2] >= y.shape[-1] and is_plain(y):
+        return _in_kernel(y)
     if y.device.type == "cpu":
         return canonical(reflected())
     return canonical(divided(y, reflected))
+
+
+def _in_kernel(y: Tensor) -> Tensor:
+    batch = y.reshape(y.shape[:-2].numel(), *y.shape[-2:]).contiguous()
+    q = torch.empty_like(batch)
+    exact = orthonormalize_(batch, q)
+    if not exact.all():
+        q[~exact] = canonical(torch.linalg.qr(batch[~exact]).Q)
+    return q.reshape(y.shape)
 
 
 def divided(y: Tensor, otherwise: Callable[[], Tensor]) -> Tensor:

@@ -64,10 +64,14 @@ class project_to_subspace(LeafTransform):
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ProjectState:
         return ProjectState(leaf_.init(self.projector, self.refresh, self.where, p, info))
 
+    def together(self, updates: list[Any], states: list[Any]) -> dict[str, list[Any]]:
+        subspaces = [getattr(s, "subspace", None) for s in states]
+        return {"turn": leaf_.turns_of(self.projector, self.refresh, subspaces, updates)}
+
     def update_leaf(self, u: Tensor, s: Any, p: Any, h: Values) -> tuple[Any, Any]:
         if isinstance(s.subspace, Whole):
             return u, s
-        turn = leaf_.turn(self.projector, self.refresh, s.subspace, u)
+        turn = h.turn
         z = self.projector.project(turn.new.projector, u)
         update = self.projector.low_rank_update(turn.new.projector, z, tuple(u.shape))
         return update, ProjectState(turn.new)

@@ -18,7 +18,12 @@
   }
 
 GX_REGISTER(CPU, cpu)
-STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) { GX_IMPL(random_normal, cpu) }
+STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
+  GX_IMPL(random_normal, cpu)
+  GX_IMPL(coordinates, cpu)
+  GX_IMPL(add_product_, cpu)
+  GX_IMPL(orthonormalize_, cpu)
+}
 #ifdef GX_WITH_CUDA
 GX_REGISTER(CUDA, cuda)
 #endif

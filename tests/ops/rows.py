@@ -195,6 +195,23 @@ def hadamard_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def coordinates_samples() -> list[tuple[Any, ...]]:
+    def whole(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Small integers, whose sums are exact in any order."""
+        return values(shape).clamp(-8, 8).round().to(dtype)
+
+    return [
+        (whole(70, 40), whole(70, 65), True),
+        (whole(40, 70), whole(70, 3), False),
+        (whole(9, 5, dtype=torch.float64).t(), whole(9, 4, dtype=torch.float64), False),
+        (whole(6, 7, dtype=torch.bfloat16), whole(6, 2, dtype=torch.bfloat16), True),
+        (whole(8, 6).t(), whole(8, 6)[::2].t(), True),
+        (whole(1, 1), whole(1, 1), False),
+        (whole(0, 3), whole(3, 2), False),
+        (whole(0, 3), whole(0, 2), True),
+    ]
+
+
 SAMPLES: dict[str, Samples] = {
     "random_bits": random_bits_samples,
     "random_bits16": random_bits16_samples,
@@ -202,6 +219,7 @@ SAMPLES: dict[str, Samples] = {
     "round_stochastic": round_stochastic_samples,
     "dct": dct_samples,
     "hadamard": hadamard_samples,
+    "coordinates": coordinates_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,
     "pack_signs": pack_signs_samples,

@@ -12,12 +12,15 @@ from gradtx.__main__ import environment, format_environment
 from gradtx.ops import OPS
 
 KERNELS = {
+    "add_product_",
     "block_dequantize",
     "block_quantize",
     "block_top_k",
+    "coordinates",
     "dequantize_affine",
     "hadamard",
     "microadam_",
+    "orthonormalize_",
     "pack_signs",
     "quantize_affine",
     "random_bits",

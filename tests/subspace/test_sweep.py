@@ -116,10 +116,23 @@ def test_left_vectors_of_matrices_without_full_rank():
         torch.testing.assert_close(q[:, :1] @ (q[:, :1].mT @ x), x, rtol=1e-5, atol=1e-6)
 
 
+def in_subspace(projector, refresh):
+    return gx.in_subspace(projector, gx.trace(0.9), refresh)
+
+
+def momentum(projector, refresh):
+    return gx.subspace_momentum(projector, refresh=refresh, on_refresh="rotate")
+
+
+def projected(projector, refresh):
+    return gx.chain(gx.project_to_subspace(projector, refresh), gx.lift())
+
+
+@pytest.mark.parametrize("within", [in_subspace, momentum, projected])
 @pytest.mark.parametrize("kind", [s.svd, s.qr_sketch, s.randomized_svd])
 @pytest.mark.parametrize("refresh", [s.zero_based(2), s.staggered(2)])
-def test_refreshes_of_one_shape_are_those_of_each_alone(kind, refresh, monkeypatch):
-    tx = gx.in_subspace(kind(2), gx.trace(0.9), refresh)
+def test_refreshes_of_one_shape_are_those_of_each_alone(within, kind, refresh, monkeypatch):
+    tx = within(kind(2), refresh)
     shapes = {"a": (6, 4), "b": (6, 4), "c": (4, 9), "v": (5,), "d": (6, 4)}
     params = grads(99, shapes)
     state, alone = tx.init(params), {k: tx.init({k: p}) for k, p in params.items()}

@@ -1,0 +1,91 @@
+"""The operator ``gradtx::coordinates``: a large matrix times a thin basis of one of its sides.
+
+    coordinates(Tensor x, Tensor basis, bool left) -> Tensor
+
+``basis^T x`` for the left side and ``x basis`` for the right one, contiguous. As in any matrix
+product the order of the sums is the backend's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from gradtx.ops.registry import operator
+
+__all__ = ["FEW", "coordinates", "is_plain"]
+
+FEW = 1 << 19  # up to so many multiplications torch's product is as fast
+
+
+def _check(x: Tensor, basis: Tensor, left: bool) -> None:
+    if x.ndim != 2 or basis.ndim != 2 or basis.shape[0] != x.shape[0 if left else 1]:
+        side = "rows" if left else "columns"
+        raise ValueError(
+            f"coordinates: a matrix of shape {tuple(x.shape)} needs a basis of its {side}, "
+            f"({side}, rank), got {tuple(basis.shape)}"
+        )
+    if x.dtype != basis.dtype:
+        raise ValueError(f"coordinates: x has {x.dtype}, the basis {basis.dtype}")
+
+
+def _product(x: Tensor, basis: Tensor, left: bool) -> Tensor:
+    return basis.mT @ x if left else x @ basis
+
+
+def _fake(x: Tensor, basis: Tensor, left: bool) -> Tensor:
+    _check(x, basis, left)
+    rank = basis.shape[1]
+    return x.new_empty((rank, x.shape[1]) if left else (x.shape[0], rank))
+
+
+@operator("coordinates(Tensor x, Tensor basis, bool left) -> Tensor", fake=_fake)
+def _coordinates(x: Tensor, basis: Tensor, left: bool) -> Tensor:
+    """Multiply; see the module's text."""
+    _check(x, basis, left)
+    return _product(x, basis, left)
+
+
+def is_plain(*xs: Tensor) -> bool:
+    """Whether float32 kernels may take these: CPU tensors that nothing wraps or differentiates.
+
+    >>> import torch
+    >>> from gradtx.ops.coordinates import is_plain
+    >>> is_plain(torch.ones(2)), is_plain(torch.ones(2), torch.ones(2, requires_grad=True))
+    (True, False)
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+        return False
+    differentiated = torch.is_grad_enabled()
+    return all(
+        x.dtype == torch.float32
+        and type(x) in (Tensor, Parameter)
+        and x.device.type == "cpu"
+        and not (differentiated and x.requires_grad)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        for x in xs
+    )
+
+
+def coordinates(x: Tensor, basis: Tensor, left: bool) -> Tensor:
+    """``basis^T x`` if left, else ``x basis``; differentiable.
+
+    Args:
+        x: (rows, columns).
+        basis: (rows, rank) if left, else (columns, rank), of the same dtype.
+        left: which side of x the basis is one of.
+
+    Raises:
+        ValueError: another shape or dtype.
+
+    >>> import torch, gradtx as gx
+    >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> gx.ops.coordinates(x, torch.tensor([[1.0], [0.0]]), left=True)
+    tensor([[1., 2.]])
+    """
+    _check(x, basis, left)
+    if x.numel() * basis.shape[1] > FEW and is_plain(x, basis):
+        return _coordinates(x, basis, left)
+    return _product(x, basis, left)

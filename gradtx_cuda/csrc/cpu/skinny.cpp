@@ -1,0 +1,99 @@
+// CPU kernels of products with a thin factor.
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include "../registration.h"
+#include "skinny_product.h"
+
+namespace gx {
+namespace {
+
+#if GX_HAS_AVX512
+
+// Whether one dimension of a matrix is contiguous; `x` then says how it lies.
+bool lies(const Tensor& tensor, Operand& x) {
+  if (!has_avx512() || tensor.scalar_type() != ScalarType::Float) return false;
+  x = {static_cast<const float*>(tensor.const_data_ptr()), tensor.stride(0), tensor.stride(1)};
+  if (tensor.size(1) == 1) {
+    x.column = 1;
+  } else if (tensor.size(0) == 1) {
+    x.row = 1;
+  }
+  return x.row == 1 || x.column == 1;
+}
+
+// The output's leading dimension if its rows are contiguous and apart, else 0.
+int64_t leading(const Operand& x, int64_t rows, int64_t columns) {
+  if (x.column != 1) return 0;
+  if (rows == 1) return std::max<int64_t>(1, columns);
+  return x.row >= columns ? x.row : 0;
+}
+
+bool multiply_thin(const Tensor& x, const Tensor& basis, bool left, const Tensor& out) {
+  Operand big, thin;
+  if (!lies(x, big) || !lies(basis, thin)) return false;
+  float* c = static_cast<float*>(out.mutable_data_ptr());
+  if (left) {
+    multiply({{thin.data, thin.column, thin.row}, big, c, x.size(1), 1, 0}, basis.size(1),
+             x.size(1), x.size(0));
+  } else {
+    multiply({big, thin, c, basis.size(1), 1, 0}, x.size(0), basis.size(1), x.size(1));
+  }
+  return true;
+}
+
+bool add_thin(const Tensor& x, const Tensor& a, const Tensor& b, float beta, float alpha) {
+  Operand out, left, right;
+  if (!lies(x, out) || !lies(a, left) || !lies(b, right)) return false;
+  const int64_t m = x.size(0), n = x.size(1), k = a.size(1);
+  float* c = static_cast<float*>(x.mutable_data_ptr());
+  if (const int64_t ld = leading(out, m, n)) {
+    multiply({left, right, c, ld, alpha, beta}, m, n, k);
+    return true;
+  }
+  const Operand flipped{out.data, out.column, out.row};
+  if (const int64_t ld = leading(flipped, n, m)) {
+    multiply({{right.data, right.column, right.row}, {left.data, left.column, left.row}, c, ld,
+              alpha, beta}, n, m, k);
+    return true;
+  }
+  return false;
+}
+
+#else
+
+bool multiply_thin(const Tensor&, const Tensor&, bool, const Tensor&) { return false; }
+bool add_thin(const Tensor&, const Tensor&, const Tensor&, float, float) { return false; }
+
+#endif
+
+}  // namespace
+
+Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left) {
+  require(x.dim() == 2 && basis.dim() == 2 && basis.size(0) == x.size(left ? 0 : 1),
+          "coordinates: x and basis must be matrices that match");
+  require(x.scalar_type() == basis.scalar_type(), "coordinates: x and basis must have one dtype");
+  const int64_t rank = basis.size(1);
+  const Tensor out = left ? torch::stable::new_empty(x, {rank, x.size(1)})
+                          : torch::stable::new_empty(x, {x.size(0), rank});
+  if (!multiply_thin(x, basis, left, out)) {
+    const Tensor a = left ? torch::stable::transpose(basis, 0, 1) : x;
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_cpu_mm_out(out.get(), a.get(), (left ? x : basis).get()));
+  }
+  return out;
+}
+
+void add_product__cpu(const Tensor& x, const Tensor& a, const Tensor& b, double beta,
+                        double alpha) {
+  require(x.dim() == 2 && a.dim() == 2 && b.dim() == 2 && a.size(0) == x.size(0) &&
+              b.size(1) == x.size(1) && a.size(1) == b.size(0),
+          "add_product_: x, a and b must be matrices that match");
+  require(x.scalar_type() == a.scalar_type() && x.scalar_type() == b.scalar_type(),
+          "add_product_: x, a and b must have one dtype");
+  if (!add_thin(x, a, b, static_cast<float>(beta), static_cast<float>(alpha))) {
+    STABLE_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_cpu_addmm_out(x.get(), x.get(), a.get(), b.get(), beta, alpha));
+  }
+}
+
+}  // namespace gx
