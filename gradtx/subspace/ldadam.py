@@ -28,19 +28,24 @@ from .view import View
 class ScaleByLdadamState(NamedTuple):
     """State of ``scale_by_ldadam``.
 
+    What has been left out, e, is kept together with the first moment's share of it, for that takes
+    one product less: every step adds u to the sum and takes P m away.
+
     Attributes:
         step: int32, updates done for this leaf.
         projector: the projector's state, or ``Whole`` for leaves that are no matrices.
-        mu: first moment, coordinates.
+        mu: first moment m, coordinates.
         nu: second moment, coordinates.
-        error: what has been left out so far, as its codec keeps it; () without error feedback.
+        total: e + w Q m, as its codec keeps it; () without error feedback.
+        gain: w = 1 / (1 - b1) of the last step; 0 without error feedback.
     """
 
     step: Tensor
     projector: Any
     mu: Tensor
     nu: Tensor
-    error: Encoding
+    total: Encoding
+    gain: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class scale_by_ldadam(LeafTransform):
         eps: added to the corrected root of the second moment.
         rho: how much the last subspace counts in the choice of the next, in [0, 1).
         error_feedback: False forgets what is left out, and needs no memory for it.
-        error_codec: how e is kept between steps: a codec, a dtype, or None for at least float32.
+        error_codec: how the sum with e in it is kept between steps, see ``ScaleByLdadamState``: a
+            codec, a dtype, or None for at least float32.
         where: predicate on ``LeafInfo``, which matrices are projected; default all.
 
     Raises:
@@ -94,13 +100,24 @@ class scale_by_ldadam(LeafTransform):
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByLdadamState:
         if not is_projected(self.projector, self.where, info):
-            return ScaleByLdadamState(new_count([p]), Whole(), state_zeros(p), state_zeros(p), ())
+            mu, nu = state_zeros(p), state_zeros(p)
+            return ScaleByLdadamState(new_count([p]), Whole(), mu, nu, (), mu.new_zeros(()))
         low = p.new_zeros(self.projector.factor_shape(info.shape))
-        error = as_codec(self.error_codec).init(p, signed=True) if self.error_feedback else ()
-        projector = self.projector.init(p.detach(), info.name)
+        projector, mu = self.projector.init(p.detach(), info.name), state_zeros(low)
+        total = as_codec(self.error_codec).init(p, signed=True) if self.error_feedback else ()
         return ScaleByLdadamState(
-            new_count([p]), projector, state_zeros(low), state_zeros(low), error
+            new_count([p]), projector, mu, state_zeros(low), total, mu.new_zeros(())
         )
+
+    def left_out(self, s: ScaleByLdadamState, shape: tuple[int, ...]) -> Tensor:
+        """What has been left out of a projected leaf so far, e.
+
+        Args:
+            s: its state, with error feedback.
+            shape: of the leaf.
+        """
+        total = as_codec(self.error_codec).decode(s.total, s.mu)
+        return total - s.gain * self.projector.back(s.projector, s.mu, tuple(shape))
 
     def _update(self, call: Call, state: PyTree, values: dict[str, Any]) -> tuple[PyTree, PyTree]:
         if not isinstance(self.projector, power_iteration):
@@ -149,41 +166,43 @@ class scale_by_ldadam(LeafTransform):
     ) -> list[tuple[Tensor, ScaleByLdadamState]]:
         """``_projected`` with power iteration, for leaves of one shape."""
         codec, shape = as_codec(self.error_codec), us[0].shape
-        totals = us
+        xs = us
         if self.error_feedback:
-            totals = [self._total(u, s.error) for u, s in zip(us, states, strict=True)]
+            xs = [self._sum(u, s.total) for u, s in zip(us, states, strict=True)]
         for s in states:
             projector.check(s.projector, shape)
         view = projector.view(shape)
-        total = stacked(totals).reshape(len(us), view.rows, view.columns)
         moving = Moving(
             stacked([s.step for s in states])[:, None, None],
             stacked([s.projector.basis for s in states]),
             stacked([s.mu for s in states]),
             stacked([s.nu for s in states]),
+            stacked([s.gain for s in states])[:, None, None],
         )
-        out, error, new = sweep(total, moving, view, h, self.error_feedback)
+        x = stacked(xs).reshape(len(us), view.rows, view.columns)
+        out, total, new = sweep(x, moving, view, h, self.error_feedback)
         results = []
         for k, s in enumerate(states):
-            left_out = s.error
-            if error is not None:
-                left_out = codec.encode(error[k].reshape(shape), s.error)
+            kept = s.total
+            if total is not None:
+                kept = codec.encode(total[k].reshape(shape), s.total)
+            gain = new.gain[k, 0, 0].to(s.gain.dtype)
             moments = new.mu[k].to(s.mu.dtype), new.nu[k].to(s.nu.dtype)
             update = self._update_of(out[k], new.basis[k], view)
             basis = Basis(new.basis[k].to(s.projector.basis.dtype))
-            results.append((update, ScaleByLdadamState(s.step + 1, basis, *moments, left_out)))
+            results.append((update, ScaleByLdadamState(s.step + 1, basis, *moments, kept, gain)))
         return results
 
-    def _total(self, u: Tensor, error: Encoding) -> Tensor:
-        """A, in memory that may be overwritten."""
-        return u + as_codec(self.error_codec).decode(error, u)
+    def _sum(self, u: Tensor, total: Encoding) -> Tensor:
+        """The update and the sum before, in memory that may be overwritten."""
+        return u + as_codec(self.error_codec).decode(total, u)
 
     def _update_of(self, z: Tensor, q: Tensor, view: View) -> Any:
         """The update with these coordinates."""
         return (q @ z if view.axis == 0 else z @ q.mT).reshape(view.shape)
 
     def products(self) -> Products:
-        """The same transform for ``gx.fuse``, whose updates are products; it overwrites errors."""
+        """The same transform for ``gx.fuse``, whose updates are products; it overwrites sums."""
         return Products(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     def update_leaf(
@@ -191,7 +210,7 @@ class scale_by_ldadam(LeafTransform):
     ) -> tuple[Tensor, ScaleByLdadamState]:
         if isinstance(s.projector, Whole):
             out, mu, nu = _adam(u, s.mu.to(u.dtype), s.nu.to(u.dtype), s.step + 1, h)
-            return out, ScaleByLdadamState(s.step + 1, s.projector, mu, nu, ())
+            return out, ScaleByLdadamState(s.step + 1, s.projector, mu, nu, (), s.gain)
         return self._projected(u, s, h)
 
     def _projected(
@@ -199,43 +218,46 @@ class scale_by_ldadam(LeafTransform):
     ) -> tuple[Tensor, ScaleByLdadamState]:
         projector, shape, codec = self.projector, tuple(u.shape), as_codec(self.error_codec)
         m, v, step = s.mu.to(u.dtype), s.nu.to(u.dtype), s.step + 1
-        total = u + codec.decode(s.error, u) if self.error_feedback else u
         # What the averages have gathered so far; there is nothing to correct in the first step.
         before = torch.clamp(s.step, min=1)
         c1, c2 = one_minus_power(h.b1, before, u.dtype), one_minus_power(h.b2, before, u.dtype)
         lifted = projector.back(s.projector, m, shape)
+        whole, x = u, u
+        if self.error_feedback:
+            x = self._sum(u, s.total)
+            whole = x - s.gain * lifted
         first = step == 1
-        aim = torch.where(first, total, h.rho * (lifted / c1) + (1 - h.rho) * total)
+        aim = torch.where(first, whole, h.rho * (lifted / c1) + (1 - h.rho) * whole)
         new = projector.refresh(s.projector, aim, first)
-        a = projector.project(new, total)
+        a = projector.project(new, whole)
         rotation = projector.rotation(s.projector, new, shape, u.dtype)
         turned = rotation.first(m)
-        error = s.error
+        total, gain = s.total, s.gain
         if self.error_feedback:
-            beta = h.b1 / (1 - h.b1)
-            left = total + beta * lifted - projector.back(new, a + beta * turned, shape)
-            error = codec.encode(left, s.error)
+            total = codec.encode(x + (h.b1 / (1 - h.b1) - s.gain) * lifted, s.total)
+            gain = torch.zeros_like(s.gain) + 1 / (1 - h.b1)
         variance = v / c2 - (m / c1) ** 2
         v = c2 * (rotation.squared(variance) + (turned / c1) ** 2).abs()
         out, mu, nu = _adam(a, turned, v, step, h)
+        moments = mu.to(s.mu.dtype), nu.to(s.nu.dtype)
         return (
             projector.back(new, out, shape),
-            ScaleByLdadamState(step, new, mu.to(s.mu.dtype), nu.to(s.nu.dtype), error),
+            ScaleByLdadamState(step, new, *moments, total, gain),
         )
 
 
 @dataclass(frozen=True)
 class Products(scale_by_ldadam):
-    """Updates of projected leaves as ``LowRankUpdate``, errors in the memory of the old ones."""
+    """Updates of projected leaves as ``LowRankUpdate``, sums in the memory of the old ones."""
 
     @property
     def name(self) -> str:
         return "scale_by_ldadam"
 
-    def _total(self, u: Tensor, error: Any) -> Tensor:
-        if type(as_codec(self.error_codec)) is dense and error.dtype == u.dtype:
-            return error.add_(u)
-        return super()._total(u, error)
+    def _sum(self, u: Tensor, total: Any) -> Tensor:
+        if type(as_codec(self.error_codec)) is dense and total.dtype == u.dtype:
+            return total.add_(u)
+        return super()._sum(u, total)
 
     def _update_of(self, z: Tensor, q: Tensor, view: View) -> LowRankUpdate:
         return LowRankUpdate(z, q, view.shape, "left" if view.axis == 0 else "right")

@@ -95,7 +95,9 @@ class Factors(LowRankRatio):
 
 def _norm(x: Tensor, axis: int | None) -> Tensor:
     """Euclidean norm of all of a matrix or along one dimension, with slope zero at zero."""
-    square = x.square().sum() if axis is None else x.square().sum(dim=axis, keepdim=True)
+    if axis != 0:
+        return torch.linalg.vector_norm(x, dim=axis, keepdim=axis is not None)
+    square = x.square().sum(dim=0, keepdim=True)  # on the CPU many times faster
     there = square > 0
     return torch.where(there, torch.where(there, square, 1.0).sqrt(), 0.0)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
+from gradtx.subspace.ldadam import ScaleByLdadamState
 
 from .steppers import Checks, Extra, Hyper, Meta, Steps, fields, learning_rates, options, per_leaf
 
@@ -286,7 +287,7 @@ def galore(meta: Meta, extra: Extra) -> Steps:
 
 def ldadam(meta: Meta, extra: Extra) -> Steps:
     """LDAdam; leaves without low rank take AdamW's step."""
-    projectors: dict[str, Any] = {}
+    members: dict[str, Any] = {}
 
     def build(h: dict[str, Any]) -> gx.GradientTransformation:
         b1, b2 = h["betas"]
@@ -306,18 +307,22 @@ def ldadam(meta: Meta, extra: Extra) -> Steps:
         )
         for leaf, own in options(meta).items():
             if low and own == h:
-                projectors[leaf] = tx["scale_by_ldadam"].projector
+                members[leaf] = tx["scale_by_ldadam"]
         return tx
 
     def view(state: Any, params: dict[str, Tensor | None]) -> Checks:
-        found = fields(state, params, v="nu", error="error")
-        bases = gx.tree.get_all(state, "projector")
-        kept = {owner.rpartition(".")[2]: value for owner, value in bases.items()}
-        low = fields(state, params, m="mu")["m"]
-        found["m_back"] = {
-            leaf: projector.back(kept[leaf], low[leaf], params[leaf].shape)
-            for leaf, projector in projectors.items()
-        }
+        found = fields(state, params, v="nu")
+        kept: dict[str, dict[str, Any]] = {leaf: {} for leaf in members}
+        for field in ScaleByLdadamState._fields:
+            for owner, value in gx.tree.get_all(state, field).items():
+                if (leaf := owner.rpartition(".")[2]) in kept:
+                    kept[leaf][field] = value
+        found |= {"m_back": {}, "error": {}}
+        for leaf, tx in members.items():
+            own, shape = ScaleByLdadamState(**kept[leaf]), params[leaf].shape
+            found["m_back"][leaf] = tx.projector.back(own.projector, own.mu, shape)
+            if tx.error_feedback:
+                found["error"][leaf] = tx.left_out(own, shape)
         return found
 
     return Steps(per_leaf(meta, build), learning_rates(meta), view=view)

@@ -74,6 +74,46 @@ def test_leaves_of_one_shape_are_treated_as_each_alone(side):
                 torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
 
 
+def published(g, state, b1, b2=0.99, rho=0.908):
+    """LDAdam's step as it is written, from the left, in the dtype of g."""
+    e, p, m, v, k = state
+    a = g + e
+    c1, c2 = (1 - b1**k if k else 1.0), (1 - b2**k if k else 1.0)
+    b = rho * (p @ m) / c1 + (1 - rho) * a
+    q = canonical(
+        torch.linalg.qr(b @ (b.mT @ p)).Q if k else torch.linalg.svd(a)[0][:, : p.shape[1]]
+    )
+    z, r = q.mT @ a, q.mT @ p
+    e = a - q @ z + b1 / (1 - b1) * (p @ m - q @ (r @ m))
+    v = c2 * ((r * r) @ (v / c2 - (m / c1) ** 2) + (r @ m / c1) ** 2).abs()
+    return e, q, b1 * (r @ m) + (1 - b1) * z, b2 * v + (1 - b2) * z * z, k + 1
+
+
+@pytest.mark.parametrize("projector", [s.power_iteration(3), s.power_iteration(3, side="right")])
+def test_what_is_left_out_follows_a_changing_decay(projector):
+    tx, shape = gx.scale_by_ldadam(projector, eps=0.0), (7, 9)
+    turn = projector.side == "right"
+    state = tx.init({"w": torch.zeros(*(shape[::-1] if turn else shape), dtype=torch.float64)})
+    want = torch.zeros(shape), torch.zeros(7, 3), torch.zeros(3, 9), torch.zeros(3, 9)
+    want = (*(x.double() for x in want), 0)
+    for t, b1 in enumerate([0.5, 0.9, 0.9, 0.0, 0.7, 0.99]):
+        g = grads(t, {"w": shape})["w"].double()
+        _, state = tx.update({"w": g.mT.contiguous() if turn else g}, state, hyper={"b1": b1})
+        want = published(g, want, b1)
+        e = tx.left_out(state["w"], tuple(g.mT.shape) if turn else shape)
+        torch.testing.assert_close(e.mT if turn else e, want[0], rtol=1e-9, atol=1e-9)
+
+
+def test_what_is_left_out_stays_outside_the_subspace():
+    tx = gx.scale_by_ldadam(s.power_iteration(4))
+    state = tx.init({"w": torch.zeros(24, 16)})
+    for t in range(300):
+        _, state = tx.update(grads(t, {"w": (24, 16)}), state)
+    e = tx.left_out(state["w"], (24, 16))
+    inside = tx.projector.project(state["w"].projector, e)
+    assert inside.abs().max() < 1e-4 * e.abs().max()
+
+
 def test_one_call_per_shape(monkeypatch):
     module = __import__("gradtx.subspace.ldadam", fromlist=["sweep"])
     inner, seen = module.sweep, []
