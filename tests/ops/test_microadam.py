@@ -254,6 +254,26 @@ def test_entries_outside_their_block_are_left_out():
     assert args["params"][0].isfinite().all()
 
 
+@KERNEL
+@pytest.mark.parametrize("block", [4096, 16384])
+def test_a_window_in_any_order(block):
+    """Rows that do not ascend, and positions that all rows have."""
+    kernel = arguments((2 * block,), block=block)
+    for t in range(6):
+        grads = values((2 * block,), torch.float32, 50 + t)
+        grads[::777] *= 100
+        kernel["grads"] = [grads]
+        reference = clone(kernel)
+        microadam_(**kernel)
+        OPS["microadam_"].reference(**reference)
+        for name in LISTS[2:]:
+            assert torch.equal(kernel[name][0], reference[name][0]), (t, name)
+        torch.testing.assert_close(kernel["params"], reference["params"])
+        if t == 3:
+            for name in ("indices", "values"):
+                kernel[name][0] = kernel[name][0].unflatten(1, (2, -1)).flip(2).flatten(1)
+
+
 def test_schema_and_fake():
     args = arguments((40, 9))
     order = [a.name for a in microadam_._schema.arguments]

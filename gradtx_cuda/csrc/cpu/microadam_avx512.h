@@ -191,9 +191,14 @@ GX_WIDE __m512 finish_bound(__m512 x) {
   return _mm512_add_ps(_mm512_castsi512_ps(bits), _mm512_setzero_ps());
 }
 
-// Bounds and codes of up to 16 ranges of finite numbers.
-GX_WIDE void encode_batch(const float* total, int64_t count, const RangeRule& rule, uint8_t* codes,
-                          uint16_t* lo, uint16_t* hi, Soon& soon) {
+// Ranges of a batch: bounds, and positions of numbers among the codes, scale x + offset.
+struct alignas(64) Grid {
+  float los[kBatch], his[kBatch], scales[kBatch], offsets[kBatch];
+};
+
+// Bounds of up to 16 ranges of finite numbers.
+GX_WIDE void bound_batch(const float* total, int64_t count, const RangeRule& rule, uint16_t* lo,
+                         uint16_t* hi, Grid& grid, Soon& soon) {
   __m512 least[kBatch], most[kBatch];
   for (int64_t j = count; j < kBatch; ++j) least[j] = most[j] = _mm512_setzero_ps();
   for (int64_t j = 0; j < count; ++j) {
@@ -204,23 +209,22 @@ GX_WIDE void encode_batch(const float* total, int64_t count, const RangeRule& ru
     least[j] = _mm512_min_ps(_mm512_min_ps(a, b), _mm512_min_ps(c, d));
     most[j] = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
   }
-  alignas(64) float los[kBatch], his[kBatch], scales[kBatch], offsets[kBatch];
   __m512 low = reduce<false>(least), high = reduce<true>(most);
   if (rule.include_zero) {
-    _mm512_store_ps(los, low);
-    _mm512_store_ps(his, high);
+    _mm512_store_ps(grid.los, low);
+    _mm512_store_ps(grid.his, high);
     for (int64_t j = 0; j < kBatch; ++j) {
-      const Range range = finish_range({los[j], his[j]}, rule);
-      los[j] = range.lo;
-      his[j] = range.hi;
+      const Range range = finish_range({grid.los[j], grid.his[j]}, rule);
+      grid.los[j] = range.lo;
+      grid.his[j] = range.hi;
     }
-    low = _mm512_load_ps(los);
-    high = _mm512_load_ps(his);
+    low = _mm512_load_ps(grid.los);
+    high = _mm512_load_ps(grid.his);
   } else {
     low = finish_bound(low);
     high = finish_bound(high);
-    _mm512_store_ps(los, low);
-    _mm512_store_ps(his, high);
+    _mm512_store_ps(grid.los, low);
+    _mm512_store_ps(grid.his, high);
   }
   const auto some = static_cast<__mmask16>(0xFFFFu >> (kBatch - count));
   _mm256_mask_storeu_epi16(lo, some, narrow(low));
@@ -234,11 +238,16 @@ GX_WIDE void encode_batch(const float* total, int64_t count, const RangeRule& ru
       _mm512_cmp_ps_mask(low, zero, _CMP_LE_OQ) & _mm512_cmp_ps_mask(high, zero, _CMP_GE_OQ);
   const __m512 step = _mm512_div_ps(_mm512_sub_ps(high, low), _mm512_set1_ps(kLevels));
   const __m512 scale = _mm512_div_ps(_mm512_set1_ps(65536.0f), step);
-  _mm512_store_ps(scales, scale);
+  _mm512_store_ps(grid.scales, scale);
   const __m512 offset = _mm512_fnmadd_ps(low, scale, half);
-  _mm512_store_ps(offsets, _mm512_mask_mov_ps(_mm512_set1_ps(NAN), contains, offset));
+  _mm512_store_ps(grid.offsets, _mm512_mask_mov_ps(_mm512_set1_ps(NAN), contains, offset));
+}
+
+// Codes of such ranges.
+GX_WIDE void encode_batch(const float* total, int64_t count, const Grid& grid, uint8_t* codes,
+                          Soon& soon) {
   for (int64_t j = 0; j < count; ++j) {
-    const __m512 factor = _mm512_set1_ps(scales[j]), addend = _mm512_set1_ps(offsets[j]);
+    const __m512 factor = _mm512_set1_ps(grid.scales[j]), addend = _mm512_set1_ps(grid.offsets[j]);
     const float* x = total + j * kRange;
     __m512i fixed[4];
     for (int v = 0; v < 4; ++v) {
@@ -248,8 +257,25 @@ GX_WIDE void encode_batch(const float* total, int64_t count, const RangeRule& ru
                                               _mm512_min_epu16(fixed[2], fixed[3]));
     const __mmask32 unsure =
         _mm512_mask_cmplt_epu16_mask(0x55555555u, fraction, _mm512_set1_epi16(4));
-    if (__builtin_expect(unsure != 0, 0)) divide(x, {los[j], his[j]}, fixed);
+    if (__builtin_expect(unsure != 0, 0)) divide(x, {grid.los[j], grid.his[j]}, fixed);
     pack_codes(fixed, codes + j * kRange / 2);
+  }
+}
+
+// Bounds and codes of finite numbers. The bounds of a batch are long in coming; the codes of the
+// batch before are computed meanwhile.
+GX_WIDE void encode_block(const float* total, int64_t ranges, const RangeRule& rule,
+                          uint8_t* codes, uint16_t* lo, uint16_t* hi, Soon& soon) {
+  Grid grids[2];
+  for (int64_t next = 0; next < ranges + kBatch; next += kBatch) {
+    if (next < ranges) {
+      bound_batch(total + next * kRange, std::min(kBatch, ranges - next), rule, lo + next,
+                  hi + next, grids[next / kBatch % 2], soon);
+    }
+    const int64_t r = next - kBatch;
+    if (r < 0) continue;
+    encode_batch(total + r * kRange, std::min(kBatch, ranges - r), grids[r / kBatch % 2],
+                 codes + r * kRange / 2, soon);
   }
 }
 
@@ -299,17 +325,13 @@ GX_AVX512 void step_block_wide(const Leaf& leaf, int64_t block, const RangeRule&
   const uint32_t least = keep_largest(found, k, bound, leaf.indices + row, leaf.values + row, s);
   s.drift = least - former;
 
-  const bool finite = least < to_bits(INFINITY);
-  for (int64_t j = 0; j < n / kRange; j += kBatch) {
-    const int64_t i = j * kRange, count = std::min(kBatch, n / kRange - j), at = start + i;
-    uint8_t* codes = leaf.codes + at / 2;
-    uint16_t *lo = leaf.lo + at / kRange, *hi = leaf.hi + at / kRange;
-    if (finite) {
-      encode_batch(s.total + i, count, rule, codes, lo, hi, soon);
-      continue;
-    }
-    for (int64_t r = 0; r < count; ++r) {
-      encode(s.total + i + r * kRange, kRange, rule, codes + r * kRange / 2, lo + r, hi + r);
+  uint8_t* codes = leaf.codes + start / 2;
+  uint16_t *lo = leaf.lo + start / kRange, *hi = leaf.hi + start / kRange;
+  if (least < to_bits(INFINITY)) {
+    encode_block(s.total, n / kRange, rule, codes, lo, hi, soon);
+  } else {
+    for (int64_t r = 0; r < n / kRange; ++r) {
+      encode(s.total + r * kRange, kRange, rule, codes + r * kRange / 2, lo + r, hi + r);
     }
   }
 
@@ -317,11 +339,11 @@ GX_AVX512 void step_block_wide(const Leaf& leaf, int64_t block, const RangeRule&
 }
 
 // A full block. False, and nothing has changed, if the window has more entries than there are tags
-// or some that point out of the block.
+// or rows that do not ascend within the block.
 GX_AVX512 inline bool step_block_wide(const Leaf& leaf, int64_t block, const RangeRule& rule,
                                       bool last, WideScratch& s) {
   if (static_cast<int64_t>(leaf.weights1.size()) * leaf.k > UINT16_MAX) return false;
-  if (!points_inside(leaf, block * leaf.k, leaf.k, leaf.block_size)) return false;
+  if (!rows_ascend(leaf, block * leaf.k, leaf.k, leaf.block_size)) return false;
   auto step = leaf.bf16_grad ? step_block_wide<float, uint16_t> : step_block_wide<float, float>;
   if (leaf.bf16_param) {
     step = leaf.bf16_grad ? step_block_wide<uint16_t, uint16_t> : step_block_wide<uint16_t, float>;

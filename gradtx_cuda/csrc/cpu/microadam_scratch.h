@@ -13,8 +13,9 @@ namespace gx {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kRange = 64;   // elements of a range
 constexpr int64_t kBatch = 16;   // ranges whose bounds are computed together
-constexpr int64_t kRowCalls = 3;  // a register of a row takes as long as so many ranges
+constexpr int64_t kRowCalls = 3;  // a register of entries takes as long as so many ranges
 constexpr int64_t kLongest = 1 << 15;  // elements of a block
+constexpr int64_t kStretch = 1 << 12;  // parameters that stay in the first cache with their tags
 
 // Memory that will be wanted soon. It travels while other things are computed, a few lines at a
 // time, because a core waits when too many are under way.
@@ -56,22 +57,28 @@ struct alignas(64) WideScratch {
   float groups[kLongest];  // largest magnitudes
   uint16_t candidates[kLongest + 64];
   uint32_t bits[kLongest + kLanes], magnitudes[kLongest + kLanes];  // of the candidates
-  uint16_t tags[kLongest] = {};  // those above `base` are of entries
+  uint16_t tags[kStretch] = {};  // those above `base` are of entries
   uint32_t base = 0;
   std::vector<float> first, second, moved;  // of the entries of a window
-  std::vector<uint16_t> repeated;           // tags
+  std::vector<uint16_t> places, previous;
+  std::vector<int64_t> taken;               // entries of every row
   Soon soon;
   uint32_t drift = 0;  // of the bits of the least magnitude kept, since the last step
   uint32_t margin = 1 << 19;  // below the expected bound
 
-  void reserve(int64_t entries) {
-    const auto size = static_cast<size_t>(entries + kLanes);
+  // For a window of which nothing is taken.
+  void reserve(int64_t rows, int64_t k) {
+    const auto size = static_cast<size_t>(rows * k + 2 * kLanes);
     for (std::vector<float>* x : {&first, &second, &moved}) x->resize(std::max(x->size(), size));
-    repeated.resize(first.size());
-    if (base + entries > UINT16_MAX) {
-      std::fill_n(tags, kLongest, uint16_t{0});
-      base = 0;
-    }
+    for (std::vector<uint16_t>* x : {&places, &previous}) x->resize(first.size());
+    taken.assign(static_cast<size_t>(rows), 0);
+  }
+
+  // For the tags of so many entries.
+  void make_room(int64_t entries) {
+    if (base + entries <= UINT16_MAX) return;
+    std::fill_n(tags, kStretch, uint16_t{0});
+    base = 0;
   }
 };
 

@@ -11,53 +11,87 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 namespace gx {
 
-// Whether all positions of a window are in a block of n elements.
-GX_WIDE bool points_inside(const Leaf& leaf, int64_t column, int64_t k, int64_t n) {
-  __m512i most = _mm512_setzero_si512();
-  for (size_t row = 0; row < leaf.weights1.size(); ++row) {
-    const int16_t* at = leaf.indices + static_cast<int64_t>(row) * leaf.columns + column;
-    for (int64_t c = 0; c < k; c += 32) {
-      const __mmask32 some = 0xFFFFFFFFu >> std::max<int64_t>(0, c + 32 - k);
-      most = _mm512_max_epu16(most, _mm512_maskz_loadu_epi16(some, at + c));
+// Whether the rows of a window that were written before have ascending positions in a block of n.
+GX_WIDE bool rows_ascend(const Leaf& leaf, int64_t column, int64_t k, int64_t n) {
+  const auto rows = static_cast<int64_t>(leaf.weights1.size());
+  for (int64_t row = 0; row < rows; ++row) {
+    if (row == leaf.row) continue;
+    const auto* at = reinterpret_cast<const uint16_t*>(leaf.indices) + row * leaf.columns + column;
+    __mmask32 falls = at[k - 1] >= n;
+    for (int64_t c = 0; c + 1 < k; c += 32) {
+      const __mmask32 some = 0xFFFFFFFFu >> std::max<int64_t>(0, c + 33 - k);
+      falls |= _mm512_mask_cmpge_epu16_mask(some, _mm512_maskz_loadu_epi16(some, at + c),
+                                            _mm512_maskz_loadu_epi16(some, at + c + 1));
     }
+    if (falls != 0) return false;
   }
-  return _mm512_cmpge_epu16_mask(most, _mm512_set1_epi16(static_cast<int16_t>(n))) == 0;
+  return true;
 }
 
-// What a row of the window adds to first and second moments.
-GX_WIDE void weigh(const uint16_t* values, int64_t k, float weight1, float weight2, float* first,
-                   float* second) {
-  const __m512 w1 = _mm512_set1_ps(weight1), w2 = _mm512_set1_ps(weight2);
-  for (int64_t c = 0; c < k; c += kLanes) {
-    const auto some = static_cast<__mmask16>(0xFFFFu >> std::max<int64_t>(0, c + kLanes - k));
-    const __m512 v = widen(_mm256_maskz_loadu_epi16(some, values + c));
-    _mm512_storeu_ps(first + c, _mm512_add_ps(_mm512_setzero_ps(), _mm512_mul_ps(w1, v)));
-    _mm512_storeu_ps(second + c, _mm512_mul_ps(w2, _mm512_mul_ps(v, v)));
-  }
+// What values of a row of the window add to first and second moments.
+GX_WIDE void weigh(__m256i values, __m512 weight1, __m512 weight2, float* first, float* second) {
+  const __m512 v = widen(values);
+  _mm512_storeu_ps(first, _mm512_add_ps(_mm512_setzero_ps(), _mm512_mul_ps(weight1, v)));
+  _mm512_storeu_ps(second, _mm512_mul_ps(weight2, _mm512_mul_ps(v, v)));
 }
 
-// Number the entries of a row of the window from `entry` and gather their parameters. `tags` keeps
-// the first entry of every position; entries that have one before them are added to `repeated`.
-template <typename P>
-GX_WIDE int64_t tag_row(const uint16_t* at, int64_t k, int64_t entry, const P* param, P* moved,
-                        int64_t count, Soon& soon, WideScratch& s) {
-  uint16_t* repeated = s.repeated.data();
-  const uint32_t base = s.base;
-  uint32_t tag = base + 1 + static_cast<uint32_t>(entry);
-  for (int64_t first = 0; first < k; first += kLanes) {
-    soon.fetch(kRowCalls);
-    const int64_t last = std::min(k, first + kLanes);
-#pragma GCC unroll 4
-    for (int64_t c = first; c < last; ++c, ++tag) {
-      const size_t i = at[c];
-      const uint32_t old = s.tags[i];
-      repeated[count] = static_cast<uint16_t>(tag);
-      count += old > base ? 1 : 0;
-      s.tags[i] = static_cast<uint16_t>(old > base ? old : tag);
-      moved[entry + c] = param[i];
-    }
+// Collect a row's entries below a position, from entry `c` on, behind `count` others.
+GX_WIDE int64_t take_below(const Leaf& leaf, int64_t row, int64_t column, int64_t k, int64_t below,
+                           int64_t& c, int64_t count, WideScratch& s) {
+  const int64_t start = row * leaf.columns + column;
+  const int16_t* at = leaf.indices + start;
+  const uint16_t* of = leaf.values + start;
+  const __m512 w1 = _mm512_set1_ps(leaf.weights1[static_cast<size_t>(row)]);
+  const __m512 w2 = _mm512_set1_ps(leaf.weights2[static_cast<size_t>(row)]);
+  const __m512i bound = _mm512_set1_epi16(static_cast<int16_t>(below));
+  for (int64_t more = 32; more == 32 && c < k; c += more, count += more) {
+    const __mmask32 some = 0xFFFFFFFFu >> std::max<int64_t>(0, c + 32 - k);
+    const __m512i places = _mm512_maskz_loadu_epi16(some, at + c);
+    const __m512i values = _mm512_maskz_loadu_epi16(some, of + c);
+    _mm512_storeu_si512(s.places.data() + count, places);
+    weigh(_mm512_castsi512_si256(values), w1, w2, s.first.data() + count, s.second.data() + count);
+    weigh(_mm512_extracti64x4_epi64(values, 1), w1, w2, s.first.data() + count + kLanes,
+          s.second.data() + count + kLanes);
+    more = __builtin_popcount(_mm512_mask_cmplt_epu16_mask(some, places, bound));
   }
   return count;
+}
+
+// Gather the parameters of entries. `tags` keeps the last entry of every position and `previous`
+// what it kept before.
+template <typename P>
+GX_WIDE void tag_entries(int64_t entries, int64_t start, const P* param, P* moved, Soon& soon,
+                         WideScratch& s) {
+  const uint16_t* places = s.places.data();
+  uint16_t* previous = s.previous.data();
+  uint32_t tag = s.base;
+  for (int64_t first = 0; first < entries; first += kLanes) {
+    soon.fetch(kRowCalls);
+    const int64_t last = std::min(entries, first + kLanes);
+#pragma GCC unroll 4
+    for (int64_t e = first; e < last; ++e) {
+      const int64_t i = places[e];
+      previous[e] = s.tags[i - start];
+      s.tags[i - start] = static_cast<uint16_t>(++tag);
+      moved[e] = param[i];
+    }
+  }
+}
+
+// Add moments of entries to those of later entries of the same position.
+GX_WIDE void join_entries(int64_t entries, WideScratch& s) {
+  float *first = s.first.data(), *second = s.second.data();
+  const __m512i base = _mm512_set1_epi16(static_cast<int16_t>(s.base));
+  for (int64_t e = 0; e < entries; e += 32) {
+    const __mmask32 some = 0xFFFFFFFFu >> std::max<int64_t>(0, e + 32 - entries);
+    const __m512i previous = _mm512_maskz_loadu_epi16(some, s.previous.data() + e);
+    uint32_t joined = _mm512_cmpgt_epu16_mask(previous, base);
+    for (; joined != 0; joined &= joined - 1) {
+      const int64_t to = e + __builtin_ctz(joined), from = s.previous[to] - s.base - 1;
+      first[to] = add(first[from], first[to]);
+      second[to] = add(second[from], second[to]);
+    }
+  }
 }
 
 // microadam_moved
@@ -92,37 +126,30 @@ GX_WIDE void move_others(P* param, int64_t n, const MicroAdamRates& rates) {
   }
 }
 
-// Adam's step of a block from the window. Few positions have several entries: the first of those
-// gets the moments, further ones none.
+// Adam's step of a block from the window, a stretch of parameters at a time. Few positions have
+// several entries: the last of those has their moments and is written last.
 template <typename P>
 GX_WIDE void move_block(const Leaf& leaf, int64_t column, int64_t k, int64_t n, P* param,
                         Soon& soon, WideScratch& s) {
-  const auto rows = static_cast<int64_t>(leaf.weights1.size()), entries = rows * k;
-  s.reserve(entries);
+  const auto rows = static_cast<int64_t>(leaf.weights1.size());
+  s.reserve(rows, k);
   float *first = s.first.data(), *second = s.second.data();
   P* moved = reinterpret_cast<P*>(s.moved.data());
-  int64_t repeated = 0;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t start = row * leaf.columns + column, entry = row * k;
-    const auto* at = reinterpret_cast<const uint16_t*>(leaf.indices) + start;
-    weigh(leaf.values + start, k, leaf.weights1[static_cast<size_t>(row)],
-          leaf.weights2[static_cast<size_t>(row)], first + entry, second + entry);
-    repeated = tag_row(at, k, entry, param, moved, repeated, soon, s);
-  }
-  for (int64_t r = 0; r < repeated; ++r) {
-    const int64_t entry = s.repeated[static_cast<size_t>(r)] - s.base - 1;
-    const int16_t i = leaf.indices[entry / k * leaf.columns + column + entry % k];
-    const int64_t earlier = s.tags[i] - s.base - 1;
-    first[earlier] = add(first[earlier], first[entry]);
-    second[earlier] = add(second[earlier], second[entry]);
-  }
-  s.base += static_cast<uint32_t>(entries);
-  move_entries(first, second, entries, leaf.rates, moved);
-  move_others(param, n, leaf.rates);
-  for (int64_t row = rows; row-- > 0;) {
-    const auto* at =
-        reinterpret_cast<const uint16_t*>(leaf.indices) + row * leaf.columns + column;
-    for (int64_t c = k; c-- > 0;) param[at[c]] = moved[row * k + c];  // first entries come last
+  const uint16_t* places = s.places.data();
+  for (int64_t start = 0; start < n; start += kStretch) {
+    const int64_t length = std::min(kStretch, n - start);
+    int64_t entries = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      int64_t& taken = s.taken[static_cast<size_t>(row)];
+      entries = take_below(leaf, row, column, k, start + length, taken, entries, s);
+    }
+    s.make_room(entries);
+    tag_entries(entries, start, param, moved, soon, s);
+    join_entries(entries, s);
+    s.base += static_cast<uint32_t>(entries);
+    move_entries(first, second, entries, leaf.rates, moved);
+    move_others(param + start, length, leaf.rates);
+    for (int64_t e = 0; e < entries; ++e) param[places[e]] = moved[e];
   }
 }
 
