@@ -15,6 +15,7 @@ from gradtx.ops.registry import OPS, Op, operator
 from gradtx.ops.signs import pack_signs, unpack_signs
 from gradtx.ops.stochastic import random_bits, random_bits16, random_normal, round_stochastic
 from gradtx.ops.symmetric import dequantize_symmetric, quantize_symmetric
+from gradtx.ops.symmetric_product import symmetric_product
 from gradtx.ops.top_indices import top_indices
 from gradtx.ops.window_moments import window_moments
 
@@ -44,6 +45,7 @@ __all__ = [
     "random_normal",
     "rotate",
     "round_stochastic",
+    "symmetric_product",
     "top_indices",
     "unpack_signs",
     "window_moments",

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gradtx.ops.dct_passes import dct_after_, dct_before, pass_after, pass_before
 from gradtx.ops.registry import operator
 
 __all__ = ["dct", "dct_matrix", "idct"]
@@ -45,40 +46,20 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *args: Any) -> tuple[T
     return _dct(x.movedim(in_dims[0], 0), *args), 0
 
 
-class _Constants(NamedTuple):
-    """What the FFT needs besides itself: ``into`` before it, ``factor`` after it, then ``back``."""
-
-    into: Tensor
-    factor: Tensor
-    back: Tensor
-
-
 def _sizes(n: int) -> Tensor:
     return torch.where(torch.arange(n) == 0, 0.5, 1.0).double().mul(2 / n).sqrt()
 
 
-def _make_constants(n: int, dtype: torch.dtype, device: torch.device, inverse: bool) -> _Constants:
-    """For the DCT-II: sample order, twiddles, and where each coefficient lies in (re, im) pairs.
-
-    The samples are 0, 2, 4, ... 5, 3, 1, time-reversed (j -> -j mod n), which conjugates the FFT
-    V. With y_k = s_k exp(i pi k / (2n)) conj(V_k) coefficient k is Re y_k, and n - k is Im y_k.
-    """
-    j, k = torch.arange(n), torch.arange(n // 2 + 1)
-    order = torch.cat([j[::2], j[1::2].flip(0)])[-j % n]
+def _make_twiddle(n: int, dtype: torch.dtype, device: torch.device, inverse: bool) -> Tensor:
+    """Factors (2, n // 2 + 1), real and imaginary, between a spectrum and pairs of coefficients."""
     size = _sizes(n)[: n // 2 + 1]
-    angle = k.double() * (math.pi / (2 * n))
+    angle = torch.arange(n // 2 + 1).double() * (math.pi / (2 * n))
     if inverse:
-        pairs = torch.stack([k, (n - k) % n], 1).reshape(-1)
-        factor = torch.polar(1 / size, -angle)
-        # The mean is gathered as x + ix, and (x + ix) (1 - i) / 2 = x has no imaginary part.
-        mean = torch.complex(0.5 / size[:1], -0.5 / size[:1])
-        constants = (pairs, torch.cat([mean, factor[1:]]), torch.argsort(order))
-    else:
-        places = torch.where(j <= n // 2, 2 * j, 2 * (n - j) + 1)
-        constants = (order, torch.polar(size, angle), places)
-    into, factor, back = (x.to(device) for x in constants)
-    wide = torch.complex128 if dtype == torch.float64 else torch.complex64
-    return _Constants(into, factor.to(wide), back)
+        size, angle = 1 / size, -angle
+    factor = torch.stack([size * angle.cos(), size * angle.sin()])
+    if inverse:  # of the mean, gathered as x + ix: (x + ix) (1 - i) / 2 = x is real
+        factor[0, 0], factor[1, 0] = size[0] / 2, -size[0] / 2
+    return factor.to(dtype).to(device)
 
 
 def _make_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -88,20 +69,12 @@ def _make_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return (_sizes(n)[:, None] * table[phase]).to(dtype).to(device)
 
 
-_constants = functools.lru_cache(maxsize=64)(_make_constants)
+_twiddle = functools.lru_cache(maxsize=64)(_make_twiddle)
 _matrix = functools.lru_cache(maxsize=16)(_make_matrix)
 
 
-def _fft_rows(x: Tensor, constants: _Constants, inverse: bool) -> Tensor:
-    """Transform the rows of a matrix."""
-    n = x.shape[1]
-    samples = x.index_select(1, constants.into)
-    if not inverse:
-        spectrum = torch.fft.rfft(samples) * constants.factor
-        return torch.view_as_real(spectrum).flatten(1).index_select(1, constants.back)
-    pairs = samples.reshape(x.shape[0], -1, 2)
-    spectrum = torch.view_as_complex(pairs) * constants.factor
-    return torch.fft.irfft(spectrum, n=n).index_select(1, constants.back)
+def _fft(x: Tensor, n: int, inverse: bool) -> Tensor:
+    return torch.fft.irfft(x, n=n) if inverse else torch.fft.rfft(x)
 
 
 def _uses_matrix(n: int, method: str) -> bool:
@@ -120,14 +93,12 @@ def _dct(x: Tensor, inverse: bool, method: str) -> Tensor:
         matrix = _matrix(n, rows.dtype, rows.device)
         out = rows @ (matrix if inverse else matrix.T)
     else:
-        constants = _constants(n, rows.dtype, rows.device, inverse)
-        if x.device.type == "cpu":
-            out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-            size = max(1, _CHUNK // n)
-            for part, result in zip(rows.split(size), out.split(size), strict=True):
-                result.copy_(_fft_rows(part, constants, inverse))
-        else:
-            out = _fft_rows(rows, constants, inverse)
+        twiddle = _twiddle(n, rows.dtype, rows.device, inverse)
+        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        size = _CHUNK // n * torch.get_num_threads() if x.device.type == "cpu" else len(rows)
+        for part, result in zip(*(a.split(max(1, size)) for a in (rows, out)), strict=True):
+            spectrum = _fft(dct_before(part, twiddle, inverse), n, inverse)
+            dct_after_(result, spectrum, twiddle, inverse)
     return out.to(x.dtype).reshape(x.shape)
 
 
@@ -140,8 +111,9 @@ def _compiled(x: Tensor, inverse: bool, method: str) -> Tensor:
         matrix = _make_matrix(n, rows.dtype, rows.device)
         out = rows @ (matrix if inverse else matrix.T)
     else:
-        constants = _make_constants(n, rows.dtype, rows.device, inverse)
-        out = _fft_rows(rows, constants, inverse)
+        twiddle = _make_twiddle(n, rows.dtype, rows.device, inverse)
+        spectrum = _fft(pass_before(rows, twiddle, inverse), n, inverse)
+        out = pass_after(spectrum, n, twiddle, inverse)
     return out.to(x.dtype).reshape(x.shape)
 
 

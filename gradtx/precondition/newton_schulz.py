@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gram import Triple, factor, parts_of, product, symmetric
+from ..ops.symmetric_product import has_mixed_products, product
+from ..ops.symmetric_product import symmetric_product as symmetric
+from .gram import Triple, factor, parts_of, squared
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def newton_schulz(
     """An approximation of the orthogonal factor of every matrix of a batch.
 
     With A = X X^T (of tall matrices X^T X, from the right): X <- a X + (b A + c A^2) X for every
-    triple. The "gram" form makes that several times in a row on A alone, see ``parts_of``.
+    triple. The "gram" form makes that several times in a row on A alone, see ``parts_of``; in
+    bfloat16 with everything but the factors of products in float32, where that takes fewer parts.
 
     Args:
         x: (batch, rows, columns), in the dtype of the iteration.
@@ -112,16 +115,30 @@ def newton_schulz(
     tall = x.shape[-2] > x.shape[-1]
     x = _scaled(x, tall, scaling, safety, eps)
     on_gram = (form or _best_form(x)) == "gram"
-    for part in parts_of(triples, x.dtype) if on_gram else [(triple,) for triple in triples]:
-        gram = symmetric(x.mT, x) if tall else symmetric(x, x.mT)
+    parts: Sequence[Sequence[Triple]] = [(triple,) for triple in triples]
+    mixed = False
+    if on_gram:
+        parts = parts_of(triples, x.dtype)
+        if x.dtype == torch.bfloat16 and has_mixed_products(x):
+            fewer = parts_of(triples, x.dtype, mixed=True)
+            mixed = len(fewer) < len(parts)
+            parts = fewer if mixed else parts
+    for part in parts:
+        several = len(part) > 1
         a, b, c = part[0]
-        z = symmetric(gram, gram, gram, b, c)
-        if len(part) == 1:
-            x = product(x, z, x, a) if tall else product(z, x, x, a)
-        else:
-            q = factor(gram, z, part)
+        gram = symmetric(*_twins(x, tall), mixed=mixed and several)
+        z = squared(gram, b, c, x.dtype)
+        if several:
+            q = factor(gram, z, part, mixed).to(x.dtype)
             x = product(x, q) if tall else product(q, x)
+        else:
+            x = product(x, z, x, a) if tall else product(z, x, x, a)
     return x
+
+
+def _twins(x: Tensor, tall: bool) -> tuple[Tensor, Tensor]:
+    """The factors of A."""
+    return (x.mT, x) if tall else (x, x.mT)
 
 
 def _best_form(x: Tensor) -> str:
@@ -132,15 +149,21 @@ def _best_form(x: Tensor) -> str:
 
 def _scaled(x: Tensor, tall: bool, scaling: str, safety: float, eps: float) -> Tensor:
     if scaling == "rows":
-        gram = symmetric(x.mT, x) if tall else symmetric(x, x.mT)
+        gram = symmetric(*_twins(x, tall))
         sums = gram.abs().sum(-2 if tall else -1, keepdim=True)
         return x * torch.rsqrt(torch.clamp(sums, min=eps))
-    # In a wider dtype: the squares of large numbers overflow.
-    wide = torch.promote_types(x.dtype, torch.float32)
-    wide = torch.float64 if x.dtype == torch.float32 else wide
-    norm = safety * torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
+    norm = safety * _norm(x)
     norm = norm + eps if scaling == "add" else torch.clamp(norm, min=eps)
     return x / norm.to(x.dtype)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """|X|_F in a wider dtype: the squares of large numbers overflow."""
+    if x.dtype == torch.bfloat16:  # row by row: a copy of x in another dtype takes longer
+        x = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = torch.float64 if x.dtype == torch.float32 else wide
+    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
 
 
 def polar_factor(x: Tensor) -> Tensor:

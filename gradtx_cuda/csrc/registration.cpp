@@ -8,6 +8,8 @@
     GX_IMPL(dequantize_affine, device)              \
     GX_IMPL(block_quantize, device)                 \
     GX_IMPL(block_dequantize, device)               \
+    GX_IMPL(dct_before, device)                     \
+    GX_IMPL(dct_after_, device)                     \
     GX_IMPL(hadamard, device)                       \
     GX_IMPL(random_bits, device)                    \
     GX_IMPL(pack_signs, device)                     \
@@ -23,6 +25,7 @@ STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(coordinates, cpu)
   GX_IMPL(add_product_, cpu)
   GX_IMPL(orthonormalize_, cpu)
+  GX_IMPL(symmetric_product, cpu)
 }
 #ifdef GX_WITH_CUDA
 GX_REGISTER(CUDA, cuda)

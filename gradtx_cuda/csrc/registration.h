@@ -3,6 +3,7 @@
 
 #include "common/block_quantize_op.h"
 #include "common/block_top_k_op.h"
+#include "common/dct_op.h"
 #include "common/hadamard_op.h"
 #include "common/microadam_op.h"
 #include "common/quantize_affine_op.h"
@@ -23,6 +24,9 @@ namespace gx {
                                        bool is_signed);                                          \
   Tensor block_dequantize_##device(const Tensor& codes, const Tensor& scale, int64_t numel,      \
                                    int64_t bits, int64_t block_size, bool is_signed);            \
+  Tensor dct_before_##device(const Tensor& x, const Tensor& twiddle, bool inverse);              \
+  void dct_after__##device(const Tensor& out, const Tensor& x, const Tensor& twiddle,            \
+                           bool inverse);                                                        \
   Tensor hadamard_##device(const Tensor& x);                                                     \
   Tensor random_bits_##device(const Tensor& key, int64_t numel);                                 \
   Tensor pack_signs_##device(const Tensor& x);                                                   \
@@ -47,5 +51,7 @@ Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left);
 void add_product__cpu(const Tensor& x, const Tensor& a, const Tensor& b, double beta,
                       double alpha);
 Tensor orthonormalize__cpu(const Tensor& y, const Tensor& q);
+Tensor symmetric_product_cpu(const Tensor& x, const Tensor& y, const std::optional<Tensor>& c,
+                             double beta, double alpha, bool mixed);
 
 }  // namespace gx

@@ -162,6 +162,20 @@ def dct_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def dct_before_samples() -> list[tuple[Any, ...]]:
+    def twiddle(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return values((2, n // 2 + 1), dtype, seed=n)
+
+    return [
+        (values((5, 12)), twiddle(12), False),
+        (values((9, 5)).t(), twiddle(9), True),
+        (values((3, 7), torch.float64), twiddle(7, torch.float64), True),
+        (values((40, 18))[::2, ::2], twiddle(9), False),
+        (values((1, 1)), twiddle(1), True),
+        (values((0, 2)), twiddle(2), False),
+    ]
+
+
 def random_bits_samples() -> list[tuple[Any, ...]]:
     return [(make_key(-7, 2**40 + 3), n) for n in (0, 1, 8, 1001)]
 
@@ -212,14 +226,30 @@ def coordinates_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def symmetric_product_samples() -> list[tuple[Any, ...]]:
+    """Small integers, whose products have no rounding."""
+    x = normal(make_key(5), (2, 37, 24), torch.float32).sign()
+    c = x @ x.mT
+    return [
+        (x, x.mT, c, 0.5, 2.0, False),
+        (x.bfloat16(), x.bfloat16().mT, None, 1.0, 1.0, False),
+        (x.mT, x, None, 1.0, -1.0, True),
+        (x.bfloat16(), x.bfloat16().mT.contiguous(), c.bfloat16(), 1.0, 1.0, True),
+        (x.double(), x.double().mT, c.double(), 1.0, 1.0, False),
+        (x[:, :0], x[:, :0].mT, None, 1.0, 1.0, False),
+    ]
+
+
 SAMPLES: dict[str, Samples] = {
     "random_bits": random_bits_samples,
     "random_bits16": random_bits16_samples,
     "random_normal": random_normal_samples,
     "round_stochastic": round_stochastic_samples,
     "dct": dct_samples,
+    "dct_before": dct_before_samples,
     "hadamard": hadamard_samples,
     "coordinates": coordinates_samples,
+    "symmetric_product": symmetric_product_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,
     "pack_signs": pack_signs_samples,

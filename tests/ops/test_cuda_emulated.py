@@ -29,6 +29,7 @@ static struct { unsigned x; } gridDim;
 static unsigned atomicAdd(unsigned* x, unsigned y) { return (*x += y) - y; }
 static int __popc(unsigned x) { return __builtin_popcount(x); }
 static int __ffs(int x) { return __builtin_ffs(x); }
+#include "CSRC/cuda/dct_rows.h"
 #include "CSRC/cuda/microadam_block.h"
 #include "CSRC/cuda/select.h"
 #include "CSRC/cuda/window_block.h"
@@ -47,6 +48,19 @@ GX_KERNEL moments(const __grid_constant__ Args a) {
   gx::add_window((const int*)a.at[0], (const float*)a.at[1], (const float*)a.at[2],
                  (const float*)a.at[3], (float*)a.at[4], (float*)a.at[5], shape, blockIdx.x);
 }
+template <typename T> static void dct_pass(const Args& a) {
+  const gx::DctRows<T> rows{(const T*)a.at[0], (const T*)a.at[1], (T*)a.at[2],
+                            a.n[0], a.n[1], a.n[1] / 2};
+  gridDim.x = a.n[2];
+  switch (a.n[3]) {
+    case 0: return gx::to_samples(rows);
+    case 1: return gx::to_spectrum(rows);
+    case 2: return gx::from_spectrum(rows);
+    case 3: return gx::from_samples(rows);
+  }
+}
+GX_KERNEL dct32(const __grid_constant__ Args a) { dct_pass<float>(a); }
+GX_KERNEL dct64(const __grid_constant__ Args a) { dct_pass<double>(a); }
 static gx::MicroAdamLeaf leaf_of(const Args& a) {
   gx::MicroAdamLeaf leaf{};
   leaf.param = a.at[0];
@@ -152,6 +166,25 @@ def test_window_moments(how):
     launch("moments", -(-n // size), [*args[:4], *got], [rows, columns, n, size, k], [], *how)
     for a, b in zip(got, want, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("how", [(256, False), (64, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 301])
+def test_dct_passes(n, dtype, how):
+    x, twiddle = values((7, n), dtype), values((2, n // 2 + 1), dtype, 1)
+    before, after = OPS["dct_before"].reference, OPS["dct_after_"].reference
+    for inverse in (False, True):
+        want = before(x, twiddle, inverse)
+        got = torch.full_like(want, torch.nan)
+        kernel = f"dct{8 * dtype.itemsize}"
+        launch(kernel, 3, [x, twiddle, got], [7, n, 3, int(inverse)], [], *how)
+        assert torch.equal(got, want)
+        result = torch.fft.irfft(want, n=n) if inverse else torch.fft.rfft(want)
+        want, got = torch.empty_like(x), torch.full_like(x, torch.nan)
+        after(want, result, twiddle, inverse)
+        launch(kernel, 3, [result, twiddle, got], [7, n, 3, 2 + int(inverse)], [], *how)
+        assert torch.equal(got, want)
 
 
 def emulate(args: dict[str, Any], how: tuple[int, bool]) -> None:

@@ -17,6 +17,8 @@ KERNELS = {
     "block_quantize",
     "block_top_k",
     "coordinates",
+    "dct_after_",
+    "dct_before",
     "dequantize_affine",
     "hadamard",
     "microadam_",
@@ -25,6 +27,7 @@ KERNELS = {
     "quantize_affine",
     "random_bits",
     "random_normal",
+    "symmetric_product",
     "unpack_signs",
     "window_moments",
 }

@@ -94,3 +94,71 @@ def test_gradients_reach_large_matrices():
     run(x).square().sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+def half_precision_errors(x, name):
+    exact = run(x.double(), coefficients=name, form="plain")
+    return (
+        (run(x, coefficients=name, form=form, dtype=torch.bfloat16) - exact).norm(dim=(1, 2))
+        / exact.norm(dim=(1, 2))
+        for form in ("plain", "gram")
+    )
+
+
+@pytest.mark.parametrize("name", ["five_polynomials", "quintic5"])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [(64, 256), (128, 130), (300, 40)])
+def test_rounding_does_not_grow_in_mixed_products(name, seed, shape, monkeypatch):
+    module = __import__("gradtx.precondition.newton_schulz", fromlist=["factor"])
+    monkeypatch.setattr(module, "has_mixed_products", lambda x: True)
+    torch.manual_seed(seed)
+    n, length = sorted(shape)
+    i = torch.arange(1, n + 1, dtype=torch.float64)
+    values = [i**-power for power in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)]
+    values += [10 ** (-i / 10), 10 ** (-6 * i / n), (i <= n / 8).double()]
+    values += [torch.where(i <= n / 8, 1.0, low) for low in (0.03, 0.1, 0.15, 0.2, 0.25, 0.3)]
+    x = torch.stack([spectrum(n, length, v).float() for v in values])
+    plain, gram = half_precision_errors(x if shape[0] == n else x.mT, name)
+    assert (gram <= 3 * plain + 0.05).all()
+
+
+@pytest.mark.parametrize("name", ITERATED)
+def test_rounding_does_not_grow_without_mixed_products(name, monkeypatch):
+    module = __import__("gradtx.precondition.newton_schulz", fromlist=["factor"])
+    monkeypatch.setattr(module, "has_mixed_products", lambda x: False)
+    x = torch.stack([spectrum(64, 256, values).float() for values in spectra() for _ in range(2)])
+    plain, gram = half_precision_errors(x, name)
+    assert (gram <= 3 * plain + 0.08).all()
+
+
+def test_parts_of_mixed_products():
+    for name, lengths in (
+        ("quintic5", [3, 2]),
+        ("five_polynomials", [2, 3]),
+        ("polar_express5", [2, 1, 1, 1]),  # of large values after the first iteration
+        ("aol4", [2, 1, 1]),
+    ):
+        parts = parts_of(SETS[name].triples, torch.bfloat16, mixed=True)
+        assert [len(part) for part in parts] == lengths
+
+
+def test_mixed_products_take_fewer_parts(monkeypatch):
+    module = __import__("gradtx.precondition.newton_schulz", fromlist=["factor"])
+    for name, mixed, lengths in (
+        ("quintic5", True, [3, 2]),
+        ("quintic5", False, [2, 2]),
+        ("polar_express5", True, [2, 2]),
+    ):
+        seen = []
+        monkeypatch.setattr(module, "has_mixed_products", lambda x, mixed=mixed: mixed)
+        inner = module.factor
+
+        def factor(gram, z, part, mixed, inner=inner, seen=seen):
+            seen.append((len(part), gram.dtype))
+            return inner(gram, z, part, mixed)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "factor", factor)
+            run(torch.randn(256, 512), coefficients=name, dtype=torch.bfloat16)
+        dtype = torch.float32 if lengths == [3, 2] else torch.bfloat16
+        assert seen == [(length, dtype) for length in lengths]

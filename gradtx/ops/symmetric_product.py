@@ -1,0 +1,192 @@
+"""The operator ``gradtx::symmetric_product``: products of which one knows that they are symmetric.
+
+    symmetric_product(Tensor x, Tensor y, Tensor? c, float beta, float alpha, bool mixed) -> Tensor
+
+The kernel multiplies what lies on and above the diagonal and mirrors it, in about half the time;
+the reference is torch's product. Sums are in float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gradtx_cuda
+from gradtx.ops.registry import NAMESPACE, Op, operator
+
+__all__ = ["has_mixed_products", "product", "symmetric_product"]
+
+_ARGUMENTS = "(Tensor x, Tensor y, Tensor? c, float beta, float alpha, bool mixed) -> Tensor"
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+
+def has_mixed_products(x: Tensor) -> bool:
+    """Whether ``mixed`` products on this tensor's device are as fast as those of bfloat16."""
+    return (
+        x.device.type == "cpu"
+        and gradtx_cuda.status().active
+        and torch.cpu._is_avx512_bf16_supported()
+        and not torch.cpu._is_amx_tile_supported()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def product(
+    x: Tensor, y: Tensor, c: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
+) -> Tensor:
+    """``beta c + alpha x y`` for batches of any matrices."""
+    if x.shape[0] == 1 and x.dtype.itemsize < 4:  # in half precision a batch of one is slow
+        if c is None:
+            return _scaled(torch.mm(x[0], y[0])[None], alpha)
+        return torch.addmm(c[0], x[0], y[0], beta=beta, alpha=alpha)[None]
+    if c is None:
+        return _scaled(torch.bmm(x, y), alpha)
+    return torch.baddbmm(c, x, y, beta=beta, alpha=alpha)
+
+
+def _scaled(x: Tensor, alpha: float) -> Tensor:
+    return x if alpha == 1.0 else alpha * x
+
+
+def _check(x: Tensor, y: Tensor, c: Tensor | None, mixed: bool) -> None:
+    shapes = [tuple(t.shape) for t in (x, y)]
+    if x.ndim != 3 or y.ndim != 3 or shapes[0] != (y.shape[0], y.shape[2], y.shape[1]):
+        raise ValueError(
+            "symmetric_product: x and y must have the shapes (batch, n, k) and (batch, k, n), got "
+            f"{shapes[0]} and {shapes[1]}"
+        )
+    if c is not None and tuple(c.shape) != (x.shape[0], x.shape[1], x.shape[1]):
+        raise ValueError(
+            f"symmetric_product: c must have the shape (batch, n, n) of the result of x "
+            f"{shapes[0]}, got {tuple(c.shape)}"
+        )
+    known = (torch.float32, torch.bfloat16) if mixed else (x.dtype,)
+    given = [t.dtype for t in (x, y, c) if t is not None]
+    if not x.is_floating_point() or any(dtype not in known for dtype in given):
+        rule = "each in float32 or bfloat16" if mixed else "of one floating dtype"
+        raise ValueError(f"symmetric_product: x, y and c must be {rule}, got {given}")
+
+
+def _fake(x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float, mixed: bool) -> Tensor:
+    _check(x, y, c, mixed)
+    dtype = torch.float32 if mixed else x.dtype
+    return x.new_empty((x.shape[0], x.shape[1], x.shape[1]), dtype=dtype)
+
+
+def _batch(info: Any, in_dims: tuple[Any, ...], tensors: tuple[Tensor | None, ...]) -> Any:
+    """Examples of batches as one batch, and what takes the result apart."""
+
+    def joined(t: Tensor | None, dim: int | None) -> Tensor | None:
+        if t is None:
+            return None
+        t = t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+        return t.flatten(0, 1)
+
+    parts = [joined(t, dim) for t, dim in zip(tensors, in_dims, strict=False)]
+    return parts, lambda out: (out.unflatten(0, (info.batch_size, -1)), 0)
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+    parts, apart = _batch(info, in_dims, args[:3])
+    return apart(_symmetric_product(*parts, *args[3:]))
+
+
+def _reference(
+    x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float, mixed: bool
+) -> Tensor:
+    if mixed:
+        x, y = (t.to(torch.bfloat16).float() for t in (x, y))
+        c = None if c is None else c.float()
+    return product(x, y, c, beta, alpha)
+
+
+@operator("symmetric_product" + _ARGUMENTS, fake=_fake, vmap=_vmap)
+def _symmetric_product(
+    x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float, mixed: bool
+) -> Tensor:
+    """See the module's text; ``mixed`` rounds x and y to bfloat16 and the result to float32."""
+    _check(x, y, c, mixed)
+    return _reference(x, y, c, beta, alpha, mixed)
+
+
+# Where the kernel has no instructions for a dtype it calls this.
+_ON_ITS_OWN = Op("symmetric_product_reference" + _ARGUMENTS, _reference, _fake, _vmap)
+_ON_ITS_OWN.define(_LIBRARY)
+
+
+class _Product(torch.autograd.Function):
+    """The operator for automatic differentiation, as the product that it is."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float, mixed: bool
+    ) -> Tensor:
+        return _symmetric_product(x, y, c, beta, alpha, mixed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, y, c, ctx.beta, ctx.alpha, _ = inputs
+        ctx.dtype, ctx.c_dtype = output.dtype, None if c is None else c.dtype
+        ctx.save_for_backward(x, y)
+        ctx.save_for_forward(x, y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y = ctx.saved_tensors
+        wide_x, wide_y = x.to(grad.dtype), y.to(grad.dtype)
+        for_x = (ctx.alpha * product(grad, wide_y.mT)).to(x.dtype)
+        for_y = (ctx.alpha * product(wide_x.mT, grad)).to(y.dtype)
+        for_c = None if ctx.c_dtype is None else (ctx.beta * grad).to(ctx.c_dtype)
+        return for_x, for_y, for_c, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, dy: Tensor | None, dc: Tensor | None, *_: Any) -> Any:
+        x, y = (t.to(ctx.dtype) for t in ctx.saved_tensors)
+        terms = [] if dc is None else [ctx.beta * dc.to(ctx.dtype)]
+        terms += [] if dx is None else [ctx.alpha * product(dx.to(ctx.dtype), y)]
+        terms += [] if dy is None else [ctx.alpha * product(x, dy.to(ctx.dtype))]
+        return sum(terms)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        parts, apart = _batch(info, in_dims, args[:3])
+        return apart(_Product.apply(*parts, *args[3:]))
+
+
+def symmetric_product(
+    x: Tensor,
+    y: Tensor,
+    c: Tensor | None = None,
+    beta: float = 1.0,
+    alpha: float = 1.0,
+    mixed: bool = False,
+) -> Tensor:
+    """``beta c + alpha x y`` of which one knows that it is symmetric; differentiable.
+
+    Products of float32 and bfloat16 on the CPU take about half the time of others. What lies below
+    the diagonal of x y and of c may not be looked at.
+
+    Args:
+        x: floating tensor (batch, n, k).
+        y: (batch, k, n), of x's dtype; the fastest is ``x.mT``.
+        c: (batch, n, n), symmetric, of x's dtype; not looked at where beta is 0.
+        beta: factor of c.
+        alpha: factor of the product.
+        mixed: multiply in bfloat16, to which x and y are rounded, and give float32; each of x, y
+            and c may be in either.
+
+    Raises:
+        ValueError: other shapes or dtypes.
+
+    >>> import torch, gradtx as gx
+    >>> x = torch.tensor([[[1.0, 2.0], [0.0, 3.0]]])
+    >>> gx.ops.symmetric_product(x, x.mT, torch.eye(2)[None], beta=10.0)
+    tensor([[[15.,  6.],
+             [ 6., 19.]]])
+    """
+    _check(x, y, c, mixed)
+    if torch.compiler.is_compiling():
+        return _reference(x, y, c, beta, alpha, mixed)
+    return _Product.apply(x, y, c, beta, alpha, mixed)
