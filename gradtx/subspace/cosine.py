@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import ops
 from .one_sided import OneSided
 from .projector import keep_if_bad
-from .selection import Selected
+from .selection import Selected, row_norms
 from .view import View
 
 
@@ -72,7 +72,7 @@ class dct(OneSided):
 
     def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Selected:
         spectrum = ops.rotate(x, f"dct{self.kind}", "left")
-        score = spectrum.norm(p=self.p, dim=1)
+        score = row_norms(spectrum, self.p)
         indices = score.argsort(descending=True, stable=True)[: view.rank]
         if self.order == "index":
             indices = indices.sort().values

@@ -27,6 +27,13 @@ class KeyedSelected(NamedTuple):
     indices: Tensor
 
 
+def row_norms(x: Tensor, p: float) -> Tensor:
+    """The p-norm of every row; torch's takes ten times as long where columns lie side by side."""
+    if p == 1:
+        return x.abs().sum(1)
+    return x.square().sum(1).sqrt() if p == 2 else x.norm(p=p, dim=1)
+
+
 @dataclass(frozen=True, repr=False)
 class SelectionProjector(OneSided):
     """A projector whose basis is columns of the identity; the state has a field ``indices``."""

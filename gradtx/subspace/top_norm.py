@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .projector import keep_if_bad
-from .selection import Selected, SelectionProjector
+from .selection import Selected, SelectionProjector, row_norms
 from .view import View
 
 
@@ -48,7 +48,7 @@ class top_norm(SelectionProjector):
             raise ValueError(f"{self.name}: order must be 'score' or 'index', got {self.order!r}")
 
     def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Selected:
-        score = x.norm(p=self.p, dim=1)
+        score = row_norms(x, self.p)
         indices = score.argsort(descending=True, stable=True)[: view.rank]
         if self.order == "index":
             indices = indices.sort().values
