@@ -127,6 +127,10 @@ class Bound:
         for key in self.groups:
             self._fill_owned(key, batch.params, batch.states)
 
+    def forget(self) -> None:
+        """Let go of parameters and states; ``move`` comes before the next step."""
+        self.batch, self.owned = replace(self.batch, params=[], states=[], shared=[]), []
+
     @property
     def pieces(self) -> list[Bound]:
         """This one; see ``Separate``."""

@@ -44,6 +44,7 @@ class Inside(GradientTransformation):
     def __init__(self, engine: Binder) -> None:
         self._engine = engine
         self._last: tuple[Any, list[Tensor], Batch, Bound] | None = None
+        self._refused: Any = None  # the structure of trees that cannot be fused
 
     @property
     def name(self) -> str:
@@ -61,14 +62,17 @@ class Inside(GradientTransformation):
     ) -> tuple[PyTree, PyTree]:
         us, spec = tree.flatten(updates)
         given = {k: v for k, v in extra.items() if k not in ("grads", "hyper")}
-        if any(not isinstance(v, Tensor) or v.ndim for v in given.values()):
+        plain = all(isinstance(v, Tensor) and not v.ndim for v in given.values())
+        if not plain or spec == self._refused:
             return self._engine.tx.update(updates, state, params, **extra)
         outs = [None if u is None else torch.zeros_like(u) for u in us]
         try:
             bound, batch = self._bound(spec, us, outs, state, extra.get("hyper"), given)
         except CannotFuseError:
+            self._refused = spec
             return self._engine.tx.update(updates, state, params, **extra)
         bound.run(batch)
+        bound.forget()
         return spec.unflatten(outs), state
 
     def _bound(
@@ -108,7 +112,7 @@ class Inside(GradientTransformation):
         found = self._engine.bind(batch)
         if type(found) is not Bound or not all(part.fused for part in found.cut):
             raise CannotFuseError("", "some of it runs as torch operations")
-        self._last = spec, states, replace(batch, grads=[], extra={}), found
+        self._last = spec, states, replace(batch, params=[], grads=[], extra={}), found
         return found, batch
 
 

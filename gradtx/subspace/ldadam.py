@@ -124,8 +124,10 @@ class scale_by_ldadam(LeafTransform):
             return super()._update(call, state, values)
         projector = self.projector
         states = tree.flatten_like(self.name, call.spec, state, "state")
-        done = {}
-        for members in self._groups(call, states, values):
+        groups, done = self._groups(call, states, values), {}
+        for i in (i for members in groups for i in members):  # before anything is overwritten
+            projector.check(states[i].projector, tuple(call.updates[i].shape))
+        for members in groups:
             h = Values(call.values_at(members[0], values))
             us, olds = [call.updates[i] for i in members], [states[i] for i in members]
             results = self._swept(projector, us, olds, h)
@@ -169,8 +171,6 @@ class scale_by_ldadam(LeafTransform):
         xs = us
         if self.error_feedback:
             xs = [self._sum(u, s.total) for u, s in zip(us, states, strict=True)]
-        for s in states:
-            projector.check(s.projector, shape)
         view = projector.view(shape)
         moving = Moving(
             stacked([s.step for s in states])[:, None, None],
