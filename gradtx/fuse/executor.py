@@ -66,7 +66,7 @@ class Step:
                 batch = self._repeat(params, grads, state, hyper, extra)
                 if batch is None:
                     state = _unshared(state)
-                    batch = self.batch(params, grads, state, hyper, extra)
+                    batch = self.engine.gather(params, grads, state, hyper, extra)
                     # Gradients and losses may be freed between steps.
                     kept = replace(batch, grads=[], extra={})
                     self._last = (tree.flatten(params), tree.flatten(state), kept)
@@ -82,21 +82,6 @@ class Step:
         """What has run as torch operations so far, and why."""
         lines = [f"{member or 'whole chain'}: {reason}" for member, reason in self.reasons]
         return "\n".join(lines) or "everything is fused"
-
-    def batch(
-        self,
-        params: PyTree,
-        grads: PyTree,
-        state: PyTree,
-        hyper: Mapping[str, Any] | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Batch:
-        """The leaves of a step as lists.
-
-        Raises:
-            CannotFuseError: a leaf is no tensor.
-        """
-        return self.engine.gather(params, grads, state, hyper, extra)
 
     def _repeat(
         self,

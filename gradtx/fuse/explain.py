@@ -43,7 +43,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
     names = list(tx.inner) if isinstance(tx, Chain) else [tx.name]
     states = {n: state[n] for n in names} if isinstance(tx, Chain) else {names[0]: state}
     try:
-        bound = step.engine.describe(step.batch(params, grads, _own(state)))
+        bound = step.engine.describe(step.engine.gather(params, grads, _own(state)))
     except CannotFuseError as error:
         runs, total = dict.fromkeys(names, "reference"), f"not fused: {error}"
     else:

@@ -36,7 +36,7 @@ def test_fused_is_pure(name: str, dtype: torch.dtype) -> None:
 def inputs(tx: gx.GradientTransformation, shape: tuple[int, ...]) -> set[Input]:
     """What the last part reads of the one before it."""
     step, params = gx.fuse(tx), tensors({"w": shape}, 0)
-    bound = step.engine.describe(step.batch(params, params, tx.init(params)))
+    bound = step.engine.describe(step.engine.gather(params, params, tx.init(params)))
     kernel = next(iter(bound.kernels[bound.cut[-1], "all"].values()))
     kinds = ("update", "factor")
     return {where for where in kernel.graph.inputs() if where.kind in kinds}

@@ -66,7 +66,7 @@ def test_rows_stay_in_cache() -> None:
         "leaf": gx.chain(gx.clip_by_block_rms(0.1), gx.adamw_sn(0.1)),
     }.items():
         step = gx.fuse(tx)
-        bound = step.engine.describe(step.batch(params, params, tx.init(params)))
+        bound = step.engine.describe(step.engine.gather(params, params, tx.init(params)))
         (kernel,) = bound.kernels[bound.cut[-1], "all"].values()
         stages = range(kernel.stages)
         plans[name] = [kernel.schedule.by_row(s) for s in stages]

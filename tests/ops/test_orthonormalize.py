@@ -27,14 +27,6 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 def decomposed(y: Tensor) -> tuple[Tensor, Tensor]:
     q = torch.full_like(y, torch.nan)
     return q, orthonormalize_(y, q)

@@ -29,14 +29,6 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=[1, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 def laid(x: Tensor, layout: str) -> Tensor:
     """The same matrix, lying otherwise."""
     rows, columns = x.shape
