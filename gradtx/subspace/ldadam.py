@@ -224,7 +224,7 @@ class scale_by_ldadam(LeafTransform):
         lifted = projector.back(s.projector, m, shape)
         whole, x = u, u
         if self.error_feedback:
-            x = self._sum(u, s.total)
+            x = u + codec.decode(s.total, u)
             whole = x - s.gain * lifted
         first = step == 1
         aim = torch.where(first, whole, h.rho * (lifted / c1) + (1 - h.rho) * whole)

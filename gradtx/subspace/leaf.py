@@ -83,9 +83,10 @@ def turn(projector: Projector, refresh: Refresh, s: SubspaceLeaf, g: Tensor) -> 
 def turns_of(
     projector: Projector, refresh: Refresh, states: list[Any], gs: list[Any]
 ) -> list[Turn | None]:
-    """``turns`` of the leaves that have an update and a subspace, None for the others."""
-    there = [i for i, g in enumerate(gs) if g is not None and isinstance(states[i], SubspaceLeaf)]
-    done = turns(projector, refresh, [states[i] for i in there], [gs[i] for i in there])
+    """``turns`` of leaves with a ``subspace`` in their state and an update, None for the others."""
+    olds: list[Any] = [getattr(s, "subspace", None) for s in states]
+    there = [i for i, g in enumerate(gs) if g is not None and isinstance(olds[i], SubspaceLeaf)]
+    done = turns(projector, refresh, [olds[i] for i in there], [gs[i] for i in there])
     out: list[Turn | None] = [None] * len(gs)
     for i, each in zip(there, done, strict=True):
         out[i] = each

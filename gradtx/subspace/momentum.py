@@ -93,8 +93,7 @@ class subspace_momentum(LeafTransform):
         return SubspaceMomentumState(subspace, step, as_codec(self.codec).init(like, signed=True))
 
     def together(self, updates: list[Any], states: list[Any]) -> dict[str, list[Any]]:
-        subspaces = [getattr(s, "subspace", None) for s in states]
-        return {"turn": leaf_.turns_of(self.projector, self.refresh, subspaces, updates)}
+        return {"turn": leaf_.turns_of(self.projector, self.refresh, states, updates)}
 
     def update_leaf(
         self, u: Tensor, s: SubspaceMomentumState, p: Tensor | None, h: Values

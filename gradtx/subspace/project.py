@@ -65,8 +65,7 @@ class project_to_subspace(LeafTransform):
         return ProjectState(leaf_.init(self.projector, self.refresh, self.where, p, info))
 
     def together(self, updates: list[Any], states: list[Any]) -> dict[str, list[Any]]:
-        subspaces = [getattr(s, "subspace", None) for s in states]
-        return {"turn": leaf_.turns_of(self.projector, self.refresh, subspaces, updates)}
+        return {"turn": leaf_.turns_of(self.projector, self.refresh, states, updates)}
 
     def update_leaf(self, u: Tensor, s: Any, p: Any, h: Values) -> tuple[Any, Any]:
         if isinstance(s.subspace, Whole):
