@@ -1,6 +1,7 @@
 // Registers of AVX-512 as Ice Lake and Zen 4 have it: bfloat16 in memory, reductions.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "vectorize.h"
@@ -15,6 +16,8 @@
 #define GX_AVX512 \
   __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vbmi2,bmi2,popcnt")))
 #define GX_WIDE GX_AVX512 GX_INLINE
+// For kernels that need less, or bfloat16 besides: they may inline what needs no more than this.
+#define GX_WIDE_BASE __attribute__((target("avx512f"))) GX_INLINE
 
 namespace gx {
 
@@ -24,6 +27,40 @@ inline bool has_avx512() {
                           __builtin_cpu_supports("avx512dq") &&
                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
   return has;
+}
+
+GX_INLINE __mmask16 first_lanes(int64_t count) {
+  return static_cast<__mmask16>((1u << std::clamp<int64_t>(count, 0, 16)) - 1);
+}
+
+// Sixteen rows of sixteen words become columns.
+GX_WIDE_BASE void transpose(__m512i* x) {
+  __m512i y[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    y[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
+    y[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+    x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+    x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+    x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512i a = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
+    const __m512i b = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xDD);
+    const __m512i c = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
+    const __m512i d = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xDD);
+    y[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+    y[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+    y[i + 8] = _mm512_shuffle_i32x4(a, c, 0xDD);
+    y[i + 12] = _mm512_shuffle_i32x4(b, d, 0xDD);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) x[i] = y[i];
 }
 
 GX_WIDE __m512 read(const float* x) { return _mm512_loadu_ps(x); }

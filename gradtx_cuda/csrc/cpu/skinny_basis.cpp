@@ -24,7 +24,7 @@ struct Triangle {
   std::vector<double> x;
 
   explicit Triangle(int64_t r)
-      : rank(r), stride(ceil_div(r, kGramColumns) * kGramColumns), x(stride * stride) {}
+      : rank(r), stride(num_blocks(r, kGramColumns) * kGramColumns), x(stride * stride) {}
   double* row(int64_t i) { return x.data() + i * stride; }
 };
 
@@ -92,7 +92,7 @@ GX_WIDE void subtract_rows(double* x, const double* c, int64_t c_stride, const d
   __mmask8 masks[4];
 #pragma GCC unroll 4
   for (int v = 0; v < 4; ++v) {
-    masks[v] = static_cast<__mmask8>(first_mask(std::max<int64_t>(0, columns - 8 * v)));
+    masks[v] = static_cast<__mmask8>(first_lanes(std::max<int64_t>(0, columns - 8 * v)));
     sums[v] = _mm512_maskz_loadu_pd(masks[v], x + 8 * v);
   }
   for (int64_t k = 0; k < count; ++k) {
@@ -174,7 +174,7 @@ double divide(const float* y, float* q, int64_t rows, int64_t rank) {
 // The largest entry of each column, the first of equals, becomes positive.
 GX_AVX512 void make_canonical(float* q, int64_t rows, int64_t rank) {
   for (int64_t j = 0; j < rank; j += kLane) {
-    const __mmask16 mask = first_mask(rank - j);
+    const __mmask16 mask = first_lanes(rank - j);
     __m512 largest = _mm512_setzero_ps(), magnitude = _mm512_setzero_ps();
     for (int64_t i = 0; i < rows; ++i) {
       const __m512 x = _mm512_maskz_loadu_ps(mask, q + i * rank + j), size = _mm512_abs_ps(x);

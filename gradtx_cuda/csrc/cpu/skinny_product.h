@@ -23,7 +23,6 @@ inline Share share(int64_t n, int64_t parts, int64_t i) {
   const int64_t begin = n * i / parts;
   return {begin, n * (i + 1) / parts - begin};
 }
-inline int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 // Memory for packed operands that a thread keeps.
 struct Packed {
@@ -41,7 +40,7 @@ struct Packed {
 
 // Rows of C times panels of columns, with both operands in cache.
 inline void multiply_block(const Product& p, int64_t m, int64_t n, int64_t k, Packed& packed) {
-  const int64_t blocks = ceil_div(m, kTileRows), lanes = ceil_div(n, kLane);
+  const int64_t blocks = num_blocks(m, kTileRows), lanes = num_blocks(n, kLane);
   const bool in_place = p.a.column == 1;
   if (!in_place) {
     for (int64_t i = 0; i < blocks; ++i) {
@@ -50,7 +49,7 @@ inline void multiply_block(const Product& p, int64_t m, int64_t n, int64_t k, Pa
                 packed.left() + rows.begin * k);
     }
   }
-  const int64_t panels = ceil_div(lanes, kTileVectors);
+  const int64_t panels = num_blocks(lanes, kTileVectors);
   for (int64_t j = 0; j < panels; ++j) {
     const Share run = share(lanes, panels, j);
     const int64_t column = run.begin * kLane, width = std::min(run.size * kLane, n - column);
@@ -69,7 +68,7 @@ inline void multiply_block(const Product& p, int64_t m, int64_t n, int64_t k, Pa
       tile.a = in_place ? Operand{p.a.at(rows.begin, 0), p.a.row, 1}
                         : Operand{packed.left() + rows.begin * k, 1, rows.size};
       tile.c = p.c + rows.begin * p.ldc + column;
-      tile_of(rows.size, run.size)(tile, k, first_mask(width - (run.size - 1) * kLane),
+      tile_of(rows.size, run.size)(tile, k, first_lanes(width - (run.size - 1) * kLane),
                                    {next.at(share(k, blocks, i).begin, 0), next.row, next.column});
     }
   }
@@ -77,12 +76,12 @@ inline void multiply_block(const Product& p, int64_t m, int64_t n, int64_t k, Pa
 
 inline void multiply_part(const Product& p, int64_t m, int64_t n, int64_t k) {
   static thread_local Packed packed;
-  const int64_t passes = std::max<int64_t>(1, ceil_div(k, kDepth));
+  const int64_t passes = std::max<int64_t>(1, num_blocks(k, kDepth));
   for (int64_t pass = 0; pass < passes; ++pass) {
     const Share depth = share(k, passes, pass);
     const bool once = p.a.column == 1 && n <= kPanel;  // nothing to keep in cache
     const int64_t most = once ? m : kLeft / std::max<int64_t>(1, depth.size);
-    const int64_t chunks = ceil_div(m, most);
+    const int64_t chunks = num_blocks(m, most);
     for (int64_t i = 0; i < chunks; ++i) {
       const Share rows = share(m, chunks, i);
       Product block = p;
@@ -99,7 +98,7 @@ inline void multiply(const Product& p, int64_t m, int64_t n, int64_t k) {
   if (m == 0 || n == 0) return;
   const bool by_rows = m >= n;
   const int64_t length = by_rows ? m : n, unit = by_rows ? kTileRows : kLane;
-  const int64_t units = ceil_div(length, unit);
+  const int64_t units = num_blocks(length, unit);
   const int64_t parts = std::max<int64_t>(
       1, std::min<int64_t>({torch::stable::get_num_threads(), m * n * k / kGrain, units}));
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {

@@ -27,10 +27,6 @@ struct Product {
   float alpha, beta;
 };
 
-inline __mmask16 first_mask(int64_t n) {
-  return static_cast<__mmask16>(n >= kLane ? 0xFFFF : (1 << n) - 1);
-}
-
 // One tile of Rows x Vectors registers over `depth`; `last` masks the last column of registers.
 // Meanwhile depth / 4 rows of `next`, a panel's width of it, come nearer.
 template <int Rows, int Vectors>
@@ -87,34 +83,13 @@ inline Tile tile_of(int64_t rows, int64_t vectors) {
 // out[j * stride + i] = x[i * ld + j] for i < rows <= 16 and j < columns <= 16; 0 for other i.
 GX_AVX512 inline void transpose16(const float* x, int64_t ld, int64_t rows, int64_t columns,
                                   float* out, int64_t stride) {
-  __m512i r[16], t[16];
+  __m512i r[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
     r[i] = _mm512_castps_si512(
-        i < rows ? _mm512_maskz_loadu_ps(first_mask(columns), x + i * ld) : _mm512_setzero_ps());
+        i < rows ? _mm512_maskz_loadu_ps(first_lanes(columns), x + i * ld) : _mm512_setzero_ps());
   }
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xDD);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xDD);
-  }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xDD);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xDD);
-  }
+  transpose(r);
   for (int j = 0; j < columns; ++j) write(out + j * stride, _mm512_castsi512_ps(r[j]));
 }
 
@@ -125,7 +100,7 @@ GX_AVX512 inline void pack_right(const Operand& b, int64_t depth, int64_t width,
   if (b.column == 1) {
     for (int64_t k = 0; k < depth; ++k) {
       for (int64_t j = 0; j < stride; j += kLane) {
-        write(out + k * stride + j, _mm512_maskz_loadu_ps(first_mask(width - j), b.at(k, j)));
+        write(out + k * stride + j, _mm512_maskz_loadu_ps(first_lanes(width - j), b.at(k, j)));
       }
     }
     return;
@@ -140,7 +115,7 @@ GX_AVX512 inline void pack_right(const Operand& b, int64_t depth, int64_t width,
 
 // A few rows of a left operand whose columns are contiguous, `rows` numbers a column.
 GX_AVX512 inline void pack_left(const Operand& a, int64_t rows, int64_t depth, float* out) {
-  const __mmask16 mask = first_mask(rows);
+  const __mmask16 mask = first_lanes(rows);
   for (int64_t k = 0; k < depth; ++k) {
     _mm512_mask_storeu_ps(out + k * rows, mask, _mm512_maskz_loadu_ps(mask, a.at(0, k)));
   }

@@ -53,39 +53,6 @@ struct Rows16 {
   int64_t row, step;  // distances in elements
 };
 
-GX_WIDE_BF16 __mmask16 first_lanes(int64_t count) {
-  return static_cast<__mmask16>((1u << std::clamp<int64_t>(count, 0, 16)) - 1);
-}
-
-GX_WIDE_BF16 void transpose(__m512i* x) {
-  __m512i y[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    y[2 * i] = _mm512_unpacklo_epi32(x[2 * i], x[2 * i + 1]);
-    y[2 * i + 1] = _mm512_unpackhi_epi32(x[2 * i], x[2 * i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
-    x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
-    x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
-    x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const __m512i a = _mm512_shuffle_i32x4(x[i], x[i + 4], 0x88);
-    const __m512i b = _mm512_shuffle_i32x4(x[i], x[i + 4], 0xDD);
-    const __m512i c = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0x88);
-    const __m512i d = _mm512_shuffle_i32x4(x[i + 8], x[i + 12], 0xDD);
-    y[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-    y[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
-    y[i + 8] = _mm512_shuffle_i32x4(a, c, 0xDD);
-    y[i + 12] = _mm512_shuffle_i32x4(b, d, 0xDD);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) x[i] = y[i];
-}
-
 // Sixteen elements as float32 or bfloat16, of which `count` exist; the others are zeros.
 GX_WIDE_BF16 __m512i read_floats(const void* data, int64_t at, int64_t count) {
   return _mm512_maskz_loadu_epi32(first_lanes(count), static_cast<const float*>(data) + at);
