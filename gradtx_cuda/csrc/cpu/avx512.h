@@ -96,19 +96,20 @@ template <bool kLargest>
 GX_WIDE __m512 pick(__m512 a, __m512 b) {
   return kLargest ? _mm512_max_ps(a, b) : _mm512_min_ps(a, b);
 }
+// First for four registers each, then for what that gave of sixteen.
 template <bool kLargest>
-GX_WIDE __m512 reduce(const __m512* x) {
-  __m512 quads[4], halves[2];
-  for (int i = 0; i < 4; ++i) {
-    __m512 pairs[2];
-    for (int j = 0; j < 2; ++j) {
-      const __m512 a = x[4 * i + 2 * j], b = x[4 * i + 2 * j + 1];
-      pairs[j] = pick<kLargest>(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    }
-    const __m512d a = _mm512_castps_pd(pairs[0]), b = _mm512_castps_pd(pairs[1]);
-    quads[i] = pick<kLargest>(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)),
-                              _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+GX_WIDE __m512 reduce_quad(const __m512* x) {
+  __m512d pairs[2];
+  for (int j = 0; j < 2; ++j) {
+    const __m512 a = x[2 * j], b = x[2 * j + 1];
+    pairs[j] = _mm512_castps_pd(pick<kLargest>(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
   }
+  return pick<kLargest>(_mm512_castpd_ps(_mm512_unpacklo_pd(pairs[0], pairs[1])),
+                        _mm512_castpd_ps(_mm512_unpackhi_pd(pairs[0], pairs[1])));
+}
+template <bool kLargest>
+GX_WIDE __m512 reduce_quads(const __m512* quads) {
+  __m512 halves[2];
   for (int i = 0; i < 2; ++i) {
     const __m512 a = quads[2 * i], b = quads[2 * i + 1];
     halves[i] = pick<kLargest>(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));

@@ -10,6 +10,7 @@ namespace gx {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements worth a thread
+constexpr int64_t kChecked = 16;   // blocks that are checked at once
 
 GX_CLONES void step_portable(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
                            const RangeRule& rule, Scratch& scratch) {
@@ -103,9 +104,10 @@ std::vector<Leaf> make_leaves(const MicroAdamArgs& a, std::vector<std::atomic<bo
   return leaves;
 }
 
-// Call work(leaf, first, last) for runs of blocks that belong to one leaf, in parallel.
+// Call work(leaf, first, last, buffers) for runs of blocks that belong to one leaf, in parallel; with
+// `backwards` those of a thread in the opposite order.
 template <typename F>
-void for_blocks(const std::vector<Leaf>& leaves, const F& work) {
+void for_blocks(const std::vector<Leaf>& leaves, bool backwards, const F& work) {
   int64_t elements = 0, blocks = 0;
   for (const Leaf& leaf : leaves) {
     elements += leaf.numel;
@@ -115,13 +117,16 @@ void for_blocks(const std::vector<Leaf>& leaves, const F& work) {
   const int64_t grain = std::max<int64_t>(1, kGrain * blocks / elements);
   torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
     Buffers buffers;
-    auto at = std::upper_bound(leaves.begin(), leaves.end(), begin,
-                               [](int64_t b, const Leaf& leaf) { return b < leaf.first_block; });
-    for (--at; begin < end; ++at) {
-      const int64_t stop = at->first_block + num_blocks(at->numel, at->block_size);
-      const int64_t last = std::min(end, stop);
-      if (begin < last) work(*at, begin - at->first_block, last - at->first_block, buffers);
-      begin = std::max(begin, last);
+    while (begin < end) {
+      const int64_t block = backwards ? end - 1 : begin;
+      const auto& leaf = *std::prev(
+          std::upper_bound(leaves.begin(), leaves.end(), block,
+                           [](int64_t b, const Leaf& other) { return b < other.first_block; }));
+      const int64_t start = leaf.first_block;
+      const int64_t first = std::max(begin, start);
+      const int64_t last = std::min(end, start + num_blocks(leaf.numel, leaf.block_size));
+      work(leaf, first - start, last - start, buffers);
+      (backwards ? end : begin) = backwards ? first : last;
     }
   });
 }
@@ -146,9 +151,14 @@ Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors
   for (auto& flag : finite) flag = true;
   const std::vector<Leaf> leaves = make_leaves(args, finite);
   if (nonfinite != "ignore") {
-    for_blocks(leaves, [](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
-      const int64_t stop = std::min(leaf.numel, end * leaf.block_size);
-      if (!finite_block(leaf, begin * leaf.block_size, stop)) *leaf.finite = false;
+    // What is read last is still in cache when the step begins.
+    for_blocks(leaves, true, [](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
+      for (int64_t i = end; i > begin;) {
+        const int64_t from = std::max(begin, i - kChecked);
+        const int64_t stop = std::min(leaf.numel, i * leaf.block_size);
+        if (!finite_block(leaf, from * leaf.block_size, stop)) *leaf.finite = false;
+        i = from;
+      }
     });
   }
   bool all = true;
@@ -159,7 +169,7 @@ Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors
   if (!all && nonfinite == "raise") return flags;
 
   const RangeRule rule{kBits, false, include_zero, true};
-  for_blocks(leaves, [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+  for_blocks(leaves, false, [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
     if (*leaf.finite) step_blocks(leaf, begin, end, quant_block_size, rule, buffers);
   });
   for (const Leaf& leaf : leaves) {

@@ -199,17 +199,24 @@ struct alignas(64) Grid {
 // Bounds of up to 16 ranges of finite numbers.
 GX_WIDE void bound_batch(const float* total, int64_t count, const RangeRule& rule, uint16_t* lo,
                          uint16_t* hi, Grid& grid, Soon& soon) {
-  __m512 least[kBatch], most[kBatch];
-  for (int64_t j = count; j < kBatch; ++j) least[j] = most[j] = _mm512_setzero_ps();
-  for (int64_t j = 0; j < count; ++j) {
-    soon.fetch();
-    const float* x = total + j * kRange;
-    const __m512 a = _mm512_load_ps(x), b = _mm512_load_ps(x + 16);
-    const __m512 c = _mm512_load_ps(x + 32), d = _mm512_load_ps(x + 48);
-    least[j] = _mm512_min_ps(_mm512_min_ps(a, b), _mm512_min_ps(c, d));
-    most[j] = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
+  __m512 lows[4], highs[4];
+#pragma GCC unroll 4
+  for (int64_t four = 0; four < 4; ++four) {
+    __m512 least[4], most[4];
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) {
+      soon.fetch();
+      // Ranges behind the last are read too, their bounds are not.
+      const float* x = total + (4 * four + j) * kRange;
+      const __m512 a = _mm512_load_ps(x), b = _mm512_load_ps(x + 16);
+      const __m512 c = _mm512_load_ps(x + 32), d = _mm512_load_ps(x + 48);
+      least[j] = _mm512_min_ps(_mm512_min_ps(a, b), _mm512_min_ps(c, d));
+      most[j] = _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d));
+    }
+    lows[four] = reduce_quad<false>(least);
+    highs[four] = reduce_quad<true>(most);
   }
-  __m512 low = reduce<false>(least), high = reduce<true>(most);
+  __m512 low = reduce_quads<false>(lows), high = reduce_quads<true>(highs);
   if (rule.include_zero) {
     _mm512_store_ps(grid.los, low);
     _mm512_store_ps(grid.his, high);
@@ -293,7 +300,7 @@ GX_AVX512 void step_block_wide(const Leaf& leaf, int64_t block, const RangeRule&
   P* param = static_cast<P*>(leaf.param) + start;
   const G* next = static_cast<const G*>(leaf.grad) + start + n;
   Soon& soon = s.soon;
-  soon.clear();
+  soon.clear(static_cast<size_t>(2 * rows + 5));
   soon.add(param, n * sizeof(P));
   if (!last) {
     for (int64_t r = 0; r < rows; ++r) {

@@ -21,15 +21,16 @@ constexpr int64_t kStretch = 1 << 12;  // parameters that stay in the first cach
 // time, because a core waits when too many are under way.
 class Soon {
  public:
-  void clear() {
-    runs_.clear();
-    run_ = 0;
+  // Room for so many runs, of which there are none yet.
+  void clear(size_t most) {
+    if (runs_.size() < most) runs_.resize(most);
+    count_ = run_ = 0;
     lines_ = 0;
     line_ = end_ = nullptr;
   }
-  void add(const void* data, int64_t bytes) {
+  GX_INLINE void add(const void* data, int64_t bytes) {
     const char* start = static_cast<const char*>(data);
-    runs_.emplace_back(start, start + bytes);
+    runs_[count_++] = {start, start + bytes};
     lines_ += (bytes + 63) / 64;
   }
   // Everything is to be under way after so many calls of `fetch`.
@@ -37,7 +38,7 @@ class Soon {
 
   GX_INLINE void fetch(int64_t calls = 1) {
     if (__builtin_expect(line_ >= end_, 0)) {
-      if (run_ == runs_.size()) return;
+      if (run_ == count_) return;
       line_ = runs_[run_].first;
       end_ = runs_[run_++].second;
     }
@@ -46,7 +47,7 @@ class Soon {
 
  private:
   std::vector<std::pair<const char*, const char*>> runs_;
-  size_t run_ = 0;
+  size_t count_ = 0, run_ = 0;
   const char *line_ = nullptr, *end_ = nullptr;
   int64_t lines_ = 0, pace_ = 0;
 };
