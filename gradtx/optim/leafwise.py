@@ -141,7 +141,7 @@ class Bucket:
         optimizer, group = self.optimizer, self.groups[p]
         grad = _gradient(self.tx, name, p, group)
         assert grad is not None
-        skeletons, states = optimizer._complete(self.tx, [p], {p: name})
+        skeletons, states = optimizer._skeletons.complete(self.tx, [p], {p: name}, optimizer.state)
         skeleton, state = skeletons[name], states[name]
         shared = self._enter(skeleton, name, state, kept)
         if self.summing or not (fused and self._run_fused(p, name, state, kept)):

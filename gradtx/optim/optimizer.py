@@ -12,20 +12,17 @@ from torch import Tensor
 
 from .._version import __version__
 from ..core.errors import UnsupportedLeafError
-from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
-from .checkpoint import check_encodings, check_groups, check_members, onto
+from .checkpoint import check_groups, check_members, onto
 from .fused import FusedSteps
 from .leaves import (
     Leaves,
     Nested,
     from_nested,
-    hollow,
     is_empty,
     merge_into,
     part_of,
-    paths,
     storage_of,
     tensors,
     to_nested,
@@ -33,9 +30,7 @@ from .leaves import (
 )
 from .options import Option, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat
-
-# A state's structure for one parameter, and the members that have a state.
-Skeleton = tuple[PyTree, frozenset[str]]
+from .skeletons import Skeletons
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -60,7 +55,7 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        self._skeletons: dict[GradientTransformation, dict[LeafInfo, Skeleton]] = {}
+        self._skeletons = Skeletons()
         self._fused = FusedSteps()
         self._repeat: Repeat | None = None
         self._check_options(defaults)
@@ -181,7 +176,7 @@ class Optimizer(torch.optim.Optimizer):
         distinct = {id(g): g for g in active.values()}
         rows = [GroupValues(self, g, engine) for g in distinct.values()]
         row_of = {key: i for i, key in enumerate(distinct)}
-        skeletons, nested = self._complete(tx, active, names)
+        skeletons, nested = self._skeletons.complete(tx, active, names, self.state)
         first = next(iter(active))
         held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
         if held and not self.state.get(first):  # what all share is read from the first
@@ -243,27 +238,10 @@ class Optimizer(torch.optim.Optimizer):
         names: Mapping[Tensor, str],
     ) -> PyTree:
         """The state of the active parameters as the chain knows it."""
-        skeletons, nested = self._complete(tx, active, names)
+        skeletons, nested = self._skeletons.complete(tx, active, names, self.state)
         # Any parameter that has a state holds the shared part, also one without a gradient now.
         held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
         return from_nested(skeletons, nested, {**next(iter(nested.values()), {}), **held})
-
-    def _complete(
-        self, tx: GradientTransformation, active: Iterable[Tensor], names: Mapping[Tensor, str]
-    ) -> tuple[dict[str, PyTree], dict[str, Nested]]:
-        """Structures and stored states of parameters, fresh entries where they have none yet."""
-        skeletons, nested, fresh = {}, {}, {}
-        known = self._skeletons.setdefault(tx, {})
-        for p in active:
-            name = names[p]
-            skeletons[name], wanted = _skeleton(tx, known, p, name)
-            nested[name] = self.state.get(p) or {}
-            if not wanted <= nested[name].keys():  # new, or an option switched a member on
-                fresh[name] = p
-        if fresh:
-            state = tx.init(Leaves(fresh))
-            nested.update({n: {**to_nested(state, n), **nested[n]} for n in fresh})
-        return skeletons, nested
 
     def _values(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Hyperparameter values that a group feeds, by name."""
@@ -369,32 +347,17 @@ class Optimizer(torch.optim.Optimizer):
         for key, value in state_dict["state"].items():
             p = by_id.get(key)
             state[key if p is None else p] = copy.deepcopy(value) if p is None else onto(p, value)
-        self._check_structure(groups, state)
+        names = self._names()
+        for group in groups:
+            tx = self.transform_of(group)
+            for p in group["params"]:
+                if state.get(p):
+                    self._skeletons.check(type(self).__name__, tx, p, names[p], state[p])
         self.state.clear()
         self.state.update(state)
         self.param_groups[:] = groups
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
-
-    def _check_structure(self, groups: list[dict[str, Any]], state: Mapping[Any, Any]) -> None:
-        """Every stored state must have the entries that the chain's state has."""
-        names = self._names()
-        for group in groups:
-            tx = self.transform_of(group)
-            known = self._skeletons.setdefault(tx, {})
-            for p in group["params"]:
-                if not state.get(p):
-                    continue
-                skeleton, _ = _skeleton(tx, known, p, names[p])
-                want = set(paths(to_nested(skeleton, names[p])))
-                got = set(paths(state[p]))
-                if want != got:
-                    raise ValueError(
-                        f"{type(self).__name__}: the state of parameter {names[p]!r} does not fit "
-                        f"the chain {list(tx.inner)}: missing {sorted(want - got)}, "
-                        f"unexpected {sorted(got - want)}"
-                    )
-                check_encodings(type(self).__name__, names[p], skeleton, state[p])
 
     # -- copies and printing -----------------------------------------------------------------
 
@@ -414,7 +377,7 @@ class Optimizer(torch.optim.Optimizer):
         return own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._skeletons, self._fused, self._repeat = {}, FusedSteps(), None
+        self._skeletons, self._fused, self._repeat = Skeletons(), FusedSteps(), None
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():
@@ -423,18 +386,6 @@ class Optimizer(torch.optim.Optimizer):
     def __repr__(self) -> str:
         chains = dict.fromkeys(repr(self.transform_of(g)) for g in self.param_groups)
         return super().__repr__() + "".join(f"\n{text}" for text in chains)
-
-
-def _skeleton(
-    tx: GradientTransformation, known: dict[LeafInfo, Skeleton], p: Tensor, name: str
-) -> Skeleton:
-    """The state's structure for one parameter; ``known`` keeps those made before."""
-    info = LeafInfo.of(p, name)
-    if info not in known:
-        with torch.no_grad():
-            skeleton = hollow(tx.init(Leaves({name: p})))
-        known[info] = skeleton, frozenset(to_nested(skeleton, name))
-    return known[info]
 
 
 def _gradient(

@@ -1,0 +1,67 @@
+"""What the state of one parameter looks like, and the states of several with fresh entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.leaves import LeafInfo
+from ..core.protocol import GradientTransformation
+from ..core.tree import PyTree
+from .checkpoint import check_encodings
+from .leaves import Leaves, Nested, hollow, paths, to_nested
+
+# A state's structure for one parameter, and the members that have a state.
+Skeleton = tuple[PyTree, frozenset[str]]
+
+
+class Skeletons:
+    """Structures of states by chain and kind of parameter, each made once."""
+
+    def __init__(self) -> None:
+        self._known: dict[GradientTransformation, dict[LeafInfo, Skeleton]] = {}
+
+    def of(self, tx: GradientTransformation, p: Tensor, name: str) -> Skeleton:
+        """The structure for one parameter."""
+        known, info = self._known.setdefault(tx, {}), LeafInfo.of(p, name)
+        if info not in known:
+            with torch.no_grad():
+                skeleton = hollow(tx.init(Leaves({name: p})))
+            known[info] = skeleton, frozenset(to_nested(skeleton, name))
+        return known[info]
+
+    def complete(
+        self,
+        tx: GradientTransformation,
+        params: Iterable[Tensor],
+        names: Mapping[Tensor, str],
+        stored: Mapping[Tensor, Nested],
+    ) -> tuple[dict[str, PyTree], dict[str, Nested]]:
+        """Structures and stored states of parameters, fresh entries where they have none yet."""
+        skeletons, nested, fresh = {}, {}, {}
+        for p in params:
+            name = names[p]
+            skeletons[name], wanted = self.of(tx, p, name)
+            nested[name] = stored.get(p) or {}
+            if not wanted <= nested[name].keys():  # new, or an option switched a member on
+                fresh[name] = p
+        if fresh:
+            state = tx.init(Leaves(fresh))
+            nested.update({n: {**to_nested(state, n), **nested[n]} for n in fresh})
+        return skeletons, nested
+
+    def check(
+        self, who: str, tx: GradientTransformation, p: Tensor, name: str, stored: Any
+    ) -> None:
+        """Raise ValueError unless a stored state has the entries that the chain's state has."""
+        skeleton, _ = self.of(tx, p, name)
+        want, got = set(paths(to_nested(skeleton, name))), set(paths(stored))
+        if want != got:
+            raise ValueError(
+                f"{who}: the state of parameter {name!r} does not fit the chain {list(tx.inner)}: "
+                f"missing {sorted(want - got)}, unexpected {sorted(got - want)}"
+            )
+        check_encodings(who, name, skeleton, stored)
