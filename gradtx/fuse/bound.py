@@ -22,7 +22,8 @@ from .member import run_member
 from .memory import Spans, is_dense, overlaps_itself, same_order
 from .parts import Kind, Part, Parts
 
-_GRAD, _UPDATE, _FACTOR = Input("grad"), Input("update"), Input("factor")
+_GRAD, _PARAM = Input("grad"), Input("param")
+_UPDATE, _FACTOR, _SQUARES = Input("update"), Input("factor"), Input("squares")
 
 
 class Group:
@@ -72,6 +73,7 @@ class Bound:
         self.parts = parts
         self.cut = cut
         self.kinds = kinds
+        self.result = _UPDATE if kinds[0].signature.blind else _PARAM
         self.batch = replace(batch, grads=[], extra={})  # those may be freed between steps
         self.columns = (*batch.hyper[0], *batch.extra)
         self.of_tree = [i for i, n in enumerate(self.columns) if n in names.of_tree]
@@ -109,9 +111,13 @@ class Bound:
                 return False
             if not all(map(operator.is_, owned, self.owned)):
                 return False
+        same = self.addresses == [x.data_ptr() for x in self.owned]
+        return same and self.fits_others(batch)
+
+    def fits_others(self, batch: Batch) -> bool:
+        """Whether these tables serve a batch of the same leaves that lie elsewhere."""
         return (
-            self.addresses == [x.data_ptr() for x in self.owned]
-            and self.layouts == batch.layouts()
+            self.layouts == batch.layouts()
             and self.rows == batch.rows
             and self.maximize == batch.maximize
             and len(self.hyper) == len(batch.hyper)
@@ -223,7 +229,7 @@ class Bound:
     ) -> None:
         for group in self.groups[key]:
             for where in group.columns:
-                if where.kind == "param":
+                if where == self.result:
                     addresses = [params[i].data_ptr() for i in group.leaves]
                 elif where.kind == "state":
                     at = group.states.start + where.index
@@ -288,14 +294,21 @@ class Bound:
         return torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=order)
 
     def _point(
-        self, part: Part, variant: str, updates: list[Tensor] | None, what: Input | None = None
+        self, part: Part, variant: str, updates: list[Any] | None, what: Input | None = None
     ) -> None:
         """Tell the kernels of a part where gradients are, and updates or ``what`` they are."""
-        incoming = None if updates is None else [u.data_ptr() for u in updates]
+        incoming: dict[Input, list[int]] = {}
+        if updates is not None and part.factored and what is None:
+            incoming[_FACTOR] = [u.factor.data_ptr() for u in updates]
+            if part.measured:
+                squares = [u.squares for u in updates]
+                incoming[_SQUARES] = [0 if x is None else x.data_ptr() for x in squares]
+        elif updates is not None:
+            incoming[what or _UPDATE] = [u.data_ptr() for u in updates]
         for group in self.groups[part, variant]:
             group.fill(_GRAD, self.gradient_addresses)
-            if incoming is not None:
-                group.fill(what or (_FACTOR if part.factored else _UPDATE), incoming)
+            for target, where in incoming.items():
+                group.fill(target, where)
 
     def _launch(self, part: Part, variant: str) -> None:
         groups = self.groups[part, variant]
@@ -326,7 +339,7 @@ class Bound:
         updates: list[Tensor] | None,
         batch: Batch,
         commits: list[tuple[Tensor, Tensor]],
-    ) -> list[Tensor]:
+    ) -> list[Any]:
         """The updates that a member gives as torch operations; notes its new state."""
         leaves, new = run_member(self.parts, part, self.parts.as_it_is(part), batch, grads, updates)
         name = self.parts.names[part.start]

@@ -54,6 +54,7 @@ class Probe:
 
         shapes = signature.checks
         self.factors: list[Tensor] = []
+        self.squares: list[Tensor] = []
         self.params = [signed(s, signature.param) for s in shapes]
         self.grads = [signed(s, signature.grad) for s in shapes]
         width = signature.update or signature.grad
@@ -67,6 +68,9 @@ class Probe:
             turn = -1 if signature.maximize else 1
             pairs = zip(self.grads, self.factors, strict=True)
             self.updates = [turn * g.to(width) * f for g, f in pairs]
+        if signature.squares is not None:
+            gone = 1 if signature.squares == "row" else 0
+            self.squares = [g.double().square().sum(gone) for g in self.grads]
         self.states = [
             [
                 make(size, dtype)
@@ -113,7 +117,7 @@ def check(
     probe = Probe(transform, signature, values)
     (kernel,) = back_end.compile_together([graph])
     pure = _pure(transform, skeleton, probe, apply)
-    fused = _fused(back_end, kernel, probe, apply)
+    fused = _fused(back_end, kernel, probe, apply, pure)
     codes = {target.index for target, i in graph.outputs if graph.nodes[i].op == "block_codes"}
     count = max(len(signature.states), 1)
     for i, (want, got) in enumerate(zip(pure, fused, strict=True)):
@@ -161,7 +165,9 @@ def _pure(
     return [*result.values, *states[0], *states[1], *shared]
 
 
-def _fused(back: BackEnd, kernel: Any, probe: Probe, apply: bool) -> list[Tensor]:
+def _fused(
+    back: BackEnd, kernel: Any, probe: Probe, apply: bool, pure: list[Tensor]
+) -> list[Tensor]:
     def own(tensors: list[Tensor]) -> list[Tensor]:
         return [x.to(back.device, copy=True) for x in tensors]
 
@@ -169,12 +175,15 @@ def _fused(back: BackEnd, kernel: Any, probe: Probe, apply: bool) -> list[Tensor
     # Updates are written in the accumulator's dtype, which may be wider than the gradient's.
     width = accumulator_dtype(probe.signature.grad)
     updates = [u.to(back.device, width, copy=True) for u in probe.updates]
+    if probe.signature.blind:
+        updates = own([x.contiguous() for x in pure[: len(params)]])
     states, shared = [own(leaf) for leaf in probe.states], own(probe.shared)
     row = [back.number(x) for x in (*probe.hyper.values(), *probe.extra.values())]
     hyper = back.numbers(1, len(row) + 1)
     hyper[0, : len(row)] = row
     table = make_table(back, kernel, params, [0, 0], hyper, [s.data_ptr() for s in shared])
-    columns = {"param": params, "grad": grads, "update": updates, "factor": probe.factors}
+    columns = {"param": params, "grad": grads, "update": updates}
+    columns |= {"factor": probe.factors, "squares": probe.squares}
     for k, where in enumerate(kernel.columns):
         tensors = columns.get(where.kind) or [leaf[where.index] for leaf in states]
         table.pointers[k] = [x.data_ptr() for x in tensors]

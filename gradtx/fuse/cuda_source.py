@@ -130,7 +130,7 @@ _OWN_LEAF = {
     ],
 }
 _FORMS = ("scalar", "element", "bits", *VECTORS)
-_KINDS = ("grad", "update", "factor", "param", "state", "shared", "hyper")
+_KINDS = ("grad", "update", "factor", "squares", "param", "state", "shared", "hyper")
 _SPECIAL = {
     *("input", "const", "pack_signs", "unpack_signs", "slice"),
     *(*BLOCKS, *SIZES, *REDUCTIONS, *TREE_REDUCTIONS),

@@ -11,13 +11,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core import tree
-from ..core.protocol import GradientTransformation
+from ..core.protocol import GradientTransformation, members
 from .layout import Leaves, Structure, split, structure_of
 from .specialize import Choice
 from .view import Rule, Shape, matrix, own_rules, rules
@@ -96,10 +97,13 @@ class Forms:
             return found[1] if found is not None and found[0] == structure else None
 
         shape = tuple(p.shape)
-        real, own = initial(shape), own_rules(self._specialized(choice))
+        tx = self._specialized(choice)
+        real, own = initial(shape), own_rules(tx)
+        # What depends on which dimension is larger is the same for shapes of the same order.
+        first = int(any(getattr(member, "by_order", False) for _, member in members(tx)))
         if real is not None and [s.shape for s in real] == [s.shape for s in states]:
             found: dict[int, Described] = {}  # by the number of arrays of unknown size
-            for probes, tied in _candidates(shape):
+            for probes, tied in islice(_candidates(shape), first, None):
                 tried = [initial(probe) for probe in probes]
                 if tried[0] is None or tried[1] is None:
                     continue
@@ -120,7 +124,7 @@ class Forms:
                     break
             if found:
                 return found[min(found)]
-        probes, tied = next(_candidates(shape))
+        probes, tied = next(islice(_candidates(shape), first, None))
         return Described(probes, (probes[1], probes[0]), tuple(form_of(s, p) for s in states))
 
 

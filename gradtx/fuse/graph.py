@@ -34,8 +34,9 @@ class Input:
     """Where a value comes from or goes to.
 
     Attributes:
-        kind: "grad", "update", "factor" (of the gradient, in place of the update), "param", "state"
-            (of this leaf), "shared" (of all leaves), "hyper".
+        kind: "grad", "update", "factor" (of the gradient, in place of the update), "squares"
+            (squared norms of the gradient's rows or columns), "param", "state" (of this leaf),
+            "shared" (of all leaves), "hyper".
         index: position among the state tensors.
         name: full name of a hyperparameter, or key of an extra argument; of a state tensor that is
             a pair of numbers, "0" or "1".
@@ -134,6 +135,10 @@ class Graph:
         kinds = set(keep)
         outputs = tuple(o for o in self.outputs if o[0].kind in kinds)
         return simplify(replace(self, outputs=outputs))
+
+    def form_of(self, target: Input) -> str:
+        """The form of an output."""
+        return next(self.nodes[i].form for where, i in self.outputs if where == target)
 
     @property
     def ordered(self) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from operator import is_
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ from ..core.tree import PyTree
 from .batch import Batch, HyperNames
 from .bound import Bound
 from .errors import CannotFuseError
+from .forms import Form
+from .graph import Input
+from .trace import factor_shape
+
+Sizes: TypeAlias = "list[tuple[int, tuple[int, ...]]]"
 
 
 class Binder(Protocol):
@@ -34,8 +40,8 @@ class Binder(Protocol):
 class Inside(GradientTransformation):
     """The same transform for executors: it overwrites its state.
 
-    The compiled step adds updates to zeros in place of parameters. Whatever cannot be fused runs
-    as it is.
+    The compiled step writes updates where it would have parameters. Whatever cannot be fused runs
+    as it is. Matrices may get a number a row, a number a column or one number in place of updates.
 
     Args:
         engine: of the transform.
@@ -43,7 +49,7 @@ class Inside(GradientTransformation):
 
     def __init__(self, engine: Binder) -> None:
         self._engine = engine
-        self._last: tuple[Any, list[Tensor], Batch, Bound] | None = None
+        self._last: tuple[Any, list[Tensor], Batch, Bound, Sizes] | None = None
         self._refused: Any = None  # the structure of trees that cannot be fused
 
     @property
@@ -65,13 +71,15 @@ class Inside(GradientTransformation):
         plain = all(isinstance(v, Tensor) and not v.ndim for v in given.values())
         if not plain or spec == self._refused:
             return self._engine.tx.update(updates, state, params, **extra)
-        outs = [None if u is None else torch.zeros_like(u) for u in us]
+        outs: list[Any] = [None if u is None else torch.empty_like(u) for u in us]
         try:
-            bound, batch = self._bound(spec, us, outs, state, extra.get("hyper"), given)
+            bound, batch, sizes = self._bound(spec, us, outs, state, extra.get("hyper"), given)
         except CannotFuseError:
             self._refused = spec
             return self._engine.tx.update(updates, state, params, **extra)
         bound.run(batch)
+        for i, size in sizes:
+            outs[i] = outs[i].view(-1)[: math.prod(size)].view(size)
         bound.forget()
         return spec.unflatten(outs), state
 
@@ -83,12 +91,12 @@ class Inside(GradientTransformation):
         state: PyTree,
         hyper: Mapping[str, Any] | None,
         extra: Mapping[str, Tensor],
-    ) -> tuple[Bound, Batch]:
+    ) -> tuple[Bound, Batch, Sizes]:
         """The tables for a call, those of the last one if it had the same state."""
         states, _ = tree.flatten(state)
         there = [i for i, u in enumerate(us) if u is not None]
         if self._last is not None:
-            old_spec, old_states, batch, bound = self._last
+            old_spec, old_states, batch, bound, sizes = self._last
             if (
                 old_spec == spec
                 and batch.positions == there
@@ -104,16 +112,26 @@ class Inside(GradientTransformation):
                     rows=by_leaf,
                     extra=extra,
                 )
-                if bound.layouts == batch.layouts():
+                if bound.fits_others(batch):
                     bound.move(batch)
-                    if bound.fits(batch):
-                        return bound, batch
+                    return bound, batch, sizes
         batch = self._engine.gather(spec.unflatten(outs), spec.unflatten(us), state, hyper, extra)
         found = self._engine.bind(batch)
         if type(found) is not Bound or not all(part.fused for part in found.cut):
             raise CannotFuseError("", "some of it runs as torch operations")
-        self._last = spec, states, replace(batch, params=[], grads=[], extra={}), found
-        return found, batch
+        sizes = _sizes(found, batch)
+        self._last = spec, states, replace(batch, params=[], grads=[], extra={}), found, sizes
+        return found, batch, sizes
+
+
+def _sizes(bound: Bound, batch: Batch) -> Sizes:
+    """The shapes of what is no updates, and whose they are."""
+    kernels, out = bound.kernels[bound.cut[-1], "all"], []
+    for i, kind, p in zip(batch.positions, bound.kinds, batch.params, strict=True):
+        form = kernels[kind].graph.form_of(Input("update"))
+        if form != "element":
+            out.append((i, factor_shape(Form(form), tuple(p.shape))))
+    return out
 
 
 def fused_inside(

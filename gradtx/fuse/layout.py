@@ -7,7 +7,7 @@ Initialising a chain on a tree that is one special container shows where per-lea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optree
@@ -60,6 +60,7 @@ class Structure:
     specs: tuple[Any, ...]
     constants: tuple[tuple[int, Any], ...]
     count: int
+    _parts: dict[tuple[int, int], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def subtrees(self, tensors: Sequence[Any]) -> list[PyTree]:
         """The states at every site from the flat list of tensors."""
@@ -74,6 +75,11 @@ class Structure:
 
     def part(self, first: int, stop: int) -> tuple[Structure, slice]:
         """The structure of some of the sites, and where its tensors are in the flat list."""
+        if (first, stop) not in self._parts:
+            self._parts[first, stop] = self._part(first, stop)
+        return self._parts[first, stop]
+
+    def _part(self, first: int, stop: int) -> tuple[Structure, slice]:
         start = sum(spec.num_leaves for spec in self.specs[:first])
         end = start + sum(spec.num_leaves for spec in self.specs[first:stop])
         constants = tuple((at - start, v) for at, v in self.constants if start <= at < end)

@@ -37,9 +37,10 @@ def run_member(
     updates = grads if updates is None else updates
     skeleton = parts.skeleton_of(part)
     old_shared = batch.shared[parts.shared(part)]
-    per_leaf, old = [], []
+    per_leaf, old, own = [], [], []
     for states, structure in zip(batch.states, batch.structures, strict=True):
         inside, at = parts.structure(part, structure)
+        own.append(inside)
         per_leaf.append(inside.subtrees(states[at]))
         old.append(states[at])
     sites = [_tree(batch, list(column)) for column in zip(*per_leaf, strict=True)]
@@ -55,8 +56,7 @@ def run_member(
     new_sites, new_shared = split(skeleton, new_state, batch.spec)
     pairs = list(zip(old_shared, new_shared, strict=True))
     for i, position in enumerate(batch.positions):
-        inside, _ = parts.structure(part, batch.structures[i])
-        values = inside.flat([site[position] for site in new_sites])
+        values = own[i].flat([site[position] for site in new_sites])
         pairs.extend(zip(old[i], values, strict=True))
     leaves = batch.spec.flatten_up_to(new_u)
     return [leaves[position] for position in batch.positions], pairs

@@ -20,6 +20,7 @@ from .graph import TREE_REDUCTIONS, Graph
 from .layout import Structure, shared_in, sites_in
 from .sequence import Path, Sequence, at, paths
 from .specialize import Choice, specialize
+from .squares import with_squares
 from .trace import Signature, trace
 
 
@@ -30,12 +31,14 @@ class Part:
     Attributes:
         factored: the update between this part and its neighbour is the gradient times something
             small, and that is all that one gives to the other.
+        measured: squared norms of the gradient's rows or columns come with it.
     """
 
     start: int
     stop: int
     fused: bool
     factored: bool = False
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ class Parts:
         """The same parts, with factors in place of the first update where that is possible."""
         first, *rest = parts
         if not first.fused and rest[0].fused and all(kind.signature.factor for kind in kinds):
-            changed = [replace(part, factored=True) for part in (first, rest[0])]
+            measured = len(parts) == 2 and any(kind.signature.squares for kind in kinds)
+            changed = [replace(part, factored=True, measured=measured) for part in (first, rest[0])]
             if self._first_failure(changed[1:], kinds) is None:
                 return (*changed, *rest[1:])
         return tuple(parts)
@@ -154,8 +158,10 @@ class Parts:
         if key not in self._graphs:
             try:
                 skeleton, signature = self.skeleton_of(part), self.signature(part, kind.signature)
-                apply = part.stop == len(self.names)
+                apply = part.stop == len(self.names) and not signature.blind
                 graph = trace(self.transform(part, kind.choice), skeleton, signature, apply)
+                if signature.squares is not None:
+                    graph = with_squares(graph, signature.squares)
                 self._check_width(part, kind, graph)
                 pure = self.transform(part, kind.choice, label=False)
                 check(self.back_end, pure, skeleton, signature, self.values, apply, graph)
@@ -216,6 +222,7 @@ class Parts:
             whole,
             update=accumulator_dtype(whole.grad) if part.start else None,
             factor=whole.factor if part.factored else None,
+            squares=whole.squares if part.measured else None,
             states=whole.states[where],
             structure=structure,
             shared=whole.shared[self.shared(part)],
@@ -263,9 +270,10 @@ class Parts:
         return alone
 
     def _check_width(self, part: Part, kind: Kind, graph: Graph) -> None:
-        """Updates travel between parts in the accumulator's dtype."""
+        """Between parts updates have the accumulator's dtype, those of a blind one have its own."""
         for target, i in graph.outputs:
-            want = accumulator_dtype(kind.signature.grad)
+            signature = kind.signature
+            want = signature.param if signature.blind else accumulator_dtype(signature.grad)
             if target.kind == "update" and graph.nodes[i].dtype != _name(want):
                 raise CannotFuseError("", f"gives updates of dtype {graph.nodes[i].dtype}")
 
@@ -309,18 +317,25 @@ def kind_of(
             tuple((s.dtype, form_of(s)) for s in shared),
             *names,
             maximize,
-            _factor_of(tx, p, structure),
+            *_factor_of(tx, p, g, structure),
             blind,
         ),
     )
 
 
-def _factor_of(tx: GradientTransformation, p: Tensor, structure: Structure) -> Form | None:
-    """The form of what a chain's first member multiplies gradients with, if it does that."""
+def _factor_of(
+    tx: GradientTransformation, p: Tensor, g: Tensor, structure: Structure
+) -> tuple[Form | None, str | None]:
+    """The form of what a chain's first member multiplies gradients with, if it does that.
+
+    And the form of the squared norms of gradients that it gives besides, if it does.
+    """
     first = next(iter(tx.inner.values()), None) if isinstance(tx, Chain) else None
     form = getattr(first, "factor_form", None)
-    if form is None:
-        return None
+    if first is None or form is None:
+        return None, None
     inside, _ = structure.part(0, 1)
     name = form(tuple(p.shape), inside.subtrees([None] * inside.count)[0])
-    return None if name is None else Form(name, None if name == "scalar" else 1)
+    if name is None:
+        return None, None
+    return Form(name, None if name == "scalar" else 1), first.squares_form(g)  # type: ignore[attr-defined]

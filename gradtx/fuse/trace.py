@@ -41,6 +41,7 @@ class Signature:
         hyper, extra: names of hyperparameters and of further arguments.
         maximize: turn the gradient around.
         factor: where the incoming update is the gradient times something, the form of that.
+        squares: where squared norms of the gradient come with it, their form.
         blind: the transform is not given the parameters.
     """
 
@@ -56,6 +57,7 @@ class Signature:
     extra: tuple[str, ...]
     maximize: bool
     factor: Form | None = None
+    squares: str | None = None
     blind: bool = False
 
 
@@ -181,7 +183,8 @@ def _collect(
     new_states = signature.structure.flat([site[0] for site in sites])
     if result is not None:
         target = Input("param" if apply else "update")
-        outputs.append((target, tracer.output(result, "leaf")))
+        own = _form_of_update(tracer, result) if signature.blind else "leaf"
+        outputs.append((target, tracer.output(result, own)))
     wanted = [("state", i, x.shape, *signature.states[i]) for i, x in enumerate(states)]
     wanted += [("shared", i, torch.Size(), *kind) for i, kind in enumerate(signature.shared)]
     for (kind, i, shape, dtype, form), x in zip(wanted, new_states + shared, strict=True):
@@ -201,6 +204,16 @@ def _collect(
         elif node.op != "input" or node.value != Input(kind, i):
             outputs.append((Input(kind, i), at))
     return Graph(tuple(tracer.nodes), tuple(outputs))
+
+
+def _form_of_update(tracer: Tracer, x: Tensor) -> str:
+    """The form of what a transform gives that may give something else than updates."""
+    if x.shape == tracer.shape:
+        return "leaf"
+    form = tracer.form(x)
+    if len(tracer.shape) != 2 or x.shape != factor_shape(Form(form), tracer.shape):
+        raise CannotFuseError("", f"gives a tensor of shape {tuple(x.shape)} for a leaf")
+    return form
 
 
 def _without_sizes(first: Graph, second: Graph, sizes: dict[str, list[int]]) -> Graph:

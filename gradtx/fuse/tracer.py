@@ -75,6 +75,10 @@ class Tracer(TorchDispatchMode):
             self._claim(matrix)
         return self._append(Node("fill", (at,), self.nodes[at].dtype, form))
 
+    def form(self, x: Tensor) -> str:
+        """The form of what was noted."""
+        return self.nodes[self._peek(x)].form
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments):

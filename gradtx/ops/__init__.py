@@ -5,7 +5,7 @@ from gradtx.ops.add_product import add_product_
 from gradtx.ops.basis import rotate
 from gradtx.ops.block_quantize import block_dequantize, block_quantize
 from gradtx.ops.block_top_k import block_top_k
-from gradtx.ops.coordinates import coordinates
+from gradtx.ops.coordinates import coordinates, coordinates_squares
 from gradtx.ops.dct import dct, dct_matrix, idct
 from gradtx.ops.hadamard import hadamard
 from gradtx.ops.microadam import microadam_
@@ -28,6 +28,7 @@ __all__ = [
     "block_quantize",
     "block_top_k",
     "coordinates",
+    "coordinates_squares",
     "dct",
     "dct_matrix",
     "dequantize_affine",

@@ -1,12 +1,16 @@
 """The operator ``gradtx::coordinates``: a large matrix times a thin basis of one of its sides.
 
     coordinates(Tensor x, Tensor basis, bool left) -> Tensor
+    coordinates_squares(Tensor x, Tensor basis, bool left) -> (Tensor, Tensor)
 
 ``basis^T x`` for the left side and ``x basis`` for the right one, contiguous. As in any matrix
-product the order of the sums is the backend's.
+product the order of the sums is the backend's. The second one, for float32, also gives in float64
+the squared norms of the columns of x for the left side, of its rows for the right one.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
@@ -15,7 +19,7 @@ from torch.nn import Parameter
 
 from gradtx.ops.registry import operator
 
-__all__ = ["FEW", "coordinates", "is_plain"]
+__all__ = ["FEW", "coordinates", "coordinates_squares", "is_plain"]
 
 FEW = 1 << 19  # up to so many multiplications torch's product is as fast
 
@@ -48,6 +52,23 @@ def _coordinates(x: Tensor, basis: Tensor, left: bool) -> Tensor:
     return _product(x, basis, left)
 
 
+def _fake_squares(x: Tensor, basis: Tensor, left: bool) -> tuple[Tensor, Tensor]:
+    squares = x.new_empty(x.shape[1 if left else 0], dtype=torch.float64)
+    return _fake(x, basis, left), squares
+
+
+@operator(
+    "coordinates_squares(Tensor x, Tensor basis, bool left) -> (Tensor, Tensor)",
+    fake=_fake_squares,
+)
+def coordinates_squares(x: Tensor, basis: Tensor, left: bool) -> tuple[Tensor, Tensor]:
+    """Multiply and measure; see the module's text."""
+    _check(x, basis, left)
+    if x.dtype != torch.float32:
+        raise ValueError(f"coordinates_squares: x must be float32, got {x.dtype}")
+    return _product(x, basis, left).contiguous(), x.double().square().sum(0 if left else 1)
+
+
 def is_plain(*xs: Tensor) -> bool:
     """Whether float32 kernels may take these: CPU tensors that nothing wraps or differentiates.
 
@@ -67,6 +88,17 @@ def is_plain(*xs: Tensor) -> bool:
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         for x in xs
     )
+
+
+def has_squares(x: Tensor) -> bool:
+    """Whether a kernel measures matrices of this dtype and device while it multiplies."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and _has_kernel()
+
+
+@functools.cache
+def _has_kernel() -> bool:
+    name = "gradtx::coordinates_squares"
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"))
 
 
 def coordinates(x: Tensor, basis: Tensor, left: bool) -> Tensor:

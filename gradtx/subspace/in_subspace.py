@@ -35,6 +35,22 @@ class InSubspaceState(NamedTuple):
     inner_state: PyTree
 
 
+class Seen(NamedTuple):
+    """A leaf while the inner transform is at work.
+
+    Attributes:
+        update: what came in.
+        coordinates: of that.
+        squares: its squared norms, see ``Scaling``.
+        state: of the projector.
+    """
+
+    update: Tensor
+    coordinates: Tensor
+    squares: Tensor | None
+    state: Any
+
+
 @dataclass(frozen=True)
 class InSubspace(DeclaredTransform, Wrapper):
     """A transform in a subspace; made by ``in_subspace``."""
@@ -97,6 +113,7 @@ class InSubspace(DeclaredTransform, Wrapper):
     ) -> tuple[PyTree, InSubspaceState]:
         states = tree.flatten_like(self.name, call.spec, state.leaves, "state")
         low, params, projected = list(call.updates), list(call.params), []
+        squares: list[Tensor | None] = [None] * len(low)
         for i, u in enumerate(call.updates):
             if u is None or isinstance(states[i], Whole):
                 continue
@@ -111,7 +128,7 @@ class InSubspace(DeclaredTransform, Wrapper):
         turns = dict(zip(projected, done, strict=True))
         wants_params = self.requires_params
         for i, turn in turns.items():
-            low[i] = self.projector.project(turn.new.projector, call.updates[i])
+            low[i], squares[i] = self._projected(turn.new.projector, call.updates[i])
             if wants_params:
                 params[i] = _stand_in(params[i], low[i])
         inner = self._carried(call, state.inner_state, states, turns, low)
@@ -122,16 +139,20 @@ class InSubspace(DeclaredTransform, Wrapper):
         outs = tree.leaves_like(self.name, call.spec, out, "inner update")
         for i, turn in turns.items():
             u, h = call.updates[i], Values(call.values_at(i, values))
-            new = self._finished(u, low[i], densify_leaf(outs[i]), turn.new.projector, h)
-            outs[i], states[i] = like(new, u), turn.new
+            seen = Seen(u, low[i], squares[i], turn.new.projector)
+            outs[i], states[i] = like(self._finished(seen, densify_leaf(outs[i]), h), u), turn.new
         return call.spec.unflatten(outs), InSubspaceState(call.spec.unflatten(states), inner)
 
     def _check_leaf(self, info: LeafInfo) -> None:
         """Raise where a projected leaf cannot be treated."""
 
-    def _finished(self, u: Tensor, z: Tensor, new: Tensor, state: Any, h: Values) -> Any:
+    def _projected(self, state: Any, u: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Coordinates of an update, and its squared norms where they are asked for."""
+        return self.projector.project(state, u), None
+
+    def _finished(self, seen: Seen, new: Tensor, h: Values) -> Any:
         """The update of a leaf from what became of its coordinates."""
-        return h.scale * self.projector.back(state, new, tuple(u.shape))
+        return h.scale * self.projector.back(seen.state, new, tuple(seen.update.shape))
 
     def products(self) -> InSubspace:
         """The same transform for ``gx.fuse``, whose updates are products where that is cheap."""
@@ -178,8 +199,9 @@ class InSubspace(DeclaredTransform, Wrapper):
 class Products(InSubspace):
     """Updates of projected leaves as ``LowRankUpdate``."""
 
-    def _finished(self, u: Tensor, z: Tensor, new: Tensor, state: Any, h: Values) -> Any:
-        return self.projector.low_rank_update(state, h.scale * new, tuple(u.shape))
+    def _finished(self, seen: Seen, new: Tensor, h: Values) -> Any:
+        shape = tuple(seen.update.shape)
+        return self.projector.low_rank_update(seen.state, h.scale * new, shape)
 
 
 def _stand_in(p: Tensor, z: Tensor) -> Tensor:

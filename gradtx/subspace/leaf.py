@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..core import tree
@@ -41,12 +40,16 @@ class Turn(NamedTuple):
     Attributes:
         new: the state after it.
         due: whether the subspace was chosen anew.
-        moved: whether coordinates from before had their meaning changed.
     """
 
     new: SubspaceLeaf
     due: Tensor | bool
-    moved: Tensor
+
+    @property
+    def moved(self) -> Tensor:
+        """Whether coordinates from before had their meaning changed."""
+        later = self.new.step != 1
+        return later & self.due
 
 
 def check_parts(who: str, projector: Any, refresh: Any) -> None:
@@ -98,22 +101,20 @@ def turns(
 ) -> list[Turn]:
     """``turn`` for several leaves at once."""
     steps = [s.step + 1 for s in states]
-    dues = [refresh.due(t, s.phase) for t, s in zip(steps, states, strict=True)]
-    firsts = [t == 1 for t in steps]
+    dues = refresh.due_all(steps, [s.phase for s in states])
     # Where it cannot be read whether it is due, the new subspace is made and chosen from.
     unread = [isinstance(due, Tensor) and not can_read(due) for due in dues]
     wanted = [i for i, due in enumerate(dues) if unread[i] or due]
     fresh = projector.refresh_all(
         [states[i].projector for i in wanted],
         [gs[i] for i in wanted],
-        [firsts[i] for i in wanted],
+        [steps[i] == 1 for i in wanted],
     )
     new = [s.projector for s in states]
     for i, made in zip(wanted, fresh, strict=True):
         due = dues[i]
         new[i] = tree.where(due, made, new[i]) if isinstance(due, Tensor) and unread[i] else made
-    out = []
-    for s, t, first, due, now in zip(states, steps, firsts, dues, new, strict=True):
-        moved = ~first & (due if isinstance(due, Tensor) else torch.full_like(first, due))
-        out.append(Turn(SubspaceLeaf(t, s.phase, now), due, moved))
-    return out
+    return [
+        Turn(SubspaceLeaf(t, s.phase, now), due)
+        for s, t, due, now in zip(states, steps, dues, new, strict=True)
+    ]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
-from ..ops import coordinates
+from ..ops import coordinates, coordinates_squares
+from ..ops.coordinates import has_squares
 from .projector import Projector, Rotation
 from .view import SIDES, View, axis_of, matrix_shape
 
@@ -95,6 +96,16 @@ class OneSided(Projector):
     def back(self, state: Any, z: Tensor, shape: tuple[int, ...]) -> Tensor:
         view = self.view(shape)
         return self.up(state, z, view).reshape(view.shape)
+
+    def measures(self, g: Tensor) -> bool:
+        """Whether there is a kernel for ``project_measured``."""
+        own = type(self).down is OneSided.down and type(self).project is OneSided.project
+        return own and g.ndim == 2 and has_squares(g)
+
+    def project_measured(self, state: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates of a matrix, and the squared norms of what is projected, in float64."""
+        view = self.check(state, g.shape)
+        return coordinates_squares(g, self.basis(state, view.shape, g.dtype), view.axis == 0)
 
     def down(self, state: Any, matrix: Tensor, view: View) -> Tensor:
         """Coordinates of a matrix, as it lies: ``Q^T G`` or ``G Q``."""

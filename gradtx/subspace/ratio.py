@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic, static
-from ..core.leaves import LeafInfo
+from ..core.hyper import Hyper, Values, dynamic, is_scheduled, static
+from ..core.leaves import LeafInfo, Scaling
 from ..core.protocol import GradientTransformation
-from .in_subspace import InSubspace
+from ..core.tree import PyTree
+from .in_subspace import InSubspace, Seen
 from .leaf import SubspaceLeaf, Where
+from .norm_ratio import NormRatio, norm_ratio
 from .one_sided import OneSided
 from .projector import Projector
 from .refresh import Refresh, zero_based
@@ -54,17 +56,13 @@ class LowRankRatio(InSubspace):
                 "granularity='tensor'"
             )
 
-    def _finished(self, u: Tensor, z: Tensor, new: Tensor, state: Any, h: Values) -> Tensor:
-        factor = self._factor(u, z, new, h)
-        matrix = u.reshape(matrix_shape(tuple(u.shape))) if factor.ndim else u
-        return (matrix * factor).reshape(u.shape)
-
-    def _factor(self, u: Tensor, z: Tensor, new: Tensor, h: Values) -> Tensor:
-        """What an update is multiplied with: for every row, for every column, or at all."""
-        axis = None
+    def _finished(self, seen: Seen, new: Tensor, h: Values) -> Any:
+        u, axis = seen.update, None
         if self.granularity == "channel" and isinstance(self.projector, OneSided):
             axis = self.projector.view(u.shape).axis
-        return h.scale * (_norm(new, axis) / (_norm(z, axis) + h.norm_eps))
+        factor = norm_ratio(new, seen.coordinates, axis, h)
+        matrix = u.reshape(matrix_shape(tuple(u.shape))) if factor.ndim else u
+        return (matrix * factor).reshape(u.shape)
 
     def factor_form(self, shape: tuple[int, ...], subspace: Any) -> str | None:
         """What ``factors`` gives for a leaf: "row", "column" or "scalar"; None: its update.
@@ -75,31 +73,49 @@ class LowRankRatio(InSubspace):
         """
         if not isinstance(subspace, SubspaceLeaf) or len(shape) != 2 or 1 in shape:
             return None
+        if is_scheduled(self) or self.requires_params:
+            return None
         if self.granularity == "tensor" or not isinstance(self.projector, OneSided):
             return "scalar"
         return "row" if self.projector.view(shape).axis == 1 else "column"
 
+    def squares_form(self, g: Tensor) -> str | None:
+        """Of what ``factors`` gives squared norms: "row" or "column" of a gradient, or None.
+
+        They cost next to nothing where a kernel takes them while it projects.
+        """
+        projector = self.projector
+        if not isinstance(projector, OneSided) or not projector.measures(g):
+            return None
+        return "row" if projector.view(tuple(g.shape)).axis == 1 else "column"
+
     def factors(self) -> Factors:
         """The same transform without the multiplication, for ``gx.fuse``."""
-        fields = dataclasses.fields(self)
-        return Factors(**{f.name: getattr(self, f.name) for f in fields})
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        side = None
+        if self.granularity == "channel" and isinstance(self.projector, OneSided):
+            side = self.projector.side
+        ratio = NormRatio(self.transform, side, self.scale, self.norm_eps)
+        return Factors(**{**given, "transform": ratio})
 
 
 @dataclass(frozen=True)
 class Factors(LowRankRatio):
-    """What projected leaves are multiplied with; other leaves' updates."""
+    """What leaves are multiplied with, all of which are projected; ``transform`` tells."""
 
-    def _finished(self, u: Tensor, z: Tensor, new: Tensor, state: Any, h: Values) -> Tensor:
-        return self._factor(u, z, new, h)
+    def update_transform(
+        self, updates: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, Any]
+    ) -> tuple[PyTree, PyTree]:
+        # It has this one's hyperparameters, and hands on those of the transform that it wraps.
+        return self.transform.update(updates, state, params, **extra)
 
+    def _projected(self, state: Any, u: Tensor) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.projector, OneSided) and self.projector.measures(u):
+            return self.projector.project_measured(state, u)
+        return super()._projected(state, u)
 
-def _norm(x: Tensor, axis: int | None) -> Tensor:
-    """Euclidean norm of all of a matrix or along one dimension, with slope zero at zero."""
-    if axis != 0:
-        return torch.linalg.vector_norm(x, dim=axis, keepdim=axis is not None)
-    square = x.square().sum(dim=0, keepdim=True)  # on the CPU many times faster
-    there = square > 0
-    return torch.where(there, torch.where(there, square, 1.0).sqrt(), 0.0)
+    def _finished(self, seen: Seen, new: Tensor, h: Values) -> Any:
+        return Scaling(new.to(seen.update.dtype), seen.squares)
 
 
 def scale_by_low_rank_ratio(

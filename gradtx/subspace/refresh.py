@@ -35,6 +35,10 @@ class Refresh:
         """Whether the subspace is chosen anew before update ``t``."""
         raise NotImplementedError
 
+    def due_all(self, ts: list[Tensor], phases: list[Any]) -> list[Tensor | bool]:
+        """``due`` of several leaves."""
+        return [self.due(t, phase) for t, phase in zip(ts, phases, strict=True)]
+
 
 @dataclass(frozen=True)
 class every_step(Refresh):
@@ -58,6 +62,13 @@ class _Every(Refresh):
             raise ValueError(
                 f"{type(self).__name__}: every must be an integer >= 1, got {self.every!r}"
             )
+
+    def due_all(self, ts: list[Tensor], phases: list[Any]) -> list[Tensor | bool]:
+        if len({t.device for t in ts}) != 1 or not all(map(can_read, ts)):
+            return super().due_all(ts, phases)
+        phase = torch.stack(phases) if isinstance(phases[0], Tensor) else ()
+        due: list[Tensor | bool] = self.due(torch.stack(ts), phase).tolist()  # type: ignore[union-attr]
+        return due
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ GX_REGISTER(CPU, cpu)
 STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(random_normal, cpu)
   GX_IMPL(coordinates, cpu)
+  GX_IMPL(coordinates_squares, cpu)
   GX_IMPL(add_product_, cpu)
   GX_IMPL(orthonormalize_, cpu)
   GX_IMPL(symmetric_product, cpu)

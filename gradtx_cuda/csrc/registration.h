@@ -48,6 +48,7 @@ GX_DECLARE(cuda)
 
 Tensor random_normal_cpu(const Tensor& key, int64_t numel);
 Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left);
+BlockOutputs coordinates_squares_cpu(const Tensor& x, const Tensor& basis, bool left);
 void add_product__cpu(const Tensor& x, const Tensor& a, const Tensor& b, double beta,
                       double alpha);
 Tensor orthonormalize__cpu(const Tensor& y, const Tensor& q);

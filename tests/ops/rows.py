@@ -226,6 +226,10 @@ def coordinates_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def coordinates_squares_samples() -> list[tuple[Any, ...]]:
+    return [args for args in coordinates_samples() if args[0].dtype == torch.float32]
+
+
 def symmetric_product_samples() -> list[tuple[Any, ...]]:
     """Small integers, whose products have no rounding."""
     x = normal(make_key(5), (2, 37, 24), torch.float32).sign()
@@ -249,6 +253,7 @@ SAMPLES: dict[str, Samples] = {
     "dct_before": dct_before_samples,
     "hadamard": hadamard_samples,
     "coordinates": coordinates_samples,
+    "coordinates_squares": coordinates_squares_samples,
     "symmetric_product": symmetric_product_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,

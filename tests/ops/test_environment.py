@@ -17,6 +17,7 @@ KERNELS = {
     "block_quantize",
     "block_top_k",
     "coordinates",
+    "coordinates_squares",
     "dct_after_",
     "dct_before",
     "dequantize_affine",

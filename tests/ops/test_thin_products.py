@@ -13,6 +13,8 @@ import gradtx as gx
 from gradtx.ops import OPS
 
 COORDINATES = torch.ops.gradtx.coordinates.default
+SQUARES = torch.ops.gradtx.coordinates_squares.default
+KERNEL = torch._C._dispatch_has_kernel_for_dispatch_key("gradtx::coordinates_squares", "CPU")
 ADD_PRODUCT = torch.ops.gradtx.add_product_.default
 
 # (rows, columns, rank): tails of tiles, of registers and of panels; several passes of the sums.
@@ -58,6 +60,41 @@ def test_coordinates(rows, columns, rank, left, threads):
         out = COORDINATES(laid(x, one), laid(basis, other), left)
         assert out.is_contiguous()
         assert_product(out, *((basis.mT, x) if left else (x, basis)))
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize(("rows", "columns", "rank"), SHAPES)
+def test_squares(rows, columns, rank, left, threads):
+    x, basis = torch.randn(rows, columns), torch.randn(rows if left else columns, rank)
+    x[1::3], x[:, 2::5] = 0.0, 0.0
+    for one, other in itertools.product(LAYOUTS, LAYOUTS):
+        out, squares = SQUARES(laid(x, one), laid(basis, other), left)
+        assert out.is_contiguous()
+        assert_product(out, *((basis.mT, x) if left else (x, basis)))
+        wanted = x.double().square().sum(0 if left else 1)
+        torch.testing.assert_close(squares, wanted, rtol=2e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_squares_beyond_float32(left):
+    x, basis = torch.randn(90, 70), torch.randn(90 if left else 70, 64)
+    each = torch.logspace(-30, 30, x.shape[1 if left else 0]).float()
+    x = x * each if left else x * each[:, None]
+    wanted = x.double().square().sum(0 if left else 1)
+    torch.testing.assert_close(SQUARES(x, basis, left)[1], wanted, rtol=2e-6, atol=0.0)
+    x[3, 4] = torch.inf
+    assert SQUARES(x, basis, left)[1].isinf().sum() == 1
+    x[3, 4] = torch.nan
+    assert SQUARES(x, basis, left)[1].isnan().sum() == 1
+
+
+def test_squares_are_of_float32():
+    with pytest.raises(ValueError, match="float32"):
+        OPS["coordinates_squares"].reference(
+            torch.ones(2, 2).double(), torch.ones(2, 1).double(), 1
+        )
+    with pytest.raises(RuntimeError if KERNEL else ValueError, match="float32"):
+        SQUARES(torch.ones(2, 2).double(), torch.ones(2, 1).double(), True)
 
 
 @pytest.mark.parametrize(("rows", "columns", "k"), SHAPES)

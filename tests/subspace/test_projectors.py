@@ -195,6 +195,9 @@ def test_policies() -> None:
     assert times(s.staggered(4, 3)) == [1, 4, 8]
     assert times(s.staggered(4))[0] == 1
     assert s.every_step().due(t, ()) is True
+    for policy in (s.zero_based(3), s.one_based(3), s.staggered(4), s.every_step()):
+        ts, own = list(t), [policy.init(torch.zeros(2), f"layer{i}") for i in range(len(t))]
+        assert policy.due_all(ts, own) == [policy.due(*each) for each in zip(ts, own, strict=True)]
     phases = {int(s.staggered(8).init(torch.zeros(2), f"layer{i}")) for i in range(64)}
     assert phases == set(range(8))
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../registration.h"
+#include "philox_avx512.h"
 #include "philox_lanes.h"
 
 namespace gx {
@@ -81,21 +82,26 @@ GX_INLINE void sine_cosine(uint32_t word, double* sine, double* cosine) {
   *cosine = double_from((c ^ different) ^ (((quadrant + 1) & 2u) << 62));
 }
 
+// Pairs of words as pairs of normal numbers.
+GX_INLINE void box_muller(const uint32_t (*words)[kLanes], float (*numbers)[kLanes]) {
+  for (int64_t pair = 0; pair < 2; ++pair) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const double u = (widened(words[2 * pair][j]) + 1.0) * 0x1p-32;
+      const double radius = std::sqrt(-2.0 * logarithm(u));
+      double sine, cosine;
+      sine_cosine(words[2 * pair + 1][j], &sine, &cosine);
+      numbers[2 * pair][j] = static_cast<float>(radius * cosine);
+      numbers[2 * pair + 1][j] = static_cast<float>(radius * sine);
+    }
+  }
+}
+
 GX_CLONES void draw(const PhiloxJob<float>& job, int64_t begin, int64_t end) {
   for (int64_t run = begin; run < end; ++run) {
     uint32_t words[4][kLanes];
     philox_run(job.key, run, words);
     float numbers[4][kLanes];
-    for (int64_t pair = 0; pair < 2; ++pair) {
-      for (int64_t j = 0; j < kLanes; ++j) {
-        const double u = (widened(words[2 * pair][j]) + 1.0) * 0x1p-32;
-        const double radius = std::sqrt(-2.0 * logarithm(u));
-        double sine, cosine;
-        sine_cosine(words[2 * pair + 1][j], &sine, &cosine);
-        numbers[2 * pair][j] = static_cast<float>(radius * cosine);
-        numbers[2 * pair + 1][j] = static_cast<float>(radius * sine);
-      }
-    }
+    box_muller(words, numbers);
     float row[kPhiloxRun];
     for (int64_t j = 0; j < kLanes; ++j) {
       row[4 * j] = numbers[0][j];
@@ -108,12 +114,38 @@ GX_CLONES void draw(const PhiloxJob<float>& job, int64_t begin, int64_t end) {
   }
 }
 
+#if GX_HAS_AVX512
+
+GX_AVX512 void draw_wide(const PhiloxJob<float>& job, int64_t begin, int64_t end) {
+  for (int64_t run = begin; run < end; ++run) {
+    alignas(64) uint32_t words[4][kLanes];
+    alignas(64) float numbers[4][kLanes];
+    __m512i drawn[4];
+    philox_words(job.key, static_cast<uint64_t>(run * kLanes), drawn);
+    for (int w = 0; w < 4; ++w) _mm512_store_si512(words[w], drawn[w]);
+    box_muller(words, numbers);
+    __m512 apart[4], row[4];
+    for (int w = 0; w < 4; ++w) apart[w] = read(numbers[w]);
+    interleave(apart, row);
+    for (int64_t w = 0; w < 4; ++w) {
+      const int64_t at = run * kPhiloxRun + w * kLanes;
+      _mm512_mask_storeu_ps(job.out + at, first_lanes(job.numel - at), row[w]);
+    }
+  }
+}
+
+#endif
+
 }  // namespace
 
 Tensor random_normal_cpu(const Tensor& key, int64_t numel) {
   const Tensor pair = prepare_random_bits(key, numel);
   const Tensor out = torch::stable::new_empty(pair, {numel}, ScalarType::Float);
+#if GX_HAS_AVX512
+  philox_parallel<float>(pair, out, kGrain, has_avx512() ? draw_wide : draw);
+#else
   philox_parallel<float>(pair, out, kGrain, draw);
+#endif
   return out;
 }
 

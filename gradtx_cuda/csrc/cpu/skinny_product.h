@@ -6,6 +6,7 @@
 
 #include "../common/checks.h"
 #include "skinny_tile.h"
+#include "squares.h"
 
 #if GX_HAS_AVX512
 namespace gx {
@@ -63,6 +64,7 @@ inline void multiply_block(const Product& p, int64_t m, int64_t n, int64_t k, Pa
       pack_right(tile.b, k, width, run.size, packed.right());
       tile.b = {packed.right(), run.size * kLane, 1};
     }
+    if (p.b_squares) add_column_squares(tile.b, k, width, p.b_squares + column);
     for (int64_t i = 0; i < blocks; ++i) {
       const Share rows = share(m, blocks, i);
       tile.a = in_place ? Operand{p.a.at(rows.begin, 0), p.a.row, 1}
@@ -70,6 +72,7 @@ inline void multiply_block(const Product& p, int64_t m, int64_t n, int64_t k, Pa
       tile.c = p.c + rows.begin * p.ldc + column;
       tile_of(rows.size, run.size)(tile, k, first_lanes(width - (run.size - 1) * kLane),
                                    {next.at(share(k, blocks, i).begin, 0), next.row, next.column});
+      if (p.a_squares && j == 0) add_row_squares(tile.a, rows.size, k, p.a_squares + rows.begin);
     }
   }
 }
@@ -89,6 +92,8 @@ inline void multiply_part(const Product& p, int64_t m, int64_t n, int64_t k) {
       block.b.data = p.b.at(depth.begin, 0);
       block.c = p.c + rows.begin * p.ldc;
       if (pass > 0) block.beta = 1;
+      if (p.a_squares) block.a_squares = p.a_squares + rows.begin;
+      if (i > 0) block.b_squares = nullptr;
       multiply_block(block, rows.size, n, depth.size, packed);
     }
   }
@@ -109,10 +114,14 @@ inline void multiply(const Product& p, int64_t m, int64_t n, int64_t k) {
       if (by_rows) {
         part.a.data = p.a.at(from, 0);
         part.c = p.c + from * p.ldc;
+        if (p.a_squares) part.a_squares = p.a_squares + from;
+        if (begin > 0) part.b_squares = nullptr;
         multiply_part(part, size, n, k);
       } else {
         part.b.data = p.b.at(0, from);
         part.c = p.c + from;
+        if (begin > 0) part.a_squares = nullptr;
+        if (p.b_squares) part.b_squares = p.b_squares + from;
         multiply_part(part, m, size, k);
       }
     }

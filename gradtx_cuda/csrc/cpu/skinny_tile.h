@@ -19,12 +19,15 @@ struct Operand {
   const float* at(int64_t i, int64_t j) const { return data + i * row + j * column; }
 };
 
-// C <- beta C + alpha A B, where C has contiguous rows; beta = 0 does not read C.
+// C <- beta C + alpha A B, where C has contiguous rows; beta = 0 does not read C. If asked for, the
+// squares of A's rows and of B's columns are added up, where rows are contiguous.
 struct Product {
   Operand a, b;
   float* c;
   int64_t ldc;
   float alpha, beta;
+  double* a_squares = nullptr;
+  double* b_squares = nullptr;
 };
 
 // One tile of Rows x Vectors registers over `depth`; `last` masks the last column of registers.
