@@ -8,6 +8,7 @@ from gradtx.ops.block_top_k import block_top_k
 from gradtx.ops.coordinates import coordinates, coordinates_squares
 from gradtx.ops.dct import dct, dct_matrix, idct
 from gradtx.ops.hadamard import hadamard
+from gradtx.ops.ldadam import ldadam_columns, ldadam_moments_
 from gradtx.ops.microadam import microadam_
 from gradtx.ops.orthonormalize import orthonormalize_
 from gradtx.ops.quantize import Quantized, dequantize_affine, quantize_affine
@@ -35,6 +36,8 @@ __all__ = [
     "dequantize_symmetric",
     "hadamard",
     "idct",
+    "ldadam_columns",
+    "ldadam_moments_",
     "microadam_",
     "operator",
     "orthonormalize_",

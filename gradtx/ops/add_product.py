@@ -1,9 +1,10 @@
 """The operator ``gradtx::add_product_``: a product of thin factors added to a large matrix.
 
-    add_product_(Tensor x, Tensor a, Tensor b, float beta, float alpha) -> ()
+    add_product_(Tensor x, Tensor a, Tensor b, float beta, float alpha, Tensor? addend,
+                 Tensor? scale) -> ()
 
-``x <- beta x + alpha a b`` in place, in one pass over x; with beta = 0 x is not read. As in any
-matrix product the order of the sums is the backend's.
+``x <- beta x + alpha scale a b + addend`` in place, in one pass over x; with beta = 0 x is not
+read. As in any matrix product the order of the sums is the backend's.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gradtx.ops.registry import operator
 __all__ = ["add_product_"]
 
 
-def _check(x: Tensor, a: Tensor, b: Tensor) -> None:
+def _check(x: Tensor, a: Tensor, b: Tensor, addend: Tensor | None) -> None:
     shape, left, right = x.shape, a.shape, b.shape
     if not len(shape) == len(left) == len(right) == 2 or (
         shape[0] != left[0] or left[1] != right[0] or shape[1] != right[1]
@@ -27,32 +28,66 @@ def _check(x: Tensor, a: Tensor, b: Tensor) -> None:
         )
     if not x.dtype == a.dtype == b.dtype:
         raise ValueError(f"add_product_: x has {x.dtype}, a has {a.dtype} and b has {b.dtype}")
+    if addend is not None and (addend.shape != shape or addend.dtype != x.dtype):
+        raise ValueError(
+            f"add_product_: x has shape {tuple(shape)} and {x.dtype}, the addend "
+            f"{tuple(addend.shape)} and {addend.dtype}"
+        )
 
 
-def _fake(x: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> None:
-    _check(x, a, b)
+def _fake(
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    beta: float,
+    alpha: float,
+    addend: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
+    _check(x, a, b, addend)
 
 
 @operator(
-    "add_product_(Tensor(a!) x, Tensor a, Tensor b, float beta, float alpha) -> ()",
+    "add_product_(Tensor(a!) x, Tensor a, Tensor b, float beta, float alpha, "
+    "Tensor? addend=None, Tensor? scale=None) -> ()",
     fake=_fake,
     mutates=True,
 )
-def _add_product_(x: Tensor, a: Tensor, b: Tensor, beta: float, alpha: float) -> None:
+def _add_product_(
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    beta: float,
+    alpha: float,
+    addend: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
     """Add; see the module's text."""
-    _check(x, a, b)
-    x.addmm_(a, b, beta=beta, alpha=alpha)
+    _check(x, a, b, addend)
+    x.addmm_(a if scale is None else scale * a, b, beta=beta, alpha=alpha)
+    if addend is not None:
+        x.add_(addend)
 
 
-def add_product_(x: Tensor, a: Tensor, b: Tensor, beta: float = 1.0, alpha: float = 1.0) -> Tensor:
-    """``x <- beta x + alpha a b``, in place.
+def add_product_(
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    beta: float = 1.0,
+    alpha: float = 1.0,
+    addend: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """``x <- beta x + alpha scale a b + addend``, in place.
 
     Args:
-        x: (rows, columns), of memory that a and b do not share; returned.
+        x: (rows, columns), of memory that nothing else here shares; returned.
         a: (rows, k), of the same dtype.
         b: (k, columns), of the same dtype.
         beta: with 0 nothing that x holds matters.
         alpha: factor of the product.
+        addend: like x; None for zeros.
+        scale: one more factor, a 0-d tensor of the same dtype; None for one.
 
     Raises:
         ValueError: other shapes or dtypes.
@@ -61,8 +96,10 @@ def add_product_(x: Tensor, a: Tensor, b: Tensor, beta: float = 1.0, alpha: floa
     >>> gx.ops.add_product_(torch.ones(1, 2), torch.ones(1, 1), torch.tensor([[1.0, 2.0]]), 2.0)
     tensor([[3., 4.]])
     """
-    _check(x, a, b)
-    if x.numel() * a.shape[1] > FEW and is_plain(x, a, b):
-        _add_product_(x, a, b, beta, alpha)
+    _check(x, a, b, addend)
+    given = [z for z in (addend, scale) if z is not None]
+    if x.numel() * a.shape[1] > FEW and is_plain(x, a, b, *given):
+        _add_product_(x, a, b, beta, alpha, addend, scale)
         return x
-    return x.addmm_(a, b, beta=beta, alpha=alpha)
+    x.addmm_(a if scale is None else scale * a, b, beta=beta, alpha=alpha)
+    return x if addend is None else x.add_(addend)

@@ -4,8 +4,9 @@
 
 y and q are contiguous float32 batches, (batch, size, rank). q becomes Q of the reduced QR
 decomposition of y, the largest entry of a column (the first of equals) positive. `exact`, (batch,)
-of bool, says where: a backend may leave a matrix out, such as one with dependent columns, and q
-holds anything there. As in any matrix product the order of the sums is the backend's.
+of bool, says where: a backend leaves out what is not finite, and may leave out others, such as
+matrices with dependent columns; q holds anything there. As in any matrix product the order of the
+sums is the backend's.
 """
 
 from __future__ import annotations
@@ -28,4 +29,4 @@ def orthonormalize_(y: Tensor, q: Tensor) -> Tensor:
     basis = torch.linalg.qr(y).Q
     largest = basis.gather(-2, basis.abs().argmax(dim=-2, keepdim=True))
     q.copy_(torch.where(largest < 0, -basis, basis))
-    return torch.ones(y.shape[0], dtype=torch.bool, device=y.device)
+    return q.isfinite().all(-1).all(-1)

@@ -40,10 +40,30 @@ def orthonormal(y: Tensor) -> Tensor:
     return canonical(divided(y, reflected))
 
 
+def orthonormal_or(y: Tensor, old: Tensor) -> Tensor:
+    """``orthonormal(y)``, and the old basis where anything in ``y`` is not finite.
+
+    >>> import torch
+    >>> from gradtx.subspace.orthonormal import orthonormal_or
+    >>> orthonormal_or(torch.tensor([[[torch.nan], [1.0]]]), torch.tensor([[[1.0], [0.0]]])).mT
+    tensor([[[1., 0.]]])
+    """
+    if y.shape[-2] >= y.shape[-1] and is_plain(y):
+        q, exact = _decomposed(y.contiguous())
+        if exact.all():
+            return q
+    good = torch.isfinite(y.abs().amax((-2, -1), keepdim=True))
+    return torch.where(good, orthonormal(torch.where(good, y, 0.0)), old)
+
+
+def _decomposed(batch: Tensor) -> tuple[Tensor, Tensor]:
+    q = torch.empty_like(batch)
+    return q, orthonormalize_(batch, q)
+
+
 def _in_kernel(y: Tensor) -> Tensor:
     batch = y.reshape(y.shape[:-2].numel(), *y.shape[-2:]).contiguous()
-    q = torch.empty_like(batch)
-    exact = orthonormalize_(batch, q)
+    q, exact = _decomposed(batch)
     if not exact.all():
         q[~exact] = canonical(torch.linalg.qr(batch[~exact]).Q)
     return q.reshape(y.shape)

@@ -25,6 +25,8 @@ STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(coordinates, cpu)
   GX_IMPL(coordinates_squares, cpu)
   GX_IMPL(add_product_, cpu)
+  GX_IMPL(ldadam_columns, cpu)
+  GX_IMPL(ldadam_moments_, cpu)
   GX_IMPL(orthonormalize_, cpu)
   GX_IMPL(symmetric_product, cpu)
 }

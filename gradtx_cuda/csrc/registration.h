@@ -50,7 +50,12 @@ Tensor random_normal_cpu(const Tensor& key, int64_t numel);
 Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left);
 BlockOutputs coordinates_squares_cpu(const Tensor& x, const Tensor& basis, bool left);
 void add_product__cpu(const Tensor& x, const Tensor& a, const Tensor& b, double beta,
-                      double alpha);
+                      double alpha, const std::optional<Tensor>& addend,
+                      const std::optional<Tensor>& scale);
+Tensor ldadam_columns_cpu(const Tensor& x, const Tensor& basis, const Tensor& m,
+                          const Tensor& weight, bool left);
+Tensor ldadam_moments__cpu(const Tensor& x, const Tensor& basis, const Tensor& old,
+                           const Tensor& m, const Tensor& v, const Tensor& weights, bool left);
 Tensor orthonormalize__cpu(const Tensor& y, const Tensor& q);
 Tensor symmetric_product_cpu(const Tensor& x, const Tensor& y, const std::optional<Tensor>& c,
                              double beta, double alpha, bool mixed);

@@ -209,11 +209,12 @@ def hadamard_samples() -> list[tuple[Any, ...]]:
     ]
 
 
-def coordinates_samples() -> list[tuple[Any, ...]]:
-    def whole(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Small integers, whose sums are exact in any order."""
-        return values(shape).clamp(-8, 8).round().to(dtype)
+def whole(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Small integers, whose sums are exact in any order."""
+    return values(shape).clamp(-8, 8).round().to(dtype)
 
+
+def coordinates_samples() -> list[tuple[Any, ...]]:
     return [
         (whole(70, 40), whole(70, 65), True),
         (whole(40, 70), whole(70, 3), False),
@@ -228,6 +229,17 @@ def coordinates_samples() -> list[tuple[Any, ...]]:
 
 def coordinates_squares_samples() -> list[tuple[Any, ...]]:
     return [args for args in coordinates_samples() if args[0].dtype == torch.float32]
+
+
+def ldadam_columns_samples() -> list[tuple[Any, ...]]:
+    weight = torch.tensor(2.0)
+    return [
+        (whole(20, 24), whole(20, 3), whole(3, 24), weight, True),
+        (whole(24, 20), whole(20, 17), whole(24, 17), weight, False),
+        (whole(24, 20).t(), whole(20, 3), whole(3, 24), -weight, True),
+        (whole(1, 1), whole(1, 1), whole(1, 1), weight, False),
+        (whole(0, 3), whole(3, 2), whole(0, 2), weight, False),
+    ]
 
 
 def symmetric_product_samples() -> list[tuple[Any, ...]]:
@@ -254,6 +266,7 @@ SAMPLES: dict[str, Samples] = {
     "hadamard": hadamard_samples,
     "coordinates": coordinates_samples,
     "coordinates_squares": coordinates_squares_samples,
+    "ldadam_columns": ldadam_columns_samples,
     "symmetric_product": symmetric_product_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,

@@ -22,6 +22,8 @@ KERNELS = {
     "dct_before",
     "dequantize_affine",
     "hadamard",
+    "ldadam_columns",
+    "ldadam_moments_",
     "microadam_",
     "orthonormalize_",
     "pack_signs",

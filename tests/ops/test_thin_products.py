@@ -110,6 +110,16 @@ def test_add_product(rows, columns, k, threads):
             assert_product(out, alpha * a, b, beta * x.double())
 
 
+@pytest.mark.parametrize(("rows", "columns", "k"), SHAPES)
+def test_an_addend_and_a_scale(rows, columns, k, threads):
+    x, a, b = torch.randn(rows, columns), torch.randn(rows, k), torch.randn(k, columns)
+    addend, scale = torch.randn(rows, columns), torch.tensor(-0.7)
+    for beta, one, other in itertools.product((0.0, 0.5), LAYOUTS, LAYOUTS):
+        out = laid(x, one).clone(memory_format=torch.preserve_format)
+        ADD_PRODUCT(out, a, b, beta, 2.0, laid(addend, other), scale)
+        assert_product(out, 2.0 * scale * a, b, beta * x.double() + addend)
+
+
 def test_only_the_matrix_is_written():
     memory = torch.full((9, 200), 7.0)
     x = memory[1:8, 3:136]
@@ -201,6 +211,8 @@ def test_compiled():
 
 def test_opcheck_of_the_operator_in_place():
     opcheck(ADD_PRODUCT, (torch.ones(6, 7), torch.ones(6, 2), torch.ones(2, 7), 0.5, 2.0))
+    more = torch.ones(6, 7), torch.tensor(3.0)
+    opcheck(ADD_PRODUCT, (torch.ones(6, 7), torch.ones(6, 2), torch.ones(2, 7), 0.5, 2.0, *more))
     assert OPS["add_product_"].mutates
 
 
@@ -214,6 +226,9 @@ def test_bad_input():
     for a, b in (((4, 2), (3, 5)), ((5, 2), (2, 5)), ((4, 2), (2, 4)), ((4,), (4, 5))):
         with pytest.raises(ValueError, match="have no product of the shape of x"):
             gx.ops.add_product_(x, torch.ones(a), torch.ones(b))
+    for addend in (torch.ones(5, 4), torch.ones(4, 5).double()):
+        with pytest.raises(ValueError, match=r"x has shape \(4, 5\) and torch.float32, the addend"):
+            gx.ops.add_product_(x, torch.ones(4, 2), torch.ones(2, 5), addend=addend)
     with pytest.raises(ValueError, match=r"x has torch.float32, a has torch.float64"):
         gx.ops.add_product_(x, torch.ones(4, 2).double(), torch.ones(2, 5))
     assert (x == 1).all()

@@ -125,6 +125,39 @@ def test_one_call_per_shape(monkeypatch):
     assert seen == [(3, 6, 4), (1, 4, 5), (1, 256, 256), (1, 256, 256)]
 
 
+@pytest.mark.parametrize("field", ["mu", "nu", "total"])
+def test_a_state_of_another_shape_is_refused_before_anything_is_overwritten(field):
+    tx, params = gx.scale_by_ldadam(s.power_iteration(2)).products(), grads(0, {"a": (6, 4)})
+    params["w"] = torch.randn(300, 256)
+    _, state = tx.update(params, tx.init(params))
+    state["a"] = state["a"]._replace(**{field: torch.zeros(2, 3)})
+    before = [x.clone() for x in gx.tree.leaves(state)]
+    with pytest.raises(gx.TreeMismatchError, match=rf"'a'.*state {field}"):
+        tx.update(params, state)
+    for x, y in zip(gx.tree.leaves(state), before, strict=True):
+        assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("shape", [(300, 256), (256, 300)])
+@pytest.mark.parametrize("feedback", [False, True])
+def test_kernels_give_what_the_formulas_give(feedback, shape, monkeypatch):
+    module = __import__("gradtx.subspace.ldadam_sweep", fromlist=["is_plain"])
+    tx = gx.scale_by_ldadam(s.power_iteration(8), error_feedback=feedback)
+    state = other = tx.init(torch.zeros(shape))
+    for t in range(3):
+        g = grads(t, {"w": shape})["w"]
+        kept = [x.clone() for x in gx.tree.leaves((g, state))]
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "is_plain", lambda *xs: False)
+            want, other = tx.update(g, other)
+        out, new = tx.update(g, state)
+        for x, y in zip(gx.tree.leaves((g, state)), kept, strict=True):
+            assert torch.equal(x, y)
+        state = new
+        for x, y in zip(gx.tree.leaves((out, new)), gx.tree.leaves((want, other)), strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+
+
 def test_a_gradient_that_is_not_finite_leaves_the_subspace():
     tx = gx.scale_by_ldadam(s.power_iteration(2))
     params = {k: torch.randn(6, 4) for k in "ab"}

@@ -14,9 +14,13 @@ bool multiply_measured(const float* x, const float* basis, int64_t rows, int64_t
   if (!has_avx512() || rank == 0) return false;
   const Operand big{x, columns, 1};
   if (left) {
-    multiply({{basis, 1, rank}, big, out, columns, 1, 0, nullptr, squares}, rank, columns, rows);
+    Product product{{basis, 1, rank}, big, out, columns, 1, 0};
+    product.b_squares = squares;
+    multiply(product, rank, columns, rows);
   } else {
-    multiply({big, {basis, rank, 1}, out, rank, 1, 0, squares, nullptr}, rows, rank, columns);
+    Product product{big, {basis, rank, 1}, out, rank, 1, 0};
+    product.a_squares = squares;
+    multiply(product, rows, rank, columns);
   }
   return true;
 }

@@ -2,6 +2,7 @@
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
 #include "../registration.h"
+#include "skinny.h"
 #include "skinny_product.h"
 
 namespace gx {
@@ -41,19 +42,21 @@ bool multiply_thin(const Tensor& x, const Tensor& basis, bool left, const Tensor
   return true;
 }
 
-bool add_thin(const Tensor& x, const Tensor& a, const Tensor& b, float beta, float alpha) {
-  Operand out, left, right;
+bool add_thin(const Tensor& x, const Tensor& a, const Tensor& b, float beta, float alpha,
+              const std::optional<Tensor>& addend, float gamma) {
+  Operand out, left, right, more{nullptr, 0, 1};
   if (!lies(x, out) || !lies(a, left) || !lies(b, right)) return false;
+  if (addend && !lies(*addend, more)) return false;
   const int64_t m = x.size(0), n = x.size(1), k = a.size(1);
   float* c = static_cast<float*>(x.mutable_data_ptr());
-  if (const int64_t ld = leading(out, m, n)) {
-    multiply({left, right, c, ld, alpha, beta}, m, n, k);
+  if (const int64_t ld = leading(out, m, n); ld != 0 && more.column == 1) {
+    multiply({left, right, c, ld, alpha, beta, more.data, more.row, gamma}, m, n, k);
     return true;
   }
   const Operand flipped{out.data, out.column, out.row};
-  if (const int64_t ld = leading(flipped, n, m)) {
+  if (const int64_t ld = leading(flipped, n, m); ld != 0 && (!addend || more.row == 1)) {
     multiply({{right.data, right.column, right.row}, {left.data, left.column, left.row}, c, ld,
-              alpha, beta}, n, m, k);
+              alpha, beta, more.data, more.column, gamma}, n, m, k);
     return true;
   }
   return false;
@@ -62,7 +65,10 @@ bool add_thin(const Tensor& x, const Tensor& a, const Tensor& b, float beta, flo
 #else
 
 bool multiply_thin(const Tensor&, const Tensor&, bool, const Tensor&) { return false; }
-bool add_thin(const Tensor&, const Tensor&, const Tensor&, float, float) { return false; }
+bool add_thin(const Tensor&, const Tensor&, const Tensor&, float, float,
+              const std::optional<Tensor>&, float) {
+  return false;
+}
 
 #endif
 
@@ -83,17 +89,37 @@ Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left) {
   return out;
 }
 
+void add_thin_product(const Tensor& x, const Tensor& a, const Tensor& b, double beta, double alpha,
+                      const std::optional<Tensor>& addend, double gamma) {
+  if (add_thin(x, a, b, static_cast<float>(beta), static_cast<float>(alpha), addend,
+               static_cast<float>(gamma))) {
+    return;
+  }
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_cpu_addmm_out(x.get(), x.get(), a.get(), b.get(), beta, alpha));
+  if (addend) {
+    AtenTensorHandle sum;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_add_Tensor(x.get(), addend->get(), gamma, &sum));
+    Tensor out = x;
+    torch::stable::copy_(out, Tensor(sum));
+  }
+}
+
 void add_product__cpu(const Tensor& x, const Tensor& a, const Tensor& b, double beta,
-                        double alpha) {
+                      double alpha, const std::optional<Tensor>& addend,
+                      const std::optional<Tensor>& scale) {
   require(x.dim() == 2 && a.dim() == 2 && b.dim() == 2 && a.size(0) == x.size(0) &&
               b.size(1) == x.size(1) && a.size(1) == b.size(0),
           "add_product_: x, a and b must be matrices that match");
   require(x.scalar_type() == a.scalar_type() && x.scalar_type() == b.scalar_type(),
           "add_product_: x, a and b must have one dtype");
-  if (!add_thin(x, a, b, static_cast<float>(beta), static_cast<float>(alpha))) {
-    STABLE_TORCH_ERROR_CODE_CHECK(
-        aoti_torch_cpu_addmm_out(x.get(), x.get(), a.get(), b.get(), beta, alpha));
+  if (addend) {
+    require(addend->dim() == 2 && addend->size(0) == x.size(0) && addend->size(1) == x.size(1) &&
+                addend->scalar_type() == x.scalar_type(),
+            "add_product_: the addend must be like x");
   }
+  if (scale) alpha *= number(*scale, "add_product_: the scale");
+  add_thin_product(x, a, b, beta, alpha, addend);
 }
 
 }  // namespace gx

@@ -54,25 +54,37 @@ inline void multiply_block(const Product& p, int64_t m, int64_t n, int64_t k, Pa
   for (int64_t j = 0; j < panels; ++j) {
     const Share run = share(lanes, panels, j);
     const int64_t column = run.begin * kLane, width = std::min(run.size * kLane, n - column);
-    Product tile = p;
+    Product tile = p, next_tile = p;
     tile.b.data = p.b.at(0, column);
-    Operand next{tile.b.data, 0, 0};
-    if (p.b.column != 1 || p.b.row > 2 * kPanel || width % kLane != 0) {
-      if (p.b.column == 1) {  // what will be packed next: the next panel or the next pass
-        next = {j + 1 < panels ? p.b.at(0, column + width) : p.b.at(k, 0), p.b.row, 1};
-      }
+    Operand next{tile.b.data, 0, 0};  // of B
+    float* keep = nullptr;
+    const Operand kept{packed.right(), run.size * kLane, 1};
+    if (p.b.column != 1) {
       pack_right(tile.b, k, width, run.size, packed.right());
-      tile.b = {packed.right(), run.size * kLane, 1};
+      tile.b = kept;
+    } else if (p.b.row > 2 * kPanel) {  // next the next panel or the next pass
+      keep = packed.right();
+      next = {j + 1 < panels ? p.b.at(0, column + width) : p.b.at(k, 0), p.b.row, 1};
     }
-    if (p.b_squares) add_column_squares(tile.b, k, width, p.b_squares + column);
     for (int64_t i = 0; i < blocks; ++i) {
       const Share rows = share(m, blocks, i);
       tile.a = in_place ? Operand{p.a.at(rows.begin, 0), p.a.row, 1}
                         : Operand{packed.left() + rows.begin * k, 1, rows.size};
-      tile.c = p.c + rows.begin * p.ldc + column;
+      tile.c = p.c, tile.d = p.d;
+      tile.move(rows.begin, column);
+      next_tile.c = p.c, next_tile.d = p.d;
+      if (i + 1 < blocks) {
+        next_tile.move(rows.begin + rows.size, column);
+      } else if (j + 1 < panels) {
+        next_tile.move(0, column + width);
+      }
+      next_tile.b = {next.at(share(k, blocks, i).begin, 0), next.row, next.column};
       tile_of(rows.size, run.size)(tile, k, first_lanes(width - (run.size - 1) * kLane),
-                                   {next.at(share(k, blocks, i).begin, 0), next.row, next.column});
+                                   next_tile, keep);
+      if (keep != nullptr) tile.b = kept, keep = nullptr;
+      // While the operands are in cache.
       if (p.a_squares && j == 0) add_row_squares(tile.a, rows.size, k, p.a_squares + rows.begin);
+      if (p.b_squares && i == 0) add_column_squares(tile.b, k, width, p.b_squares + column);
     }
   }
 }
@@ -90,8 +102,8 @@ inline void multiply_part(const Product& p, int64_t m, int64_t n, int64_t k) {
       Product block = p;
       block.a.data = p.a.at(rows.begin, depth.begin);
       block.b.data = p.b.at(depth.begin, 0);
-      block.c = p.c + rows.begin * p.ldc;
-      if (pass > 0) block.beta = 1;
+      block.move(rows.begin, 0);
+      if (pass > 0) block.beta = 1, block.d = nullptr;
       if (p.a_squares) block.a_squares = p.a_squares + rows.begin;
       if (i > 0) block.b_squares = nullptr;
       multiply_block(block, rows.size, n, depth.size, packed);
@@ -113,13 +125,13 @@ inline void multiply(const Product& p, int64_t m, int64_t n, int64_t k) {
       Product part = p;
       if (by_rows) {
         part.a.data = p.a.at(from, 0);
-        part.c = p.c + from * p.ldc;
+        part.move(from, 0);
         if (p.a_squares) part.a_squares = p.a_squares + from;
         if (begin > 0) part.b_squares = nullptr;
         multiply_part(part, size, n, k);
       } else {
         part.b.data = p.b.at(0, from);
-        part.c = p.c + from;
+        part.move(0, from);
         if (begin > 0) part.a_squares = nullptr;
         if (p.b_squares) part.b_squares = p.b_squares + from;
         multiply_part(part, m, size, k);
