@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -18,6 +18,8 @@ from .protocol import GradientTransformation
 from .reduce import LOCAL, Reduce
 from .state import new_count
 from .tree import PyTree
+
+T = TypeVar("T", bound="DeclaredTransform")
 
 
 class ScheduledState(NamedTuple):
@@ -149,6 +151,11 @@ def _short_repr(tx: DeclaredTransform) -> str:
     values = ((f, getattr(tx, f.name)) for f in dataclasses.fields(tx))
     shown = [f"{f.name}={v!r}" for f, v in values if isinstance(v, Tensor) or v != f.default]
     return f"{tx.name}({', '.join(shown)})"
+
+
+def with_fields_of(tx: DeclaredTransform, kind: type[T]) -> T:
+    """A transform of another class, a subclass of this one's with no more fields."""
+    return kind(**{f.name: getattr(tx, f.name) for f in dataclasses.fields(tx)})
 
 
 def widen(leaf: Any) -> Any:

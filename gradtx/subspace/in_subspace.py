@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core import tree
-from ..core.declared import Call, DeclaredTransform, like
+from ..core.declared import Call, DeclaredTransform, like, with_fields_of
 from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, densify_leaf
@@ -161,7 +161,7 @@ class InSubspace(DeclaredTransform, Wrapper):
         )
         if type(self) is not InSubspace or not multiplies:
             return self
-        return Products(**{f.name: getattr(self, f.name) for f in fields(self)})
+        return with_fields_of(self, Products)
 
     def _carried(
         self,

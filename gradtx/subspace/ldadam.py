@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..codecs import Codec, Encoding, as_codec, check_codec, dense
 from ..core import tree
-from ..core.declared import Call
+from ..core.declared import Call, with_fields_of
 from ..core.errors import shape_mismatch
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo, LowRankUpdate
@@ -222,7 +222,7 @@ class scale_by_ldadam(LeafTransform):
 
     def products(self) -> Products:
         """The same transform for ``gx.fuse``: updates are products, and it overwrites its state."""
-        return Products(**{f.name: getattr(self, f.name) for f in fields(self)})
+        return with_fields_of(self, Products)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByLdadamState, p: Tensor | None, h: Values
@@ -240,20 +240,20 @@ class scale_by_ldadam(LeafTransform):
         # What the averages have gathered so far; there is nothing to correct in the first step.
         before = torch.clamp(s.step, min=1)
         c1, c2 = one_minus_power(h.b1, before, u.dtype), one_minus_power(h.b2, before, u.dtype)
-        lifted = projector.back(s.projector, m, shape)
+        inside = projector.back(s.projector, m, shape)
         whole, x = u, u
         if self.error_feedback:
             x = u + codec.decode(s.total, u)
-            whole = x - s.gain * lifted
+            whole = x - s.gain * inside
         first = step == 1
-        aim = torch.where(first, whole, h.rho * (lifted / c1) + (1 - h.rho) * whole)
+        aim = torch.where(first, whole, h.rho * (inside / c1) + (1 - h.rho) * whole)
         new = projector.refresh(s.projector, aim, first)
         a = projector.project(new, whole)
         rotation = projector.rotation(s.projector, new, shape, u.dtype)
         turned = rotation.first(m)
         total, gain = s.total, s.gain
         if self.error_feedback:
-            total = codec.encode(x + (h.b1 / (1 - h.b1) - s.gain) * lifted, s.total)
+            total = codec.encode(x + (h.b1 / (1 - h.b1) - s.gain) * inside, s.total)
             gain = torch.zeros_like(s.gain) + 1 / (1 - h.b1)
         variance = v / c2 - (m / c1) ** 2
         v = c2 * (rotation.squared(variance) + (turned / c1) ** 2).abs()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from ..core.declared import with_fields_of
 from ..core.hyper import Hyper, Values, dynamic, is_scheduled, static
 from ..core.leaves import LeafInfo, Scaling
 from ..core.protocol import GradientTransformation
@@ -91,12 +91,11 @@ class LowRankRatio(InSubspace):
 
     def factors(self) -> Factors:
         """The same transform without the multiplication, for ``gx.fuse``."""
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         side = None
         if self.granularity == "channel" and isinstance(self.projector, OneSided):
             side = self.projector.side
         ratio = NormRatio(self.transform, side, self.scale, self.norm_eps)
-        return Factors(**{**given, "transform": ratio})
+        return replace(with_fields_of(self, Factors), transform=ratio)
 
 
 @dataclass(frozen=True)
