@@ -1,4 +1,4 @@
-"""What all tests share: one thread, reproducible examples."""
+"""What all tests share: one thread, reproducible numbers and examples."""
 
 import pytest
 import torch
@@ -9,6 +9,11 @@ from gradtx import recipes
 torch.set_num_threads(1)
 settings.register_profile("gradtx", max_examples=25, deadline=None, derandomize=True)
 settings.load_profile("gradtx")
+
+
+def pytest_runtest_setup() -> None:
+    """Every test draws the same numbers in every run, whatever ran before."""
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
