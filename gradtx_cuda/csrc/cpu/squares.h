@@ -9,11 +9,31 @@ namespace gx {
 // Between these a sum in float32 has lost nothing to the ends of its range.
 constexpr float kLeastSum = 1e-20f, kMostSum = 1e30f;
 
-// The same for any numbers.
-inline double wide_squares(const float* x, int64_t step, int64_t count) {
-  double sum = 0;
-  for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(x[i * step]) * x[i * step];
-  return sum;
+GX_WIDE __m512d add_squares(__m256 x, __m512d sum) {
+  const __m512d wide = _mm512_cvtps_pd(x);
+  return _mm512_fmadd_pd(wide, wide, sum);
+}
+
+// The same of any numbers, of a row and of sixteen columns.
+GX_WIDE double wide_squares(const float* x, int64_t count) {
+  __m512d sums[2] = {};
+  for (int64_t j = 0; j < count; j += kLane) {
+    const __m512 v = _mm512_maskz_loadu_ps(first_lanes(count - j), x + j);
+    sums[0] = add_squares(_mm512_castps512_ps256(v), sums[0]);
+    sums[1] = add_squares(_mm512_extractf32x8_ps(v, 1), sums[1]);
+  }
+  return _mm512_reduce_add_pd(_mm512_add_pd(sums[0], sums[1]));
+}
+GX_WIDE void wide_squares(const float* x, int64_t step, int64_t count, __mmask16 mask,
+                          double* out) {
+  __m512d sums[2] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const __m512 v = _mm512_maskz_loadu_ps(mask, x + i * step);
+    sums[0] = add_squares(_mm512_castps512_ps256(v), sums[0]);
+    sums[1] = add_squares(_mm512_extractf32x8_ps(v, 1), sums[1]);
+  }
+  _mm512_storeu_pd(out, sums[0]);
+  _mm512_storeu_pd(out + kLane / 2, sums[1]);
 }
 
 GX_WIDE float total(const __m512* sums) {
@@ -39,7 +59,7 @@ GX_AVX512 inline void add_row_squares(const Operand& x, int64_t rows, int64_t co
       sums[0] = _mm512_fmadd_ps(v, v, sums[0]);
     }
     const float sum = total(sums);
-    out[i] += sum > kLeastSum && sum < kMostSum ? sum : wide_squares(x.at(i, 0), 1, columns);
+    out[i] += sum > kLeastSum && sum < kMostSum ? sum : wide_squares(x.at(i, 0), columns);
   }
 }
 
@@ -61,11 +81,16 @@ GX_AVX512 inline void add_column_squares(const Operand& x, int64_t rows, int64_t
       const __m512 v = _mm512_maskz_loadu_ps(mask, x.at(i, j));
       sums[0] = _mm512_fmadd_ps(v, v, sums[0]);
     }
-    float found[kLane];
-    write(found, _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+    const __m512 found =
+        _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
+    const __mmask16 fits = _mm512_cmp_ps_mask(found, _mm512_set1_ps(kLeastSum), _CMP_GT_OQ) &
+                           _mm512_cmp_ps_mask(found, _mm512_set1_ps(kMostSum), _CMP_LT_OQ);
+    float narrow[kLane];
+    double wide[kLane];
+    write(narrow, found);
+    if ((fits & mask) != mask) wide_squares(x.at(0, j), x.row, rows, mask, wide);
     for (int64_t k = 0; k < std::min(kLane, columns - j); ++k) {
-      const bool fits = found[k] > kLeastSum && found[k] < kMostSum;
-      out[j + k] += fits ? found[k] : wide_squares(x.at(0, j + k), x.row, rows);
+      out[j + k] += fits >> k & 1 ? narrow[k] : wide[k];
     }
   }
 }
