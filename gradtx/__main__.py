@@ -13,6 +13,7 @@ import torch
 import gradtx_cuda
 from gradtx._version import __version__
 from gradtx.ops import OPS
+from gradtx.ops.registry import has_kernel
 
 _REQUIREMENTS = ("torch", "optree", "numpy")
 
@@ -75,11 +76,6 @@ def _kernels(dispatch_key: str) -> str:
     if dispatch_key == "CUDA" and not torch.cuda.is_available():
         return "inactive: torch finds no CUDA device"
     return f"active: {', '.join(names)}"
-
-
-def has_kernel(name: str, dispatch_key: str) -> bool:
-    """Tell whether operator `name` has a compiled kernel for a dispatch key."""
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"gradtx::{name}", dispatch_key))
 
 
 def format_environment(sections: dict[str, dict[str, str]]) -> str:

@@ -14,12 +14,13 @@ from ..core.chain import Chain
 from ..core.finite import apply_if_leaf_finite, not_finite
 from ..core.protocol import GradientTransformation, members
 from ..ops.microadam import HYPER, microadam_
+from ..ops.registry import has_kernel
 from ..transforms.error_feedback import ErrorFeedback
 from ..transforms.learning_rate import scale_by_learning_rate
 from ..transforms.sliding_window import sliding_window_adam
 from ..transforms.weight_decay import _AddDecayedWeights
 from .batch import Batch
-from .patterns import Matched, has_kernel
+from .patterns import Matched
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -50,7 +51,8 @@ class MicroAdam(Matched):
     @staticmethod
     def match(tx: GradientTransformation, batch: Batch) -> MicroAdam | None:
         found = match(tx)
-        if found is None or batch.extra or not has_kernel("microadam_", batch.params[0].device):
+        key = batch.params[0].device.type.upper()
+        if found is None or batch.extra or not has_kernel("microadam_", key):
             return None
         leaves = zip(batch.params, batch.grads, batch.states, strict=True)
         if not all(_covered(found, p, g, states) for p, g, states in leaves):

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core import tree
@@ -82,9 +81,3 @@ class Matched(ABC):
     def name(self, i: int) -> str:
         """The name of leaf ``i``."""
         return tree.names(self.batch.spec)[self.batch.positions[i]]
-
-
-def has_kernel(name: str, device: torch.device) -> bool:
-    """Whether an operator of ``gradtx.ops`` has a compiled kernel for a device."""
-    key = device.type.upper()
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"gradtx::{name}", key))

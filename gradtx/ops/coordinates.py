@@ -10,14 +10,12 @@ the squared norms of the columns of x for the left side, of its rows for the rig
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from gradtx.ops.registry import operator
+from gradtx.ops.registry import has_kernel, operator
 
 __all__ = ["FEW", "coordinates", "coordinates_squares", "is_plain"]
 
@@ -92,13 +90,8 @@ def is_plain(*xs: Tensor) -> bool:
 
 def has_squares(x: Tensor) -> bool:
     """Whether a kernel measures matrices of this dtype and device while it multiplies."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and _has_kernel()
-
-
-@functools.cache
-def _has_kernel() -> bool:
-    name = "gradtx::coordinates_squares"
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"))
+    plain = x.dtype == torch.float32 and x.device.type == "cpu"
+    return plain and has_kernel("coordinates_squares", "CPU")
 
 
 def coordinates(x: Tensor, basis: Tensor, left: bool) -> Tensor:

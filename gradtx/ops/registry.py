@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.library import Library
 
-__all__ = ["NAMESPACE", "OPS", "Op", "map_examples", "operator"]
+__all__ = ["NAMESPACE", "OPS", "Op", "has_kernel", "map_examples", "operator"]
 
 NAMESPACE = "gradtx"
 _LIBRARY = Library(NAMESPACE, "FRAGMENT")
@@ -99,3 +99,10 @@ def operator(
         return op.define(_LIBRARY)
 
     return register
+
+
+def has_kernel(name: str, dispatch_key: str) -> bool:
+    """Whether an operator has a compiled kernel for a dispatch key, "CPU" or "CUDA"."""
+    return bool(
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", dispatch_key)
+    )

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradtx.__main__ import has_kernel
 from gradtx.core.random import fold_in, make_key, normal, uniform
 from gradtx.ops import (
     OPS,
@@ -20,6 +19,7 @@ from gradtx.ops import (
     random_bits,
     unpack_signs,
 )
+from gradtx.ops.registry import has_kernel
 
 from .rows import CASES, FORMATS, SAMPLES, assert_same_bits, values
 from .test_microadam import LISTS, arguments

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
-from gradtx.__main__ import has_kernel
 from gradtx.ops import OPS, orthonormalize_
+from gradtx.ops.registry import has_kernel
 from gradtx.subspace.orthonormal import orthonormal
 from gradtx.subspace.projector import canonical
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.library import Library, opcheck
 
 import gradtx_cuda
-from gradtx.__main__ import has_kernel
 from gradtx.ops import OPS
+from gradtx.ops.registry import has_kernel
 
 from .rows import CASES, SAMPLES, as_tuple, assert_same_batched, assert_same_bits
 

@@ -11,10 +11,11 @@ from torch.library import opcheck
 
 import gradtx as gx
 from gradtx.ops import OPS
+from gradtx.ops.registry import has_kernel
 
 COORDINATES = torch.ops.gradtx.coordinates.default
 SQUARES = torch.ops.gradtx.coordinates_squares.default
-KERNEL = torch._C._dispatch_has_kernel_for_dispatch_key("gradtx::coordinates_squares", "CPU")
+KERNEL = has_kernel("coordinates_squares", "CPU")
 ADD_PRODUCT = torch.ops.gradtx.add_product_.default
 
 # (rows, columns, rank): tails of tiles, of registers and of panels; several passes of the sums.
