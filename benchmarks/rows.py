@@ -26,6 +26,7 @@ class Row:
         bytes_moved: per float32 parameter and step, at least.
         peers: other implementations.
         matrices: it is about matrices, and measured on the smaller network only.
+        settles: steps until it takes as long as it always will, when a window is full.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     bytes_moved: float
     peers: tuple[Peer, ...] = ()
     matrices: bool = False
+    settles: int = 0
 
 
 def low_moments() -> gx.GradientTransformation:
@@ -54,11 +56,16 @@ def muon(
 
 
 def row(
-    name: str, ours: Ours, bytes_moved: float, *peers: str | Peer, matrices: bool = False
+    name: str,
+    ours: Ours,
+    bytes_moved: float,
+    *peers: str | Peer,
+    matrices: bool = False,
+    settles: int = 0,
 ) -> Row:
     """Short for ``Row``; a peer without options is given by its path."""
     given = (Peer(p) if isinstance(p, str) else p for p in peers)
-    return Row(name, ours, bytes_moved, tuple(given), matrices)
+    return Row(name, ours, bytes_moved, tuple(given), matrices, settles)
 
 
 _CLIPPED = gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(1e-3))
@@ -100,7 +107,7 @@ ROWS = (
     row("factored lion", gx.lion_adv(1e-4, factored=True), 13, _FACTORED_LION),
     row("adamw, 8-bit moments", gx.adamw8bit(1e-3), 16, "torchao.optim.AdamW8bit", "bitsandbytes.optim.AdamW8bit"),  # noqa: E501
     row("adamw, 4-bit moments", gx.adamw4bit(1e-3), 14, "torchao.optim.AdamW4bit"),
-    row("microadam", gx.microadam(1e-3), 13.5),
+    row("microadam", gx.microadam(1e-3), 13.5, settles=10),
     row("subset-norm adamw", gx.adamw_sn(1e-3), 24, matrices=True),
     row("snsm, uniform, rank 64", gx.adam_snsm(1e-3, **_SNSM), 16, matrices=True),
     row("ldadamw, rank 64", gx.ldadamw(1e-3, rank=64), 24, matrices=True),

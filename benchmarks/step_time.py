@@ -122,7 +122,7 @@ class Course:
         self._grads = [p.grad.clone() for p in self.params if p.grad is not None]
         self.count = sum(p.numel() for p in self.params)
 
-    def sample(self, make: Callable[[], Step], repetitions: int) -> Sample:
+    def sample(self, make: Callable[[], Step], repetitions: int, settles: int = 0) -> Sample:
         """Measure one candidate, all tensors in new memory. Gradients are given anew."""
         grads = [g.clone() for g in self._grads]
         for p, x, g in zip(self.params, self._start, grads, strict=True):
@@ -138,7 +138,8 @@ class Course:
             return seconds(step)
 
         first = timed(step)
-        timed(step)
+        for _ in range(1 + settles):
+            timed(step)
         extra = extra_bytes(step) / self.count
         pairs = [(timed(reference), timed(step)) for _ in range(repetitions)]
         return Sample(pairs, first, extra)
@@ -159,7 +160,7 @@ class Course:
             count = len(range(turn, repetitions, TURNS))
             for row in rows:
                 made = partial(step_of, row.ours, self.params)
-                samples[row.name].append(self.sample(made, count))
+                samples[row.name].append(self.sample(made, count, row.settles))
                 gc.collect()
         found = {}
         for row in rows:

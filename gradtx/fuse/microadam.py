@@ -93,13 +93,17 @@ class MicroAdam(Matched):
 
     def moved(self) -> int:
         total = 0
-        reads = 1 if self.found.nonfinite == "ignore" else 2
+        checks = self.found.nonfinite != "ignore"
         for p, (dtype, _), states in zip(
             self.batch.params, self.kinds, self.batch.states, strict=True
         ):
             codes, lo, hi, _, indices, values = states
-            total += p.numel() * dtype.itemsize * reads + 2 * p.nbytes
-            total += 2 * (codes.nbytes + lo.nbytes + hi.nbytes) + indices.nbytes + values.nbytes
+            error, window = codes.nbytes + lo.nbytes + hi.nbytes, indices.nbytes + values.nbytes
+            total += p.numel() * dtype.itemsize + 2 * p.nbytes + 2 * error + window
+            if checks and p.is_cpu:  # copies of what may have to be taken back
+                total += error + window // len(indices)
+            elif checks:
+                total += p.numel() * dtype.itemsize
         return total
 
 

@@ -24,7 +24,9 @@ the window that point out of their block are left out.
 
 `finite`, on the device of the parameters, says which gradients are finite. Where one is not,
 nonfinite="skip" leaves that leaf alone, "raise" leaves all leaves alone, "ignore" does not look and
-answers True.
+answers True. On the CPU gradients are read once for this: the kernel copies what it overwrites
+before it has seen all of them, 0.6 bytes a parameter, into memory of at most 64 MiB that the
+process keeps, and looks ahead only at gradients for which that has no room.
 """
 
 from __future__ import annotations

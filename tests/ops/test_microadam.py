@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,11 @@ KERNEL = pytest.mark.skipif(not gradtx_cuda.status().active, reason=gradtx_cuda.
 SIZES = (1, 5, 64, 1000, 70_001, 0)
 
 
+def drawn(n: int, dtype: torch.dtype, seed: int) -> Tensor:
+    """Numbers that repeat where there are very many."""
+    return values((min(n, 400_001),), dtype, seed).repeat(-(-n // 400_001))[:n].clone()
+
+
 def arguments(
     sizes: tuple[int, ...] = SIZES,
     param: torch.dtype = torch.float32,
@@ -36,8 +42,8 @@ def arguments(
         size = max(min(n, block), 1)
         k, tail = math.ceil(size * density), math.ceil(n % size * density)
         shape, ranges = (window, n // size * k + tail), -(-n // quant)
-        out["params"].append(values((n,), param, i))
-        out["grads"].append(values((n,), grad, 50 + i))
+        out["params"].append(drawn(n, param, i))
+        out["grads"].append(drawn(n, grad, 50 + i))
         out["codes"].append(torch.zeros(-(-n // 2), dtype=torch.uint8))
         out["lo"].append(torch.zeros(ranges, dtype=torch.bfloat16))
         out["hi"].append(torch.zeros(ranges, dtype=torch.bfloat16))
@@ -185,19 +191,67 @@ def test_threads_do_not_matter():
 
 
 @pytest.mark.parametrize("backend", ["kernel", "reference"])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_not_finite(backend, bad, dtype):
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+@pytest.mark.parametrize(
+    ("bad", "at", "quant", "dtype"),
+    [
+        (math.nan, 70_000, 64, torch.float32),
+        (math.inf, 0, 64, torch.bfloat16),
+        (-math.inf, 30_000, 64, torch.float32),
+        (math.nan, 69_999, 128, torch.bfloat16),
+        (math.inf, 70_000, 128, torch.float32),
+    ],
+)
+def test_what_is_not_finite(backend, policy, bad, at, quant, dtype):
     op = microadam_ if backend == "kernel" else OPS["microadam_"].reference
-    for policy in ("raise", "skip"):
-        args = arguments((70_001, 3), grad=dtype, nonfinite=policy)
-        args["grads"][0][69_999] = bad
-        before = clone(args)
-        assert op(**args).tolist() == [False, True]
-        for name in set(LISTS) - {"grads"}:
-            assert torch.equal(args[name][0], before[name][0])
-        assert args["steps"][1] == (1 if policy == "skip" else 0)
-        assert torch.equal(args["params"][1], before["params"][1]) == (policy == "raise")
+    args = arguments((3000, 70_001, 3), grad=dtype, quant=quant)
+    for _ in range(4):  # the step would write over a row of the window
+        assert op(**args).all()
+    args["nonfinite"] = policy
+    args["grads"][1][at] = bad
+    before = clone(args)
+    assert op(**args).tolist() == [True, False, True]
+    for name in set(LISTS) - {"grads"}:
+        for i in (0, 1, 2) if policy == "raise" else (1,):
+            assert torch.equal(args[name][i], before[name][i]), (name, i)
+    assert torch.equal(args["params"][0], before["params"][0]) == (policy == "raise")
+    assert args["steps"][2] == (4 if policy == "raise" else 5)
+
+
+@KERNEL
+def test_more_than_can_be_taken_back():
+    n = 110_000_000  # the kernel keeps copies for 107 million
+    args = arguments((n,), torch.bfloat16, torch.bfloat16)
+    assert microadam_(**args).all()
+    before = clone(args)
+    args["grads"][0][-1] = math.nan
+    assert not microadam_(**args).any()
+    assert all(map(torch.equal, state(before)[2:], state(args)[2:]))
+    assert torch.equal(before["params"][0], args["params"][0])
+    args["grads"][0][-1] = 1.0
+    other = clone(args)
+    assert microadam_(**args).all()
+    assert microadam_(**{**other, "nonfinite": "ignore"}).all()
+    assert all(map(torch.equal, state(other), state(args)))
+
+
+@KERNEL
+def test_two_steps_at_once():
+    runs = [arguments((400_001, 5), nonfinite=policy) for policy in ("raise", "skip") * 2]
+    want = [clone(run) for run in runs]
+
+    def step(run: dict[str, Any]) -> None:
+        for _ in range(5):
+            microadam_(**run)
+
+    threads = [threading.Thread(target=step, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for run, alone in zip(runs, want, strict=True):
+        step(alone)
+        assert all(map(torch.equal, state(run), state(alone)))
 
 
 @KERNEL

@@ -1,53 +1,43 @@
-// CPU kernel of the MicroAdam step: every block of every leaf in one pass, held in cache.
+// CPU kernel of the MicroAdam step: every block of every leaf, held in cache.
 #include <memory>
 
 #include "../common/microadam_op.h"
 #include "../registration.h"
 #include "microadam_avx512.h"
 #include "microadam_block.h"
+#include "microadam_undo.h"
 
 namespace gx {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements worth a thread
-constexpr int64_t kChecked = 16;   // blocks that are checked at once
 
-GX_CLONES void step_portable(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
-                           const RangeRule& rule, Scratch& scratch) {
-  for (int64_t block = begin; block < end; ++block) {
-    const bool last = block + 1 == end;
-    if (quant == 64) {
-      step_block(leaf, block, 64, rule, last, scratch);
-    } else {
-      step_block(leaf, block, quant, rule, last, scratch);
-    }
+GX_CLONES void compress_portable(const Leaf& leaf, int64_t block, int64_t quant,
+                                 const RangeRule& rule, Scratch& scratch) {
+  if (quant == 64) {
+    compress_block(leaf, block, 64, rule, scratch);
+  } else {
+    compress_block(leaf, block, quant, rule, scratch);
   }
+}
+
+GX_CLONES void move_portable(const Leaf& leaf, int64_t block, Scratch& scratch) {
+  move_block(leaf, block, scratch);
 }
 
 struct Buffers {
   Scratch portable;
 #if GX_HAS_AVX512
-  std::unique_ptr<WideScratch> wide;
+  // Most of it will not be touched.
+  WideScratch& wide() {
+    if (wide_ == nullptr) wide_.reset(new WideScratch);
+    return *wide_;
+  }
+
+ private:
+  std::unique_ptr<WideScratch> wide_;
 #endif
 };
-
-void step_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
-                 const RangeRule& rule, Buffers& buffers) {
-#if GX_HAS_AVX512
-  if (has_avx512() && fits_wide(leaf.block_size, leaf.k, quant)) {
-    if (buffers.wide == nullptr) {
-      buffers.wide.reset(new WideScratch);  // most of it will not be touched
-    }
-    const int64_t full = std::min(end, leaf.numel / leaf.block_size);
-    for (; begin < full; ++begin) {
-      const bool last = begin + 1 == end;
-      if (step_block_wide(leaf, begin, rule, last, *buffers.wide)) continue;
-      step_block(leaf, begin, kRange, rule, last, buffers.portable);
-    }
-  }
-#endif
-  step_portable(leaf, begin, end, quant, rule, buffers.portable);
-}
 
 template <typename Bits>
 GX_INLINE bool all_finite(const void* data, int64_t begin, int64_t end, Bits exponent) {
@@ -57,9 +47,56 @@ GX_INLINE bool all_finite(const void* data, int64_t begin, int64_t end, Bits exp
   return top != exponent;
 }
 
-GX_CLONES bool finite_block(const Leaf& leaf, int64_t begin, int64_t end) {
+GX_CLONES bool finite_elements(const Leaf& leaf, int64_t begin, int64_t end) {
   if (leaf.bf16_grad) return all_finite<uint16_t>(leaf.grad, begin, end, 0x7F80u);
   return all_finite<uint32_t>(leaf.grad, begin, end, 0x7F800000u);
+}
+
+void check_blocks(const Leaf& leaf, int64_t begin, int64_t end) {
+  const int64_t stop = std::min(leaf.numel, end * leaf.block_size);
+  if (!finite_elements(leaf, begin * leaf.block_size, stop)) *leaf.finite = false;
+}
+
+bool has_wide(const Leaf& leaf, int64_t block, int64_t quant) {
+#if GX_HAS_AVX512
+  return has_avx512() && block < leaf.numel / leaf.block_size &&
+         fits_wide(leaf.block_size, leaf.k, quant);
+#else
+  return false;
+#endif
+}
+
+// Compress a run of blocks. Gradients are checked and what is overwritten is saved, if `saves`.
+void compress_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant,
+                     const RangeRule& rule, bool saves, Buffers& buffers) {
+  for (int64_t block = begin; block < end; ++block) {
+    bool finite = false;
+    if (saves) save_block(leaf, block, quant);
+    if (has_wide(leaf, block, quant)) {
+#if GX_HAS_AVX512
+      const auto compress =
+          leaf.bf16_grad ? compress_block_wide<uint16_t> : compress_block_wide<float>;
+      finite = compress(leaf, block, rule, block + 1 == end, buffers.wide());
+#endif
+    } else {
+      compress_portable(leaf, block, quant, rule, buffers.portable);
+    }
+    if (saves && !finite) check_blocks(leaf, block, block + 1);
+  }
+  if (saves) finish_saving();
+}
+
+void move_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant, Buffers& buffers) {
+  for (int64_t block = begin; block < end; ++block) {
+#if GX_HAS_AVX512
+    if (has_wide(leaf, block, quant) && rows_ascend(leaf, block)) {
+      const auto move = leaf.bf16_param ? move_block_wide<uint16_t> : move_block_wide<float>;
+      move(leaf, block, block + 1 == end, buffers.wide());
+      continue;
+    }
+#endif
+    move_portable(leaf, block, buffers.portable);
+  }
 }
 
 std::vector<Leaf> make_leaves(const MicroAdamArgs& a, std::vector<std::atomic<bool>>& finite) {
@@ -104,29 +141,27 @@ std::vector<Leaf> make_leaves(const MicroAdamArgs& a, std::vector<std::atomic<bo
   return leaves;
 }
 
-// Call work(leaf, first, last, buffers) for runs of blocks that belong to one leaf, in parallel; with
-// `backwards` those of a thread in the opposite order.
+// Call work(leaf, first, last, buffers) for runs of blocks of one leaf, in parallel, among the
+// blocks [from, to) of all leaves.
 template <typename F>
-void for_blocks(const std::vector<Leaf>& leaves, bool backwards, const F& work) {
+void for_blocks(const std::vector<Leaf>& leaves, int64_t from, int64_t to, const F& work) {
+  if (from == to) return;
   int64_t elements = 0, blocks = 0;
   for (const Leaf& leaf : leaves) {
     elements += leaf.numel;
     blocks += num_blocks(leaf.numel, leaf.block_size);
   }
-  if (blocks == 0) return;
   const int64_t grain = std::max<int64_t>(1, kGrain * blocks / elements);
-  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(from, to, grain, [&](int64_t begin, int64_t end) {
     Buffers buffers;
     while (begin < end) {
-      const int64_t block = backwards ? end - 1 : begin;
       const auto& leaf = *std::prev(
-          std::upper_bound(leaves.begin(), leaves.end(), block,
+          std::upper_bound(leaves.begin(), leaves.end(), begin,
                            [](int64_t b, const Leaf& other) { return b < other.first_block; }));
       const int64_t start = leaf.first_block;
-      const int64_t first = std::max(begin, start);
-      const int64_t last = std::min(end, start + num_blocks(leaf.numel, leaf.block_size));
-      work(leaf, first - start, last - start, buffers);
-      (backwards ? end : begin) = backwards ? first : last;
+      const int64_t stop = std::min(end, start + num_blocks(leaf.numel, leaf.block_size));
+      work(leaf, begin - start, stop - start, buffers);
+      begin = stop;
     }
   });
 }
@@ -149,29 +184,46 @@ Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors
                                                 ScalarType::Bool);
   std::vector<std::atomic<bool>> finite(params.size());
   for (auto& flag : finite) flag = true;
-  const std::vector<Leaf> leaves = make_leaves(args, finite);
-  if (nonfinite != "ignore") {
-    // What is read last is still in cache when the step begins.
-    for_blocks(leaves, true, [](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
-      for (int64_t i = end; i > begin;) {
-        const int64_t from = std::max(begin, i - kChecked);
-        const int64_t stop = std::min(leaf.numel, i * leaf.block_size);
-        if (!finite_block(leaf, from * leaf.block_size, stop)) *leaf.finite = false;
-        i = from;
-      }
+  std::vector<Leaf> leaves = make_leaves(args, finite);
+  const RangeRule rule{kBits, false, include_zero, true};
+  int64_t blocks = 0;
+  for (const Leaf& leaf : leaves) blocks += num_blocks(leaf.numel, leaf.block_size);
+
+  // Gradients are read once: the first blocks, as many as can be taken back, are compressed before
+  // all are known to be finite. The others are looked at before.
+  const bool checks = nonfinite != "ignore";
+  const UndoMemory undo;
+  const int64_t ahead = checks ? undo.assign(leaves, quant_block_size) : 0;
+  const auto compress = [&](bool saves) {
+    return [&, saves](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+      if (!saves && !*leaf.finite) return;
+      compress_blocks(leaf, begin, end, quant_block_size, rule, saves, buffers);
+    };
+  };
+  if (checks) {
+    for_blocks(leaves, ahead, blocks, [](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
+      check_blocks(leaf, begin, end);
     });
+    for_blocks(leaves, 0, ahead, compress(true));
   }
   bool all = true;
   for (size_t i = 0; i < leaves.size(); ++i) {
     all = all && finite[i];
     static_cast<bool*>(flags.mutable_data_ptr())[i] = finite[i];
   }
-  if (!all && nonfinite == "raise") return flags;
-
-  const RangeRule rule{kBits, false, include_zero, true};
-  for_blocks(leaves, false, [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
-    if (*leaf.finite) step_blocks(leaf, begin, end, quant_block_size, rule, buffers);
-  });
+  if (!all) {
+    for (auto& flag : finite) flag = flag && nonfinite == "skip";
+    for_blocks(leaves, 0, ahead, [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
+      for (int64_t i = begin; i < end && !*leaf.finite; ++i) {
+        restore_block(leaf, i, quant_block_size);
+      }
+    });
+  }
+  for_blocks(leaves, ahead, blocks, compress(false));
+  const auto move = [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+    if (*leaf.finite) move_blocks(leaf, begin, end, quant_block_size, buffers);
+  };
+  for_blocks(leaves, 0, blocks, move);
   for (const Leaf& leaf : leaves) {
     if (*leaf.finite) *leaf.step += 1;
   }

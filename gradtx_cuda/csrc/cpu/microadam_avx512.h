@@ -120,9 +120,14 @@ GX_WIDE uint32_t least_kept(const uint16_t* values, int64_t k) {
   return _mm512_reduce_min_epu32(pairs) << 16;
 }
 
+// Magnitudes of what a block keeps.
+struct Kept {
+  uint32_t least, most;
+};
+
 // Move the k largest of the candidates, ties to the lower position, to a row of the window. All
-// candidates reach the bound. Returns the least one moved.
-GX_WIDE uint32_t keep_largest(int64_t count, int64_t k, uint32_t bound, int16_t* indices,
+// candidates reach the bound.
+GX_WIDE Kept keep_largest(int64_t count, int64_t k, uint32_t bound, int16_t* indices,
                               uint16_t* values, WideScratch& s) {
   for (int64_t c = 0; c < count; ++c) s.bits[c] = to_bits(s.total[s.candidates[c]]);
   uint32_t most = bound;
@@ -152,7 +157,7 @@ GX_WIDE uint32_t keep_largest(int64_t count, int64_t k, uint32_t bound, int16_t*
     done += more;
   }
   for (int64_t c = 0; c < k; ++c) s.total[indices[c]] = 0.0f;
-  return least;
+  return {least, most};
 }
 
 // The codes of a range by the division that defines them.
@@ -286,42 +291,37 @@ GX_WIDE void encode_block(const float* total, int64_t ranges, const RangeRule& r
   }
 }
 
-// Whether step_block_wide computes a block of n elements that keeps k.
+// Whether these functions compute full blocks of n elements that keep k.
 inline bool fits_wide(int64_t n, int64_t k, int64_t quant) {
   return quant == kRange && n % kRange == 0 && n <= kLongest && 8 * k <= n;
 }
 
-template <typename P, typename G>
-GX_AVX512 void step_block_wide(const Leaf& leaf, int64_t block, const RangeRule& rule, bool last,
-                               WideScratch& s) {
-  const int64_t start = block * leaf.block_size, n = leaf.block_size;
-  const int64_t column = block * leaf.k, k = leaf.k;
-  const auto rows = static_cast<int64_t>(leaf.weights1.size());
-  P* param = static_cast<P*>(leaf.param) + start;
-  const G* next = static_cast<const G*>(leaf.grad) + start + n;
-  Soon& soon = s.soon;
-  soon.clear(static_cast<size_t>(2 * rows + 5));
-  soon.add(param, n * sizeof(P));
+// Compress gradient and error to a row of the window and codes of what is left. Returns whether
+// they are finite.
+template <typename G>
+GX_AVX512 bool compress_block_wide(const Leaf& leaf, int64_t block, const RangeRule& rule,
+                                   bool last, WideScratch& s) {
+  const int64_t n = leaf.block_size, start = block * n, k = leaf.k, column = block * k;
+  const int64_t newest = leaf.newest() * leaf.columns + column;
+  uint8_t* codes = leaf.codes + start / 2;
+  uint16_t *lo = leaf.lo + start / kRange, *hi = leaf.hi + start / kRange;
+  s.soon.clear(5);
   if (!last) {
-    for (int64_t r = 0; r < rows; ++r) {
-      soon.add(leaf.indices + r * leaf.columns + column + k, 2 * k);
-      soon.add(leaf.values + r * leaf.columns + column + k, 2 * k);
-    }
-    soon.add(leaf.codes + (start + n) / 2, n / 2);
-    soon.add(leaf.lo + (start + n) / kRange, 2 * n / kRange);
-    soon.add(leaf.hi + (start + n) / kRange, 2 * n / kRange);
-    soon.add(next, n * sizeof(G));
+    s.soon.add(leaf.values + newest + k, 2 * k);
+    s.soon.add(codes + n / 2, n / 2);
+    s.soon.add(lo + n / kRange, 2 * n / kRange);
+    s.soon.add(hi + n / kRange, 2 * n / kRange);
+    s.soon.add(static_cast<const G*>(leaf.grad) + start + n, n * sizeof(G));
   }
-  soon.spread(2 * n / kRange + kRowCalls * rows * ((k + kLanes - 1) / kLanes));
+  s.soon.spread(2 * n / kRange);
 
   // The block's bound of the last step, moved as far as that of the block before.
   uint32_t former = 0, bound = UINT32_MAX;
-  if (rows > 1) {
-    const int64_t newest = leaf.row == 0 ? rows - 1 : leaf.row - 1;
-    former = least_kept(leaf.values + newest * leaf.columns + column, k);
+  if (leaf.weights1.size() > 1) {
+    former = least_kept(leaf.values + newest, k);
     bound = former + s.drift - s.margin;
   }
-  int64_t found = add_errors<G>(leaf, start, n, bound, soon, s);
+  int64_t found = add_errors<G>(leaf, start, n, bound, s.soon, s);
   if (found < k + k / 2) s.margin = std::min(s.margin + s.margin / 2, 1u << 22);
   if (found > 2 * k) s.margin = std::max(s.margin - s.margin / 4, 1u << 12);
   if (found < k || found > std::max(n / 16, 2 * k)) {
@@ -329,34 +329,17 @@ GX_AVX512 void step_block_wide(const Leaf& leaf, int64_t block, const RangeRule&
     found = list_candidates(n, bound, s);
   }
   const int64_t row = leaf.row * leaf.columns + column;
-  const uint32_t least = keep_largest(found, k, bound, leaf.indices + row, leaf.values + row, s);
-  s.drift = least - former;
+  const Kept kept = keep_largest(found, k, bound, leaf.indices + row, leaf.values + row, s);
+  s.drift = kept.least - former;
 
-  uint8_t* codes = leaf.codes + start / 2;
-  uint16_t *lo = leaf.lo + start / kRange, *hi = leaf.hi + start / kRange;
-  if (least < to_bits(INFINITY)) {
-    encode_block(s.total, n / kRange, rule, codes, lo, hi, soon);
+  if (kept.least < to_bits(INFINITY)) {
+    encode_block(s.total, n / kRange, rule, codes, lo, hi, s.soon);
   } else {
     for (int64_t r = 0; r < n / kRange; ++r) {
       encode(s.total + r * kRange, kRange, rule, codes + r * kRange / 2, lo + r, hi + r);
     }
   }
-
-  move_block(leaf, column, k, n, param, soon, s);
-}
-
-// A full block. False, and nothing has changed, if the window has more entries than there are tags
-// or rows that do not ascend within the block.
-GX_AVX512 inline bool step_block_wide(const Leaf& leaf, int64_t block, const RangeRule& rule,
-                                      bool last, WideScratch& s) {
-  if (static_cast<int64_t>(leaf.weights1.size()) * leaf.k > UINT16_MAX) return false;
-  if (!rows_ascend(leaf, block * leaf.k, leaf.k, leaf.block_size)) return false;
-  auto step = leaf.bf16_grad ? step_block_wide<float, uint16_t> : step_block_wide<float, float>;
-  if (leaf.bf16_param) {
-    step = leaf.bf16_grad ? step_block_wide<uint16_t, uint16_t> : step_block_wide<uint16_t, float>;
-  }
-  step(leaf, block, rule, last, s);
-  return true;
+  return kept.most < to_bits(INFINITY);
 }
 
 }  // namespace gx

@@ -35,6 +35,12 @@ struct Leaf {
   float sign;
   bool bf16_param, bf16_grad;
   std::atomic<bool>* finite;
+  char* undo;  // copies of what is overwritten, a block after the other
+
+  // The row of the window that the last step wrote.
+  int64_t newest() const {
+    return row == 0 ? static_cast<int64_t>(weights1.size()) - 1 : row - 1;
+  }
 };
 
 struct Scratch {
@@ -77,23 +83,10 @@ GX_INLINE void encode(const float* rest, int64_t n, const RangeRule& rule, uint8
   }
 }
 
-// Memory that is wanted soon travels while other things are computed.
-GX_INLINE void fetch(const void* data, int64_t bytes) {
-  const char* line = static_cast<const char*>(data);
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(line + at, 0, 2);
-}
-
-// `next` is as long as the parameter and will be read next, if there is anything.
 template <typename P>
-GX_INLINE void move(P* param, const float* update, int64_t n, const MicroAdamRates& rates,
-                    const char* next, int64_t next_bytes) {
-  constexpr int64_t kRun = 64;
-  for (int64_t start = 0; start < n; start += kRun) {
-    const int64_t stop = std::min(n, start + kRun);
-    if (next != nullptr) fetch(next + start * next_bytes, kRun * next_bytes);
-    for (int64_t i = start; i < stop; ++i) {
-      store(param, i, microadam_moved(load(param, i), update[i], rates));
-    }
+GX_INLINE void move(P* param, const float* update, int64_t n, const MicroAdamRates& rates) {
+  for (int64_t i = 0; i < n; ++i) {
+    store(param, i, microadam_moved(load(param, i), update[i], rates));
   }
 }
 
@@ -146,13 +139,13 @@ GX_INLINE void accumulate(const Leaf& leaf, int64_t start, int64_t n, int64_t qu
   }
 }
 
-GX_INLINE void step_block(const Leaf& leaf, int64_t block, int64_t quant, const RangeRule& rule,
-                          bool last, Scratch& scratch) {
+// Compress gradient and error to a row of the window and codes of what is left.
+GX_INLINE void compress_block(const Leaf& leaf, int64_t block, int64_t quant,
+                              const RangeRule& rule, Scratch& scratch) {
   const int64_t start = block * leaf.block_size;
   const int64_t n = std::min(leaf.block_size, leaf.numel - start);
   const int64_t column = block * leaf.k, k = std::min(leaf.k, leaf.columns - column);
   scratch.total.resize(static_cast<size_t>(n));
-  if (scratch.second.size() < static_cast<size_t>(n)) scratch.second.resize(static_cast<size_t>(n));
   float* total = scratch.total.data();
   if (leaf.bf16_grad) {
     accumulate<uint16_t>(leaf, start, n, quant, total);
@@ -169,23 +162,26 @@ GX_INLINE void step_block(const Leaf& leaf, int64_t block, int64_t quant, const 
     total[i] = 0.0f;
   }
 
-  const int64_t width = leaf.bf16_param ? 2 : 4;
-  char* param = static_cast<char*>(leaf.param) + start * width;
   for (int64_t i = 0; i < n; i += quant) {
     const int64_t at = start + i, range = at / quant;
-    fetch(param + i * width, std::min(quant, n - i) * width);
     encode(total + i, std::min(quant, n - i), rule, leaf.codes + at / 2, leaf.lo + range,
            leaf.hi + range);
   }
+}
 
-  update_of_window(leaf, column, k, n, total, scratch);
-  const int64_t next_width = leaf.bf16_grad ? 2 : 4;
-  const char* next =
-      last ? nullptr : static_cast<const char*>(leaf.grad) + (start + n) * next_width;
+// Adam's step over the window.
+GX_INLINE void move_block(const Leaf& leaf, int64_t block, Scratch& scratch) {
+  const int64_t start = block * leaf.block_size;
+  const int64_t n = std::min(leaf.block_size, leaf.numel - start);
+  const int64_t column = block * leaf.k, k = std::min(leaf.k, leaf.columns - column);
+  scratch.total.resize(static_cast<size_t>(n));
+  if (scratch.second.size() < static_cast<size_t>(n)) scratch.second.resize(static_cast<size_t>(n));
+  float* update = scratch.total.data();
+  update_of_window(leaf, column, k, n, update, scratch);
   if (leaf.bf16_param) {
-    move(reinterpret_cast<uint16_t*>(param), total, n, leaf.rates, next, next_width);
+    move(static_cast<uint16_t*>(leaf.param) + start, update, n, leaf.rates);
   } else {
-    move(reinterpret_cast<float*>(param), total, n, leaf.rates, next, next_width);
+    move(static_cast<float*>(leaf.param) + start, update, n, leaf.rates);
   }
 }
 

@@ -13,7 +13,7 @@ namespace gx {
 constexpr int64_t kLanes = 16;
 constexpr int64_t kRange = 64;   // elements of a range
 constexpr int64_t kBatch = 16;   // ranges whose bounds are computed together
-constexpr int64_t kRowCalls = 3;  // a register of entries takes as long as so many ranges
+constexpr int64_t kFew = 5;      // entries that take as long as a range
 constexpr int64_t kLongest = 1 << 15;  // elements of a block
 constexpr int64_t kStretch = 1 << 12;  // parameters that stay in the first cache with their tags
 
@@ -36,13 +36,15 @@ class Soon {
   // Everything is to be under way after so many calls of `fetch`.
   void spread(int64_t calls) { pace_ = (lines_ + calls - 1) / calls; }
 
-  GX_INLINE void fetch(int64_t calls = 1) {
-    if (__builtin_expect(line_ >= end_, 0)) {
-      if (run_ == count_) return;
-      line_ = runs_[run_].first;
-      end_ = runs_[run_++].second;
+  GX_INLINE void fetch() {
+    for (int64_t i = 0; i < pace_; ++i, line_ += 64) {
+      if (__builtin_expect(line_ >= end_, 0)) {
+        if (run_ == count_) return;
+        line_ = runs_[run_].first;
+        end_ = runs_[run_++].second;
+      }
+      __builtin_prefetch(line_, 0, 2);
     }
-    for (int64_t i = calls * pace_; i > 0; --i, line_ += 64) __builtin_prefetch(line_, 0, 2);
   }
 
  private:

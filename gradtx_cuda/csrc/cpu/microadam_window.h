@@ -11,12 +11,16 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 namespace gx {
 
-// Whether the rows of a window that were written before have ascending positions in a block of n.
-GX_WIDE bool rows_ascend(const Leaf& leaf, int64_t column, int64_t k, int64_t n) {
+// Whether there are tags for all entries of a window and the rows that were written before have
+// ascending positions in a block of n.
+GX_AVX512 inline bool rows_ascend(const Leaf& leaf, int64_t block) {
   const auto rows = static_cast<int64_t>(leaf.weights1.size());
+  const int64_t n = leaf.block_size, k = leaf.k;
+  if (rows * k > UINT16_MAX) return false;
   for (int64_t row = 0; row < rows; ++row) {
     if (row == leaf.row) continue;
-    const auto* at = reinterpret_cast<const uint16_t*>(leaf.indices) + row * leaf.columns + column;
+    const int64_t start = row * leaf.columns + block * k;
+    const auto* at = reinterpret_cast<const uint16_t*>(leaf.indices) + start;
     __mmask32 falls = at[k - 1] >= n;
     for (int64_t c = 0; c + 1 < k; c += 32) {
       const __mmask32 some = 0xFFFFFFFFu >> std::max<int64_t>(0, c + 33 - k);
@@ -65,10 +69,10 @@ GX_WIDE void tag_entries(int64_t entries, int64_t start, const P* param, P* move
   const uint16_t* places = s.places.data();
   uint16_t* previous = s.previous.data();
   uint32_t tag = s.base;
-  for (int64_t first = 0; first < entries; first += kLanes) {
-    soon.fetch(kRowCalls);
-    const int64_t last = std::min(entries, first + kLanes);
-#pragma GCC unroll 4
+  for (int64_t first = 0; first < entries; first += kFew) {
+    soon.fetch();
+    const int64_t last = std::min(entries, first + kFew);
+#pragma GCC unroll 5
     for (int64_t e = first; e < last; ++e) {
       const int64_t i = places[e];
       previous[e] = s.tags[i - start];
@@ -126,12 +130,21 @@ GX_WIDE void move_others(P* param, int64_t n, const MicroAdamRates& rates) {
   }
 }
 
-// Adam's step of a block from the window, a stretch of parameters at a time. Few positions have
-// several entries: the last of those has their moments and is written last.
+// Adam's step of a full block from the window, a stretch of parameters at a time. Few positions
+// have several entries: the last of those has their moments and is written last.
 template <typename P>
-GX_WIDE void move_block(const Leaf& leaf, int64_t column, int64_t k, int64_t n, P* param,
-                        Soon& soon, WideScratch& s) {
+GX_AVX512 void move_block_wide(const Leaf& leaf, int64_t block, bool last, WideScratch& s) {
+  const int64_t n = leaf.block_size, k = leaf.k, column = block * k;
   const auto rows = static_cast<int64_t>(leaf.weights1.size());
+  P* param = static_cast<P*>(leaf.param) + block * n;
+  s.soon.clear(static_cast<size_t>(2 * rows + 1));
+  for (int64_t r = 0; r < rows && !last; ++r) {
+    s.soon.add(leaf.indices + r * leaf.columns + column + k, 2 * k);
+    s.soon.add(leaf.values + r * leaf.columns + column + k, 2 * k);
+  }
+  if (!last) s.soon.add(param + n, n * sizeof(P));
+  s.soon.spread((rows * k + kFew - 1) / kFew);
+
   s.reserve(rows, k);
   float *first = s.first.data(), *second = s.second.data();
   P* moved = reinterpret_cast<P*>(s.moved.data());
@@ -144,7 +157,7 @@ GX_WIDE void move_block(const Leaf& leaf, int64_t column, int64_t k, int64_t n, 
       entries = take_below(leaf, row, column, k, start + length, taken, entries, s);
     }
     s.make_room(entries);
-    tag_entries(entries, start, param, moved, soon, s);
+    tag_entries(entries, start, param, moved, s.soon, s);
     join_entries(entries, s);
     s.base += static_cast<uint32_t>(entries);
     move_entries(first, second, entries, leaf.rates, moved);
