@@ -21,6 +21,7 @@ class Chain(GradientTransformation):
     """
 
     per_leaf: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     members: tuple[tuple[str, GradientTransformation], ...]
 

@@ -61,6 +61,15 @@ class GradientTransformation:
         """
         return False
 
+    @property
+    def steady(self) -> bool:
+        """Whether ``update`` cannot raise for other values where it has not raised before.
+
+        As far as it depends on this one; tensors have the same shapes and dtypes. Executors may
+        then write some leaves before they update others.
+        """
+        return False
+
     def update_inner(
         self, name: str, updates: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, Any]
     ) -> tuple[PyTree, PyTree]:

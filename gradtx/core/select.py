@@ -95,7 +95,7 @@ class partition(GradientTransformation):
         return hash(tuple(self.transforms.items()))
 
     def init(self, params: PyTree) -> PyTree:
-        labels = self._labels(params, params)
+        labels = self.labels(params, params)
         return {
             str(label): tx.init(keep(params, [x == label for x in labels]))
             for label, tx in self.transforms.items()
@@ -105,7 +105,7 @@ class partition(GradientTransformation):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         check_members(self.name, state, tuple(self.inner.items()))
-        labels = self._labels(updates, params)
+        labels = self.labels(updates, params)
         out, new_state = updates, {}
         for label in self.transforms:
             chosen, name = [x == label for x in labels], str(label)
@@ -115,7 +115,8 @@ class partition(GradientTransformation):
             out = merge(out, chosen, new)
         return out, new_state
 
-    def _labels(self, updates: PyTree, params: PyTree) -> list[Any]:
+    def labels(self, updates: PyTree, params: PyTree) -> list[Any]:
+        """The label of every leaf."""
         leaves, spec = tree.flatten(updates)
         labels = label_leaves(self.name, self.by, updates, params)
         for name, leaf, label in zip(tree.names(spec), leaves, labels, strict=True):

@@ -77,6 +77,11 @@ class LeafTransform(DeclaredTransform):
         """Whether leaves have a state."""
         return type(self).init_leaf is not LeafTransform.init_leaf
 
+    @property
+    def is_together(self) -> bool:
+        """Whether leaves compute something in one go."""
+        return type(self).together is not LeafTransform.together
+
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
         if not self.is_stateful:
             return ()

@@ -5,5 +5,16 @@ from .executor import Step, fuse
 from .explain import explain
 from .fallback import FALLBACKS, Fallback
 from .nested import NestedEngine
+from .prepared import Prepared, write_all
 
-__all__ = ["FALLBACKS", "CannotFuseError", "Fallback", "NestedEngine", "Step", "explain", "fuse"]
+__all__ = [
+    "FALLBACKS",
+    "CannotFuseError",
+    "Fallback",
+    "NestedEngine",
+    "Prepared",
+    "Step",
+    "explain",
+    "fuse",
+    "write_all",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -138,6 +139,11 @@ class Bound:
         self.batch, self.owned = replace(self.batch, params=[], states=[], shared=[]), []
 
     @property
+    def fails_late(self) -> bool:
+        """Whether what ``prepare`` gives may still raise."""
+        return False
+
+    @property
     def pieces(self) -> list[Bound]:
         """This one; see ``Separate``."""
         return [self]
@@ -156,12 +162,13 @@ class Bound:
         updates: list[Tensor] | None = None
         commits: list[tuple[Tensor, Tensor]] = []
         held = [grads]  # until it is written: kernels know addresses only
-        for part in self.cut[:-1]:
+        for part, following in itertools.pairwise(self.cut):
             if part.fused:
                 updates = self._emit(part, updates, batch)
             else:
                 updates = self._pure(part, grads, updates, batch, commits)
-            held.append(updates)
+            if following.fused:
+                held.append(updates)
         return partial(self._write, batch, held, (params, states), commits)
 
     def _write(

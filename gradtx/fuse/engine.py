@@ -26,10 +26,12 @@ from .memory import check_plain
 from .microadam import MicroAdam
 from .parts import Kind, Part, Parts, kind_of
 from .patterns import Matched
+from .prepared import Prepared
 from .separate import Separate
 from .sequence import Sequence
 from .specialize import choices as choices_of
 from .specialize import selectors, specialize
+from .streamed import Streamed
 
 
 class Engine:
@@ -142,12 +144,25 @@ class Engine:
         Raises:
             CannotFuseError: nothing has changed; run the chain as it is.
         """
+        self.prepare(batch).write()
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Everything of a step that may fail.
+
+        Raises:
+            CannotFuseError: run the chain as it is.
+        """
         bound = self._bound
         if bound is None or not bound.fits(batch):
             bound = self.bind(batch)
             self._bound = bound
-        bound.run(batch)
-        increment_version(batch.params)
+        write = bound.prepare(batch)
+
+        def finish() -> None:
+            write()
+            increment_version(batch.params)
+
+        return Prepared(finish, bound.fails_late)
 
     def refused(self) -> dict[str, str]:
         """Members that run as torch operations, and why."""
@@ -170,6 +185,7 @@ class Engine:
             matched = pattern.match(self.tx, batch)
             if matched is not None:
                 return matched
+        device = batch.params[0].device.type
         back = back_end(batch.params[0].device)
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
@@ -200,10 +216,14 @@ class Engine:
         distinct = list(dict.fromkeys(kinds))
         parts = self._parts_for(batch, back)
         cuts = parts.cuts(distinct)
-        leaves = [
-            [i for i, kind in enumerate(kinds) if cuts[kind] == cut]
-            for cut in dict.fromkeys(cuts.values())
-        ]
+        leaves: list[list[int]] = []
+        for cut in dict.fromkeys(cuts.values()):
+            where = [i for i, kind in enumerate(kinds) if cuts[kind] == cut]
+            alone = device == "cpu" and parts.one_by_one(cut, [kinds[i] for i in where])
+            large = [i for i in where if alone and batch.params[i].numel() >= _LARGE]
+            leaves += [[i] for i in large]
+            if len(large) < len(where):
+                leaves.append([i for i in where if i not in large])
         if len(leaves) == 1:
             return self._piece(parts, cuts[kinds[0]], kinds, batch, back)
         pieces = [
@@ -232,7 +252,7 @@ class Engine:
         args = (self.hyper, parts, cut, kernels, kinds, batch, back)
         late = parts.late(cut)
         if late is None:
-            return Bound(*args)
+            return (Streamed if parts.steady(cut) else Bound)(*args)
         path, member = late
         return Late(Sequence(((path, fused_inside(member, Engine)),)), *args)
 
@@ -262,4 +282,7 @@ class Engine:
 
 
 _STATES = ("state", "shared")
+# Elements of a leaf that goes through the parts of a chain alone: on a CPU what lies between parts
+# stays in cache then, and takes the memory of one leaf.
+_LARGE = 1 << 18
 PATTERNS: tuple[type[Matched], ...] = (MicroAdam,)

@@ -100,6 +100,10 @@ class Late(Bound):
                 together.append(i)
         return together
 
+    @property
+    def fails_late(self) -> bool:
+        return True
+
     def prepare(self, batch: Batch) -> Callable[[], None]:
         if self.awkward:
             return super().prepare(batch)

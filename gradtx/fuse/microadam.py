@@ -61,6 +61,10 @@ class MicroAdam(Matched):
             return None
         return MicroAdam(found, batch)
 
+    @property
+    def fails_late(self) -> bool:
+        return self.found.nonfinite == "raise"
+
     def step(self, batch: Batch, grads: list[Tensor]) -> None:
         scheduled = [tx for _, tx in self.found.sources if hyper_.is_scheduled(tx)]
         counts = dict(zip(map(id, scheduled), batch.shared, strict=True))

@@ -18,6 +18,7 @@ from .batch import Batch
 from .engine import Engine
 from .errors import CannotFuseError
 from .layout import Paths
+from .prepared import Prepared
 
 Nested = dict[str, Any]
 
@@ -42,6 +43,7 @@ class NestedEngine:
         self.engine = Engine(tx)
         self._defaults = self.engine.hyper.plain()
         self._last: Batch | None = None
+        self._choices: list[tuple[Any, ...]] = []
         self._paths: list[Paths] = []
         self._names: list[str] = []
 
@@ -67,7 +69,11 @@ class NestedEngine:
         """Members that run as torch operations, and why."""
         return self.engine.refused()
 
-    def run(
+    def run(self, *args: Any, **options: Any) -> None:
+        """One step in place, see ``prepare``."""
+        self.prepare(*args, **options).write()
+
+    def prepare(
         self,
         params: Sequence[Tensor],
         grads: Sequence[Tensor],
@@ -79,8 +85,8 @@ class NestedEngine:
         extra: Mapping[str, Tensor] | None = None,
         others: Iterable[Nested] = (),
         names: Sequence[str] = (),
-    ) -> None:
-        """One step in place.
+    ) -> Prepared:
+        """One step, to be written in place.
 
         Args:
             params: parameters that have a gradient.
@@ -97,7 +103,7 @@ class NestedEngine:
             names: names of the parameters, where they may change.
 
         Raises:
-            CannotFuseError: nothing has changed; run the chain as it is. The text says why.
+            CannotFuseError: run the chain as it is. The text says why.
         """
         last = self._last
         same = (
@@ -108,9 +114,9 @@ class NestedEngine:
         )
         if not same:
             last = self._describe(list(params), params_tree())
-            if self._last is not None and self._last.choices != last.choices:
+            if last.choices != self._choices:
                 self.engine = self.engine.another()  # tables do not know of choices
-            self._names = list(names)
+            self._last, self._choices, self._names = None, last.choices, list(names)
         assert last is not None
         tensors = [
             [_get(state, path) for path in paths.leaf]
@@ -121,11 +127,16 @@ class NestedEngine:
         if not _same_lists(tensors, last.states) or not all(map(is_, shared, last.shared)):
             last = replace(last, states=tensors, shared=shared)
         last = replace(last, rows=list(rows), maximize=list(maximize))
-        self.again(last, grads, hyper, extra)
-        self._last = last
-        for path, x in zip(shared_paths, shared, strict=True):
-            for state in (*states, *others):
-                _put(state, path, x)
+        step = self.again(last, grads, hyper, extra)
+
+        def write() -> None:
+            step.write()
+            self._last = last
+            for path, x in zip(shared_paths, shared, strict=True):
+                for state in (*states, *others):
+                    _put(state, path, x)
+
+        return Prepared(write, step.fails_late)
 
     @property
     def last(self) -> Batch | None:
@@ -138,7 +149,7 @@ class NestedEngine:
         grads: Sequence[Tensor],
         hyper: Sequence[Mapping[str, Any]],
         extra: Mapping[str, Tensor] | None = None,
-    ) -> None:
+    ) -> Prepared:
         """A former step once more, with other gradients and other values.
 
         Args:
@@ -149,11 +160,12 @@ class NestedEngine:
             extra: 0-d tensors for the chain.
 
         Raises:
-            CannotFuseError: nothing has changed; run the chain as it is. The text says why.
+            CannotFuseError: run the chain as it is. The text says why.
         """
         batch = replace(last, grads=list(grads), hyper=hyper, extra=extra or {})
         with torch.no_grad():
-            self.engine.run(batch)
+            step = self.engine.prepare(batch)
+        return Prepared(torch.no_grad()(step.write), step.fails_late)
 
     def _describe(self, params: list[Tensor], whole: PyTree) -> Batch:
         """Structure, choices and paths for other parameters than last time."""

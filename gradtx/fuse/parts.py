@@ -103,6 +103,25 @@ class Parts:
                     return found
         return dict.fromkeys(kinds, self.cut(kinds))
 
+    def one_by_one(self, cut: tuple[Part, ...], kinds: list[Kind]) -> bool:
+        """Whether leaves can as well go through these parts one after the other."""
+        pure = [part for part in cut if not part.fused]
+        if not pure or not self._one_by_one or self.late(cut) is not None:
+            return False
+        if any(self._joins(part, kind) for part in cut for kind in dict.fromkeys(kinds)):
+            return False
+        return not any(getattr(m, "is_together", False) for m in self._as_they_are(cut))
+
+    def steady(self, cut: tuple[Part, ...]) -> bool:
+        """Whether there are members that run as they are and cannot fail where they have not."""
+        found = self._as_they_are(cut)
+        return bool(found) and all(m.steady for m in found)
+
+    def _as_they_are(self, cut: tuple[Part, ...]) -> list[GradientTransformation]:
+        """All that runs as torch operations."""
+        pure = [part for part in cut if not part.fused]
+        return [m for part in pure for _, m in members(self.as_it_is(part))]
+
     def _none(self) -> tuple[Part, ...]:
         """All members as they are."""
         n = len(self.names)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -68,15 +70,20 @@ class Matched(ABC):
             and self.layouts == batch.layouts()
         )
 
-    def run(self, batch: Batch) -> None:
-        """Check the gradients, then step."""
+    @property
+    @abstractmethod
+    def fails_late(self) -> bool:
+        """Whether ``step`` may raise."""
+
+    def prepare(self, batch: Batch) -> Callable[[], None]:
+        """Check the gradients; the result steps."""
         grads = []
         for i, (g, p, kind) in enumerate(zip(batch.grads, batch.params, self.kinds, strict=True)):
             if (g.dtype, g.shape) != kind or g.device != p.device or type(g) is not Tensor:
                 raise CannotFuseError("", f"gradient {i} is of another kind than at the last step")
             grads.append(g.detach().contiguous())
         self.spans.check_disjoint(grads)
-        self.step(batch, grads)
+        return partial(self.step, batch, grads)
 
     def name(self, i: int) -> str:
         """The name of leaf ``i``."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from .batch import Batch
 from .bound import Bound
+from .prepared import Prepared, write_all
 
 
 class Separate:
@@ -40,14 +43,19 @@ class Separate:
             return False
         return all(map(Bound.fits, self.pieces, self._split(batch)))
 
-    def run(self, batch: Batch) -> None:
-        """One step: compute everything that may fail, then write."""
+    @property
+    def fails_late(self) -> bool:
+        """Whether what ``prepare`` gives may still raise."""
+        return any(bound.fails_late for bound in self.pieces)
+
+    def prepare(self, batch: Batch) -> Callable[[], None]:
+        """Compute everything that may fail; the result writes."""
         for part in self._parts[:-1]:
             for own, x in zip(part.shared, batch.shared, strict=True):
                 own.copy_(x)
         split = zip(self.pieces, self._split(batch), strict=True)
-        for write in [bound.prepare(part) for bound, part in split]:
-            write()
+        steps = [Prepared(bound.prepare(part), bound.fails_late) for bound, part in split]
+        return partial(write_all, steps)
 
     def _split(self, batch: Batch) -> list[Batch]:
         """The batch in pieces, which keep their lists where it does."""

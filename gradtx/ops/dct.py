@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradtx.ops.dct_passes import dct_after_, dct_before, pass_after, pass_before
-from gradtx.ops.registry import operator
+from gradtx.ops.registry import applied, operator
 
 __all__ = ["dct", "dct_matrix", "idct"]
 
@@ -157,7 +157,7 @@ class _Rotation(torch.autograd.Function):
 def _transform(x: Tensor, inverse: bool, method: str) -> Tensor:
     if torch.compiler.is_compiling() and x.numel():
         return _compiled(x, inverse, method)
-    return _Rotation.apply(x, inverse, method)
+    return applied(_Rotation, x, inverse, method)
 
 
 def dct(x: Tensor, method: str = "auto") -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradtx.ops.registry import operator
+from gradtx.ops.registry import applied, operator
 
 __all__ = ["hadamard"]
 
@@ -93,4 +93,4 @@ def hadamard(x: Tensor) -> Tensor:
     _check(x)
     if torch.compiler.is_compiling():
         return _butterflies(x)
-    return _Reflection.apply(x)
+    return applied(_Reflection, x)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.library import Library
 
-__all__ = ["NAMESPACE", "OPS", "Op", "has_kernel", "map_examples", "operator"]
+__all__ = ["NAMESPACE", "OPS", "Op", "applied", "has_kernel", "map_examples", "operator"]
 
 NAMESPACE = "gradtx"
 _LIBRARY = Library(NAMESPACE, "FRAGMENT")
@@ -106,3 +106,17 @@ def has_kernel(name: str, dispatch_key: str) -> bool:
     return bool(
         torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", dispatch_key)
     )
+
+
+def applied(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply``, or its ``forward`` alone where nothing differentiates or maps.
+
+    ``apply`` inspects the signature at every call, which takes longer than many kernels.
+    """
+    watched = (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+    return function.apply(*args) if watched else function.forward(*args)

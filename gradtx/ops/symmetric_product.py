@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import gradtx_cuda
-from gradtx.ops.registry import NAMESPACE, Op, operator
+from gradtx.ops.registry import NAMESPACE, Op, applied, operator
 
 __all__ = ["has_mixed_products", "product", "symmetric_product"]
 
@@ -189,4 +189,4 @@ def symmetric_product(
     _check(x, y, c, mixed)
     if torch.compiler.is_compiling():
         return _reference(x, y, c, beta, alpha, mixed)
-    return _Product.apply(x, y, c, beta, alpha, mixed)
+    return applied(_Product, x, y, c, beta, alpha, mixed)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradtx.ops.registry import operator
+from gradtx.ops.registry import applied, operator
 
 __all__ = ["window_moments"]
 
@@ -147,4 +147,4 @@ def window_moments(
     wanted = any(x.requires_grad for x in (values, weights1, weights2))
     if torch.compiler.is_compiling() and not wanted:
         return _window_moments(*args)
-    return _WindowMoments.apply(*args)
+    return applied(_WindowMoments, *args)

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from ..core.protocol import GradientTransformation
-from ..fuse import CannotFuseError, Fallback, NestedEngine
+from ..fuse import CannotFuseError, Fallback, NestedEngine, Prepared
 
 logger = logging.getLogger("gradtx")
 
@@ -31,25 +31,22 @@ class FusedSteps:
             self._fallbacks[tx, how] = Fallback(tx, how)
         return self._fallbacks[tx, how]
 
-    def run(self, tx: GradientTransformation, how: str, **step: Any) -> str | None:
-        """One step of ``NestedEngine.run`` in place.
+    def prepare(self, tx: GradientTransformation, how: str, **step: Any) -> Prepared | str:
+        """A step of ``NestedEngine.prepare``, or why there is none.
 
         Args:
             tx: the chain.
             how: its fallback, for the log.
-            step: arguments of ``NestedEngine.run``.
-
-        Returns:
-            None, or why nothing was done.
+            step: arguments of ``NestedEngine.prepare``.
         """
         if self._failures.get(tx, 0) > 1:
             return "it could not be fused before"
         try:
-            self.engine(tx).run(**step)
+            prepared = self.engine(tx).prepare(**step)
         except CannotFuseError as error:
             if tx not in self._failures:
                 logger.info("%s runs %s: %s", tx, self.fallback(tx, how).runs, error)
             self._failures[tx] = self._failures.get(tx, 0) + 1
             return str(error)
         self._failures.pop(tx, None)
-        return None
+        return prepared

@@ -12,7 +12,7 @@ from ..core import hyper as hyper_
 from ..core.declared import ScheduledState
 from ..core.protocol import GradientTransformation, members
 from ..core.tree import PyTree, children
-from ..fuse import NestedEngine
+from ..fuse import NestedEngine, Prepared
 from .fused import FusedSteps
 from .leaves import (
     Leaves,
@@ -85,14 +85,14 @@ class OneLeaf(FusedSteps):
             self._engines[tx] = self._all.engine(tx).another()
         return self._engines[tx]
 
-    def run(self, tx: GradientTransformation, how: str, **step: Any) -> str | None:
+    def prepare(self, tx: GradientTransformation, how: str, **step: Any) -> Prepared | str:
         """As of all leaves; what cannot be fused is said once, not leaf by leaf."""
         if tx in self._all._failures:
             self._failures.setdefault(tx, 1)
-        refused = super().run(tx, how, **step)
-        if refused is not None:
+        prepared = super().prepare(tx, how, **step)
+        if isinstance(prepared, str):
             self._all._failures.setdefault(tx, 1)
-        return refused
+        return prepared
 
 
 class Kept(NamedTuple):
@@ -186,7 +186,7 @@ class Bucket:
         if id(group) not in self._rows:
             engine = kept.fused.engine(self.tx)
             self._rows[id(group)] = GroupValues(self.optimizer, group, engine)
-        refused = kept.fused.run(
+        prepared = kept.fused.prepare(
             self.tx,
             "eager",
             params=[p],
@@ -197,9 +197,12 @@ class Bucket:
             rows=[0],
             maximize=[group["maximize"]],
         )
-        if refused is not None and group["fused"]:
-            raise RuntimeError(f"{type(self.optimizer).__name__}: fused=True, but {refused}")
-        return refused is None
+        if not isinstance(prepared, str):
+            prepared.write()
+            return True
+        if group["fused"]:
+            raise RuntimeError(f"{type(self.optimizer).__name__}: fused=True, but {prepared}")
+        return False
 
     def _run_pure(
         self,

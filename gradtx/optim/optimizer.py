@@ -14,6 +14,7 @@ from .._version import __version__
 from ..core.errors import UnsupportedLeafError
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
+from ..fuse import Prepared, write_all
 from .checkpoint import check_groups, check_members, onto
 from .fused import FusedSteps
 from .leaves import (
@@ -29,7 +30,7 @@ from .leaves import (
     with_own_memory,
 )
 from .options import Option, check_fallback, check_unknown
-from .repeat import GroupValues, Repeat
+from .repeat import GroupValues, Repeat, Run
 from .skeletons import Skeletons
 
 
@@ -149,27 +150,43 @@ class Optimizer(torch.optim.Optimizer):
             active = {p: g for p, g in groups.items() if p.grad is not None}
             if active:
                 buckets.append((tx, groups, active))
-        # A fused step writes as it goes, so it must be the only one that could still fail.
-        if len(buckets) == 1 and self._run_fused(*buckets[0], names, extra):
-            return
-        results = [
-            (g, active, *self._compute(tx, g, active, names, extra)) for tx, g, active in buckets
-        ]
-        for groups, active, params, nested, shared in results:
-            self._commit(groups, active, [names[p] for p in active], params, nested, shared)
+        # All that may fail comes first. Of steps that fail late there can be one, so that nothing
+        # has been written if it does.
+        fused: list[tuple[Prepared, dict[Tensor, Nested], Run]] = []
+        computed = []
+        for tx, groups, active in buckets:
+            late = any(step.fails_late for step, _, _ in fused)
+            found = self._prepare(tx, groups, active, names, extra, late)
+            if found is None:
+                new = self._compute(tx, groups, active, names, extra)
+                computed.append((groups, active, [names[p] for p in active], *new))
+            else:
+                fused.append(found)
+        write_all(step for step, _, _ in fused)
+        for p, nested in concat.from_iterable(states.items() for _, states, _ in fused):
+            if self.state.get(p) is not nested:
+                self.state[p] = nested
+        for values in computed:
+            self._commit(*values)
+        if not computed and fused:
+            self._repeat = Repeat(self, names, [run for _, _, run in fused])
 
-    def _run_fused(
+    def _prepare(
         self,
         tx: GradientTransformation,
         groups: Mapping[Tensor, dict[str, Any]],
         active: Mapping[Tensor, dict[str, Any]],
         names: Mapping[Tensor, str],
         extra: Mapping[str, Any],
-    ) -> bool:
-        """Step in place with compiled kernels; False if that is not wanted or not possible."""
-        options = [g["fused"] for g in self.param_groups]
+        late: bool,
+    ) -> tuple[Prepared, dict[Tensor, Nested], Run] | None:
+        """A step in place with compiled kernels, and states; None if not wanted or not possible.
+
+        With ``late`` there is a step already that may fail late.
+        """
+        options = [g["fused"] for g in groups.values()]
         if torch.is_grad_enabled() or any(option is False for option in options):
-            return False
+            return None
         for p, group in active.items():
             _gradient(tx, names[p], p, group)
         engine = self._fused.engine(tx)
@@ -182,7 +199,7 @@ class Optimizer(torch.optim.Optimizer):
         if held and not self.state.get(first):  # what all share is read from the first
             shared = part_of(held, to_nested(skeletons[names[first]], None))
             merge_into(nested[names[first]], shared, in_place=False)
-        refused = self._fused.run(
+        step = self._fused.prepare(
             tx,
             check_fallback(type(self).__name__, next(iter(active.values()))),
             params=list(active),
@@ -196,16 +213,13 @@ class Optimizer(torch.optim.Optimizer):
             others=[self.state[p] for p in groups if p not in active and self.state.get(p)],
             names=[names[p] for p in active],
         )
-        if refused is not None:
-            if any(options):
-                raise RuntimeError(f"{type(self).__name__}: fused=True, but {refused}")
-            return False
-        for p in active:
-            if self.state.get(p) is not nested[names[p]]:
-                self.state[p] = nested[names[p]]
-        if all(self.transform_of(g) is tx for g in self.param_groups):
-            self._repeat = Repeat(self, tx, engine, groups, rows)
-        return True
+        if not isinstance(step, str) and step.fails_late and late:
+            step = "the step of another group may fail when this one has been written"
+        if not isinstance(step, str):
+            return step, {p: nested[names[p]] for p in active}, Run(engine, list(active), rows)
+        if any(options):
+            raise RuntimeError(f"{type(self).__name__}: fused=True, but {step}")
+        return None
 
     def _compute(
         self,

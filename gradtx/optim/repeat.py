@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain as concat
-from itertools import compress
 from operator import attrgetter, is_
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
-from ..fuse import CannotFuseError, NestedEngine
+from ..fuse import CannotFuseError, NestedEngine, write_all
 from .options import Option
 
 _layout = attrgetter("layout")
@@ -71,6 +70,20 @@ class GroupValues:
         self._entries = entries if steady else []
 
 
+class Run(NamedTuple):
+    """What was done for the parameters of one chain.
+
+    Attributes:
+        engine: what ran the chain.
+        params: its parameters that had a gradient.
+        rows: the hyperparameters it used.
+    """
+
+    engine: NestedEngine
+    params: Sequence[Tensor]
+    rows: Sequence[GroupValues]
+
+
 class Repeat:
     """A fused step that has been done, and may be done again.
 
@@ -78,31 +91,25 @@ class Repeat:
     the objects they were, and the same parameters must have gradients.
 
     Args:
-        optimizer: whose step it was; all its groups had one chain.
-        tx: the chain.
-        engine: what ran it.
-        params: all parameters, once each.
-        rows: the hyperparameters it used.
+        optimizer: whose step it was.
+        params: all its parameters, once each.
+        runs: all that was done.
     """
 
-    def __init__(
-        self,
-        optimizer: Grouped,
-        tx: GradientTransformation,
-        engine: NestedEngine,
-        params: Iterable[Tensor],
-        rows: Sequence[GroupValues],
-    ) -> None:
-        self._tx = tx
-        self._engine = engine
-        assert engine.last is not None  # it has just run
-        self._last = engine.last
-        self._rows = rows
+    def __init__(self, optimizer: Grouped, params: Iterable[Tensor], runs: Sequence[Run]) -> None:
+        self._runs = [(run, run.engine.last) for run in runs]
         self._params = list(params)
+        at = {p: i for i, p in enumerate(self._params)}
+        self._where = [[at[p] for p in run.params] for run in runs]
         self._absent = [p.grad is None for p in self._params]
-        self._there = [not absent for absent in self._absent]
         self._groups = [
-            (group, list(group["params"]), _names(group), _modes(group))
+            (
+                group,
+                list(group["params"]),
+                _names(group),
+                _modes(group),
+                optimizer.transform_of(group),
+            )
             for group in optimizer.param_groups
         ]
         self._owners = list(optimizer.state)
@@ -122,18 +129,24 @@ class Repeat:
         """
         if not (self._same_groups(optimizer) and self._same_state(optimizer.state)):
             return False
-        grads = [p.grad for p in self._params]
+        grads: list[Any] = [p.grad for p in self._params]
         if [g is None for g in grads] != self._absent:
             return False
-        there: list[Any] = list(compress(grads, self._there))
-        if any(layout is not torch.strided for layout in map(_layout, there)):
+        there = [[grads[i] for i in where] for where in self._where]
+        if any(x is not torch.strided for x in map(_layout, concat.from_iterable(there))):
             return False
-        for row in self._rows:
-            row.refresh(optimizer)
+        for run, _ in self._runs:
+            for row in run.rows:
+                row.refresh(optimizer)
+        steps = []
         try:
-            self._engine.again(self._last, there, [row.row for row in self._rows], extra)
+            for (run, last), given in zip(self._runs, there, strict=True):
+                assert last is not None  # it has run
+                hyper = [row.row for row in run.rows]
+                steps.append(run.engine.again(last, given, hyper, extra))
         except CannotFuseError:
             return False
+        write_all(steps)
         return True
 
     def _same_groups(self, optimizer: Grouped) -> bool:
@@ -143,8 +156,8 @@ class Repeat:
             and _same(now["params"], params)
             and _names(now) == names
             and _same(_modes(now), modes)
-            and optimizer.transform_of(now) is self._tx
-            for now, (group, params, names, modes) in zip(groups, self._groups, strict=True)
+            and optimizer.transform_of(now) is tx
+            for now, (group, params, names, modes, tx) in zip(groups, self._groups, strict=True)
         )
 
     def _same_state(self, state: Mapping[Any, Any]) -> bool:

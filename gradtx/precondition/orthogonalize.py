@@ -64,6 +64,10 @@ class orthogonalize(DeclaredTransform):
     dtype: torch.dtype | None = static(None)
     form: str | None = static(None)
 
+    @property
+    def steady(self) -> bool:
+        return self.coefficients != "svd"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.coefficients != "svd":

@@ -46,6 +46,7 @@ class scale_by_shape(LeafTransform):
     """
 
     accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
+    steady: ClassVar[bool] = True
 
     rule: str = static("original")
 
@@ -60,6 +61,8 @@ class scale_by_shape(LeafTransform):
         if len(u.shape) < 2 or 0 in u.shape or self.rule == "none":
             return u, s
         factor = RULES[self.rule](*u.shape[-2:])
+        if factor == 1.0:
+            return u, s
         return (u.map(lambda x: x * factor) if isinstance(u, LowRankUpdate) else u * factor), s
 
 

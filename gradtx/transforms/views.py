@@ -39,6 +39,7 @@ class as_matrices(Wrapper):
     """
 
     per_leaf: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     at_least: int = 3
 
@@ -85,6 +86,7 @@ class split_rows(Wrapper):
     """
 
     per_leaf: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     sizes: tuple[int, ...] | None = None
     blocks: int | None = None
@@ -189,6 +191,7 @@ class in_basis(Wrapper):
     """
 
     per_leaf: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     basis: str = "dct2"
     transform_by: str = "auto"

@@ -85,7 +85,7 @@ def test_a_device_without_kernels(monkeypatch, quick, caplog):
     def unknown(*_: Any) -> None:
         raise CannotFuseError("", "there is no back end for npu")
 
-    monkeypatch.setattr(Engine, "run", unknown)
+    monkeypatch.setattr(Engine, "prepare", unknown)
     mine, theirs = parameters(), parameters()
     opt, plain = gx.optim.Lion(mine, fallback="compile"), gx.optim.Lion(theirs, fused=False)
     with caplog.at_level(logging.INFO, logger="gradtx"):

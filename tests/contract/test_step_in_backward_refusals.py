@@ -146,7 +146,7 @@ def test_fused_true_means_it(monkeypatch):
     def refuse(self, batch):
         raise CannotFuseError("", "of a test")
 
-    monkeypatch.setattr(Engine, "run", refuse)
+    monkeypatch.setattr(Engine, "prepare", refuse)
     for fused in (None, True):
         params = parameters()
         before = [p.detach().clone() for p in params]
