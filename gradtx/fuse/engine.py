@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
@@ -221,7 +222,7 @@ class Engine:
             where = [i for i, kind in enumerate(kinds) if cuts[kind] == cut]
             alone = device == "cpu" and parts.one_by_one(cut, [kinds[i] for i in where])
             large = [i for i in where if alone and batch.params[i].numel() >= _LARGE]
-            leaves += [[i] for i in large]
+            leaves += _few(large, [batch.params[i].shape for i in large])
             if len(large) < len(where):
                 leaves.append([i for i in where if i not in large])
         if len(leaves) == 1:
@@ -281,8 +282,17 @@ class Engine:
         return self._parts[back]
 
 
+def _few(leaves: list[int], shapes: list[torch.Size]) -> list[list[int]]:
+    """Leaves of one shape together, at most one per thread."""
+    alike: dict[torch.Size, list[int]] = {}
+    for i, shape in zip(leaves, shapes, strict=True):
+        alike.setdefault(shape, []).append(i)
+    most = torch.get_num_threads()
+    return [some[k : k + most] for some in alike.values() for k in range(0, len(some), most)]
+
+
 _STATES = ("state", "shared")
-# Elements of a leaf that goes through the parts of a chain alone: on a CPU what lies between parts
-# stays in cache then, and takes the memory of one leaf.
+# Elements of a leaf that goes through the parts of a chain with few others: on a CPU what lies
+# between parts stays in cache then, and takes the memory of these leaves.
 _LARGE = 1 << 18
 PATTERNS: tuple[type[Matched], ...] = (MicroAdam,)

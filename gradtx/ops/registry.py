@@ -14,7 +14,16 @@ from typing import Any
 import torch
 from torch.library import Library
 
-__all__ = ["NAMESPACE", "OPS", "Op", "applied", "has_kernel", "map_examples", "operator"]
+__all__ = [
+    "NAMESPACE",
+    "OPS",
+    "Op",
+    "applied",
+    "has_kernel",
+    "is_watched",
+    "map_examples",
+    "operator",
+]
 
 NAMESPACE = "gradtx"
 _LIBRARY = Library(NAMESPACE, "FRAGMENT")
@@ -108,15 +117,19 @@ def has_kernel(name: str, dispatch_key: str) -> bool:
     )
 
 
-def applied(function: type[torch.autograd.Function], *args: Any) -> Any:
-    """``function.apply``, or its ``forward`` alone where nothing differentiates or maps.
-
-    ``apply`` inspects the signature at every call, which takes longer than many kernels.
-    """
-    watched = (
+def is_watched() -> bool:
+    """Whether anything may differentiate, map or compile what is computed."""
+    return (
         torch.compiler.is_compiling()
         or torch.is_grad_enabled()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
-    return function.apply(*args) if watched else function.forward(*args)
+
+
+def applied(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """``function.apply``, or its ``forward`` alone where nothing watches.
+
+    ``apply`` inspects the signature at every call, which takes longer than many kernels.
+    """
+    return function.apply(*args) if is_watched() else function.forward(*args)

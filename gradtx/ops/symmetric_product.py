@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 import gradtx_cuda
-from gradtx.ops.registry import NAMESPACE, Op, applied, operator
+from gradtx.ops.registry import NAMESPACE, Op, applied, is_watched, operator
 
 __all__ = ["has_mixed_products", "product", "symmetric_product"]
 
 _ARGUMENTS = "(Tensor x, Tensor y, Tensor? c, float beta, float alpha, bool mixed) -> Tensor"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+
+_LARGE = 1 << 16  # elements of a matrix
 
 
 def has_mixed_products(x: Tensor) -> bool:
@@ -37,13 +40,28 @@ def product(
     x: Tensor, y: Tensor, c: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
 ) -> Tensor:
     """``beta c + alpha x y`` for batches of any matrices."""
-    if x.shape[0] == 1 and x.dtype.itemsize < 4:  # in half precision a batch of one is slow
-        if c is None:
-            return _scaled(torch.mm(x[0], y[0])[None], alpha)
-        return torch.addmm(c[0], x[0], y[0], beta=beta, alpha=alpha)[None]
+    half = x.device.type == "cpu" and x.dtype.itemsize < 4
+    if half and (x.shape[0] == 1 or x.shape[1:].numel() >= _LARGE):
+        return _one_by_one(x, y, c, beta, alpha)
     if c is None:
         return _scaled(torch.bmm(x, y), alpha)
     return torch.baddbmm(c, x, y, beta=beta, alpha=alpha)
+
+
+def _one_by_one(x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float) -> Tensor:
+    """The same: in half precision torch's own batches are slow, of one or of large matrices."""
+    if is_watched():
+        if c is None:
+            return _scaled(torch.stack([torch.mm(a, b) for a, b in zip(x, y, strict=True)]), alpha)
+        each = zip(c, x, y, strict=True)
+        return torch.stack([torch.addmm(*of, beta=beta, alpha=alpha) for of in each])
+    out = x.new_empty((*x.shape[:2], y.shape[2]))
+    for i in range(x.shape[0]):
+        if c is None:
+            torch.mm(x[i], y[i], out=out[i])
+        else:
+            torch.addmm(c[i], x[i], y[i], beta=beta, alpha=alpha, out=out[i])
+    return _scaled(out, alpha) if c is None else out
 
 
 def _scaled(x: Tensor, alpha: float) -> Tensor:

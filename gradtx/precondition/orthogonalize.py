@@ -105,16 +105,19 @@ class orthogonalize(DeclaredTransform):
             if x is None or not x.numel():
                 continue
             dtype = self._dtype(x, call.params[i])
-            # Large products gain nothing from a batch on the CPU.
-            alone = i if x.device.type == "cpu" and x[0].numel() >= 2**16 else None
-            groups.setdefault((x.shape[1:], dtype, x.device, alone), []).append(i)
+            groups.setdefault((x.shape[1:], dtype, x.device), []).append(i)
         out = list(call.updates)
-        for (_, dtype, *_), members in groups.items():
-            batch = [_matrices(call.updates[i]).to(dtype) for i in members]
-            done = self._factors(batch[0] if len(batch) == 1 else torch.cat(batch))
-            parts = done.split([x.shape[0] for x in batch])
-            for i, part in zip(members, parts, strict=True):
-                out[i] = _replaced(call.updates[i], part)
+        for (shape, dtype, device), alike in groups.items():
+            # On a CPU every thread has a large matrix, and there is memory for no more of them.
+            large = device.type == "cpu" and shape.numel() >= 2**16
+            most = torch.get_num_threads() if large else len(alike)
+            for members in (alike[k : k + most] for k in range(0, len(alike), most)):
+                batch = [_matrices(call.updates[i]) for i in members]
+                joined = batch[0] if len(batch) == 1 else torch.cat(batch)
+                done = self._factors(joined.to(dtype))
+                parts = done.split([x.shape[0] for x in batch])
+                for i, part in zip(members, parts, strict=True):
+                    out[i] = _replaced(call.updates[i], part)
         return call.spec.unflatten(out), state
 
     def _factors(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gradtx.ops import symmetric_product
-from gradtx.ops.symmetric_product import has_mixed_products
+from gradtx.ops.symmetric_product import has_mixed_products, product
 
 # Rounding of the result, and of sums in float32 in an unknown order.
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-10, torch.float64: 1e-14}
@@ -72,8 +72,8 @@ def test_results_are_exactly_symmetric(dtype, n):
     a = symmetric_product(x, x.mT)
     b = symmetric_product(a, a, a, 0.3)
     both = symmetric_product(a, b, b, 1.5, 0.1)
-    for product in (a, b, both, symmetric_product(a, b, mixed=True)):
-        assert torch.equal(product, product.mT)
+    for result in (a, b, both, symmetric_product(a, b, mixed=True)):
+        assert torch.equal(result, result.mT)
 
 
 @needs_tiles
@@ -154,3 +154,25 @@ def test_invalid_arguments():
     ):
         with pytest.raises(ValueError, match=text):
             symmetric_product(*args)
+
+
+@pytest.mark.parametrize("shape", [(2, 260, 300), (1, 260, 300), (3, 5, 7)])
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_products_of_any_matrices_in_half_precision(shape, alpha):
+    """Watched and unwatched, alone and in batches."""
+    x = torch.randn(shape).bfloat16().requires_grad_()
+    y = torch.randn(shape).mT.bfloat16()
+    c = torch.randn(shape[0], shape[1], shape[1]).bfloat16()
+    for added in (None, c):
+        want = alpha * (x.double() @ y.double()) + (0 if added is None else 2.0 * added.double())
+        watched = product(x, y, added, 2.0, alpha)
+        with torch.no_grad():
+            plain = product(x, y, added, 2.0, alpha)
+        torch.testing.assert_close(plain.double(), want, rtol=2e-2, atol=0.2)
+        torch.testing.assert_close(plain, watched, rtol=2e-2, atol=0.2)
+        (grad,) = torch.autograd.grad(watched.sum(), x)
+        torch.testing.assert_close(
+            grad, alpha * y.sum(-1)[:, None].expand_as(x), rtol=5e-2, atol=0.5
+        )
+    mapped = torch.vmap(lambda a, b: product(a[None], b[None])[0])(x.detach(), y)
+    torch.testing.assert_close(mapped, product(x, y).detach(), rtol=2e-2, atol=0.2)
