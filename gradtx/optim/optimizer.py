@@ -43,8 +43,9 @@ class Optimizer(torch.optim.Optimizer):
 
     A step runs as compiled kernels where it can: the group option ``fused`` is None for that, False
     for torch operations, True to raise where it cannot. Torch operations run eagerly, or through
-    ``torch.compile`` with ``fallback="compile"`` (that of a chain's first group counts). Either way
-    everything that may fail comes before the first write: after an exception nothing has changed.
+    ``torch.compile`` with ``fallback="compile"`` (that of a chain's first group counts). Groups may
+    have chains of their own; they are one step. Either way everything that may fail comes before
+    the first write: after an exception nothing has changed.
 
     Args:
         params: parameters, named parameters, or groups of either.
