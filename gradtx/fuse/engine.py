@@ -186,8 +186,8 @@ class Engine:
             matched = pattern.match(self.tx, batch)
             if matched is not None:
                 return matched
-        device = batch.params[0].device.type
-        back = back_end(batch.params[0].device)
+        device = batch.params[0].device
+        back = back_end(device)
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
         kinds = [
@@ -220,7 +220,7 @@ class Engine:
         leaves: list[list[int]] = []
         for cut in dict.fromkeys(cuts.values()):
             where = [i for i, kind in enumerate(kinds) if cuts[kind] == cut]
-            alone = device == "cpu" and parts.one_by_one(cut, [kinds[i] for i in where])
+            alone = device.type == "cpu" and parts.one_by_one(cut, [kinds[i] for i in where])
             large = [i for i in where if alone and batch.params[i].numel() >= _LARGE]
             leaves += _few(large, [batch.params[i].shape for i in large])
             if len(large) < len(where):

@@ -192,7 +192,7 @@ Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors
   // Gradients are read once: the first blocks, as many as can be taken back, are compressed before
   // all are known to be finite. The others are looked at before.
   const bool checks = nonfinite != "ignore";
-  const UndoMemory undo;
+  UndoMemory undo;
   const int64_t ahead = checks ? undo.assign(leaves, quant_block_size) : 0;
   const auto compress = [&](bool saves) {
     return [&, saves](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {

@@ -128,7 +128,7 @@ struct Kept {
 // Move the k largest of the candidates, ties to the lower position, to a row of the window. All
 // candidates reach the bound.
 GX_WIDE Kept keep_largest(int64_t count, int64_t k, uint32_t bound, int16_t* indices,
-                              uint16_t* values, WideScratch& s) {
+                          uint16_t* values, WideScratch& s) {
   for (int64_t c = 0; c < count; ++c) s.bits[c] = to_bits(s.total[s.candidates[c]]);
   uint32_t most = bound;
   for (int64_t c = 0; c < count; ++c) {

@@ -83,10 +83,9 @@ inline void restore_block(const Leaf& leaf, int64_t block, int64_t quant) {
 // Memory for the first blocks of the leaves. One step has it at a time, others have none.
 class UndoMemory {
  public:
-  UndoMemory() : lock_(mutex_, std::try_to_lock) {}
-
-  // Give leaves their places. Returns how many blocks have one.
-  int64_t assign(std::vector<Leaf>& leaves, int64_t quant) const {
+  // Take the memory and give leaves their places. Returns how many blocks have one.
+  int64_t assign(std::vector<Leaf>& leaves, int64_t quant) {
+    if (!lock_.try_lock()) return 0;
     int64_t blocks = 0, bytes = 0;
     std::vector<int64_t> starts;
     for (const Leaf& leaf : leaves) {
@@ -98,7 +97,7 @@ class UndoMemory {
       bytes += fit * each;
       if (fit < all) break;
     }
-    if (!lock_.owns_lock() || !grow(bytes)) return 0;
+    if (!grow(bytes)) return 0;
     for (size_t i = 0; i < starts.size(); ++i) leaves[i].undo = memory_.get() + starts[i];
     return blocks;
   }
@@ -122,7 +121,7 @@ class UndoMemory {
   inline static std::mutex mutex_;
   inline static std::unique_ptr<char, Free> memory_;
   inline static int64_t size_ = 0;
-  std::unique_lock<std::mutex> lock_;
+  std::unique_lock<std::mutex> lock_{mutex_, std::defer_lock};
 };
 
 }  // namespace gx
