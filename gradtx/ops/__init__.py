@@ -10,6 +10,7 @@ from gradtx.ops.dct import dct, dct_matrix, idct
 from gradtx.ops.hadamard import hadamard
 from gradtx.ops.ldadam import ldadam_columns, ldadam_moments_
 from gradtx.ops.microadam import microadam_
+from gradtx.ops.newton_schulz import newton_schulz
 from gradtx.ops.orthonormalize import orthonormalize_
 from gradtx.ops.quantize import Quantized, dequantize_affine, quantize_affine
 from gradtx.ops.registry import OPS, Op, operator
@@ -39,6 +40,7 @@ __all__ = [
     "ldadam_columns",
     "ldadam_moments_",
     "microadam_",
+    "newton_schulz",
     "operator",
     "orthonormalize_",
     "pack_signs",

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.library import Library
 
 __all__ = [
@@ -117,13 +118,15 @@ def has_kernel(name: str, dispatch_key: str) -> bool:
     )
 
 
-def is_watched() -> bool:
-    """Whether anything may differentiate, map or compile what is computed."""
+def is_watched(*args: Any) -> bool:
+    """Whether anything may differentiate, map or compile what is computed of these arguments."""
     return (
         torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
+        or (
+            torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        )
     )
 
 
@@ -132,4 +135,4 @@ def applied(function: type[torch.autograd.Function], *args: Any) -> Any:
 
     ``apply`` inspects the signature at every call, which takes longer than many kernels.
     """
-    return function.apply(*args) if is_watched() else function.forward(*args)
+    return function.apply(*args) if is_watched(*args) else function.forward(*args)

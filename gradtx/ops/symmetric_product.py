@@ -50,7 +50,7 @@ def product(
 
 def _one_by_one(x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float) -> Tensor:
     """The same: in half precision torch's own batches are slow, of one or of large matrices."""
-    if is_watched():
+    if is_watched(x, y, c):
         if c is None:
             return _scaled(torch.stack([torch.mm(a, b) for a, b in zip(x, y, strict=True)]), alpha)
         each = zip(c, x, y, strict=True)

@@ -1,4 +1,4 @@
-"""Products of symmetric matrices that commute, and Newton-Schulz iterations on Gram matrices."""
+"""How many Newton-Schulz iterations can be made on one Gram matrix."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
-from torch import Tensor
 
-from ..ops.symmetric_product import symmetric_product as symmetric
-
-Triple = tuple[float, float, float]
+from ..ops.newton_schulz import Triple
 
 
 def parts_of(
@@ -52,31 +49,3 @@ def _largest(triple: Triple, bound: float) -> float:
     a, b, c = triple
     values = (bound * i / 64 for i in range(65))
     return max(abs(x * (a + x * x * (b + x * x * c))) for x in values)
-
-
-def squared(gram: Tensor, b: float, c: float, dtype: torch.dtype) -> Tensor:
-    """``b A + c A^2`` in this dtype, of A rounded to it, with which it then commutes."""
-    low = gram.to(dtype)
-    return symmetric(low, low.mT, low, b, c)
-
-
-def factor(gram: Tensor, z: Tensor, part: Sequence[Triple], mixed: bool = False) -> Tensor:
-    """The matrix Q with Q X = X after these iterations: the product of all a + b A + c A^2.
-
-    Args:
-        gram: A of the first iteration, (batch, n, n).
-        z: b A + c A^2 of the first iteration.
-        part: the coefficients.
-        mixed: multiply in bfloat16, the dtype of z; everything else is in float32.
-    """
-    a = part[0][0]
-    # What A is multiplied with and what X is are the same, roundings of z included.
-    q = z.to(gram.dtype, copy=True)
-    q.diagonal(dim1=-2, dim2=-1).add_(a)
-    for after, b, c in part[1:]:
-        # All of these are polynomials of the first A, so that A <- p A p = p p A.
-        r = symmetric(gram, z, gram, a, 1.0, mixed)
-        gram = symmetric(r, z, r, a, 1.0, mixed)
-        a, z = after, squared(gram, b, c, z.dtype)
-        q = symmetric(q, z, q, a, 1.0, mixed)
-    return q

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.symmetric_product import has_mixed_products, product
+from ..ops.newton_schulz import Triple, twins
+from ..ops.newton_schulz import newton_schulz as iterations
+from ..ops.symmetric_product import has_mixed_products
 from ..ops.symmetric_product import symmetric_product as symmetric
-from .gram import Triple, factor, parts_of, squared
+from .gram import parts_of
 
 
 @dataclass(frozen=True)
@@ -91,54 +93,40 @@ def triples_of(who: str, coefficients: str | Sequence[object]) -> tuple[Triple, 
 
 
 def newton_schulz(
-    x: Tensor,
+    xs: Sequence[Tensor],
     triples: Sequence[Triple],
     scaling: str,
     safety: float,
     eps: float,
+    dtype: torch.dtype,
     form: str | None = "plain",
 ) -> Tensor:
-    """An approximation of the orthogonal factor of every matrix of a batch.
+    """Approximations of the orthogonal factors of all matrices of these batches, as one batch.
 
     With A = X X^T (of tall matrices X^T X, from the right): X <- a X + (b A + c A^2) X for every
     triple. The "gram" form makes that several times in a row on A alone, see ``parts_of``; in
     bfloat16 with everything but the factors of products in float32, where that takes fewer parts.
 
     Args:
-        x: (batch, rows, columns), in the dtype of the iteration.
+        xs: (batch, rows, columns) of one shape but for the batch.
         triples: coefficients, one iteration each.
         scaling: "add", "clamp" or "rows", see ``Polynomials``.
         safety: factor on the norm.
         eps: of the scaling.
+        dtype: of the iteration.
         form: "plain", "gram", or None for what suits the shape.
     """
-    tall = x.shape[-2] > x.shape[-1]
-    x = _scaled(x, tall, scaling, safety, eps)
-    on_gram = (form or _best_form(x)) == "gram"
+    if scaling == "rows":
+        xs, scaling = [_by_rows(x.to(dtype), eps) for x in xs], "none"
     parts: Sequence[Sequence[Triple]] = [(triple,) for triple in triples]
     mixed = False
-    if on_gram:
-        parts = parts_of(triples, x.dtype)
-        if x.dtype == torch.bfloat16 and has_mixed_products(x):
-            fewer = parts_of(triples, x.dtype, mixed=True)
+    if (form or _best_form(xs[0])) == "gram":
+        parts = parts_of(triples, dtype)
+        if dtype == torch.bfloat16 and has_mixed_products(xs[0]):
+            fewer = parts_of(triples, dtype, mixed=True)
             mixed = len(fewer) < len(parts)
             parts = fewer if mixed else parts
-    for part in parts:
-        several = len(part) > 1
-        a, b, c = part[0]
-        gram = symmetric(*_twins(x, tall), mixed=mixed and several)
-        z = squared(gram, b, c, x.dtype)
-        if several:
-            q = factor(gram, z, part, mixed).to(x.dtype)
-            x = product(x, q) if tall else product(q, x)
-        else:
-            x = product(x, z, x, a) if tall else product(z, x, x, a)
-    return x
-
-
-def _twins(x: Tensor, tall: bool) -> tuple[Tensor, Tensor]:
-    """The factors of A."""
-    return (x.mT, x) if tall else (x, x.mT)
+    return iterations(xs, parts, scaling, safety, eps, dtype, mixed)
 
 
 def _best_form(x: Tensor) -> str:
@@ -147,23 +135,14 @@ def _best_form(x: Tensor) -> str:
     return "gram" if short >= 256 and long >= 1.5 * short else "plain"
 
 
-def _scaled(x: Tensor, tall: bool, scaling: str, safety: float, eps: float) -> Tensor:
-    if scaling == "rows":
-        gram = symmetric(*_twins(x, tall))
-        sums = gram.abs().sum(-2 if tall else -1, keepdim=True)
-        return x * torch.rsqrt(torch.clamp(sums, min=eps))
-    norm = safety * _norm(x)
-    norm = norm + eps if scaling == "add" else torch.clamp(norm, min=eps)
-    return x / norm.to(x.dtype)
+def _by_rows(x: Tensor, eps: float) -> Tensor:
+    """Rows, of tall matrices columns, such that no singular value is larger than one."""
+    sums = symmetric(*twins(x)).abs().sum(-2 if _is_tall(x) else -1, keepdim=True)
+    return x * torch.rsqrt(torch.clamp(sums, min=eps))
 
 
-def _norm(x: Tensor) -> Tensor:
-    """|X|_F in a wider dtype: the squares of large numbers overflow."""
-    if x.dtype == torch.bfloat16:  # row by row: a copy of x in another dtype takes longer
-        x = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    wide = torch.float64 if x.dtype == torch.float32 else wide
-    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
+def _is_tall(x: Tensor) -> bool:
+    return x.shape[-2] > x.shape[-1]
 
 
 def polar_factor(x: Tensor) -> Tensor:

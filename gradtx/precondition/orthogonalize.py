@@ -105,31 +105,30 @@ class orthogonalize(DeclaredTransform):
             if x is None or not x.numel():
                 continue
             dtype = self._dtype(x, call.params[i])
-            groups.setdefault((x.shape[1:], dtype, x.device), []).append(i)
+            groups.setdefault((x.shape[1:], x.dtype, dtype, x.device), []).append(i)
         out = list(call.updates)
-        for (shape, dtype, device), alike in groups.items():
+        for (shape, _, dtype, device), alike in groups.items():
             # On a CPU every thread has a large matrix, and there is memory for no more of them.
             large = device.type == "cpu" and shape.numel() >= 2**16
             most = torch.get_num_threads() if large else len(alike)
             for members in (alike[k : k + most] for k in range(0, len(alike), most)):
                 batch = [_matrices(call.updates[i]) for i in members]
-                joined = batch[0] if len(batch) == 1 else torch.cat(batch)
-                done = self._factors(joined.to(dtype))
+                done = self._factors(batch, dtype)
                 parts = done.split([x.shape[0] for x in batch])
                 for i, part in zip(members, parts, strict=True):
                     out[i] = _replaced(call.updates[i], part)
         return call.spec.unflatten(out), state
 
-    def _factors(self, x: Tensor) -> Tensor:
+    def _factors(self, xs: list[Tensor], dtype: torch.dtype) -> Tensor:
         if self.coefficients == "svd":
-            return polar_factor(x)
+            return polar_factor((torch.cat(xs) if len(xs) > 1 else xs[0]).to(dtype))
         known = SETS.get(self.coefficients) if isinstance(self.coefficients, str) else None
         triples = triples_of(self.name, self.coefficients)
         steps = self.steps or (5 if len(triples) == 1 else len(triples))
         triples = (*triples, *[triples[-1]] * (steps - len(triples)))[:steps]
         scaling = self.scaling or (known.scaling if known else "add")
         safety = self.safety or (known.safety if known else 1.0)
-        return newton_schulz(x, triples, scaling, safety, self.eps, self.form)
+        return newton_schulz(xs, triples, scaling, safety, self.eps, dtype, self.form)
 
     def _dtype(self, x: Tensor, p: Tensor | None) -> torch.dtype:
         if self.dtype is not None:

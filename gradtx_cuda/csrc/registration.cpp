@@ -29,6 +29,7 @@ STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(ldadam_moments_, cpu)
   GX_IMPL(orthonormalize_, cpu)
   GX_IMPL(symmetric_product, cpu)
+  GX_IMPL(newton_schulz, cpu)
 }
 #ifdef GX_WITH_CUDA
 GX_REGISTER(CUDA, cuda)

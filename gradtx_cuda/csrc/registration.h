@@ -13,6 +13,8 @@
 
 namespace gx {
 
+using Doubles = std::vector<double>;
+
 #define GX_DECLARE(device)                                                                       \
   QuantizeOutputs quantize_affine_##device(const Tensor& x, int64_t bits, int64_t block_size,    \
                                            bool stochastic, const std::optional<Tensor>& key,    \
@@ -59,5 +61,8 @@ Tensor ldadam_moments__cpu(const Tensor& x, const Tensor& basis, const Tensor& o
 Tensor orthonormalize__cpu(const Tensor& y, const Tensor& q);
 Tensor symmetric_product_cpu(const Tensor& x, const Tensor& y, const std::optional<Tensor>& c,
                              double beta, double alpha, bool mixed);
+Tensor newton_schulz_cpu(const Tensors& xs, const Doubles& coefficients, const Ints& parts,
+                         const std::string& scaling, double safety, double eps, ScalarType dtype,
+                         bool mixed);
 
 }  // namespace gx

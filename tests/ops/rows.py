@@ -256,6 +256,18 @@ def symmetric_product_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def newton_schulz_samples() -> list[tuple[Any, ...]]:
+    """One iteration with matrices of small integers, whose products have no rounding."""
+    x = normal(make_key(5), (2, 37, 24), torch.float32).sign()
+    once = ([0.5, -0.25, 0.0], [1], "none", 1.0, 1e-7)
+    return [
+        ([x, x[:1]], *once, torch.float32, False),
+        ([x.mT], *once, torch.float32, False),
+        ([x.double()], [1.0, 0.5, 0.25] * 3, [2, 1], "add", 1.1, 1e-7, torch.float64, False),
+        ([x[:, :, :0]], [1.0, 0.5, 0.25], [1], "clamp", 1.0, 1e-7, torch.float32, False),
+    ]
+
+
 SAMPLES: dict[str, Samples] = {
     "random_bits": random_bits_samples,
     "random_bits16": random_bits16_samples,
@@ -268,6 +280,7 @@ SAMPLES: dict[str, Samples] = {
     "coordinates_squares": coordinates_squares_samples,
     "ldadam_columns": ldadam_columns_samples,
     "symmetric_product": symmetric_product_samples,
+    "newton_schulz": newton_schulz_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,
     "pack_signs": pack_signs_samples,

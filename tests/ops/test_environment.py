@@ -25,6 +25,7 @@ KERNELS = {
     "ldadam_columns",
     "ldadam_moments_",
     "microadam_",
+    "newton_schulz",
     "orthonormalize_",
     "pack_signs",
     "quantize_affine",

@@ -28,15 +28,16 @@ def overload(name: str) -> Callable[..., Any]:
 
 def bind_tensors(op: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, list[Tensor]]:
     """Return op as a function of its tensor arguments, and these."""
-    places = [i for i, arg in enumerate(args) if isinstance(arg, Tensor)]
+    lists = [arg if isinstance(arg, list) else [arg] for arg in args]
+    tensors = [x for xs in lists for x in xs if isinstance(x, Tensor)]
 
     def call(*tensors: Tensor) -> Any:
-        filled = list(args)
-        for place, tensor in zip(places, tensors, strict=True):
-            filled[place] = tensor
-        return op(*filled)
+        rest = iter(tensors)
+        filled = [[next(rest) if isinstance(x, Tensor) else x for x in xs] for xs in lists]
+        pairs = zip(filled, args, strict=True)
+        return op(*(xs if isinstance(arg, list) else xs[0] for xs, arg in pairs))
 
-    return call, [args[i] for i in places]
+    return call, tensors
 
 
 @pytest.mark.parametrize("backend", ["dispatched", "reference"])

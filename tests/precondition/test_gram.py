@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.precondition.gram import parts_of, symmetric
+from gradtx.ops import symmetric_product as symmetric
+from gradtx.precondition import newton_schulz as module
+from gradtx.precondition.gram import parts_of
 from gradtx.precondition.newton_schulz import SETS
 
 ITERATED = sorted(SETS)
@@ -54,14 +56,24 @@ def test_rounding_does_not_grow(name, dtype, margin):
     assert (gram <= 3 * plain + margin).all()
 
 
-def test_the_gram_form_is_taken_for_long_matrices_only(monkeypatch):
+def recorded(monkeypatch):
+    """Lengths of the parts, and whether products are mixed, call by call."""
     seen = []
-    module = __import__("gradtx.precondition.newton_schulz", fromlist=["factor"])
-    inner = module.factor
-    monkeypatch.setattr(module, "factor", lambda *a: seen.append(a[0].shape[-1]) or inner(*a))
+    inner = module.iterations
+
+    def record(xs, parts, *args):
+        seen.append(([len(part) for part in parts], args[-1]))
+        return inner(xs, parts, *args)
+
+    monkeypatch.setattr(module, "iterations", record)
+    return seen
+
+
+def test_the_gram_form_is_taken_for_long_matrices_only(monkeypatch):
+    seen = recorded(monkeypatch)
     for shape in ((256, 384), (384, 256), (256, 383), (255, 600)):
         run(torch.randn(shape))
-    assert seen == [256] * 4  # two parts for each of the first two
+    assert [parts for parts, _ in seen] == [[3, 2]] * 2 + [[1] * 5] * 2
 
 
 def test_parts_end_before_errors_have_grown():
@@ -109,7 +121,6 @@ def half_precision_errors(x, name):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("shape", [(64, 256), (128, 130), (300, 40)])
 def test_rounding_does_not_grow_in_mixed_products(name, seed, shape, monkeypatch):
-    module = __import__("gradtx.precondition.newton_schulz", fromlist=["factor"])
     monkeypatch.setattr(module, "has_mixed_products", lambda x: True)
     torch.manual_seed(seed)
     n, length = sorted(shape)
@@ -124,7 +135,6 @@ def test_rounding_does_not_grow_in_mixed_products(name, seed, shape, monkeypatch
 
 @pytest.mark.parametrize("name", ITERATED)
 def test_rounding_does_not_grow_without_mixed_products(name, monkeypatch):
-    module = __import__("gradtx.precondition.newton_schulz", fromlist=["factor"])
     monkeypatch.setattr(module, "has_mixed_products", lambda x: False)
     x = torch.stack([spectrum(64, 256, values).float() for values in spectra() for _ in range(2)])
     plain, gram = half_precision_errors(x, name)
@@ -143,22 +153,12 @@ def test_parts_of_mixed_products():
 
 
 def test_mixed_products_take_fewer_parts(monkeypatch):
-    module = __import__("gradtx.precondition.newton_schulz", fromlist=["factor"])
-    for name, mixed, lengths in (
-        ("quintic5", True, [3, 2]),
-        ("quintic5", False, [2, 2]),
-        ("polar_express5", True, [2, 2]),
+    seen = recorded(monkeypatch)
+    for name, has, lengths, mixed in (
+        ("quintic5", True, [3, 2], True),
+        ("quintic5", False, [2, 2, 1], False),
+        ("polar_express5", True, [1, 2, 2], False),
     ):
-        seen = []
-        monkeypatch.setattr(module, "has_mixed_products", lambda x, mixed=mixed: mixed)
-        inner = module.factor
-
-        def factor(gram, z, part, mixed, inner=inner, seen=seen):
-            seen.append((len(part), gram.dtype))
-            return inner(gram, z, part, mixed)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "factor", factor)
-            run(torch.randn(256, 512), coefficients=name, dtype=torch.bfloat16)
-        dtype = torch.float32 if lengths == [3, 2] else torch.bfloat16
-        assert seen == [(length, dtype) for length in lengths]
+        monkeypatch.setattr(module, "has_mixed_products", lambda x, has=has: has)
+        run(torch.randn(256, 512), coefficients=name, dtype=torch.bfloat16)
+        assert seen.pop() == (lengths, mixed)

@@ -1,7 +1,5 @@
 // CPU kernel of products that are symmetric: tiles on and above the diagonal, mirrored.
 #include <array>
-#include <cstdlib>
-#include <memory>
 #include <optional>
 #include <vector>
 
@@ -26,58 +24,8 @@ Tensor reference_product(const Tensor& x, const Tensor& y, const OptionalTensor&
 
 #if GX_HAS_AVX512
 
-constexpr int64_t kDepth = 256;          // steps that a panel in the first-level cache has
-constexpr int64_t kBlock = 8;            // panels a side of what the second-level cache holds
 constexpr int64_t kGroup = 1 << 20;      // words of packed matrices at a time
-constexpr int64_t kGrain = 1 << 16;      // products of rows and steps worth a thread
 constexpr int64_t kPackGrain = 1 << 12;  // steps worth a thread
-
-// Tiles on and above the diagonal, block by block.
-std::vector<Place> upper_tiles(int64_t panels) {
-  std::vector<Place> places;
-  places.reserve(panels * (panels + 1) / 2);
-  int32_t block = 0;
-  for (int64_t column = 0; column < panels; column += kBlock) {
-    for (int64_t row = 0; row <= column; row += kBlock, ++block) {
-      for (int64_t i = row; i < std::min(row + kBlock, panels); ++i) {
-        for (int64_t j = std::max(i, column); j < std::min(column + kBlock, panels); ++j) {
-          places.push_back({static_cast<int32_t>(i), static_cast<int32_t>(j), block});
-        }
-      }
-    }
-  }
-  return places;
-}
-
-// Memory for packed matrices. A thread keeps what is not large: new pages cost as much as packing.
-class Scratch {
- public:
-  explicit Scratch(int64_t words) {
-    thread_local Buffer kept;
-    const bool keeps = words <= kKept;
-    Buffer& buffer = keeps ? kept : own_;
-    if (buffer.words < words) {
-      buffer = Buffer{};
-      buffer.data.reset(static_cast<uint32_t*>(std::aligned_alloc(64, words * sizeof(uint32_t))));
-      require(buffer.data != nullptr, "symmetric_product: out of memory");
-      buffer.words = words;
-    }
-    data_ = buffer.data.get();
-  }
-  uint32_t* data() const { return data_; }
-
- private:
-  struct Free {
-    void operator()(uint32_t* data) const { std::free(data); }
-  };
-  struct Buffer {
-    std::unique_ptr<uint32_t, Free> data;
-    int64_t words = 0;
-  };
-  static constexpr int64_t kKept = 1 << 21;
-  Buffer own_;
-  uint32_t* data_;
-};
 
 // Both factors of a matrix, packed: the panels of y follow those of x, of which they may be twins.
 struct Layout {
@@ -138,36 +86,34 @@ void pack_all(const Job& job, int64_t first, int64_t count, const Packed& packed
   });
 }
 
+// The end of a tile of one matrix.
+template <typename T>
+struct Ends {
+  const std::vector<Place>& places;
+  Result<T> to;
+
+  void fetch(int64_t u) const { prefetch(to, places[u]); }
+  void finish(int64_t u, const float* sums) const { gx::finish(to, places[u], sums); }
+};
+
 template <bool kHalf, typename T>
 void multiply_all(const Job& job, int64_t first, int64_t count, const Packed& packed,
                   const std::vector<Place>& places, const Result<T>& result) {
   const int64_t tiles = places.size();
   const int64_t grain = std::max<int64_t>(1, kGrain / (kTile * packed.steps + 1));
   torch::stable::parallel_for(0, count * tiles, grain, [&](int64_t begin, int64_t end) {
-    alignas(64) float sums[kBlock * kBlock][kTile * kTile];
-    while (begin < end) {
-      const int64_t m = begin / tiles, t = begin % tiles;
-      int64_t stop = t + 1;
-      while (stop < tiles && stop - t < end - begin && places[stop].block == places[t].block) {
-        ++stop;
+    for (int64_t next; begin < end; begin = next) {
+      const int64_t m = begin / tiles;
+      next = std::min(end, (m + 1) * tiles);
+      Ends<T> ends{places, result};
+      ends.to.out += (first + m) * result.n * result.n;
+      if (result.c != nullptr) {
+        ends.to.c = static_cast<const char*>(result.c) +
+                    (first + m) * job.c_batch * (result.half_c ? 2 : 4);
       }
-      Result<T> to = result;
-      to.out += (first + m) * to.n * to.n;
-      if (to.c != nullptr) {
-        to.c = static_cast<const char*>(to.c) + (first + m) * job.c_batch * (to.half_c ? 2 : 4);
-      }
-      for (int64_t s = 0; s == 0 || s < packed.steps; s += kDepth) {
-        const int64_t steps = std::min(kDepth, packed.steps - s);
-        for (int64_t u = t; u < stop; ++u) {
-          const Place& at = places[u];
-          const uint32_t* a = packed.panel(m, 0, at.row) + s * kTile;
-          const uint32_t* b = packed.panel(m, 1, at.column) + s * kTile;
-          if (s + steps == packed.steps) prefetch(to, at);
-          multiply<kHalf>(a, b, steps, s == 0, sums[u - t]);
-          if (s + steps == packed.steps) finish(to, at, sums[u - t]);
-        }
-      }
-      begin += stop - t;
+      const Panels rows{packed.panel(m, 0, 0), packed.steps};
+      const Panels columns{packed.panel(m, 1, 0), packed.steps};
+      multiply_tiles<kHalf>(places, begin - m * tiles, next - m * tiles, rows, columns, ends);
     }
   });
 }

@@ -1,7 +1,7 @@
 // Where a tile of a symmetric product goes: beta c + alpha sums, rounded and mirrored.
 #pragma once
 
-#include "tiles.h"
+#include "tile_blocks.h"
 
 #if GX_HAS_AVX512
 #pragma GCC diagnostic push
@@ -9,11 +9,6 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 namespace gx {
-
-// A tile's row and column among tiles, and the block that it belongs to.
-struct Place {
-  int32_t row, column, block;
-};
 
 // The result, and what is added to it.
 template <typename T>
@@ -153,16 +148,7 @@ GX_AVX512_BF16 inline void finish(const Result<T>& to, const Place& at, const fl
   } else if (to.c != nullptr) {
     add_c<Factor::kFloat>(to, at, x);
   }
-  if (at.row == at.column) {
-    __m512i mirrored[kTile];
-#pragma GCC unroll 16
-    for (int r = 0; r < kTile; ++r) mirrored[r] = x[r];
-    transpose(mirrored);
-#pragma GCC unroll 16
-    for (int r = 0; r < kTile; ++r) {
-      x[r] = _mm512_mask_mov_epi32(x[r], first_lanes(r), mirrored[r]);
-    }
-  }
+  if (at.row == at.column) mirror(x);
   write_tile(to, at, x);
 }
 

@@ -128,6 +128,18 @@ GX_AVX512_BF16 inline void pack(const Rows16& x, int64_t row, int64_t begin, int
   }
 }
 
+// Put what lies above the diagonal below it too.
+GX_WIDE_BF16 void mirror(__m512i* x) {
+  __m512i mirrored[kTile];
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) mirrored[r] = x[r];
+  transpose(mirrored);
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) {
+    x[r] = _mm512_mask_mov_epi32(x[r], first_lanes(r), mirrored[r]);
+  }
+}
+
 // Add the product of two packed panels to a tile of float32, or begin one.
 template <bool kHalf>
 GX_AVX512_BF16 inline void multiply(const uint32_t* a, const uint32_t* b, int64_t steps,

@@ -1,0 +1,216 @@
+"""The operator ``gradtx::newton_schulz``: several iterations on several matrices of one shape.
+
+    newton_schulz(Tensor[] xs, float[] coefficients, int[] parts, str scaling, float safety,
+                  float eps, ScalarType dtype, bool mixed) -> Tensor
+
+The kernel keeps matrices packed between products, in float32 and bfloat16; the reference is made of
+``product`` and ``symmetric_product`` and is what is differentiated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradtx.ops.registry import NAMESPACE, Op, is_watched, operator
+from gradtx.ops.symmetric_product import product
+from gradtx.ops.symmetric_product import symmetric_product as symmetric
+
+__all__ = ["Triple", "newton_schulz", "twins"]
+
+Triple = tuple[float, float, float]
+SCALINGS = ("add", "clamp", "none")
+
+_ARGUMENTS = (
+    "(Tensor[] xs, float[] coefficients, int[] parts, str scaling, float safety, float eps, "
+    "ScalarType dtype, bool mixed) -> Tensor"
+)
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+
+def twins(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of the smaller Gram matrix."""
+    return (x.mT, x) if x.shape[-2] > x.shape[-1] else (x, x.mT)
+
+
+def _size(x: Tensor, scaling: str, safety: float, eps: float) -> Tensor:
+    """What a matrix is divided by; in a wider dtype, the squares of large numbers overflow."""
+    if x.dtype == torch.bfloat16:  # row by row: a copy of x in another dtype takes longer
+        x = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = torch.float64 if x.dtype == torch.float32 else wide
+    norm = safety * torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
+    return norm + eps if scaling == "add" else torch.clamp(norm, min=eps)
+
+
+def _square(gram: Tensor, b: float, c: float, dtype: torch.dtype) -> Tensor:
+    """``b A + c A^2`` in this dtype, of A rounded to it, with which it then commutes."""
+    low = gram.to(dtype)
+    return symmetric(low, low.mT, low, b, c)
+
+
+def _factor(gram: Tensor, z: Tensor, part: Sequence[Triple], mixed: bool) -> Tensor:
+    """The matrix Q with Q X = X after these iterations: the product of all a + b A + c A^2.
+
+    Args:
+        gram: A of the first iteration, (batch, n, n).
+        z: b A + c A^2 of the first iteration.
+        part: the coefficients.
+        mixed: multiply in bfloat16, the dtype of z; everything else is in float32.
+    """
+    a = part[0][0]
+    # What A is multiplied with and what X is are the same, roundings of z included.
+    q = z.to(torch.promote_types(z.dtype, torch.float32), copy=True)
+    q.diagonal(dim1=-2, dim2=-1).add_(a)
+    q = q.to(gram.dtype)
+    for after, b, c in part[1:]:
+        # All of these are polynomials of the first A, so that A <- p A p = p p A.
+        r = symmetric(gram, z, gram, a, 1.0, mixed)
+        gram = symmetric(r, z, r, a, 1.0, mixed)
+        a, z = after, _square(gram, b, c, z.dtype)
+        q = symmetric(q, z, q, a, 1.0, mixed)
+    return q
+
+
+def _reference(
+    xs: Sequence[Tensor],
+    coefficients: Sequence[float],
+    parts: Sequence[int],
+    scaling: str,
+    safety: float,
+    eps: float,
+    dtype: torch.dtype,
+    mixed: bool,
+) -> Tensor:
+    joined = torch.cat(list(xs)) if len(xs) > 1 else xs[0]
+    x = joined.to(dtype)
+    if scaling != "none":
+        x = x / _size(x, scaling, safety, eps).to(dtype)
+    tall = x.shape[-2] > x.shape[-1]
+    numbers = iter(coefficients)
+    triples = iter(list(zip(numbers, numbers, numbers, strict=True)))
+    for iterations in parts:
+        part = [next(triples) for _ in range(iterations)]
+        several = iterations > 1
+        a, b, c = part[0]
+        gram = symmetric(*twins(x), mixed=mixed and several)
+        z = _square(gram, b, c, dtype)
+        if several:
+            q = _factor(gram, z, part, mixed).to(dtype)
+            x = product(x, q) if tall else product(q, x)
+        else:
+            x = product(x, z, x, a) if tall else product(z, x, x, a)
+    return x.to(joined.dtype)
+
+
+def _checked(
+    xs: Sequence[Tensor],
+    parts: Sequence[int],
+    scaling: str,
+    dtype: torch.dtype | None,
+    mixed: bool,
+) -> torch.dtype:
+    """The dtype of the iterations."""
+    if not xs:
+        raise ValueError("newton_schulz: there must be a matrix")
+    dtype = dtype or xs[0].dtype
+    for x in xs:
+        if x.ndim != 3 or x.shape[1:] != xs[0].shape[1:]:
+            raise ValueError(
+                "newton_schulz: batches must be (batch, rows, columns) of one shape, got "
+                f"{tuple(xs[0].shape)} and {tuple(x.shape)}"
+            )
+        if x.dtype != xs[0].dtype or not x.is_floating_point():
+            raise ValueError(
+                f"newton_schulz: batches must have one floating dtype, got {xs[0].dtype} and "
+                f"{x.dtype}"
+            )
+    if scaling not in SCALINGS:
+        raise ValueError(f"newton_schulz: scaling must be one of {SCALINGS}, got {scaling!r}")
+    if not dtype.is_floating_point:
+        raise ValueError(f"newton_schulz: dtype must be floating, got {dtype}")
+    if mixed and dtype != torch.bfloat16:
+        raise ValueError(f"newton_schulz: mixed is for bfloat16, got {dtype}")
+    if not parts or any(part < 1 for part in parts):
+        raise ValueError(f"newton_schulz: parts must have iterations, got {list(parts)}")
+    return dtype
+
+
+def _fake(xs: Sequence[Tensor], *_: Any) -> Tensor:
+    return xs[0].new_empty((sum(x.shape[0] for x in xs), *xs[0].shape[1:]))
+
+
+def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+    xs, dims = args[0], in_dims[0]
+    examples = []
+    for i in range(info.batch_size):
+        one = [x if dim is None else x.select(dim, i) for x, dim in zip(xs, dims, strict=True)]
+        examples.append(_newton_schulz(one, *args[1:]))
+    return torch.stack(examples), 0
+
+
+@operator("newton_schulz" + _ARGUMENTS, fake=_fake, vmap=_vmap)
+def _newton_schulz(
+    xs: Sequence[Tensor],
+    coefficients: Sequence[float],
+    parts: Sequence[int],
+    scaling: str,
+    safety: float,
+    eps: float,
+    dtype: torch.dtype,
+    mixed: bool,
+) -> Tensor:
+    """See the module's text."""
+    return _reference(xs, coefficients, parts, scaling, safety, eps, dtype, mixed)
+
+
+# Where the kernel has no instructions for a dtype it calls this.
+_ON_ITS_OWN = Op("newton_schulz_reference" + _ARGUMENTS, _reference, _fake, _vmap)
+_ON_ITS_OWN.define(_LIBRARY)
+
+
+def newton_schulz(
+    xs: Sequence[Tensor],
+    parts: Sequence[Sequence[Triple]],
+    scaling: str = "add",
+    safety: float = 1.0,
+    eps: float = 1e-7,
+    dtype: torch.dtype | None = None,
+    mixed: bool = False,
+) -> Tensor:
+    """Newton-Schulz iterations on all matrices of these batches; differentiable.
+
+    With A = X X^T (of tall matrices X^T X, from the right): X <- a X + (b A + c A^2) X for every
+    triple (a, b, c), from X / size. The iterations of a part are made on A alone, and X multiplied
+    once by what comes of them.
+
+    Args:
+        xs: floating tensors (batch, rows, columns) of one shape but for the batch.
+        parts: coefficients, those of a part together.
+        scaling: size is "add" safety |X|_F + eps, "clamp" max(safety |X|_F, eps), "none" one.
+        safety: factor on the norm.
+        eps: of the scaling.
+        dtype: of the iterations; None for that of xs.
+        mixed: in bfloat16, keep everything but the factors of products in float32 within parts of
+            several iterations.
+
+    Returns:
+        All matrices one after the other, (sum of batches, rows, columns), in the dtype of xs.
+
+    Raises:
+        ValueError: other shapes, dtypes or scalings, ``mixed`` in another dtype, or an empty part.
+
+    >>> import torch, gradtx as gx
+    >>> x = torch.tensor([[[3.0, 0.0], [0.0, -4.0]]])
+    >>> gx.ops.newton_schulz([x], [[(1.5, -0.5, 0.0)] * 6] * 2)
+    tensor([[[ 1.,  0.],
+             [ 0., -1.]]])
+    """
+    lengths = [len(part) for part in parts]
+    dtype = _checked(xs, lengths, scaling, dtype, mixed)
+    numbers = [number for part in parts for triple in part for number in triple]
+    run = _reference if is_watched(*xs) else _newton_schulz
+    return run(xs, numbers, lengths, scaling, safety, eps, dtype, mixed)

@@ -1,0 +1,310 @@
+// Tiles between the products of Newton-Schulz iterations: what a product ends with is written in
+// the layouts in which the next products read it.
+#pragma once
+
+#include "tile_blocks.h"
+
+#if GX_HAS_AVX512
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // in the headers of GCC
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+namespace gx {
+
+// Steps of the panels that have the sixteen rows, or columns, of a tile.
+template <bool kHalf>
+constexpr int64_t kTileSteps = kHalf ? kTile / 2 : kTile;
+
+// Which words of two registers a butterfly of the transposition takes: of sixteen rows of eight
+// words `kStage` = 0, 1, 2 gathers 4, 8, 16 rows of a step, `kHigh` of the second half of steps.
+template <int kStage, int kHigh>
+struct Butterfly {
+  alignas(64) int32_t lanes[kTile] = {};
+
+  constexpr Butterfly() {
+    constexpr int kRows = 4 << kStage, kHalfRows = kRows / 2, kSteps = 4 >> kStage;
+    for (int lane = 0; lane < kTile; ++lane) {
+      const int step = lane / kRows + kHigh * kSteps, row = lane % kHalfRows;
+      const int at = kStage == 0 ? row * 2 * kSteps + step : step * kHalfRows + row;
+      lanes[lane] = lane % kRows / kHalfRows * kTile + at;
+    }
+  }
+};
+template <int kStage, int kHigh>
+GX_WIDE_BASE __m512i butterfly() {
+  static constexpr Butterfly<kStage, kHigh> kWords;
+  return _mm512_load_si512(kWords.lanes);
+}
+template <int kStage>
+GX_WIDE_BASE void exchange(__m512i& low, __m512i& high) {
+  const __m512i a = low, b = high;
+  low = _mm512_permutex2var_epi32(a, butterfly<kStage, 0>(), b);
+  high = _mm512_permutex2var_epi32(a, butterfly<kStage, 1>(), b);
+}
+
+// A row of bfloat16 after the other, two a register, become a step after the other: what two
+// columns have in each of the sixteen rows.
+GX_WIDE_BASE void steps_of_columns(__m512i* x) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) exchange<0>(x[i], x[i + 1]);
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    exchange<1>(x[i], x[i + 2]);
+    exchange<1>(x[i + 1], x[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) exchange<2>(x[i], x[i + 4]);
+}
+
+// The same rows, become a step after the other: what two rows have in each of the sixteen columns.
+GX_WIDE_BF16 __m512i step_of_rows(__m512i two) {
+  const __m256i low = _mm512_castsi512_si256(two), high = _mm512_extracti64x4_epi64(two, 1);
+  return _mm512_or_si512(_mm512_cvtepu16_epi32(low),
+                         _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+}
+
+// Write a tile where its columns are the rows of a panel, and where its rows are; null for neither.
+template <bool kHalf>
+GX_WIDE_BF16 void write_steps(__m512i* x, uint32_t* rows, uint32_t* columns) {
+  if constexpr (kHalf) {
+    __m512i two[8];
+#pragma GCC unroll 8
+    for (int r = 0; r < 8; ++r) {
+      two[r] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(
+          _mm512_castsi512_ps(x[2 * r + 1]), _mm512_castsi512_ps(x[2 * r])));
+      if (rows != nullptr) _mm512_store_si512(rows + r * kTile, step_of_rows(two[r]));
+    }
+    if (columns == nullptr) return;
+    steps_of_columns(two);
+    // Butterflies leave steps in the order of their reversed bits.
+    constexpr int kStep[8] = {0, 4, 2, 6, 1, 5, 3, 7};
+#pragma GCC unroll 8
+    for (int t = 0; t < 8; ++t) _mm512_store_si512(columns + kStep[t] * kTile, two[t]);
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < kTile; ++r) {
+      if (rows != nullptr) _mm512_store_si512(rows + r * kTile, x[r]);
+    }
+    if (columns == nullptr) return;
+    transpose(x);
+#pragma GCC unroll 16
+    for (int r = 0; r < kTile; ++r) _mm512_store_si512(columns + r * kTile, x[r]);
+  }
+}
+
+// Read the rows of a tile where its columns are the rows of a panel.
+template <bool kHalf>
+GX_WIDE_BF16 void read_steps(const uint32_t* rows, __m512* x) {
+#pragma GCC unroll 16
+  for (int s = 0; s < kTileSteps<kHalf>; ++s) {
+    const __m512i step = _mm512_load_si512(rows + s * kTile);
+    if constexpr (kHalf) {
+      x[2 * s] = _mm512_castsi512_ps(_mm512_slli_epi32(step, 16));
+      x[2 * s + 1] = _mm512_castsi512_ps(
+          _mm512_and_si512(step, _mm512_set1_epi32(static_cast<int32_t>(0xFFFF0000u))));
+    } else {
+      x[s] = _mm512_castsi512_ps(step);
+    }
+  }
+}
+
+GX_WIDE_BF16 __m512 rounded(__m512 x) {
+  const __m256i half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+// What is done with the tiles of a product that is symmetric: beta c + the sums.
+template <bool kHalf>
+struct SquareEnd {
+  const std::vector<Place>& places;
+  const float* c;      // tile by tile; or null
+  float beta, alpha;   // of c, and of the sums
+  bool rounds_c;       // c is rounded to what is multiplied before
+  bool rounds;         // and the result
+  float* tiles;        // or null
+  uint32_t* packed;
+  int64_t steps;
+
+  void fetch(int64_t u) const {
+    if (c == nullptr) return;
+    for (int64_t r = 0; r < kTile; ++r) __builtin_prefetch(c + (u * kTile + r) * kTile);
+  }
+  GX_AVX512_BF16 void finish(int64_t u, const float* sums) const;
+};
+
+template <bool kHalf>
+GX_AVX512_BF16 inline void SquareEnd<kHalf>::finish(int64_t u, const float* sums) const {
+  const Place& at = places[u];
+  __m512i x[kTile];
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) {
+    __m512 sum = _mm512_mul_ps(_mm512_set1_ps(alpha), _mm512_load_ps(sums + r * kTile));
+    if (c != nullptr) {
+      __m512 added = _mm512_load_ps(c + (u * kTile + r) * kTile);
+      if (kHalf && rounds_c) added = rounded(added);
+      sum = _mm512_fmadd_ps(_mm512_set1_ps(beta), added, sum);
+    }
+    if (kHalf && rounds) sum = rounded(sum);
+    x[r] = _mm512_castps_si512(sum);
+  }
+  if (at.row == at.column) mirror(x);
+  if (tiles != nullptr) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kTile; ++r) _mm512_store_si512(tiles + (u * kTile + r) * kTile, x[r]);
+  }
+  const auto panel = [&](int64_t p, int64_t tile) {
+    return packed + (p * steps + tile * kTileSteps<kHalf>)*kTile;
+  };
+  write_steps<kHalf>(x, panel(at.column, at.row),
+                     at.row == at.column ? nullptr : panel(at.row, at.column));
+}
+
+// Matrices as they come and go, and how a tile lies in them.
+template <typename T>
+struct Plain {
+  T* data;
+  int64_t rows, columns;
+  int64_t row;  // distance of rows
+};
+
+// Both layouts of a matrix Y that is at least as long as wide.
+struct Long {
+  uint32_t* rows;     // panels of its rows, in which products with it begin
+  uint32_t* columns;  // panels of its columns, of which its Gram matrix is made
+  int64_t row_steps, column_steps;
+
+  template <bool kHalf>
+  uint32_t* row_tile(int64_t i, int64_t j) const {
+    return rows + (i * row_steps + j * kTileSteps<kHalf>)*kTile;
+  }
+  template <bool kHalf>
+  uint32_t* column_tile(int64_t i, int64_t j) const {
+    return columns + (j * column_steps + i * kTileSteps<kHalf>)*kTile;
+  }
+};
+
+template <bool kHalf>
+GX_WIDE_BF16 __m512 read_source(const Plain<const float>& x, int64_t at, __mmask16 lanes) {
+  const __m512 value = _mm512_maskz_loadu_ps(lanes, x.data + at);
+  return kHalf ? rounded(value) : value;
+}
+template <bool kHalf>
+GX_WIDE_BF16 __m512 read_source(const Plain<const uint16_t>& x, int64_t at, __mmask16 lanes) {
+  const __m256i value = _mm256_maskz_loadu_epi16(lanes, x.data + at);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(value), 16));
+}
+
+// The sum of squares of rows, as they are multiplied.
+template <bool kHalf, typename T>
+GX_AVX512_BF16 inline double squares(const Plain<const T>& x, int64_t begin, int64_t end) {
+  __m512d sums[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+  for (int64_t r = begin; r < end; ++r) {
+    for (int64_t k = 0; k < x.columns; k += kTile) {
+      const __m512 v = read_source<kHalf>(x, r * x.row + k, first_lanes(x.columns - k));
+      const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+      const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+      sums[0] = _mm512_fmadd_pd(low, low, sums[0]);
+      sums[1] = _mm512_fmadd_pd(high, high, sums[1]);
+    }
+  }
+  return _mm512_reduce_add_pd(_mm512_add_pd(sums[0], sums[1]));
+}
+
+// Tile (i, j) of a matrix, divided by its size, is a tile of Y or of its transpose.
+template <bool kHalf, typename T>
+GX_AVX512_BF16 inline void read_tile(const Plain<const T>& x, int64_t i, int64_t j, float size,
+                                     bool tall, const Long& y) {
+  const __mmask16 lanes = first_lanes(x.columns - j * kTile);
+  __m512i tile[kTile];
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) {
+    const int64_t row = i * kTile + r;
+    const __m512 v = row < x.rows ? read_source<kHalf>(x, row * x.row + j * kTile, lanes)
+                                  : _mm512_setzero_ps();
+    tile[r] = _mm512_castps_si512(_mm512_div_ps(v, _mm512_set1_ps(size)));
+  }
+  if (tall) {
+    write_steps<kHalf>(tile, y.column_tile<kHalf>(i, j), y.row_tile<kHalf>(i, j));
+  } else {
+    write_steps<kHalf>(tile, y.row_tile<kHalf>(j, i), y.column_tile<kHalf>(j, i));
+  }
+}
+
+GX_WIDE_BF16 void write_row(float* out, __mmask16 lanes, __m512i x) {
+  _mm512_mask_storeu_epi32(out, lanes, x);
+}
+GX_WIDE_BF16 void write_row(uint16_t* out, __mmask16 lanes, __m512i x) {
+  const __m256i half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_castsi512_ps(x)));
+  _mm256_mask_storeu_epi16(out, lanes, half);
+}
+
+// Sixteen rows of a tile that begins at this row and column.
+template <typename T>
+GX_WIDE_BF16 void write_plain(const Plain<T>& to, int64_t row, int64_t column, const __m512i* x) {
+  const __mmask16 lanes = first_lanes(to.columns - column);
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) {
+    if (row + r < to.rows) write_row(to.data + (row + r) * to.row + column, lanes, x[r]);
+  }
+}
+
+// What is done with the tiles of Y Q: a Y + Y Q becomes the next Y, or the result.
+template <bool kHalf, typename T>
+struct LongEnd {
+  const std::vector<Place>& places;
+  float a;          // or 0 for no sum
+  Long from, next;  // next has the columns of from
+  bool is_last, tall;
+  Plain<T> out;
+
+  void fetch(int64_t u) const {
+    if (a == 0.0f) return;
+    const uint32_t* tile = from.column_tile<kHalf>(places[u].row, places[u].column);
+    for (int64_t s = 0; s < kTileSteps<kHalf>; ++s) __builtin_prefetch(tile + s * kTile);
+  }
+  GX_AVX512_BF16 void finish(int64_t u, const float* sums) const;
+};
+
+template <bool kHalf, typename T>
+GX_AVX512_BF16 inline void LongEnd<kHalf, T>::finish(int64_t u, const float* sums) const {
+  const Place& at = places[u];
+  __m512 old[kTile];
+  __m512i x[kTile];
+  if (a != 0.0f) read_steps<kHalf>(from.column_tile<kHalf>(at.row, at.column), old);
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) {
+    __m512 sum = _mm512_load_ps(sums + r * kTile);
+    if (a != 0.0f) sum = _mm512_fmadd_ps(_mm512_set1_ps(a), old[r], sum);
+    if (kHalf) sum = rounded(sum);
+    x[r] = _mm512_castps_si512(sum);
+  }
+  if (!is_last) {
+    write_steps<kHalf>(x, next.column_tile<kHalf>(at.row, at.column),
+                       next.row_tile<kHalf>(at.row, at.column));
+  } else if (tall) {
+    write_plain(out, at.row * kTile, at.column * kTile, x);
+  } else {
+    transpose(x);
+    write_plain(out, at.column * kTile, at.row * kTile, x);
+  }
+}
+
+// Add a to the diagonal of tile (i, i), which is tile u.
+template <bool kHalf>
+GX_AVX512_BF16 inline void add_diagonal(float a, bool rounds, float* tile, uint32_t* packed) {
+  __m512i x[kTile];
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) {
+    const __mmask16 lane = static_cast<__mmask16>(1u << r);
+    __m512 row = _mm512_load_ps(tile + r * kTile);
+    row = _mm512_mask_add_ps(row, lane, row, _mm512_set1_ps(a));
+    if (kHalf && rounds) row = rounded(row);
+    _mm512_store_ps(tile + r * kTile, row);
+    x[r] = _mm512_castps_si512(row);
+  }
+  write_steps<kHalf>(x, packed, nullptr);
+}
+
+}  // namespace gx
+#pragma GCC diagnostic pop
+#endif
