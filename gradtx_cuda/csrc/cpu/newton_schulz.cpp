@@ -38,8 +38,8 @@ Tensor reference_iterations(const Tensors& xs, const Options& o, ScalarType dtyp
 struct Shape {
   int64_t rows, columns;
   bool tall;
-  int64_t long_panels, panels;     // of Y's rows, of its columns
-  std::vector<Place> upper, grid;  // tiles of Y^T Y, of Y
+  int64_t long_panels, panels;  // of Y's rows, of its columns
+  std::vector<Place> upper;     // tiles of Y^T Y
 
   Shape(int64_t rows, int64_t columns)
       : rows(rows),
@@ -47,8 +47,7 @@ struct Shape {
         tall(rows > columns),
         long_panels((std::max(rows, columns) + kTile - 1) / kTile),
         panels((std::min(rows, columns) + kTile - 1) / kTile),
-        upper(upper_tiles(panels)),
-        grid(all_tiles(long_panels, panels)) {}
+        upper(upper_tiles(panels)) {}
 };
 
 // A symmetric matrix: the tiles of `Shape::upper` in float32, and packed to be multiplied.
@@ -59,9 +58,9 @@ struct Square {
 
 // What an iteration works on.
 struct Workspace {
-  Long y, next;  // `next` has the columns of y
-  Square a;      // Y^T Y
-  Square q;      // what Y is to be multiplied with
+  Long y;
+  Square a;  // Y^T Y
+  Square q;  // what Y is to be multiplied with
   uint32_t *z, *other;
 };
 
@@ -72,17 +71,15 @@ class Layout {
       : long_(shape.long_panels * shape.panels * kTile * step_words()),
         square_(shape.panels * shape.panels * kTile * step_words()),
         tiles_(shape.upper.size() * kTile * kTile),
-        row_steps_(shape.panels * kTileSteps<kHalf>),
-        column_steps_(shape.long_panels * kTileSteps<kHalf>) {}
+        steps_(shape.long_panels * kTileSteps<kHalf>) {}
 
-  int64_t words() const { return 3 * long_ + 4 * square_ + 2 * tiles_; }
+  int64_t words() const { return long_ + 4 * square_ + 2 * tiles_; }
 
   Workspace at(uint32_t* data) const {
     const auto take = [&](int64_t words) { return std::exchange(data, data + words); };
     const auto tiles = [&] { return reinterpret_cast<float*>(take(tiles_)); };
     Workspace w;
-    w.y = {take(long_), take(long_), row_steps_, column_steps_};
-    w.next = {take(long_), w.y.columns, row_steps_, column_steps_};
+    w.y = {take(long_), steps_};
     w.a = {tiles(), take(square_)};
     w.q = {tiles(), take(square_)};
     w.z = take(square_);
@@ -92,18 +89,23 @@ class Layout {
 
  private:
   static constexpr int64_t step_words() { return kTileSteps<kHalf>; }
-  int64_t long_, square_, tiles_, row_steps_, column_steps_;
+  int64_t long_, square_, tiles_, steps_;
 };
 
-// Matrices from `first` on. Threads share every product unless they have a group each.
+// Matrices from `first` on, whose products several threads share.
 template <bool kHalf, typename T>
 class Group {
  public:
   using Source = Plain<const T>;
 
   Group(const Shape& shape, const Options& options, const std::vector<Source>& sources, T* out,
-        int64_t first, int64_t count, uint32_t* scratch)
-      : shape_(shape), options_(options), sources_(sources), out_(out), first_(first) {
+        int64_t first, int64_t count, int64_t threads, uint32_t* scratch)
+      : shape_(shape),
+        options_(options),
+        sources_(sources),
+        out_(out),
+        first_(first),
+        threads_(threads) {
     const Layout<kHalf> layout(shape);
     for (int64_t m = 0; m < count; ++m) spaces_.push_back(layout.at(scratch + m * layout.words()));
   }
@@ -194,9 +196,8 @@ class Group {
 
   // A <- Y^T Y.
   void gram(bool rounds) {
-    const int64_t steps = shape_.long_panels * kTileSteps<kHalf>;
-    multiply_squares(steps, [&](const Workspace& w) {
-      const Panels columns{w.y.columns, steps};
+    multiply_squares(shape_.long_panels * kTileSteps<kHalf>, [&](const Workspace& w) {
+      const Panels columns{w.y.data, w.y.steps};
       return Product{columns, columns, end(nullptr, 0.0, 1.0, rounds, w.a.tiles, w.a.packed)};
     });
   }
@@ -255,27 +256,42 @@ class Group {
 
   // Y <- a Y + Y Z, or Y Q; at last the result.
   void apply(double a, bool by_factor, bool is_last) {
-    for_units(shape_.grid.size(), kTile * steps(), [&](int64_t m, int64_t begin, int64_t end) {
+    const int64_t panels = shape_.long_panels * spaces_.size();
+    const int64_t height = std::clamp<int64_t>(panels / threads_, 1, kBlock);
+    const int64_t stripes = (shape_.long_panels + height - 1) / height;
+    const int64_t work = height * shape_.panels * kTile * steps();
+    for_units(stripes, work, [&](int64_t m, int64_t begin, int64_t end) {
       const Workspace& w = spaces_[m];
+      const Memory rows(height * steps() * kTile);
       T* out = out_ + (first_ + m) * shape_.rows * shape_.columns;
-      const LongEnd<kHalf, T> to{shape_.grid,
-                                 static_cast<float>(a),
-                                 w.y,
-                                 w.next,
-                                 is_last,
-                                 shape_.tall,
-                                 {out, shape_.rows, shape_.columns, shape_.columns}};
-      multiply_tiles<kHalf>(shape_.grid, begin, end, {w.y.rows, steps()},
-                            {by_factor ? w.q.packed : w.z, steps()}, to);
+      for (int64_t first = begin * height; first < std::min(end * height, shape_.long_panels);
+           first += height) {
+        const int64_t count = std::min(height, shape_.long_panels - first);
+        for (int64_t i = 0; i < count; ++i) {
+          for (int64_t j = 0; j < shape_.panels; ++j) {
+            turn_tile<kHalf>(w.y.tile<kHalf>(first + i, j),
+                             rows.data() + (i * steps() + j * kTileSteps<kHalf>)*kTile);
+          }
+        }
+        const std::vector<Place> places = stripe_tiles(count, shape_.panels);
+        const LongEnd<kHalf, T> to{places,
+                                   first,
+                                   static_cast<float>(a),
+                                   w.y,
+                                   is_last,
+                                   shape_.tall,
+                                   {out, shape_.rows, shape_.columns, shape_.columns}};
+        multiply_tiles<kHalf>(places, 0, places.size(), {rows.data(), steps()},
+                              {by_factor ? w.q.packed : w.z, steps()}, to);
+      }
     });
-    for (Workspace& w : spaces_) std::swap(w.y, w.next);
   }
 
   const Shape& shape_;
   const Options& options_;
   const std::vector<Source>& sources_;
   T* out_;
-  int64_t first_;
+  int64_t first_, threads_;
   std::vector<Workspace> spaces_;
 };
 
@@ -300,15 +316,15 @@ void iterate(const Tensors& xs, const Options& options, const Tensor& out) {
   const int64_t alone = total / threads * threads;  // matrices that a thread has to itself
   const Scratch scratch(std::min(threads, total) * words);
   T* data = static_cast<T*>(out.mutable_data_ptr());
-  const auto run = [&](int64_t first, int64_t count, uint32_t* memory) {
-    Group<kHalf, T>(shape, options, sources, data, first, count, memory).run();
+  const auto run = [&](int64_t first, int64_t count, int64_t threads, uint32_t* memory) {
+    Group<kHalf, T>(shape, options, sources, data, first, count, threads, memory).run();
   };
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      for (int64_t m = t; m < alone; m += threads) run(m, 1, scratch.data() + t * words);
+      for (int64_t m = t; m < alone; m += threads) run(m, 1, 1, scratch.data() + t * words);
     }
   });
-  if (alone < total) run(alone, total - alone, scratch.data());
+  if (alone < total) run(alone, total - alone, threads, scratch.data());
 }
 
 Tensor tile_iterations(Tensors xs, const Options& options, bool half) {

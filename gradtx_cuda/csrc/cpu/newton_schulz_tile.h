@@ -63,6 +63,21 @@ GX_WIDE_BF16 __m512i step_of_rows(__m512i two) {
                          _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
 }
 
+// And back.
+GX_WIDE_BF16 __m512i rows_of_step(__m512i step) {
+  const __m256i low = _mm512_cvtepi32_epi16(step);
+  const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(step, 16));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+GX_WIDE_BF16 void write_steps_of_columns(__m512i* two, uint32_t* columns) {
+  steps_of_columns(two);
+  // Butterflies leave steps in the order of their reversed bits.
+  constexpr int kStep[8] = {0, 4, 2, 6, 1, 5, 3, 7};
+#pragma GCC unroll 8
+  for (int t = 0; t < 8; ++t) _mm512_store_si512(columns + kStep[t] * kTile, two[t]);
+}
+
 // Write a tile where its columns are the rows of a panel, and where its rows are; null for neither.
 template <bool kHalf>
 GX_WIDE_BF16 void write_steps(__m512i* x, uint32_t* rows, uint32_t* columns) {
@@ -74,12 +89,7 @@ GX_WIDE_BF16 void write_steps(__m512i* x, uint32_t* rows, uint32_t* columns) {
           _mm512_castsi512_ps(x[2 * r + 1]), _mm512_castsi512_ps(x[2 * r])));
       if (rows != nullptr) _mm512_store_si512(rows + r * kTile, step_of_rows(two[r]));
     }
-    if (columns == nullptr) return;
-    steps_of_columns(two);
-    // Butterflies leave steps in the order of their reversed bits.
-    constexpr int kStep[8] = {0, 4, 2, 6, 1, 5, 3, 7};
-#pragma GCC unroll 8
-    for (int t = 0; t < 8; ++t) _mm512_store_si512(columns + kStep[t] * kTile, two[t]);
+    if (columns != nullptr) write_steps_of_columns(two, columns);
   } else {
 #pragma GCC unroll 16
     for (int r = 0; r < kTile; ++r) {
@@ -167,19 +177,14 @@ struct Plain {
   int64_t row;  // distance of rows
 };
 
-// Both layouts of a matrix Y that is at least as long as wide.
+// A matrix Y that is at least as long as wide, as panels of its columns.
 struct Long {
-  uint32_t* rows;     // panels of its rows, in which products with it begin
-  uint32_t* columns;  // panels of its columns, of which its Gram matrix is made
-  int64_t row_steps, column_steps;
+  uint32_t* data;
+  int64_t steps;
 
   template <bool kHalf>
-  uint32_t* row_tile(int64_t i, int64_t j) const {
-    return rows + (i * row_steps + j * kTileSteps<kHalf>)*kTile;
-  }
-  template <bool kHalf>
-  uint32_t* column_tile(int64_t i, int64_t j) const {
-    return columns + (j * column_steps + i * kTileSteps<kHalf>)*kTile;
+  uint32_t* tile(int64_t i, int64_t j) const {
+    return data + (j * steps + i * kTileSteps<kHalf>)*kTile;
   }
 };
 
@@ -224,9 +229,9 @@ GX_AVX512_BF16 inline void read_tile(const Plain<const T>& x, int64_t i, int64_t
     tile[r] = _mm512_castps_si512(_mm512_div_ps(v, _mm512_set1_ps(size)));
   }
   if (tall) {
-    write_steps<kHalf>(tile, y.column_tile<kHalf>(i, j), y.row_tile<kHalf>(i, j));
+    write_steps<kHalf>(tile, y.tile<kHalf>(i, j), nullptr);
   } else {
-    write_steps<kHalf>(tile, y.row_tile<kHalf>(j, i), y.column_tile<kHalf>(j, i));
+    write_steps<kHalf>(tile, nullptr, y.tile<kHalf>(j, i));
   }
 }
 
@@ -248,29 +253,48 @@ GX_WIDE_BF16 void write_plain(const Plain<T>& to, int64_t row, int64_t column, c
   }
 }
 
-// What is done with the tiles of Y Q: a Y + Y Q becomes the next Y, or the result.
+// A tile of a panel of columns becomes one of a panel of rows.
+template <bool kHalf>
+GX_AVX512_BF16 inline void turn_tile(const uint32_t* columns, uint32_t* rows) {
+  __m512i x[kTileSteps<kHalf>];
+#pragma GCC unroll 16
+  for (int s = 0; s < kTileSteps<kHalf>; ++s) {
+    const __m512i step = _mm512_load_si512(columns + s * kTile);
+    x[s] = kHalf ? rows_of_step(step) : step;
+  }
+  if constexpr (kHalf) {
+    write_steps_of_columns(x, rows);
+  } else {
+    transpose(x);
+#pragma GCC unroll 16
+    for (int r = 0; r < kTile; ++r) _mm512_store_si512(rows + r * kTile, x[r]);
+  }
+}
+
+// What is done with the tiles of some rows of Y Q: a Y + Y Q is Y from now on, or the result.
 template <bool kHalf, typename T>
 struct LongEnd {
   const std::vector<Place>& places;
-  float a;          // or 0 for no sum
-  Long from, next;  // next has the columns of from
+  int64_t first;  // of the rows of tiles
+  float a;        // or 0 for no sum
+  Long y;
   bool is_last, tall;
   Plain<T> out;
 
   void fetch(int64_t u) const {
-    if (a == 0.0f) return;
-    const uint32_t* tile = from.column_tile<kHalf>(places[u].row, places[u].column);
-    for (int64_t s = 0; s < kTileSteps<kHalf>; ++s) __builtin_prefetch(tile + s * kTile);
+    const uint32_t* tile = y.tile<kHalf>(first + places[u].row, places[u].column);
+    for (int64_t s = 0; s < kTileSteps<kHalf>; ++s) __builtin_prefetch(tile + s * kTile, 1);
   }
   GX_AVX512_BF16 void finish(int64_t u, const float* sums) const;
 };
 
 template <bool kHalf, typename T>
 GX_AVX512_BF16 inline void LongEnd<kHalf, T>::finish(int64_t u, const float* sums) const {
-  const Place& at = places[u];
+  const int64_t i = first + places[u].row, j = places[u].column;
+  uint32_t* tile = y.tile<kHalf>(i, j);
   __m512 old[kTile];
   __m512i x[kTile];
-  if (a != 0.0f) read_steps<kHalf>(from.column_tile<kHalf>(at.row, at.column), old);
+  if (a != 0.0f) read_steps<kHalf>(tile, old);
 #pragma GCC unroll 16
   for (int r = 0; r < kTile; ++r) {
     __m512 sum = _mm512_load_ps(sums + r * kTile);
@@ -279,13 +303,12 @@ GX_AVX512_BF16 inline void LongEnd<kHalf, T>::finish(int64_t u, const float* sum
     x[r] = _mm512_castps_si512(sum);
   }
   if (!is_last) {
-    write_steps<kHalf>(x, next.column_tile<kHalf>(at.row, at.column),
-                       next.row_tile<kHalf>(at.row, at.column));
+    write_steps<kHalf>(x, tile, nullptr);
   } else if (tall) {
-    write_plain(out, at.row * kTile, at.column * kTile, x);
+    write_plain(out, i * kTile, j * kTile, x);
   } else {
     transpose(x);
-    write_plain(out, at.column * kTile, at.row * kTile, x);
+    write_plain(out, j * kTile, i * kTile, x);
   }
 }
 

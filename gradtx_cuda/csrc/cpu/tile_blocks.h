@@ -37,17 +37,15 @@ inline std::vector<Place> upper_tiles(int64_t panels) {
   return places;
 }
 
-// All tiles, block by block, the blocks of a row one after the other.
-inline std::vector<Place> all_tiles(int64_t rows, int64_t columns) {
+// All tiles of a stripe, block by block.
+inline std::vector<Place> stripe_tiles(int64_t rows, int64_t columns) {
   std::vector<Place> places;
   places.reserve(rows * columns);
-  int32_t block = 0;
-  for (int64_t row = 0; row < rows; row += kBlock) {
-    for (int64_t column = 0; column < columns; column += kBlock, ++block) {
-      for (int64_t i = row; i < std::min(row + kBlock, rows); ++i) {
-        for (int64_t j = column; j < std::min(column + kBlock, columns); ++j) {
-          places.push_back({static_cast<int32_t>(i), static_cast<int32_t>(j), block});
-        }
+  for (int64_t column = 0; column < columns; column += kBlock) {
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = column; j < std::min(column + kBlock, columns); ++j) {
+        places.push_back({static_cast<int32_t>(i), static_cast<int32_t>(j),
+                          static_cast<int32_t>(column / kBlock)});
       }
     }
   }
@@ -87,33 +85,43 @@ void multiply_tiles(const std::vector<Place>& places, int64_t begin, int64_t end
   }
 }
 
-// Memory for packed matrices. A thread keeps what is not large: new pages cost as much as packing.
-class Scratch {
+// Memory for packed matrices.
+class Memory {
  public:
-  explicit Scratch(int64_t words) {
-    thread_local Buffer kept;
-    const bool keeps = words <= kKept;
-    Buffer& buffer = keeps ? kept : own_;
-    if (buffer.words < words) {
-      buffer = Buffer{};
-      buffer.data.reset(static_cast<uint32_t*>(std::aligned_alloc(64, words * sizeof(uint32_t))));
-      require(buffer.data != nullptr, "products: out of memory");
-      buffer.words = words;
-    }
-    data_ = buffer.data.get();
+  Memory() = default;
+  explicit Memory(int64_t words)
+      : data_(static_cast<uint32_t*>(std::aligned_alloc(64, words * sizeof(uint32_t)))),
+        words_(words) {
+    require(data_ != nullptr, "products: out of memory");
   }
-  uint32_t* data() const { return data_; }
+  uint32_t* data() const { return data_.get(); }
+  int64_t words() const { return words_; }
 
  private:
   struct Free {
     void operator()(uint32_t* data) const { std::free(data); }
   };
-  struct Buffer {
-    std::unique_ptr<uint32_t, Free> data;
-    int64_t words = 0;
-  };
+  std::unique_ptr<uint32_t, Free> data_;
+  int64_t words_ = 0;
+};
+
+// The same, of which a thread keeps what is not large: new pages cost as much as packing.
+class Scratch {
+ public:
+  explicit Scratch(int64_t words) {
+    thread_local Memory kept;
+    Memory& memory = words <= kKept ? kept : own_;
+    if (memory.words() < words) {
+      memory = Memory();
+      memory = Memory(words);
+    }
+    data_ = memory.data();
+  }
+  uint32_t* data() const { return data_; }
+
+ private:
   static constexpr int64_t kKept = 1 << 23;
-  Buffer own_;
+  Memory own_;
   uint32_t* data_;
 };
 
