@@ -28,7 +28,7 @@ class Batch:
         choices: per leaf, what ``specialize.choices`` says.
         hyper: rows of hyperparameters by full name; floats or 0-d tensors.
         rows: per leaf its row.
-        spec: structure of the whole parameter tree.
+        spec: structure of the parameter tree, or of the part of it that the leaves are.
         positions: per leaf its position in the tree.
         extra: 0-d tensors passed on to the chain.
         maximize: per leaf whether the gradient is turned around.
@@ -64,6 +64,16 @@ class Batch:
             positions=chosen(self.positions),
             maximize=chosen(self.maximize),
         )
+
+    def alone(self) -> Batch:
+        """These leaves as a tree of their own, in which they keep their names."""
+        every = tree.names(self.spec)
+        names = [every[position] for position in self.positions]
+        order, spec = tree.flatten({name: i for i, name in enumerate(names)})
+        if len(order) < len(names):  # two of one name: "a.b" is a key, or b is within a
+            return self
+        places = {i: place for place, i in enumerate(order)}
+        return replace(self, spec=spec, positions=[places[i] for i in range(len(names))])
 
     def owned(self) -> list[Tensor]:
         """Everything that a step may write."""

@@ -60,6 +60,10 @@ class Bound:
         back_end: what runs them.
     """
 
+    # Of the kernels of a part that is not the last: one that gives updates, one that writes state.
+    variants: tuple[str, ...] = ("emit", "commit")
+    phases: tuple[str, ...] = ("emit", "commit")
+
     def __init__(
         self,
         names: HyperNames,
@@ -74,6 +78,8 @@ class Bound:
         self.parts = parts
         self.cut = cut
         self.kinds = kinds
+        choices = {kind.choice for kind in kinds}
+        self.choice = choices.pop() if len(choices) == 1 else None
         self.result = _UPDATE if kinds[0].signature.blind else _PARAM
         self.batch = replace(batch, grads=[], extra={})  # those may be freed between steps
         self.columns = (*batch.hyper[0], *batch.extra)
@@ -180,8 +186,8 @@ class Bound:
     ) -> None:
         self._point(self.cut[-1], "all", held[-1] if len(held) > 1 else None)
         for part in self.cut[:-1]:
-            if part.fused:
-                self._launch(part, "commit")
+            for variant in self.phases[1:] if part.fused else ():
+                self._launch(part, variant)
         self._launch(self.cut[-1], "all")
         params, states = dense
         for i in self.awkward:
@@ -324,19 +330,21 @@ class Bound:
     # -- parts ---------------------------------------------------------------------------------
 
     def _emit(self, part: Part, updates: list[Tensor] | None, batch: Batch) -> list[Tensor]:
-        """The updates that a fused part gives; its state is written later."""
+        """The updates that a fused part gives; its state is written in the phases after it."""
+        now, *later = self.phases
         out = [
             self._like(i, p, accumulator_dtype(g.dtype))
             for i, (p, g) in enumerate(zip(batch.params, batch.grads, strict=True))
         ]
         if part.factored:
-            self._point(part, "emit", updates)
+            self._point(part, now, updates)
         elif updates is not None:
             for u, o in zip(updates, out, strict=True):
                 o.copy_(u)
-        self._point(part, "emit", out, _UPDATE)
-        self._point(part, "commit", updates)
-        self._launch(part, "emit")
+        self._point(part, now, out, _UPDATE)
+        for variant in later:
+            self._point(part, variant, updates)
+        self._launch(part, now)
         return out
 
     def _pure(
@@ -348,7 +356,8 @@ class Bound:
         commits: list[tuple[Tensor, Tensor]],
     ) -> list[Any]:
         """The updates that a member gives as torch operations; notes its new state."""
-        leaves, new = run_member(self.parts, part, self.parts.as_it_is(part), batch, grads, updates)
+        member = self.parts.as_it_is(part, self.choice)
+        leaves, new = run_member(self.parts, part, member, batch, grads, updates)
         name = self.parts.names[part.start]
         for a, b in new:
             if a.shape != b.shape or a.dtype != b.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -218,18 +218,21 @@ class Engine:
         parts = self._parts_for(batch, back)
         cuts = parts.cuts(distinct)
         leaves: list[list[int]] = []
+        alone: list[bool] = []
         for cut in dict.fromkeys(cuts.values()):
             where = [i for i, kind in enumerate(kinds) if cuts[kind] == cut]
-            alone = device.type == "cpu" and parts.one_by_one(cut, [kinds[i] for i in where])
-            large = [i for i in where if alone and batch.params[i].numel() >= _LARGE]
-            leaves += _few(large, [batch.params[i].shape for i in large])
+            single = device.type == "cpu" and parts.one_by_one(cut, [kinds[i] for i in where])
+            large = [i for i in where if single and batch.params[i].numel() >= _LARGE]
+            few = _few(large, [(batch.params[i].shape, kinds[i].choice) for i in large])
+            leaves, alone = leaves + few, alone + [True] * len(few)
             if len(large) < len(where):
                 leaves.append([i for i in where if i not in large])
+                alone.append(False)
         if len(leaves) == 1:
             return self._piece(parts, cuts[kinds[0]], kinds, batch, back)
         pieces = [
             self._piece(parts, cuts[kinds[where[0]]], [kinds[i] for i in where], part, back)
-            for where, part in zip(leaves, Separate.cut(batch, leaves), strict=True)
+            for where, part in zip(leaves, Separate.cut(batch, leaves, alone), strict=True)
         ]
         return Separate(batch, list(zip(leaves, pieces, strict=True)))
 
@@ -239,21 +242,21 @@ class Engine:
         """The tables of leaves that go through the same parts."""
         kernels: dict[tuple[Part, str], dict[Kind, Kernel]] = {}
         distinct = list(dict.fromkeys(kinds))
+        late = parts.late(cut)
+        bound = Streamed if late is None and parts.steady(cut) else Bound
         for part in cut:
             if not part.fused:
                 continue
             graphs = {kind: parts.graph(part, kind) for kind in distinct}
-            last = part is cut[-1]
-            variants = {"all": None} if last else {"emit": ("update",), "commit": _STATES}
-            for variant, keep in variants.items():
+            for variant in ("all",) if part is cut[-1] else bound.variants:
+                keep = _KEPT[variant]
                 chosen = {k: g if keep is None else g.only(keep) for k, g in graphs.items()}
                 kernels[part, variant] = dict(
                     zip(chosen, back.compile_together(list(chosen.values())), strict=True)
                 )
         args = (self.hyper, parts, cut, kernels, kinds, batch, back)
-        late = parts.late(cut)
         if late is None:
-            return (Streamed if parts.steady(cut) else Bound)(*args)
+            return bound(*args)
         path, member = late
         return Late(Sequence(((path, fused_inside(member, Engine)),)), *args)
 
@@ -282,16 +285,17 @@ class Engine:
         return self._parts[back]
 
 
-def _few(leaves: list[int], shapes: list[torch.Size]) -> list[list[int]]:
-    """Leaves of one shape together, at most one per thread."""
-    alike: dict[torch.Size, list[int]] = {}
-    for i, shape in zip(leaves, shapes, strict=True):
-        alike.setdefault(shape, []).append(i)
+def _few(leaves: list[int], sorts: list[Hashable]) -> list[list[int]]:
+    """Leaves of one sort together, at most one per thread."""
+    alike: dict[Hashable, list[int]] = {}
+    for i, sort in zip(leaves, sorts, strict=True):
+        alike.setdefault(sort, []).append(i)
     most = torch.get_num_threads()
     return [some[k : k + most] for some in alike.values() for k in range(0, len(some), most)]
 
 
-_STATES = ("state", "shared")
+# What the variants of a part's kernels write; None for everything.
+_KEPT = {"all": None, "emit": ("update",), "commit": ("state", "shared")}
 # Elements of a leaf that goes through the parts of a chain with few others: on a CPU what lies
 # between parts stays in cache then, and takes the memory of these leaves.
 _LARGE = 1 << 18

@@ -74,6 +74,7 @@ class Parts:
         self.names = [".".join(path) for path in self.paths]
         self.refused: dict[str, str] = {}
         self._graphs: dict[tuple[Part, Kind], Graph | CannotFuseError] = {}
+        self._members: dict[tuple[Part, Choice | None], GradientTransformation] = {}
         each = [at(skeleton, path) for path in self.paths]
         self._one_by_one = all(m.per_leaf and not hasattr(m, "finish") for _, m in members(tx))
         self._sites = _offsets([sites_in(s) for s in each])
@@ -198,13 +199,16 @@ class Parts:
         """The members of a part as one transform for leaves with this choice."""
         return Sequence.of(specialize(self.tx, choice, label), self.members_of(part))
 
-    def as_it_is(self, part: Part) -> GradientTransformation:
-        """The members of a part as one transform for all leaves."""
-        members = Sequence.of(self.tx, self.members_of(part))
-        if not part.factored:
-            return members
-        ((path, member),) = members.members
-        return Sequence(((path, member.factors()),))  # type: ignore[attr-defined]
+    def as_it_is(self, part: Part, choice: Choice | None = None) -> GradientTransformation:
+        """The members of a part as one transform for all leaves, or for those with a choice."""
+        if (part, choice) not in self._members:
+            tx = self.tx if choice is None else specialize(self.tx, choice, label=False)
+            found = Sequence.of(tx, self.members_of(part))
+            if part.factored:
+                ((path, member),) = found.members
+                found = Sequence(((path, member.factors()),))  # type: ignore[attr-defined]
+            self._members[part, choice] = found
+        return self._members[part, choice]
 
     def late(self, cut: tuple[Part, ...]) -> tuple[Path, GradientTransformation] | None:
         """The first member in its form for ``Late``, and where it stands.

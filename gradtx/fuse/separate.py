@@ -29,9 +29,13 @@ class Separate:
         self._parts = [bound.batch for bound in self.pieces]
 
     @staticmethod
-    def cut(batch: Batch, leaves: list[list[int]]) -> list[Batch]:
-        """A batch per list of leaves; all but the last have copies of what is shared."""
+    def cut(batch: Batch, leaves: list[list[int]], alone: list[bool]) -> list[Batch]:
+        """A batch per list of leaves; all but the last have copies of what is shared.
+
+        Those that are ``alone`` do not know of the tree's other leaves.
+        """
         parts = [batch.some(where) for where in leaves]
+        parts = [part.alone() if yes else part for part, yes in zip(parts, alone, strict=True)]
         return [
             *(replace(part, shared=[x.clone() for x in batch.shared]) for part in parts[:-1]),
             parts[-1],
@@ -63,7 +67,7 @@ class Separate:
         same = batch.params is known.params and batch.states is known.states
         out = []
         for where, old in zip(self._where, self._parts, strict=True):
-            new = batch.some(where)
+            new = replace(batch.some(where), spec=old.spec, positions=old.positions)
             if same:
                 new = replace(new, params=old.params, states=old.states)
             out.append(new if where is self._where[-1] else replace(new, shared=old.shared))

@@ -11,13 +11,14 @@ from .bound import Bound
 class Streamed(Bound):
     """Leaves with members that are ``steady``.
 
-    Updates are there for these leaves only while they are written, not for all at once.
+    Updates are there for these leaves only while they are written, not for all at once, and a part
+    writes its state as it gives them.
     """
 
-    _has_run = False
+    variants = ("emit", "commit", "all")
 
     def prepare(self, batch: Batch) -> Callable[[], None]:
-        if self._has_run:
+        if self.phases == ("all",):
             self._gradients(batch)
 
             def step() -> None:
@@ -28,6 +29,6 @@ class Streamed(Bound):
 
         def first() -> None:
             write()
-            self._has_run = True
+            self.phases = ("all",)
 
         return first
