@@ -1,7 +1,7 @@
 """The operator ``gradtx::newton_schulz``: several iterations on several matrices of one shape.
 
     newton_schulz(Tensor[] xs, float[] coefficients, int[] parts, str scaling, float safety,
-                  float eps, ScalarType dtype, bool mixed) -> Tensor
+                  float eps, ScalarType dtype, bool mixed, float scale) -> Tensor
 
 The kernel keeps matrices packed between products, in float32 and bfloat16; the reference is made of
 ``product`` and ``symmetric_product`` and is what is differentiated.
@@ -26,7 +26,7 @@ SCALINGS = ("add", "clamp", "none")
 
 _ARGUMENTS = (
     "(Tensor[] xs, float[] coefficients, int[] parts, str scaling, float safety, float eps, "
-    "ScalarType dtype, bool mixed) -> Tensor"
+    "ScalarType dtype, bool mixed, float scale) -> Tensor"
 )
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
@@ -84,6 +84,7 @@ def _reference(
     eps: float,
     dtype: torch.dtype,
     mixed: bool,
+    scale: float,
 ) -> Tensor:
     joined = torch.cat(list(xs)) if len(xs) > 1 else xs[0]
     x = joined.to(dtype)
@@ -103,7 +104,8 @@ def _reference(
             x = product(x, q) if tall else product(q, x)
         else:
             x = product(x, z, x, a) if tall else product(z, x, x, a)
-    return x.to(joined.dtype)
+    x = x.to(joined.dtype)
+    return x if scale == 1.0 else x * scale
 
 
 def _checked(
@@ -162,9 +164,10 @@ def _newton_schulz(
     eps: float,
     dtype: torch.dtype,
     mixed: bool,
+    scale: float,
 ) -> Tensor:
     """See the module's text."""
-    return _reference(xs, coefficients, parts, scaling, safety, eps, dtype, mixed)
+    return _reference(xs, coefficients, parts, scaling, safety, eps, dtype, mixed, scale)
 
 
 # Where the kernel has no instructions for a dtype it calls this.
@@ -180,6 +183,7 @@ def newton_schulz(
     eps: float = 1e-7,
     dtype: torch.dtype | None = None,
     mixed: bool = False,
+    scale: float = 1.0,
 ) -> Tensor:
     """Newton-Schulz iterations on all matrices of these batches; differentiable.
 
@@ -196,6 +200,7 @@ def newton_schulz(
         dtype: of the iterations; None for that of xs.
         mixed: in bfloat16, keep everything but the factors of products in float32 within parts of
             several iterations.
+        scale: factor on the results.
 
     Returns:
         All matrices one after the other, (sum of batches, rows, columns), in the dtype of xs.
@@ -213,4 +218,4 @@ def newton_schulz(
     dtype = _checked(xs, lengths, scaling, dtype, mixed)
     numbers = [number for part in parts for triple in part for number in triple]
     run = _reference if is_watched(*xs) else _newton_schulz
-    return run(xs, numbers, lengths, scaling, safety, eps, dtype, mixed)
+    return run(xs, numbers, lengths, scaling, safety, eps, dtype, mixed, scale)

@@ -100,6 +100,7 @@ def newton_schulz(
     eps: float,
     dtype: torch.dtype,
     form: str | None = "plain",
+    scale: float = 1.0,
 ) -> Tensor:
     """Approximations of the orthogonal factors of all matrices of these batches, as one batch.
 
@@ -115,9 +116,11 @@ def newton_schulz(
         eps: of the scaling.
         dtype: of the iteration.
         form: "plain", "gram", or None for what suits the shape.
+        scale: factor on the results.
     """
     if scaling == "rows":
-        xs, scaling = [_by_rows(x.to(dtype), eps) for x in xs], "none"
+        wide = torch.promote_types(xs[0].dtype, dtype)
+        xs, scaling = [_by_rows(x.to(dtype), eps).to(wide) for x in xs], "none"
     parts: Sequence[Sequence[Triple]] = [(triple,) for triple in triples]
     mixed = False
     if (form or _best_form(xs[0])) == "gram":
@@ -126,7 +129,7 @@ def newton_schulz(
             fewer = parts_of(triples, dtype, mixed=True)
             mixed = len(fewer) < len(parts)
             parts = fewer if mixed else parts
-    return iterations(xs, parts, scaling, safety, eps, dtype, mixed)
+    return iterations(xs, parts, scaling, safety, eps, dtype, mixed, scale)
 
 
 def _best_form(x: Tensor) -> str:

@@ -15,6 +15,7 @@ from ..core.hyper import static
 from ..core.leaves import LowRankUpdate
 from ..core.tree import PyTree
 from .newton_schulz import FORMS, SCALINGS, SETS, newton_schulz, polar_factor, triples_of
+from .shape import RULES
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class orthogonalize(DeclaredTransform):
             long matrices, and goes back to X before rounding errors have grown: same values up
             to a few times the rounding of X. None for "gram" where the smaller dimension is at
             least 256 and the larger one 1.5 times that.
+        scale: factor from the shape, a rule of ``gx.scale_by_shape``, which would take a pass of
+            its own.
 
     Raises:
         ValueError: a value that is not among these, or a leaf with fewer than two dimensions.
@@ -63,6 +66,7 @@ class orthogonalize(DeclaredTransform):
     eps: float = static(1e-7)
     dtype: torch.dtype | None = static(None)
     form: str | None = static(None)
+    scale: str = static("none")
 
     @property
     def steady(self) -> bool:
@@ -89,6 +93,10 @@ class orthogonalize(DeclaredTransform):
             raise ValueError(
                 f"orthogonalize: form must be one of {FORMS} or None, got {self.form!r}"
             )
+        if self.scale not in RULES:
+            raise ValueError(
+                f"orthogonalize: scale must be one of {tuple(RULES)}, got {self.scale!r}"
+            )
         if self.dtype is not None and not self.dtype.is_floating_point:
             raise ValueError(f"orthogonalize: dtype must be floating, got {self.dtype}")
 
@@ -105,30 +113,32 @@ class orthogonalize(DeclaredTransform):
             if x is None or not x.numel():
                 continue
             dtype = self._dtype(x, call.params[i])
-            groups.setdefault((x.shape[1:], x.dtype, dtype, x.device), []).append(i)
+            factor = RULES[self.scale](*u.shape[-2:])
+            groups.setdefault((x.shape[1:], x.dtype, dtype, x.device, factor), []).append(i)
         out = list(call.updates)
-        for (shape, _, dtype, device), alike in groups.items():
+        for (shape, _, dtype, device, factor), alike in groups.items():
             # On a CPU every thread has a large matrix, and there is memory for no more of them.
             large = device.type == "cpu" and shape.numel() >= 2**16
             most = torch.get_num_threads() if large else len(alike)
             for members in (alike[k : k + most] for k in range(0, len(alike), most)):
                 batch = [_matrices(call.updates[i]) for i in members]
-                done = self._factors(batch, dtype)
+                done = self._factors(batch, dtype, factor)
                 parts = done.split([x.shape[0] for x in batch])
                 for i, part in zip(members, parts, strict=True):
                     out[i] = _replaced(call.updates[i], part)
         return call.spec.unflatten(out), state
 
-    def _factors(self, xs: list[Tensor], dtype: torch.dtype) -> Tensor:
+    def _factors(self, xs: list[Tensor], dtype: torch.dtype, scale: float) -> Tensor:
         if self.coefficients == "svd":
-            return polar_factor((torch.cat(xs) if len(xs) > 1 else xs[0]).to(dtype))
+            x = polar_factor((torch.cat(xs) if len(xs) > 1 else xs[0]).to(dtype))
+            return x if scale == 1.0 else x.to(xs[0].dtype) * scale
         known = SETS.get(self.coefficients) if isinstance(self.coefficients, str) else None
         triples = triples_of(self.name, self.coefficients)
         steps = self.steps or (5 if len(triples) == 1 else len(triples))
         triples = (*triples, *[triples[-1]] * (steps - len(triples)))[:steps]
         scaling = self.scaling or (known.scaling if known else "add")
         safety = self.safety or (known.safety if known else 1.0)
-        return newton_schulz(xs, triples, scaling, safety, self.eps, dtype, self.form)
+        return newton_schulz(xs, triples, scaling, safety, self.eps, dtype, self.form, scale)
 
     def _dtype(self, x: Tensor, p: Tensor | None) -> torch.dtype:
         if self.dtype is not None:

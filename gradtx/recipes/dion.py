@@ -137,9 +137,11 @@ def dion2(
     columns = top_columns(fraction=fraction, side="std_left" if b2 is None else "left")
     steps = chain(
         low_rank_momentum(columns, momentum, codec),
-        orthogonalize(coefficients, _steps(coefficients, ns_steps), None, None, ns_eps, ns_dtype),
-        *([] if b2 is None else [normalize_neurons(b2)]),
-        scale_by_shape(scale),
+        orthogonalize(
+            *(coefficients, _steps(coefficients, ns_steps), None, None, ns_eps, ns_dtype),
+            scale="none" if b2 is not None else scale,
+        ),
+        *([] if b2 is None else [normalize_neurons(b2), scale_by_shape(scale)]),
         densify(),
     )
     return matrices_and_others(

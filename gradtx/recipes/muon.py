@@ -87,15 +87,13 @@ def muon(
     if convolutions not in CONVOLUTIONS:
         raise ValueError(f"muon: convolutions must be one of {CONVOLUTIONS}, got {convolutions!r}")
     steps = None if coefficients == "svd" else ns_steps
-    parts: list[GradientTransformation] = [
-        orthogonalize(coefficients, steps, ns_scaling, None, ns_eps, ns_dtype)
-    ]
-    if neuron_b2 is not None:
-        parts.append(normalize_neurons(neuron_b2))
-    sized = scale_by_shape(scale)
-    if convolutions != "kernel":
-        parts.append(sized)
-    directions: GradientTransformation = chain(*parts)
+    sized, whole = scale_by_shape(scale), convolutions == "kernel"
+    at_once = "none" if whole or neuron_b2 is not None else scale
+    directions: GradientTransformation = chain(
+        orthogonalize(coefficients, steps, ns_scaling, None, ns_eps, ns_dtype, scale=at_once),
+        *([] if neuron_b2 is None else [normalize_neurons(neuron_b2)]),
+        *([] if neuron_b2 is None or whole else [sized]),
+    )
     if split_sizes is not None or num_heads is not None:
         directions = split_rows(directions, split_sizes, num_heads)
     if convolutions != "batch":
@@ -106,7 +104,7 @@ def muon(
         else trace(momentum, nesterov=nesterov, codec=codec)
     )
     return matrices_and_others(
-        *(moved, directions, *([sized] if convolutions == "kernel" else [])),
+        *(moved, directions, *([sized] if whole else [])),
         lr=lr,
         weight_decay=weight_decay,
         matrices=matrices,

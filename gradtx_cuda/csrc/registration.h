@@ -63,6 +63,6 @@ Tensor symmetric_product_cpu(const Tensor& x, const Tensor& y, const std::option
                              double beta, double alpha, bool mixed);
 Tensor newton_schulz_cpu(const Tensors& xs, const Doubles& coefficients, const Ints& parts,
                          const std::string& scaling, double safety, double eps, ScalarType dtype,
-                         bool mixed);
+                         bool mixed, double scale);
 
 }  // namespace gx

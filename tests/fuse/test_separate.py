@@ -155,11 +155,11 @@ def test_what_fails_in_a_first_step_changes_nothing(monkeypatch: pytest.MonkeyPa
     before, calls = copy((params, state)), []
     factors = gx.orthogonalize._factors
 
-    def fail(self: Any, x: list[Tensor], dtype: torch.dtype) -> Tensor:
+    def fail(self: Any, x: list[Tensor], *args: Any) -> Tensor:
         calls.append(x)
         if len(calls) == 2:
             raise RuntimeError("no memory")
-        return factors(self, x, dtype)
+        return factors(self, x, *args)
 
     monkeypatch.setattr(gx.orthogonalize, "_factors", fail)
     with pytest.raises(RuntimeError, match="no memory"):

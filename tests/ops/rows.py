@@ -261,10 +261,10 @@ def newton_schulz_samples() -> list[tuple[Any, ...]]:
     x = normal(make_key(5), (2, 37, 24), torch.float32).sign()
     once = ([0.5, -0.25, 0.0], [1], "none", 1.0, 1e-7)
     return [
-        ([x, x[:1]], *once, torch.float32, False),
-        ([x.mT], *once, torch.float32, False),
-        ([x.double()], [1.0, 0.5, 0.25] * 3, [2, 1], "add", 1.1, 1e-7, torch.float64, False),
-        ([x[:, :, :0]], [1.0, 0.5, 0.25], [1], "clamp", 1.0, 1e-7, torch.float32, False),
+        ([x, x[:1]], *once, torch.float32, False, 1.0),
+        ([x.mT], *once, torch.float32, False, 1.0),
+        ([x.double()], [1.0, 0.5, 0.25] * 3, [2, 1], "add", 1.1, 1e-7, torch.float64, False, 3.0),
+        ([x[:, :, :0]], [1.0, 0.5, 0.25], [1], "clamp", 1.0, 1e-7, torch.float32, False, 1.0),
     ]
 
 

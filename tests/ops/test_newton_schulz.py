@@ -33,7 +33,7 @@ def error(got, want):
 def call(op, xs, parts, scaling="add", dtype=torch.float32, mixed=False, eps=1e-7):
     numbers = [number for part in parts for triple in part for number in triple]
     lengths = [len(part) for part in parts]
-    return op(xs, numbers, lengths, scaling, 1.0, eps, dtype, mixed)
+    return op(xs, numbers, lengths, scaling, 1.0, eps, dtype, mixed, 0.5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -74,6 +74,14 @@ def test_neither_batches_nor_threads_matter(count, threads, dtype):
         assert torch.equal(newton_schulz(list(x.split(1)), PARTS, dtype=dtype), alone)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_results_are_scaled_after_they_are_rounded(dtype):
+    x = torch.randn(3, 30, 70)
+    for one in (x, x.bfloat16(), x.mT):
+        plain = newton_schulz([one], PLAIN, dtype=dtype)
+        assert torch.equal(newton_schulz([one], PLAIN, dtype=dtype, scale=0.3), plain * 0.3)
 
 
 def test_strides_do_not_matter():

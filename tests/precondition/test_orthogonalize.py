@@ -77,6 +77,19 @@ def test_matrices_of_one_shape_are_one_product(monkeypatch):
     assert seen == [[(1, 4, 3)] * 5, [(1, 3, 4)]]
 
 
+@pytest.mark.parametrize("coefficients", ["quintic5", "aol4", "svd"])
+@pytest.mark.parametrize("rule", ["original", "spectral_norm", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scale_is_that_of_a_pass_of_its_own(coefficients, rule, dtype):
+    tree = {"a": torch.randn(30, 7), "b": torch.randn(7, 30), "c": torch.randn(2, 12, 3)}
+    options = {} if coefficients == "svd" else {"dtype": dtype}
+    once = gx.orthogonalize(coefficients, scale=rule, **options)
+    twice = gx.chain(gx.orthogonalize(coefficients, **options), gx.scale_by_shape(rule))
+    want = twice.update(tree, twice.init(tree))[0]
+    for name, x in once.update(tree, ())[0].items():
+        assert torch.equal(x, want[name])
+
+
 def test_steps_and_custom_coefficients():
     x = torch.randn(5, 7)
     triple = (3.0, -3.2, 1.2)
@@ -131,6 +144,7 @@ def test_vectors_are_refused_by_name(shape):
         ({"eps": 0.0}, "eps"),
         ({"dtype": torch.int32}, "dtype"),
         ({"form": "short"}, "form"),
+        ({"scale": "large"}, "scale"),
     ],
 )
 def test_bad_arguments(options, words):

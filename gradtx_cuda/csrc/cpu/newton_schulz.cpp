@@ -19,14 +19,15 @@ struct Options {
   const std::string& scaling;
   double safety, eps;
   bool mixed;
+  double scale;  // of the results
 };
 
 // What the reference makes of other dtypes, and on other processors.
 Tensor reference_iterations(const Tensors& xs, const Options& o, ScalarType dtype) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 8> stack{from(xs),       from(o.coefficients), from(o.parts),
-                                    from(o.scaling), from(o.safety),      from(o.eps),
-                                    from(dtype),    from(o.mixed)};
+  std::array<StableIValue, 9> stack{from(xs),        from(o.coefficients), from(o.parts),
+                                    from(o.scaling), from(o.safety),       from(o.eps),
+                                    from(dtype),     from(o.mixed),       from(o.scale)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("gradtx::newton_schulz_reference", "",
                                                       stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
@@ -280,6 +281,7 @@ class Group {
                                    w.y,
                                    is_last,
                                    shape_.tall,
+                                   static_cast<float>(options_.scale),
                                    {out, shape_.rows, shape_.columns, shape_.columns}};
         multiply_tiles<kHalf>(places, 0, places.size(), {rows.data(), steps()},
                               {by_factor ? w.q.packed : w.z, steps()}, to);
@@ -350,7 +352,7 @@ Tensor tile_iterations(Tensors xs, const Options& options, bool half) {
 
 Tensor newton_schulz_cpu(const Tensors& xs, const Doubles& coefficients, const Ints& parts,
                          const std::string& scaling, double safety, double eps, ScalarType dtype,
-                         bool mixed) {
+                         bool mixed, double scale) {
   require(!xs.empty() && !parts.empty(), "newton_schulz: there must be a matrix and a part");
   for (const Tensor& x : xs) {
     require(x.dim() == 3 && x.size(1) == xs[0].size(1) && x.size(2) == xs[0].size(2) &&
@@ -364,7 +366,7 @@ Tensor newton_schulz_cpu(const Tensors& xs, const Doubles& coefficients, const I
   }
   require(static_cast<int64_t>(coefficients.size()) == 3 * iterations,
           "newton_schulz: there must be three coefficients an iteration");
-  const Options options{coefficients, parts, scaling, safety, eps, mixed};
+  const Options options{coefficients, parts, scaling, safety, eps, mixed, scale};
 #if GX_HAS_AVX512
   const ScalarType given = xs[0].scalar_type();
   const bool half = dtype == ScalarType::BFloat16 && has_half_tiles() &&

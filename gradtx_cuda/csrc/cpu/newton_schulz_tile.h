@@ -279,6 +279,7 @@ struct LongEnd {
   float a;        // or 0 for no sum
   Long y;
   bool is_last, tall;
+  float scale;  // of the result
   Plain<T> out;
 
   void fetch(int64_t u) const {
@@ -300,6 +301,7 @@ GX_AVX512_BF16 inline void LongEnd<kHalf, T>::finish(int64_t u, const float* sum
     __m512 sum = _mm512_load_ps(sums + r * kTile);
     if (a != 0.0f) sum = _mm512_fmadd_ps(_mm512_set1_ps(a), old[r], sum);
     if (kHalf) sum = rounded(sum);
+    if (is_last) sum = _mm512_mul_ps(sum, _mm512_set1_ps(scale));
     x[r] = _mm512_castps_si512(sum);
   }
   if (!is_last) {
