@@ -3,8 +3,10 @@
     newton_schulz(Tensor[] xs, float[] coefficients, int[] parts, str scaling, float safety,
                   float eps, ScalarType dtype, bool mixed, float scale) -> Tensor
 
-The kernel keeps matrices packed between products, in float32 and bfloat16; the reference is made of
-``product`` and ``symmetric_product`` and is what is differentiated.
+The kernel keeps matrices packed between products, in float32 and bfloat16. Where there are enough of
+them a thread has one to itself, in scratch for one matrix a thread: for a matrix of m x n
+with n <= m, iterated in bfloat16, 2 m n + 12 n^2 bytes, of which the process keeps up to 32 MiB. The
+reference is made of ``product`` and ``symmetric_product`` and is what is differentiated.
 """
 
 from __future__ import annotations
@@ -210,9 +212,8 @@ def newton_schulz(
 
     >>> import torch, gradtx as gx
     >>> x = torch.tensor([[[3.0, 0.0], [0.0, -4.0]]])
-    >>> gx.ops.newton_schulz([x], [[(1.5, -0.5, 0.0)] * 6] * 2)
-    tensor([[[ 1.,  0.],
-             [ 0., -1.]]])
+    >>> gx.ops.newton_schulz([x], [[(1.5, -0.5, 0.0)] * 6] * 2).diagonal(dim1=1, dim2=2).round()
+    tensor([[ 1., -1.]])
     """
     lengths = [len(part) for part in parts]
     dtype = _checked(xs, lengths, scaling, dtype, mixed)
