@@ -3,9 +3,9 @@
     newton_schulz(Tensor[] xs, float[] coefficients, int[] parts, str scaling, float safety,
                   float eps, ScalarType dtype, bool mixed, float scale) -> Tensor
 
-The kernel keeps matrices packed between products, in float32 and bfloat16. Where there are enough of
-them a thread has one to itself, in scratch for one matrix a thread: for a matrix of m x n
-with n <= m, iterated in bfloat16, 2 m n + 12 n^2 bytes, of which the process keeps up to 32 MiB. The
+The kernel keeps matrices packed between products, in float32 and bfloat16. Where there are enough
+of them a thread has one to itself, in scratch for one matrix a thread: for a matrix of m x n with
+n <= m, iterated in bfloat16, 2 m n + 12 n^2 bytes, of which the process keeps up to 32 MiB. The
 reference is made of ``product`` and ``symmetric_product`` and is what is differentiated.
 """
 

@@ -41,7 +41,7 @@ class orthogonalize(DeclaredTransform):
         form: "plain" iterates on X. "gram" iterates on A, which takes a third less work for
             long matrices, and goes back to X before rounding errors have grown: same values up
             to a few times the rounding of X. None for "gram" where the smaller dimension is at
-            least 256 and the larger one 1.5 times that.
+            least 256, on a CPU 128, and the larger one 1.5 times that.
         scale: factor from the shape, a rule of ``gx.scale_by_shape``, which would take a pass of
             its own.
 
@@ -116,16 +116,11 @@ class orthogonalize(DeclaredTransform):
             factor = RULES[self.scale](*u.shape[-2:])
             groups.setdefault((x.shape[1:], x.dtype, dtype, x.device, factor), []).append(i)
         out = list(call.updates)
-        for (shape, _, dtype, device, factor), alike in groups.items():
-            # On a CPU every thread has a large matrix, and there is memory for no more of them.
-            large = device.type == "cpu" and shape.numel() >= 2**16
-            most = torch.get_num_threads() if large else len(alike)
-            for members in (alike[k : k + most] for k in range(0, len(alike), most)):
-                batch = [_matrices(call.updates[i]) for i in members]
-                done = self._factors(batch, dtype, factor)
-                parts = done.split([x.shape[0] for x in batch])
-                for i, part in zip(members, parts, strict=True):
-                    out[i] = _replaced(call.updates[i], part)
+        for (_, _, dtype, _, factor), members in groups.items():
+            batch = [_matrices(call.updates[i]) for i in members]
+            done = self._factors(batch, dtype, factor)
+            for i, part in zip(members, done.split([len(x) for x in batch]), strict=True):
+                out[i] = _replaced(call.updates[i], part)
         return call.spec.unflatten(out), state
 
     def _factors(self, xs: list[Tensor], dtype: torch.dtype, scale: float) -> Tensor:
