@@ -112,11 +112,7 @@ def _choose(finite: list[Any], spec: Any, new: PyTree, old: PyTree) -> PyTree:
     """The new state, with the old one of the leaves that are not finite."""
 
     def is_per_leaf(node: PyTree) -> bool:
-        try:
-            spec.flatten_up_to(node)
-        except ValueError:
-            return False
-        return True
+        return tree.matches(spec, node)
 
     def choose(now: PyTree, before: PyTree) -> PyTree:
         if not is_per_leaf(now):

@@ -70,6 +70,23 @@ def flatten_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> 
         ) from error
 
 
+def matches(spec: optree.PyTreeSpec, tree: PyTree) -> bool:
+    """Whether ``tree`` has this structure at the top; no values are looked at.
+
+    >>> import gradtx as gx
+    >>> spec = gx.tree.flatten({"a": 1})[1]
+    >>> gx.tree.matches(spec, {"a": (2, 3)}), gx.tree.matches(spec, {"b": 2})
+    (True, False)
+    """
+    if not torch.compiler.is_compiling():
+        return spec.is_prefix(optree.tree_structure(tree, none_is_leaf=True, namespace=NAMESPACE))
+    try:  # what stands for optree there has no such method; outside, the error prints all values
+        spec.flatten_up_to(tree)
+    except ValueError:
+        return False
+    return True
+
+
 def _difference(spec: Any, tree: Any, path: str = "") -> str:
     """Where ``tree`` first leaves the structure of ``spec``; no values are shown."""
     here = f"at {path!r} " if path else "at the root "
@@ -82,9 +99,7 @@ def _difference(spec: Any, tree: Any, path: str = "") -> str:
     if list(entries) != spec.entries():
         return f"{here}it has {list(entries)}, the updates have {spec.entries()}"
     for key, child_spec, child in zip(spec.entries(), spec.children(), children, strict=True):
-        try:
-            child_spec.flatten_up_to(child)
-        except ValueError:
+        if not matches(child_spec, child):
             return _difference(child_spec, child, f"{path}.{key}".lstrip("."))
     return f"{here}two containers hold different data"
 
@@ -258,11 +273,7 @@ def map_params(fn: Callable[..., Any], state: PyTree, params: PyTree) -> PyTree:
     param_leaves, spec = flatten(params)
 
     def like_params(node: PyTree) -> bool:
-        try:
-            spec.flatten_up_to(node)
-        except ValueError:
-            return False
-        return True
+        return matches(spec, node)
 
     def at_leaf(sub: PyTree, param: Any) -> PyTree:
         if param is None:

@@ -24,11 +24,7 @@ def map_leaf_states(fn: Callable[[int, Any], Any], state: PyTree, spec: Any) -> 
     """Apply ``fn(i, state of leaf i)`` wherever a state has the parameters' structure."""
 
     def like_params(node: Any) -> bool:
-        try:
-            spec.flatten_up_to(node)
-        except ValueError:
-            return False
-        return True
+        return tree.matches(spec, node)
 
     def visit(node: Any) -> Any:
         if not like_params(node):

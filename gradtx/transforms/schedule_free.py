@@ -215,10 +215,7 @@ def _convert(
 
 def _states(state: PyTree, spec: Any) -> Iterator[list[Any]]:
     """Per-leaf states, wherever the state has the structure of the parameters."""
-    try:
-        at_leaves = spec.flatten_up_to(state)
-    except ValueError:
-        at_leaves = []
+    at_leaves = spec.flatten_up_to(state) if tree.matches(spec, state) else []
     if any(isinstance(s, ScheduleFreeState) for s in at_leaves):
         yield at_leaves
         return
