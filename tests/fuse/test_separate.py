@@ -149,6 +149,25 @@ def test_large_leaves_one_by_one(coefficients: str) -> None:
     assert ("Streamed" in kinds) == (coefficients != "svd")
 
 
+@pytest.mark.parametrize("given", ["number", "tree"])
+def test_large_leaves_that_do_not_see_the_others(given: str) -> None:
+    """Labels and numbers that are trees reach leaves that are updated as trees of their own."""
+    shapes = {"a.x": (512, 520), "b": (7,), "c": (512, 520), "d": (512, 520)}
+    labels = {"a.x": "one", "b": "rest", "c": "two", "d": "one"}
+    last = gx.scale_by_learning_rate(0.1)
+    members = {
+        name: gx.chain(gx.trace(decay), gx.orthogonalize(), last)
+        for name, decay in (("one", 0.9), ("two", 0.5))
+    }
+    tx = gx.partition({**members, "rest": last}, by=labels)
+    lr: Any = 0.2 if given == "number" else {"a.x": 0.2, "b": 0.1, "c": 0.3, "d": 0.4}
+    fused, pure, step = run_both(tx, shapes, hyper={"lr": lr})
+    assert_same(fused, pure, rtol=2e-4, atol=2e-5)
+    pieces = [piece for piece in step.engine._bound.pieces if type(piece).__name__ == "Streamed"]
+    assert {piece.batch.spec.num_leaves for piece in pieces} <= {1, 2}
+    assert sum(len(piece.kinds) for piece in pieces) == 3
+
+
 def test_what_fails_in_a_first_step_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     tx, params = gx.muon(0.1), tensors({"a": (512, 600), "b": (600, 512)}, 0)
     step, state = gx.fuse(tx), tx.init(params)
