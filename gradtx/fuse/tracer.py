@@ -113,7 +113,7 @@ class Tracer(TorchDispatchMode):
         self._remember(out, self.add("cast", (self._append(node),), x.dtype))
         return out
 
-    # -- what rules use (lower.Recorder) -----------------------------------------------------
+    # -- what rules use (rules.Recorder) -----------------------------------------------------
 
     def node(self, value: Any) -> int:
         if isinstance(value, Tensor):
