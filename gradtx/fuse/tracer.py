@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from . import lower
 from .errors import CannotFuseError
 from .graph import BLOCKS, MOST, Input, Node, needed
+from .rules import Spec
 from .specialize import current_member
 from .view import Shape
 
@@ -204,14 +205,14 @@ class Tracer(TorchDispatchMode):
         self._claim((out.shape[0], out.shape[1]))
         return self._append(Node("unpack_signs", (at,), "bool", "element", None, current_member()))
 
-    def decode(self, codes: Tensor, scale: Tensor, out: Tensor, spec: lower.Spec) -> int:
+    def decode(self, codes: Tensor, scale: Tensor, out: Tensor, spec: Spec) -> int:
         bits, block, _ = spec
         self._cut(out, block)
         args = (self._state(codes, f"every {8 // bits}"), self._state(scale, f"every {block}"))
         node = Node("block_decode", args, "float32", "element", spec, current_member())
         return self._append(node)
 
-    def encode(self, x: Tensor, out: Tensor, spec: lower.Spec) -> int:
+    def encode(self, x: Tensor, out: Tensor, spec: Spec) -> int:
         bits, block, _ = spec
         self._cut(x, block)
         source = self.add("cast", (self.node(x),), torch.float32)
