@@ -156,21 +156,7 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]
     return torch.stack(examples), 0
 
 
-@operator("newton_schulz" + _ARGUMENTS, fake=_fake, vmap=_vmap)
-def _newton_schulz(
-    xs: Sequence[Tensor],
-    coefficients: Sequence[float],
-    parts: Sequence[int],
-    scaling: str,
-    safety: float,
-    eps: float,
-    dtype: torch.dtype,
-    mixed: bool,
-    scale: float,
-) -> Tensor:
-    """See the module's text."""
-    return _reference(xs, coefficients, parts, scaling, safety, eps, dtype, mixed, scale)
-
+_newton_schulz = operator("newton_schulz" + _ARGUMENTS, fake=_fake, vmap=_vmap)(_reference)
 
 # Where the kernel has no instructions for a dtype it calls this.
 _ON_ITS_OWN = Op("newton_schulz_reference" + _ARGUMENTS, _reference, _fake, _vmap)
