@@ -21,7 +21,7 @@ from gradtx.ops.registry import NAMESPACE, Op, is_watched, operator
 from gradtx.ops.symmetric_product import product
 from gradtx.ops.symmetric_product import symmetric_product as symmetric
 
-__all__ = ["Triple", "newton_schulz", "twins"]
+__all__ = ["Triple", "is_tall", "newton_schulz", "twins"]
 
 Triple = tuple[float, float, float]
 SCALINGS = ("add", "clamp", "none")
@@ -33,9 +33,14 @@ _ARGUMENTS = (
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
+def is_tall(x: Tensor) -> bool:
+    """Whether matrices have more rows than columns and are multiplied from the right."""
+    return x.shape[-2] > x.shape[-1]
+
+
 def twins(x: Tensor) -> tuple[Tensor, Tensor]:
     """The factors of the smaller Gram matrix."""
-    return (x.mT, x) if x.shape[-2] > x.shape[-1] else (x, x.mT)
+    return (x.mT, x) if is_tall(x) else (x, x.mT)
 
 
 def _size(x: Tensor, scaling: str, safety: float, eps: float) -> Tensor:
@@ -92,7 +97,7 @@ def _reference(
     x = joined.to(dtype)
     if scaling != "none":
         x = x / _size(x, scaling, safety, eps).to(dtype)
-    tall = x.shape[-2] > x.shape[-1]
+    tall = is_tall(x)
     numbers = iter(coefficients)
     triples = iter(list(zip(numbers, numbers, numbers, strict=True)))
     for iterations in parts:

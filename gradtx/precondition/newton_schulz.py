@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.newton_schulz import Triple, twins
+from ..ops.newton_schulz import Triple, is_tall, twins
 from ..ops.newton_schulz import newton_schulz as iterations
 from ..ops.symmetric_product import has_mixed_products
 from ..ops.symmetric_product import symmetric_product as symmetric
@@ -141,12 +141,8 @@ def _best_form(x: Tensor) -> str:
 
 def _by_rows(x: Tensor, eps: float) -> Tensor:
     """Rows, of tall matrices columns, such that no singular value is larger than one."""
-    sums = symmetric(*twins(x)).abs().sum(-2 if _is_tall(x) else -1, keepdim=True)
+    sums = symmetric(*twins(x)).abs().sum(-2 if is_tall(x) else -1, keepdim=True)
     return x * torch.rsqrt(torch.clamp(sums, min=eps))
-
-
-def _is_tall(x: Tensor) -> bool:
-    return x.shape[-2] > x.shape[-1]
 
 
 def polar_factor(x: Tensor) -> Tensor:

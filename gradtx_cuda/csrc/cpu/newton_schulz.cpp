@@ -149,7 +149,8 @@ class Group {
     const int64_t stripes = (shape_.rows + kTile - 1) / kTile;
     const int64_t across = (shape_.columns + kTile - 1) / kTile;
     std::vector<double> sums(spaces_.size() * stripes);
-    for_units(stripes, shape_.columns, [&](int64_t m, int64_t begin, int64_t end) {
+    const int64_t measured = options_.scaling == "none" ? 0 : stripes;
+    for_units(measured, shape_.columns, [&](int64_t m, int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         sums[m * stripes + i] = squares<kHalf>(sources_[first_ + m], i * kTile,
                                                std::min((i + 1) * kTile, shape_.rows));
@@ -226,7 +227,7 @@ class Group {
         const Place& at = shape_.upper[u];
         if (at.row != at.column) continue;
         add_diagonal<kHalf>(static_cast<float>(a), rounds, w.q.tiles + u * kTile * kTile,
-                            w.q.packed + (at.row * steps() + at.row * kTileSteps<kHalf>)*kTile);
+                            w.q.packed + place_of<kHalf>(at.row, steps(), at.row));
       }
     }
   }
@@ -271,7 +272,7 @@ class Group {
         for (int64_t i = 0; i < count; ++i) {
           for (int64_t j = 0; j < shape_.panels; ++j) {
             turn_tile<kHalf>(w.y.tile<kHalf>(first + i, j),
-                             rows.data() + (i * steps() + j * kTileSteps<kHalf>)*kTile);
+                             rows.data() + place_of<kHalf>(i, steps(), j));
           }
         }
         const std::vector<Place> places = stripe_tiles(count, shape_.panels);

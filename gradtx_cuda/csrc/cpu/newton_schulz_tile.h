@@ -70,36 +70,45 @@ GX_WIDE_BF16 __m512i rows_of_step(__m512i step) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-GX_WIDE_BF16 void write_steps_of_columns(__m512i* two, uint32_t* columns) {
-  steps_of_columns(two);
+// Where a tile begins in packed panels.
+template <bool kHalf>
+constexpr int64_t place_of(int64_t panel, int64_t steps, int64_t tile) {
+  return (panel * steps + tile * kTileSteps<kHalf>)*kTile;
+}
+
+// Write the columns of a tile a step after the other: sixteen rows, of bfloat16 two a register.
+template <bool kHalf>
+GX_WIDE_BF16 void write_columns(__m512i* x, uint32_t* out) {
   // Butterflies leave steps in the order of their reversed bits.
-  constexpr int kStep[8] = {0, 4, 2, 6, 1, 5, 3, 7};
-#pragma GCC unroll 8
-  for (int t = 0; t < 8; ++t) _mm512_store_si512(columns + kStep[t] * kTile, two[t]);
+  constexpr int kReversed[8] = {0, 4, 2, 6, 1, 5, 3, 7};
+  if constexpr (kHalf) {
+    steps_of_columns(x);
+  } else {
+    transpose(x);
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kTileSteps<kHalf>; ++t) {
+    _mm512_store_si512(out + (kHalf ? kReversed[t % 8] : t) * kTile, x[t]);
+  }
 }
 
 // Write a tile where its columns are the rows of a panel, and where its rows are; null for neither.
 template <bool kHalf>
 GX_WIDE_BF16 void write_steps(__m512i* x, uint32_t* rows, uint32_t* columns) {
-  if constexpr (kHalf) {
-    __m512i two[8];
-#pragma GCC unroll 8
-    for (int r = 0; r < 8; ++r) {
-      two[r] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(
-          _mm512_castsi512_ps(x[2 * r + 1]), _mm512_castsi512_ps(x[2 * r])));
-      if (rows != nullptr) _mm512_store_si512(rows + r * kTile, step_of_rows(two[r]));
-    }
-    if (columns != nullptr) write_steps_of_columns(two, columns);
-  } else {
+  __m512i packed[kTileSteps<kHalf>];
 #pragma GCC unroll 16
-    for (int r = 0; r < kTile; ++r) {
-      if (rows != nullptr) _mm512_store_si512(rows + r * kTile, x[r]);
+  for (int s = 0; s < kTileSteps<kHalf>; ++s) {
+    __m512i step;
+    if constexpr (kHalf) {
+      packed[s] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(
+          _mm512_castsi512_ps(x[2 * s + 1]), _mm512_castsi512_ps(x[2 * s])));
+      step = step_of_rows(packed[s]);
+    } else {
+      step = packed[s] = x[s];
     }
-    if (columns == nullptr) return;
-    transpose(x);
-#pragma GCC unroll 16
-    for (int r = 0; r < kTile; ++r) _mm512_store_si512(columns + r * kTile, x[r]);
+    if (rows != nullptr) _mm512_store_si512(rows + s * kTile, step);
   }
+  if (columns != nullptr) write_columns<kHalf>(packed, columns);
 }
 
 // Read the rows of a tile where its columns are the rows of a panel.
@@ -162,11 +171,9 @@ GX_AVX512_BF16 inline void SquareEnd<kHalf>::finish(int64_t u, const float* sums
 #pragma GCC unroll 16
     for (int r = 0; r < kTile; ++r) _mm512_store_si512(tiles + (u * kTile + r) * kTile, x[r]);
   }
-  const auto panel = [&](int64_t p, int64_t tile) {
-    return packed + (p * steps + tile * kTileSteps<kHalf>)*kTile;
-  };
-  write_steps<kHalf>(x, panel(at.column, at.row),
-                     at.row == at.column ? nullptr : panel(at.row, at.column));
+  uint32_t* mirrored = packed + place_of<kHalf>(at.row, steps, at.column);
+  write_steps<kHalf>(x, packed + place_of<kHalf>(at.column, steps, at.row),
+                     at.row == at.column ? nullptr : mirrored);
 }
 
 // Matrices as they come and go, and how a tile lies in them.
@@ -184,20 +191,14 @@ struct Long {
 
   template <bool kHalf>
   uint32_t* tile(int64_t i, int64_t j) const {
-    return data + (j * steps + i * kTileSteps<kHalf>)*kTile;
+    return data + place_of<kHalf>(j, steps, i);
   }
 };
 
-template <bool kHalf>
-GX_WIDE_BF16 __m512 read_source(const Plain<const float>& x, int64_t at, __mmask16 lanes) {
-  const __m512 value = _mm512_maskz_loadu_ps(lanes, x.data + at);
-  return kHalf ? rounded(value) : value;
-}
-template <bool kHalf>
-GX_WIDE_BF16 __m512 read_source(const Plain<const uint16_t>& x, int64_t at, __mmask16 lanes) {
-  const __m256i value = _mm256_maskz_loadu_epi16(lanes, x.data + at);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(value), 16));
-}
+// How elements of this type are multiplied.
+template <bool kHalf, typename T>
+constexpr Factor kFactorOf = sizeof(T) == 2 ? Factor::kHalf
+                                            : (kHalf ? Factor::kRounded : Factor::kFloat);
 
 // The sum of squares of rows, as they are multiplied.
 template <bool kHalf, typename T>
@@ -205,7 +206,7 @@ GX_AVX512_BF16 inline double squares(const Plain<const T>& x, int64_t begin, int
   __m512d sums[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
   for (int64_t r = begin; r < end; ++r) {
     for (int64_t k = 0; k < x.columns; k += kTile) {
-      const __m512 v = read_source<kHalf>(x, r * x.row + k, first_lanes(x.columns - k));
+      const __m512 v = read_wide<kFactorOf<kHalf, T>>(x.data, r * x.row + k, x.columns - k);
       const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
       const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
       sums[0] = _mm512_fmadd_pd(low, low, sums[0]);
@@ -219,13 +220,14 @@ GX_AVX512_BF16 inline double squares(const Plain<const T>& x, int64_t begin, int
 template <bool kHalf, typename T>
 GX_AVX512_BF16 inline void read_tile(const Plain<const T>& x, int64_t i, int64_t j, float size,
                                      bool tall, const Long& y) {
-  const __mmask16 lanes = first_lanes(x.columns - j * kTile);
+  const int64_t column = j * kTile, left = x.columns - column;
   __m512i tile[kTile];
 #pragma GCC unroll 16
   for (int r = 0; r < kTile; ++r) {
     const int64_t row = i * kTile + r;
-    const __m512 v = row < x.rows ? read_source<kHalf>(x, row * x.row + j * kTile, lanes)
-                                  : _mm512_setzero_ps();
+    const __m512 v = row < x.rows
+                         ? read_wide<kFactorOf<kHalf, T>>(x.data, row * x.row + column, left)
+                         : _mm512_setzero_ps();
     tile[r] = _mm512_castps_si512(_mm512_div_ps(v, _mm512_set1_ps(size)));
   }
   if (tall) {
@@ -262,13 +264,7 @@ GX_AVX512_BF16 inline void turn_tile(const uint32_t* columns, uint32_t* rows) {
     const __m512i step = _mm512_load_si512(columns + s * kTile);
     x[s] = kHalf ? rows_of_step(step) : step;
   }
-  if constexpr (kHalf) {
-    write_steps_of_columns(x, rows);
-  } else {
-    transpose(x);
-#pragma GCC unroll 16
-    for (int r = 0; r < kTile; ++r) _mm512_store_si512(rows + r * kTile, x[r]);
-  }
+  write_columns<kHalf>(x, rows);
 }
 
 // What is done with the tiles of some rows of Y Q: a Y + Y Q is Y from now on, or the result.

@@ -21,17 +21,6 @@ struct Result {
   float beta, alpha;
 };
 
-// Factor says in which dtype it is.
-template <Factor kFactor>
-GX_WIDE_BF16 __m512 read_c(const void* c, int64_t at, int64_t count) {
-  if constexpr (kFactor == Factor::kFloat) {
-    return _mm512_castsi512_ps(read_floats(c, at, count));
-  } else {
-    const __m512i wide = _mm512_cvtepu16_epi32(read_halves<kFactor>(c, at, count));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-  }
-}
-
 // Write sixteen rows and, mirrored, sixteen columns.
 GX_WIDE_BF16 void write_tile(const Result<float>& to, const Place& at, __m512i* x) {
   const int64_t i = at.row * kTile, j = at.column * kTile, n = to.n;
@@ -121,7 +110,7 @@ GX_WIDE_BF16 void add_c(const Result<T>& to, int64_t at, int64_t rows, int64_t c
 #pragma GCC unroll 16
   for (int r = 0; r < kTile; ++r) {
     if (r >= rows) break;
-    const __m512 c = read_c<kFactor>(to.c, at + r * to.c_row, columns);
+    const __m512 c = read_wide<kFactor>(to.c, at + r * to.c_row, columns);
     x[r] = _mm512_castps_si512(_mm512_fmadd_ps(beta, c, _mm512_castsi512_ps(x[r])));
   }
 }

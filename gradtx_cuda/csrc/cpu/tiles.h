@@ -68,6 +68,17 @@ GX_WIDE_BF16 __m256i read_halves(const void* data, int64_t at, int64_t count) {
   }
 }
 
+// The same in float32, of what is multiplied.
+template <Factor kFactor>
+GX_WIDE_BF16 __m512 read_wide(const void* data, int64_t at, int64_t count) {
+  if constexpr (kFactor == Factor::kFloat) {
+    return _mm512_castsi512_ps(read_floats(data, at, count));
+  } else {
+    const __m512i wide = _mm512_cvtepu16_epi32(read_halves<kFactor>(data, at, count));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+}
+
 // Sixteen steps of one row.
 template <Factor kFactor>
 GX_WIDE_BF16 __m512i read_row(const void* data, int64_t at, int64_t count) {
