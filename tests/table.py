@@ -168,6 +168,7 @@ TRANSFORMS = [
     Row("scale_by_adam", lambda: gx.scale_by_adam(mu_dtype=torch.bfloat16), "bf16_moment"),
     Row("scale_by_learning_rate", lambda: gx.scale_by_learning_rate(0.1)),
     Row("scale_by_schedule", lambda: gx.scale_by_schedule(0.5)),
+    Row("set_to_zero", lambda: gx.set_to_zero()),
     Row("trace", lambda: gx.trace(0.9)),
     Row("trace", lambda: gx.trace(0.9, nesterov=True), "nesterov"),
 ]

@@ -166,3 +166,29 @@ STRUCTURED = (SparseUpdate, LowRankUpdate)
 def densify_leaf(leaf: Any) -> Any:
     """A structured update as a tensor; anything else unchanged."""
     return leaf.to_dense() if isinstance(leaf, STRUCTURED) else leaf
+
+
+def zeros_of(leaf: Any) -> Any:
+    """A zero update of the same kind."""
+    return leaf.map(torch.zeros_like) if isinstance(leaf, STRUCTURED) else torch.zeros_like(leaf)
+
+
+def choose_leaf(condition: Tensor, leaf: Any, other: Any) -> Any:
+    """``leaf`` where a 0-d boolean tensor holds, else ``other``; two kinds meet as tensors."""
+    if isinstance(leaf, STRUCTURED) or isinstance(other, STRUCTURED):
+        leaf, other = densify_leaf(leaf), densify_leaf(other)
+    return torch.where(condition, leaf, other.to(leaf.dtype))
+
+
+def leaf_if(condition: Tensor, leaf: Any) -> Any:
+    """``leaf`` where a 0-d boolean tensor holds, else a zero update of the same kind."""
+    if isinstance(leaf, STRUCTURED):
+        return leaf.map(lambda x: leaf_if(condition, x))
+    return torch.where(condition, leaf, torch.zeros_like(leaf))
+
+
+def isfinite_leaf(leaf: Any) -> Tensor:
+    """Whether no entry is NaN or infinite, as a 0-d tensor."""
+    if isinstance(leaf, SparseUpdate):
+        leaf = leaf.values
+    return torch.isfinite(densify_leaf(leaf)).all()

@@ -14,7 +14,7 @@ import torch
 
 from . import tree
 from .chain import check_members
-from .leaves import STRUCTURED, LeafInfo
+from .leaves import STRUCTURED, LeafInfo, zeros_of
 from .protocol import GradientTransformation, Wrapper
 from .tree import PyTree
 
@@ -190,8 +190,4 @@ class freeze(GradientTransformation):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         frozen = [bool(x) for x in label_leaves(self.name, self.mask, updates, params)]
-        return merge(updates, frozen, tree.map(_zeros, updates)), state
-
-
-def _zeros(u: Any) -> Any:
-    return u.map(torch.zeros_like) if isinstance(u, STRUCTURED) else torch.zeros_like(u)
+        return merge(updates, frozen, tree.map(zeros_of, updates)), state

@@ -53,7 +53,7 @@ from .prodigy import ProdigyLeaf, ProdigyShared, ProdigyState, scale_by_prodigy
 from .radam import ScaleByRadamState, scale_by_radam
 from .rms import ScaleByRmsState, ScaleByStddevState, scale_by_rms, scale_by_stddev
 from .rprop import ScaleByRpropState, scale_by_rprop
-from .scale import densify, scale
+from .scale import densify, scale, set_to_zero
 from .schedule_free import (
     ScheduleFreeState,
     schedule_free,
@@ -185,6 +185,7 @@ __all__ = [
     "schedule_free",
     "schedule_free_eval_params",
     "schedule_free_train_params",
+    "set_to_zero",
     "skip_first",
     "sliding_window_adam",
     "sliding_window_moments",

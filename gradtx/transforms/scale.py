@@ -1,4 +1,4 @@
-"""Constant factors, and the end of structured updates."""
+"""Constant factors, zero among them, and the end of structured updates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
-from ..core.leaves import STRUCTURED, densify_leaf
+from ..core.leaves import STRUCTURED, densify_leaf, zeros_of
 from ..core.transform import LeafTransform
 
 
@@ -37,6 +37,23 @@ def scale_leaf(u: Any, factor: Any) -> Any:
     if isinstance(u, STRUCTURED):
         return u.map(lambda x: scale_leaf(x, factor))
     return u * factor
+
+
+@dataclass(frozen=True)
+class set_to_zero(LeafTransform):
+    """Replace updates by zeros, whatever they were: NaN and infinity too.
+
+    For leaves of a ``gx.partition`` that are not trained; ``gx.freeze`` takes a mask.
+
+    >>> import torch, gradtx as gx
+    >>> gx.set_to_zero().update({"w": torch.tensor([1.0, torch.nan])}, ())[0]
+    {'w': tensor([0., 0.])}
+    """
+
+    accepts: ClassVar[tuple[type, ...]] = (Tensor, *STRUCTURED)
+
+    def update_leaf(self, u: Any, s: Any, p: Any, h: Values) -> tuple[Any, Any]:
+        return zeros_of(u), s
 
 
 @dataclass(frozen=True)
