@@ -5,14 +5,16 @@ Only ``cuda.bindings`` is used, which torch's CUDA wheels bring; it is imported 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from .cache import content, entry
+from .cache import content, discard, entry, keep
 from .errors import CannotFuseError
 
 _OPTIONS = ("--std=c++17", "--disable-warnings")
@@ -59,13 +61,22 @@ def cubin(source: str, arch: str) -> bytes:
     Raises:
         CannotFuseError: NVRTC is not there, or fails.
     """
-    _, nvrtc = bindings()
     try:
-        version = nvrtc.nvrtcVersion()
-        key = ["cubin", source, arch, *_OPTIONS, *map(str, version[1:])]
-        return content(entry(key, ".cubin", lambda: _compile(source, arch)))
+        place = _place(source, arch)
+        if place is not None:
+            with contextlib.suppress(OSError):
+                return content(place)
+        code = _compile(source, arch)
     except RuntimeError as error:
         raise CannotFuseError("", f"NVRTC: {error}") from error
+    keep(place, code)
+    return code
+
+
+def _place(source: str, arch: str) -> Path | None:
+    _, nvrtc = bindings()
+    version = nvrtc.nvrtcVersion()
+    return entry(["cubin", source, arch, *_OPTIONS, *map(str, version[1:])], ".cubin")
 
 
 def _compile(source: str, arch: str) -> bytes:
@@ -142,4 +153,5 @@ def load(source: str, device: torch.device) -> Module:
     try:
         return CudaModule(code, device)
     except RuntimeError as error:
+        discard(_place(source, f"sm_{major}{minor}"))
         raise CannotFuseError("", f"CUDA driver: {error}") from error

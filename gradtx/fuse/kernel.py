@@ -63,7 +63,7 @@ class Kernel:
         self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
         self.chunk = chunk(segment(graph))
         self.by_row = any(self.schedule.by_row(s) for s in range(self.stages))
-        code = library(self.source)
+        code = library(self.source, ("gx_run", "gx_commit"))
         self.run = code.gx_run
         self.commit = code.gx_commit
         self.run.argtypes = (ctypes.POINTER(Args), ctypes.c_int64, ctypes.c_int64)

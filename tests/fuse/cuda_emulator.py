@@ -8,13 +8,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import re
-import subprocess
-import tempfile
-from pathlib import Path
 
 import torch
 
-from gradtx.fuse.cache import compiler, entry
+from gradtx.fuse.cache import library
 
 _BEFORE = """\
 #include <math.h>
@@ -137,8 +134,7 @@ class Emulated:
         cases = [f'if (!strcmp(name, "{k}")) return run_{k};' for k, _ in kernels]
         find = ["static void (*find(const char* name))(const void*) {", *cases, "return 0; }"]
         text = "\n".join([_BEFORE, source, *calls, *find, _AFTER])
-        path = entry([text, *_FLAGS, compiler()], ".so", lambda: _build(text))
-        self._code = ctypes.CDLL(str(path))
+        self._code = library(text, ("emulate",), _FLAGS)
         self.launches: list[str] = []
         self.backwards = False
 
@@ -149,14 +145,6 @@ class Emulated:
             kernel.encode(), blocks, threads, ctypes.byref(args), int(self.backwards)
         )
         assert code == 0, f"{kernel}: {('threads part at a barrier', 'no such launch')[code - 1]}"
-
-
-def _build(text: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        file, out = Path(folder) / "kernel.cpp", Path(folder) / "kernel.so"
-        file.write_text(text)
-        subprocess.run([compiler(), *_FLAGS, str(file), "-o", str(out)], check=True)
-        return out.read_bytes()
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -256,6 +257,27 @@ def test_nvrtc_compiles(
     assert cuda_launch.cubin(text, arch) == code
     with pytest.raises(CannotFuseError, match="undefined"):
         cuda_launch.cubin("__global__ void f() { nothing(); }", arch)
+
+
+def test_machine_code_is_kept_unless_it_does_not_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[str] = []
+    nvrtc = SimpleNamespace(nvrtcVersion=lambda: (0, 12, 8))
+    monkeypatch.setenv("GRADTX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(cuda_launch, "bindings", lambda: (None, nvrtc))
+    monkeypatch.setattr(cuda_launch, "_compile", lambda *a: builds.append(a) or b"code")
+    assert [cuda_launch.cubin("text", "sm_90") for _ in range(2)] == [b"code"] * 2
+    assert len(builds) == 1
+
+    def refuse(code: bytes, device: torch.device) -> None:
+        raise RuntimeError("invalid image")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda_launch, "CudaModule", refuse)
+    with pytest.raises(CannotFuseError, match="invalid image"):
+        cuda_launch.load("text", torch.device("cuda", 0))
+    assert not list((tmp_path / "cache").iterdir())
 
 
 @pytest.fixture
