@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain as concat
 from typing import Any
 
 from torch import Tensor
@@ -75,16 +76,13 @@ class Batch:
         places = {i: place for place, i in enumerate(order)}
         return replace(self, spec=spec, positions=[places[i] for i in range(len(names))])
 
+    def every_state(self) -> list[Tensor]:
+        """The state tensors of all leaves, and those that they share."""
+        return [*concat.from_iterable(self.states), *self.shared]
+
     def owned(self) -> list[Tensor]:
         """Everything that a step may write."""
-        owned = list(self.params)
-        for states in self.states:
-            owned += states
-        return owned + self.shared
-
-    def layouts(self) -> list[tuple[Any, ...]]:
-        """How every parameter lies in memory: its data may be swapped for other data."""
-        return [(p.dtype, p.shape, p.stride()) for p in self.params]
+        return [*self.params, *self.every_state()]
 
 
 class HyperNames:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import operator
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch import Tensor
 from ..core.tree import accumulator_dtype
 from .backend import BackEnd, make_table
 from .batch import Batch, HyperNames
+from .door import Gradients, Owned, is_in_order, order
 from .errors import CannotFuseError
 from .graph import Input
 from .kernel import Kernel, Table
@@ -63,6 +62,8 @@ class Bound:
     # Of the kernels of a part that is not the last: one that gives updates, one that writes state.
     variants: tuple[str, ...] = ("emit", "commit")
     phases: tuple[str, ...] = ("emit", "commit")
+    # Whether every leaf is gone through row by row, and not only where its kernels ask for it.
+    by_row: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -86,15 +87,13 @@ class Bound:
         self.of_tree = [i for i, n in enumerate(self.columns) if n in names.of_tree]
         self.hyper = back_end.numbers(len(batch.hyper), max(len(self.columns), 1))
         self.kernels = kernels
-        self.owned = batch.owned()
-        self.addresses = [x.data_ptr() for x in self.owned]
-        self.layouts = batch.layouts()
-        self.spans = Spans(self.owned)
+        self.owned = Owned(batch.params, batch.every_state())
         self.rows = list(batch.rows)
         self.maximize = list(batch.maximize)
         # Where a leaf is seen as a matrix or as blocks, its logical order counts.
         seen = {k for kernel in kernels.values() for k, v in kernel.items() if v.graph.ordered}
-        self.ordered = [kind in seen for kind in kinds]
+        self.ordered = [self.by_row or kind in seen for kind in kinds]
+        self.strides = list(map(order, batch.params, self.ordered))
         self.awkward = [
             i
             for i in range(len(kinds))
@@ -105,27 +104,31 @@ class Bound:
                 if overlaps_itself(x):
                     raise CannotFuseError("", f"elements of parameter or state {i} share memory")
         self.groups = {key: self._group(key[0], by_kind, batch) for key, by_kind in kernels.items()}
-        self.last_grads: list[weakref.ref[Tensor]] = []
         self.gradient_addresses: list[int] = []
+        self.gradients = Gradients(
+            batch.params,
+            [kind.signature.grad for kind in kinds],
+            self.strides,
+            Spans(self.owned.tensors),
+        )
         for key in self.groups:
             self._fill_owned(key, batch.params, batch.states)
 
     def fits(self, batch: Batch) -> bool:
         """Whether these tables serve a batch: same tensors at the same addresses."""
-        if batch.states is not self.batch.states or batch.params is not self.batch.params:
-            owned = batch.owned()
-            if len(owned) != len(self.owned) or len(batch.params) != len(self.kinds):
-                return False
-            if not all(map(operator.is_, owned, self.owned)):
-                return False
-        same = self.addresses == [x.data_ptr() for x in self.owned]
-        return same and self.fits_others(batch)
+        same = batch.states is self.batch.states and batch.params is self.batch.params
+        if not same and len(batch.params) != len(self.kinds):
+            return False
+        same = same or self.owned.is_(batch.owned())
+        return same and self.owned.lies_still() and self._same_rows(batch)
 
     def fits_others(self, batch: Batch) -> bool:
         """Whether these tables serve a batch of the same leaves that lie elsewhere."""
+        return self.owned.lies_like(batch.params) and self._same_rows(batch)
+
+    def _same_rows(self, batch: Batch) -> bool:
         return (
-            self.layouts == batch.layouts()
-            and self.rows == batch.rows
+            self.rows == batch.rows
             and self.maximize == batch.maximize
             and len(self.hyper) == len(batch.hyper)
             and self.columns == (*batch.hyper[0], *batch.extra)
@@ -134,15 +137,15 @@ class Bound:
     def move(self, batch: Batch) -> None:
         """Take a batch of the same leaves whose parameters lie elsewhere."""
         self.batch = replace(batch, grads=[], extra={})
-        self.owned = batch.owned()
-        self.addresses = [x.data_ptr() for x in self.owned]
-        self.spans = Spans(self.owned)
+        self.owned = Owned(batch.params, batch.every_state())
+        self.gradients.spans = Spans(self.owned.tensors)
         for key in self.groups:
             self._fill_owned(key, batch.params, batch.states)
 
     def forget(self) -> None:
         """Let go of parameters and states; ``move`` comes before the next step."""
-        self.batch, self.owned = replace(self.batch, params=[], states=[], shared=[]), []
+        self.batch = replace(self.batch, params=[], states=[], shared=[])
+        self.owned.forget()
 
     @property
     def fails_late(self) -> bool:
@@ -264,35 +267,16 @@ class Bound:
 
     def _gradients(self, batch: Batch) -> list[Tensor]:
         """The gradients, in the memory order of their parameters."""
-        grads = list(batch.grads)
-        addresses = [g.data_ptr() for g in grads]
-        last = [ref() for ref in self.last_grads]
-        same = len(last) == len(grads) and all(map(operator.is_, grads, last))
-        if same and addresses == self.gradient_addresses:
-            return grads
-        self.last_grads = []
-        for i, (g, p, kind) in enumerate(zip(grads, batch.params, self.kinds, strict=True)):
-            fits = (g.dtype, g.device, g.shape) == (kind.signature.grad, p.device, p.shape)
-            if not fits or type(g) is not Tensor:
-                raise CannotFuseError("", f"gradient {i} is of another kind than at the last step")
-            if g.is_contiguous() and (p.is_contiguous() or self.ordered[i]):
-                continue
-            if g.stride() != p.stride() or not is_dense(p) or self.ordered[i]:
-                grads[i] = self._like(i, p, g.dtype).copy_(g)
-                addresses[i] = grads[i].data_ptr()
-        self.spans.check_disjoint(grads)
-        self.gradient_addresses = addresses
-        if all(map(operator.is_, grads, batch.grads)):
-            self.last_grads = list(map(weakref.ref, grads))
+        grads, self.gradient_addresses = self.gradients.admit(batch.grads)
         return grads
 
     def _compact(self, batch: Batch) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Dense copies of what is not dense, or not ordered like its parameter."""
         params, states = list(batch.params), list(batch.states)
         for i in self.awkward:
-            params[i] = self._like(i, params[i]).copy_(params[i].detach())
+            params[i] = self._like(i, params[i], params[i].dtype).copy_(params[i].detach())
             states[i] = [
-                self._like(i, params[i], s.dtype).copy_(s)
+                self._like(i, s, s.dtype).copy_(s)
                 if s.shape == params[i].shape
                 else s.clone(memory_format=torch.contiguous_format)
                 for s in states[i]
@@ -301,10 +285,9 @@ class Bound:
             self._fill_owned(key, params, states)
         return params, states
 
-    def _like(self, i: int, p: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def _like(self, i: int, p: Tensor, dtype: torch.dtype) -> Tensor:
         """Memory for elements in the order in which leaf ``i`` is gone through."""
-        order = torch.contiguous_format if self.ordered[i] else torch.preserve_format
-        return torch.empty_like(p, dtype=dtype, requires_grad=False, memory_format=order)
+        return torch.empty_strided(p.shape, self.strides[i], dtype=dtype, device=p.device)
 
     def _point(
         self, part: Part, variant: str, updates: list[Any] | None, what: Input | None = None
@@ -377,14 +360,15 @@ class Bound:
                 )
             if u.dtype != accumulator_dtype(g.dtype):
                 raise CannotFuseError(name, f"gives updates of dtype {u.dtype}")
-            fits = u.is_contiguous() if self.ordered[i] else same_order(u, p) and is_dense(u)
-            if not fits:
+            if not is_in_order(u, self.strides[i]):
                 u = self._like(i, p, u.dtype).copy_(u)
             out.append(u)
         return out
 
 
 def _is_awkward(p: Tensor, states: Sequence[Tensor], ordered: bool) -> bool:
+    if p.is_neg() or any(s.is_neg() for s in states):
+        return True
     if p.is_contiguous() and all(s.is_contiguous() for s in states):
         return False
     if ordered:

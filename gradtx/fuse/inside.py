@@ -71,7 +71,10 @@ class Inside(GradientTransformation):
         plain = all(isinstance(v, Tensor) and not v.ndim for v in given.values())
         if not plain or spec == self._refused:
             return self._engine.tx.update(updates, state, params, **extra)
-        outs: list[Any] = [None if u is None else torch.empty_like(u) for u in us]
+        outs: list[Any] = [
+            None if u is None else torch.empty_like(u, memory_format=torch.contiguous_format)
+            for u in us
+        ]
         try:
             bound, batch, sizes = self._bound(spec, us, outs, state, extra.get("hyper"), given)
         except CannotFuseError:
@@ -129,7 +132,7 @@ def _sizes(bound: Bound, batch: Batch) -> Sizes:
     kernels, out = bound.kernels[bound.cut[-1], "all"], []
     for i, kind, p in zip(batch.positions, bound.kinds, batch.params, strict=True):
         form = kernels[kind].graph.form_of(Input("update"))
-        if form != "element":
+        if form != "element" and p.numel() > 1:  # of one element all forms are one
             out.append((i, factor_shape(Form(form), tuple(p.shape))))
     return out
 

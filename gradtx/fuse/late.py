@@ -80,6 +80,8 @@ class Late(Bound):
         args: those of ``Bound``.
     """
 
+    by_row = True  # an update's factors have rows and columns
+
     def __init__(self, member: GradientTransformation, *args: Any) -> None:
         self._pieces: dict[int, list[Rows]] = {}
         super().__init__(*args)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,8 +17,14 @@ DTYPES = (
 )
 
 
-def check_plain(what: str, x: Tensor, device: torch.device) -> None:
+def check_plain(what: str, x: Tensor, device: torch.device, empty: bool = False) -> None:
     """Raise unless ``x`` is an ordinary dense tensor on a device.
+
+    Args:
+        what: its name for the message.
+        x: the tensor.
+        device: where it should be.
+        empty: whether it may be zeros without memory.
 
     Raises:
         CannotFuseError: names what it is.
@@ -31,6 +37,8 @@ def check_plain(what: str, x: Tensor, device: torch.device) -> None:
         raise CannotFuseError("", f"{what} is on {x.device}, the first parameter on {device}")
     if x.dtype not in DTYPES:
         raise CannotFuseError("", f"{what} has dtype {x.dtype}")
+    if x._is_zerotensor() and not empty:
+        raise CannotFuseError("", f"{what} is zeros without memory")
 
 
 def is_dense(x: Tensor) -> bool:
@@ -81,15 +89,21 @@ class Spans:
         if (self.first[1:] < self.stop[:-1]).any():
             raise CannotFuseError("", "two of the parameters and state tensors share memory")
 
-    def check_disjoint(self, read: Iterable[Tensor]) -> None:
+    def check_disjoint(self, addresses: Sequence[int], sizes: np.ndarray) -> None:
         """Raise if something that is read overlaps with what is written.
+
+        Args:
+            addresses: of what is read.
+            sizes: bytes of each.
 
         Raises:
             CannotFuseError: it does.
         """
-        low, high = _spans(read)
+        there = sizes > 0
+        low = np.array(addresses, dtype=np.int64)[there]
         if not len(self.first) or not len(low):
             return
+        high = low + sizes[there]
         # An overlap with [low, high) is with the last span that starts below high.
         at = np.searchsorted(self.first, high, side="left") - 1
         if ((at >= 0) & (self.stop[np.maximum(at, 0)] > low)).any():

@@ -98,9 +98,7 @@ class MicroAdam(Matched):
     def moved(self) -> int:
         total = 0
         checks = self.found.nonfinite != "ignore"
-        for p, (dtype, _), states in zip(
-            self.batch.params, self.kinds, self.batch.states, strict=True
-        ):
+        for p, dtype, states in zip(self.batch.params, self.dtypes, self.batch.states, strict=True):
             codes, lo, hi, _, indices, values = states
             error, window = codes.nbytes + lo.nbytes + hi.nbytes, indices.nbytes + values.nbytes
             total += p.numel() * dtype.itemsize + 2 * p.nbytes + 2 * error + window
@@ -158,7 +156,7 @@ def _covered(found: Members, p: Tensor, g: Tensor, states: list[Tensor]) -> bool
         (window, torch.int16),
         (window, torch.bfloat16),
     )
-    if not all(x.is_contiguous() for x in (p, *states)):
+    if not all(x.is_contiguous() and not x.is_neg() for x in (p, *states)):
         return False
     if any((tuple(x.shape), x.dtype) != w for x, w in zip(states, want, strict=True)):
         return False

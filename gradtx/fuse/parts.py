@@ -73,7 +73,7 @@ class Parts:
         self.paths = paths(tx)
         self.names = [".".join(path) for path in self.paths]
         self.refused: dict[str, str] = {}
-        self._graphs: dict[tuple[Part, Kind], Graph | CannotFuseError] = {}
+        self._graphs: dict[tuple[Part, Kind], Graph | tuple[str, str]] = {}
         self._members: dict[tuple[Part, Choice | None], GradientTransformation] = {}
         each = [at(skeleton, path) for path in self.paths]
         self._one_by_one = all(m.per_leaf and not hasattr(m, "finish") for _, m in members(tx))
@@ -155,8 +155,7 @@ class Parts:
             if failure is None:
                 self.refused.update(pure)
                 return self._factored(parts, kinds)
-            part, error = failure
-            pure.update(self._blame(part, error, kinds))
+            pure.update(self._blame(*failure, kinds))
 
     def _factored(self, parts: list[Part], kinds: list[Kind]) -> tuple[Part, ...]:
         """The same parts, with factors in place of the first update where that is possible."""
@@ -187,10 +186,11 @@ class Parts:
                 check(self.back_end, pure, skeleton, signature, self.values, apply, graph)
                 self._graphs[key] = graph
             except CannotFuseError as error:
-                self._graphs[key] = error
+                # Never the error itself: its traceback holds the frames of a step, and gradients.
+                self._graphs[key] = error.member, error.reason
         found = self._graphs[key]
-        if isinstance(found, CannotFuseError):
-            raise found
+        if isinstance(found, tuple):
+            raise CannotFuseError(*found)
         return found
 
     # -- pieces of a part ----------------------------------------------------------------------
@@ -264,32 +264,31 @@ class Parts:
                 start = i + 1
         return [*parts, Part(start, len(self.names), True)]
 
-    def _first_failure(
-        self, parts: list[Part], kinds: list[Kind]
-    ) -> tuple[Part, CannotFuseError] | None:
+    def _first_failure(self, parts: list[Part], kinds: list[Kind]) -> tuple[Part, str, str] | None:
+        """The first part that has no graph, the member that it fails at, and why."""
         for part in parts:
             for kind in kinds:
                 try:
                     self.graph(part, kind)
-                except CannotFuseError as error:
-                    return part, error
+                except CannotFuseError as error:  # kept, it would keep all frames above
+                    return part, error.member, error.reason
         return None
 
-    def _blame(self, part: Part, error: CannotFuseError, kinds: list[Kind]) -> dict[str, str]:
+    def _blame(self, part: Part, member: str, reason: str, kinds: list[Kind]) -> dict[str, str]:
         """The members of a part that stand in the way."""
         names = self.names[part.start : part.stop]
         for name in names:
-            if f"{error.member}.".startswith(f"{name}."):
-                return {name: error.reason}
+            if f"{member}.".startswith(f"{name}."):
+                return {name: reason}
         if len(names) == 1:
-            return {names[0]: error.reason}
+            return {names[0]: reason}
         alone = {}
         for i, name in enumerate(names, part.start):
             failure = self._first_failure([Part(i, i + 1, True)], kinds)
             if failure is not None:
-                alone[name] = failure[1].reason
+                alone[name] = failure[2]
         if not alone:
-            raise error
+            raise CannotFuseError(member, reason)
         return alone
 
     def _check_width(self, part: Part, kind: Kind, graph: Graph) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,7 @@ from torch import Tensor
 from ..core import tree
 from ..core.protocol import GradientTransformation
 from .batch import Batch
-from .errors import CannotFuseError
+from .door import Gradients, Owned, order
 from .memory import Spans
 
 
@@ -32,11 +31,10 @@ class Matched(ABC):
 
     def __init__(self, batch: Batch) -> None:
         self.batch = replace(batch, grads=[])  # those may be freed between steps
-        self.owned = batch.owned()
-        self.layouts = batch.layouts()
-        self.addresses = [x.data_ptr() for x in self.owned]
-        self.kinds = [(g.dtype, p.shape) for p, g in zip(batch.params, batch.grads, strict=True)]
-        self.spans = Spans(self.owned)
+        self.owned = Owned(batch.params, batch.every_state())
+        self.dtypes = [g.dtype for g in batch.grads]
+        strides = [order(p, True) for p in batch.params]
+        self.gradients = Gradients(batch.params, self.dtypes, strides, Spans(self.owned.tensors))
 
     @staticmethod
     @abstractmethod
@@ -61,14 +59,8 @@ class Matched(ABC):
 
     def fits(self, batch: Batch) -> bool:
         """Whether a batch has the same tensors at the same addresses."""
-        owned = batch.owned()
-        return (
-            len(owned) == len(self.owned)
-            and len(batch.params) == len(self.kinds)
-            and all(map(operator.is_, owned, self.owned))
-            and self.addresses == [x.data_ptr() for x in owned]
-            and self.layouts == batch.layouts()
-        )
+        same = len(batch.params) == len(self.dtypes) and self.owned.is_(batch.owned())
+        return same and self.owned.lies_still()
 
     @property
     @abstractmethod
@@ -77,13 +69,8 @@ class Matched(ABC):
 
     def prepare(self, batch: Batch) -> Callable[[], None]:
         """Check the gradients; the result steps."""
-        grads = []
-        for i, (g, p, kind) in enumerate(zip(batch.grads, batch.params, self.kinds, strict=True)):
-            if (g.dtype, g.shape) != kind or g.device != p.device or type(g) is not Tensor:
-                raise CannotFuseError("", f"gradient {i} is of another kind than at the last step")
-            grads.append(g.detach().contiguous())
-        self.spans.check_disjoint(grads)
-        return partial(self.step, batch, grads)
+        grads, _ = self.gradients.admit(batch.grads)
+        return partial(self.step, batch, [g.detach() for g in grads])
 
     def name(self, i: int) -> str:
         """The name of leaf ``i``."""
