@@ -149,3 +149,28 @@ def test_no_import_cycles() -> None:
 def test_nothing_imports_the_facade() -> None:
     wrong = [name for name in MODULES if room(name) not in TOP and "gradtx" in set(imports(name))]
     assert not wrong, wrong
+
+
+# What makes tensors out of numbers: without dtype and device they would be the default ones.
+FACTORIES = {
+    *("arange", "as_tensor", "asarray", "empty", "empty_strided", "eye", "full", "linspace"),
+    *("logspace", "ones", "rand", "randint", "randn", "randperm", "range", "scalar_tensor"),
+    *("tensor", "tril_indices", "triu_indices", "zeros"),
+}
+
+
+def test_every_tensor_has_a_dtype_and_a_device() -> None:
+    wrong = []
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            made = isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
+            given = {keyword.arg for keyword in node.keywords}
+            if made and node.func.attr in FACTORIES and not {"dtype", "device"} <= given:
+                wrong.append(f"{name}:{node.lineno} torch.{node.func.attr} needs dtype and device")
+            # Of two numbers, where makes a tensor of the default dtype.
+            numbers = [isinstance(arg, ast.Constant) for arg in node.args[1:]]
+            if made and node.func.attr == "where" and len(numbers) == 2 and all(numbers):
+                wrong.append(f"{name}:{node.lineno} torch.where of two numbers")
+    assert not wrong, "\n".join(wrong)

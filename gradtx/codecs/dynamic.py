@@ -74,7 +74,7 @@ class dynamic8(Codec):
             return enc.to(like.dtype)
         n = like.numel()
         check_shapes(self, like, enc, (n,), (-(-n // self.block_size),))
-        book = torch.tensor(_BOOKS[isinstance(enc, Blockwise)], device=enc.codes.device)
+        book = _values(isinstance(enc, Blockwise), enc.codes.device)
         values = book[enc.codes.long()] * enc.scale.repeat_interleave(self.block_size)[:n]
         return values.reshape(like.shape).to(like.dtype)
 
@@ -90,8 +90,13 @@ class dynamic8(Codec):
         scale = padded.reshape(blocks, self.block_size).abs().amax(dim=1)
         spread = scale.repeat_interleave(self.block_size)[:n]
         unit = flat / torch.where(spread > 0, spread, 1.0)
-        book = torch.tensor(_BOOKS[signed], device=full.device)
+        book = _values(signed, full.device)
         codes = torch.bucketize(unit, (book[1:] + book[:-1]) / 2, right=True)
         if signed:
             codes = codes - ((unit < 0) & (book[codes] >= 0)).long()
         return type(enc)(codes.to(torch.uint8), scale)
+
+
+def _values(signed: bool, device: torch.device) -> Tensor:
+    """The values of all codes."""
+    return torch.tensor(_BOOKS[signed], dtype=torch.float32, device=device)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..core.autocast import define_outside_autocast
 from ..core.leaves import LowRankUpdate, SparseUpdate, densify_leaf
 
 Payload: TypeAlias = "Tensor | SparseUpdate | LowRankUpdate"
@@ -28,6 +29,10 @@ class Compressor:
     >>> c.decompress(payload), c.residual(x, payload)
     (tensor([ 0., -4.,  0.]), tensor([1., 0., 2.]))
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        define_outside_autocast(cls, "init", "compress", "decompress", "residual")
 
     def init(self, p: Tensor, name: str = "") -> Any:
         """The state for a leaf: a NamedTuple of tensors, or () if there is none.

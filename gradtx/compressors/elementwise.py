@@ -78,7 +78,7 @@ class sign(Compressor):
             return (x.abs().sum() / max(n, 1))[None]
         mean = F.pad(x.abs().reshape(-1), (0, -n % size)).reshape(-1, size).sum(1) / size
         if n % size:  # the last block is shorter
-            longer = torch.arange(mean.numel(), device=x.device) < n // size
+            longer = torch.arange(mean.numel(), dtype=torch.int64, device=x.device) < n // size
             mean = torch.where(longer, mean, mean * (size / (n % size)))
         return mean
 

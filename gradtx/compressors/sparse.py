@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import ops
 from ..core.leaves import SparseUpdate
 from ..core.random import check_seed, fold_in, make_key, next_key, uniform
+from ..ops.block_top_k import block_starts
 from .compressor import Compressor, Payload
 
 _INT16_MAX = torch.iinfo(torch.int16).max
@@ -56,7 +57,7 @@ class Blocks:
         """Where the block of every kept entry begins, int64 (kept,); None if there is one block."""
         if self.size >= self.numel:
             return None
-        return torch.arange(self.kept, device=device) // self.k * self.size
+        return block_starts(self.kept, self.k, self.size, device)
 
 
 @dataclass(frozen=True, repr=False)
@@ -214,7 +215,7 @@ class random_k(SparseCompressor):
         values = x.reshape(-1)[_positions(indices, starts)]
         if self.unbiased:
             full = blocks.kept - blocks.k_tail
-            tail = torch.arange(blocks.kept, device=device) >= full
+            tail = torch.arange(blocks.kept, dtype=torch.int64, device=device) >= full
             last = blocks.numel % blocks.size / max(blocks.k_tail, 1)
             values = values * torch.where(tail, last, blocks.size / blocks.k).to(values.dtype)
         return SparseUpdate(indices, values, tuple(x.shape), starts), RandomKState(

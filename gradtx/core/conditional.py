@@ -172,7 +172,8 @@ class conditionally_transform(Wrapper):
         params: PyTree = None,
         **extra: Any,
     ) -> tuple[PyTree, PyTree]:
-        go = torch.as_tensor(self.should_transform(state.step), device=state.step.device)
+        go = self.should_transform(state.step)
+        go = torch.as_tensor(go, dtype=torch.bool, device=state.step.device)
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
             tree.where(go, new, updates),

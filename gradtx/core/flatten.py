@@ -64,4 +64,6 @@ class flatten(Wrapper):
 
 def _join(values: PyTree) -> dict[str, Tensor]:
     flat = [x.reshape(-1) for x in tree.leaves(values)]
-    return {"flat": torch.cat([tree.accumulator(x) for x in flat]) if flat else torch.zeros(0)}
+    if not flat:
+        return {"flat": torch.zeros(0, dtype=torch.float32, device="cpu")}
+    return {"flat": torch.cat([tree.accumulator(x) for x in flat])}

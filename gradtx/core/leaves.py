@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .autocast import outside_autocast
+
 
 @dataclass(frozen=True)
 class LeafInfo:
@@ -133,6 +135,7 @@ class LowRankUpdate:
         """Apply a linear elementwise function to the factor."""
         return LowRankUpdate(fn(self.factor), self.basis, self.shape, self.side)
 
+    @outside_autocast
     def to_dense(self) -> Tensor:
         """The leaf as an ordinary tensor."""
         if self.basis.is_floating_point():

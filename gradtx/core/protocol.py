@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import hyper as hyper_
+from .autocast import define_outside_autocast
 from .tree import PyTree
 
 
 class GradientTransformation:
     """A pure pair ``init`` / ``update``.
 
-    Neither modifies its arguments. ``extra`` carries what some members need and others ignore:
-    ``hyper`` (overrides of dynamic hyperparameters by name), ``grads`` (the gradients that entered
-    the outermost chain), ``value`` (the loss), ``reduce`` (sums over shards), ``unit`` (the factor
-    by which a wrapper has scaled the gradients; absolute constants such as eps scale with it).
+    Neither modifies its arguments, and both run outside autocast. ``extra`` carries what some
+    members need and others ignore: ``hyper`` (overrides of dynamic hyperparameters by name),
+    ``grads`` (the gradients that entered the outermost chain), ``value`` (the loss), ``reduce``
+    (sums over shards), ``unit`` (the factor by which a wrapper has scaled the gradients; absolute
+    constants such as eps scale with it).
 
     >>> import torch, gradtx as gx
     >>> class halve(gx.GradientTransformation):
@@ -28,6 +30,10 @@ class GradientTransformation:
     >>> gx.chain(halve(), gx.scale(3.0)).update({"w": torch.ones(1)}, {"halve": (), "scale": ()})[0]
     {'w': tensor([1.5000])}
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        define_outside_autocast(cls, "init", "update")
 
     def init(self, params: PyTree) -> PyTree:
         """The state for these parameters."""

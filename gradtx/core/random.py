@@ -66,7 +66,7 @@ def check_seed(who: str, seed: int) -> None:
         raise ValueError(f"{who}: seed must be a 64-bit integer, got {seed!r}")
 
 
-def make_key(seed: int, counter: int = 0, device: torch.device | str | None = None) -> Tensor:
+def make_key(seed: int, counter: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """Make a key from a seed and a counter.
 
     Args:

@@ -17,7 +17,7 @@ from .tree import accumulator_dtype
 
 def new_count(leaves: Iterable[Any]) -> Tensor:
     """A zero int32 step counter on the device of the first leaf that is there."""
-    device = next((x.device for x in leaves if x is not None), None)
+    device = next((x.device for x in leaves if x is not None), torch.device("cpu"))
     return torch.zeros((), dtype=torch.int32, device=device)
 
 

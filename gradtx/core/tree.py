@@ -251,7 +251,7 @@ def total(scalars: Sequence[Tensor]) -> Tensor:
     tensor(3.)
     """
     if not scalars:
-        return torch.zeros(())
+        return torch.zeros((), dtype=torch.float32, device="cpu")
     out = scalars[0]
     for x in scalars[1:]:
         out = out + x.to(out.device)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..codecs import Codec, as_codec
 from ..compressors import Compressor
 from ..core import tree
+from ..core.autocast import outside_autocast
 from ..core.tree import accumulator
 from .exchange import exchange
 from .rounds import Wire, run
@@ -55,6 +56,7 @@ class CommHook:
         """Bytes given to collectives so far."""
         return self._wire.sent_bytes
 
+    @outside_autocast
     def __call__(self, state: Any, bucket: Any) -> torch.futures.Future[Tensor]:
         """Average a bucket's gradients in place; ``state`` is the module."""
         leaves = []

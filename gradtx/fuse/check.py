@@ -44,12 +44,14 @@ class Probe:
 
         def make(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             if dtype.is_floating_point:
-                x = torch.rand(shape, generator=generator, dtype=torch.float64)
+                x = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
                 return (x + 0.1).to(dtype)
-            return torch.full(shape, True if dtype == torch.bool else 3, dtype=dtype)
+            value = True if dtype == torch.bool else 3
+            return torch.full(shape, value, dtype=dtype, device="cpu")
 
         def signed(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+            sign = torch.zeros(shape, dtype=torch.int64, device="cpu")
+            sign = sign.random_(0, 2, generator=generator) * 2 - 1
             return make(shape, dtype) * sign.to(dtype)
 
         shapes = signature.checks
@@ -87,7 +89,8 @@ class Probe:
             name: 0.5 if name.rpartition(".")[2] == "lr" else float(values.get(name, 0.5))
             for name in signature.hyper
         }
-        self.extra = {name: torch.tensor(0.5) for name in signature.extra}
+        half = torch.tensor(0.5, dtype=torch.float32, device="cpu")
+        self.extra = dict.fromkeys(signature.extra, half)
 
 
 def check(

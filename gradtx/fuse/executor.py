@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import tree
+from ..core.autocast import outside_autocast
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from .batch import Batch
@@ -37,6 +38,7 @@ class Step:
         self.reasons: dict[tuple[str, str], None] = {}
         self._last: tuple[Any, Any, Batch] | None = None
 
+    @outside_autocast
     def __call__(
         self,
         params: PyTree,

@@ -150,7 +150,7 @@ class Late(Bound):
         stop = start + rows.rows
         size = rows.rows * rows.width
         if u.dtype not in self._scratch or self._scratch[u.dtype].numel() < size:
-            self._scratch[u.dtype] = torch.empty(size, dtype=u.dtype)
+            self._scratch[u.dtype] = torch.empty(size, dtype=u.dtype, device="cpu")
         out = self._scratch[u.dtype][:size].view(rows.rows, rows.width)
         if u.side == "left":
             add_product_(out, u.basis[start:stop], u.factor, beta=0.0)

@@ -64,7 +64,9 @@ def _truth(r: Recorder, x: int, dtype: torch.dtype) -> int:
 
 
 def _dtype(value: Any) -> torch.dtype:
-    return value.dtype if isinstance(value, Tensor) else torch.result_type(torch.zeros(()), value)
+    if isinstance(value, Tensor):
+        return value.dtype
+    return torch.result_type(torch.zeros((), dtype=torch.float32, device="cpu"), value)
 
 
 @rule("logical_not", "bitwise_not")

@@ -79,7 +79,7 @@ class MicroAdam(Matched):
             batch.params,
             grads,
             *self.columns,
-            torch.tensor(rows, dtype=torch.float64),
+            torch.tensor(rows, dtype=torch.float64, device="cpu"),
             batch.rows,
             [-1 if turned else 1 for turned in batch.maximize or [False] * len(grads)],
             self.sizes,

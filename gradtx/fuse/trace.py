@@ -97,7 +97,8 @@ def _run(
     generator = torch.Generator().manual_seed(0)
 
     def made(shape: Shape, dtype: torch.dtype) -> Tensor:
-        return torch.rand(shape, generator=generator, dtype=torch.float64).add(0.1).to(dtype)
+        x = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
+        return x.add(0.1).to(dtype)
 
     def state(kind: str, index: int, size: Shape, dtype: torch.dtype, form: Form) -> Tensor:
         if form.name == "other":
@@ -121,7 +122,7 @@ def _run(
     shared = [state("shared", i, (), *kind) for i, kind in enumerate(signature.shared)]
     scalars = {
         name: tracer.input(
-            torch.tensor(0.5, dtype=torch.float64), Input("hyper", i, name), "scalar"
+            torch.tensor(0.5, dtype=torch.float64, device="cpu"), Input("hyper", i, name), "scalar"
         )
         for i, name in enumerate((*signature.hyper, *signature.extra))
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from gradtx.core.autocast import outside_autocast
 from gradtx.ops.coordinates import FEW, is_plain
 from gradtx.ops.registry import operator
 
@@ -69,6 +70,7 @@ def _add_product_(
         x.add_(addend)
 
 
+@outside_autocast
 def add_product_(
     x: Tensor,
     a: Tensor,

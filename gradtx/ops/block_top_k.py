@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gradtx.ops.registry import map_examples, operator
 
-__all__ = ["block_top_k"]
+__all__ = ["block_starts", "block_top_k"]
 
 _INDEX_DTYPES = (torch.int16, torch.int32, torch.int64)
 # Magnitudes of floating numbers are in the order of their bits.
@@ -82,11 +82,25 @@ def block_top_k(x: Tensor, block_size: int, k: int, k_tail: int, dtype: torch.dt
     return torch.cat(parts).to(dtype)
 
 
+def block_starts(kept: int, k: int, block_size: int, device: torch.device) -> Tensor:
+    """Where the block of every kept entry begins, int64 (kept,): ``c // k * block_size``.
+
+    >>> import torch
+    >>> from gradtx.ops.block_top_k import block_starts
+    >>> block_starts(5, 2, 10, torch.device("cpu")).tolist()
+    [0, 0, 10, 10, 20]
+    """
+    # Not by an integer division of positions: where one is in the graph, Inductor (torch 2.13, on
+    # CPUs) cuts the loop into pieces of k and leaves out a shorter last one.
+    entries = torch.arange(kept, dtype=torch.float64, device=device)
+    return ((entries + 0.5) / k).floor().long() * block_size
+
+
 def _positions(rows: Tensor, k: int) -> Tensor:
     """Ascending positions of the k largest magnitudes of every row, one row after the other."""
     key = rows.abs().contiguous().view(_BITS[rows.element_size()])
     if k == rows.shape[1]:
-        return torch.arange(k, device=rows.device).repeat(rows.shape[0])
+        return torch.arange(k, dtype=torch.int64, device=rows.device).repeat(rows.shape[0])
     if not rows.numel():
         return torch.empty(0, dtype=torch.int64, device=rows.device)
     smallest_kept = key.topk(k, dim=1, sorted=True).values[:, -1:]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from gradtx.core.autocast import outside_autocast
 from gradtx.ops.registry import has_kernel, operator
 
 __all__ = ["FEW", "coordinates", "coordinates_squares", "is_plain"]
@@ -94,6 +95,7 @@ def has_squares(x: Tensor) -> bool:
     return plain and has_kernel("coordinates_squares", "CPU")
 
 
+@outside_autocast
 def coordinates(x: Tensor, basis: Tensor, left: bool) -> Tensor:
     """``basis^T x`` if left, else ``x basis``; differentiable.
 

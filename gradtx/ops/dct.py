@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtx.core.autocast import outside_autocast
 from gradtx.ops.dct_passes import dct_after_, dct_before, pass_after, pass_before
 from gradtx.ops.registry import applied, operator
 
@@ -47,13 +48,15 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *args: Any) -> tuple[T
 
 
 def _sizes(n: int) -> Tensor:
-    return torch.where(torch.arange(n) == 0, 0.5, 1.0).double().mul(2 / n).sqrt()
+    squares = torch.full((n,), 2 / n, dtype=torch.float64, device="cpu")
+    squares[0] = 1 / n
+    return squares.sqrt()
 
 
 def _make_twiddle(n: int, dtype: torch.dtype, device: torch.device, inverse: bool) -> Tensor:
     """Factors (2, n // 2 + 1), real and imaginary, between a spectrum and pairs of coefficients."""
     size = _sizes(n)[: n // 2 + 1]
-    angle = torch.arange(n // 2 + 1).double() * (math.pi / (2 * n))
+    angle = torch.arange(n // 2 + 1, dtype=torch.float64, device="cpu") * (math.pi / (2 * n))
     if inverse:
         size, angle = 1 / size, -angle
     factor = torch.stack([size * angle.cos(), size * angle.sin()])
@@ -63,9 +66,10 @@ def _make_twiddle(n: int, dtype: torch.dtype, device: torch.device, inverse: boo
 
 
 def _make_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    k, j = torch.arange(n)[:, None], torch.arange(n)[None, :]
-    phase = k * (2 * j + 1) % (4 * n)  # in integers: exact for every n
-    table = torch.cos(torch.arange(4 * n).double() * (math.pi / (2 * n)))
+    j = torch.arange(n, dtype=torch.int64, device="cpu")
+    phase = j[:, None] * (2 * j + 1) % (4 * n)  # in integers: exact for every n
+    angle = torch.arange(4 * n, dtype=torch.float64, device="cpu") * (math.pi / (2 * n))
+    table = torch.cos(angle)
     return (_sizes(n)[:, None] * table[phase]).to(dtype).to(device)
 
 
@@ -148,12 +152,17 @@ class _Rotation(torch.autograd.Function):
         return _Rotation.apply(grad, not ctx.inverse, ctx.method), None, None
 
     @staticmethod
+    def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:
+        return _Rotation.apply(dx, ctx.inverse, ctx.method)
+
+    @staticmethod
     def vmap(
         info: Any, in_dims: tuple[Any, ...], x: Tensor, inverse: bool, method: str
     ) -> tuple[Tensor, int]:
         return _Rotation.apply(x.movedim(in_dims[0], 0), inverse, method), 0
 
 
+@outside_autocast
 def _transform(x: Tensor, inverse: bool, method: str) -> Tensor:
     if torch.compiler.is_compiling() and x.numel():
         return _compiled(x, inverse, method)

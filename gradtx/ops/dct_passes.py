@@ -30,7 +30,7 @@ def _rotate(a: Tensor, b: Tensor, twiddle: Tensor) -> tuple[Tensor, Tensor]:
 def pass_before(x: Tensor, twiddle: Tensor, inverse: bool) -> Tensor:
     """What the FFT takes: samples (rows, n), or for the inverse a spectrum (rows, n // 2 + 1)."""
     n = x.shape[1]
-    j = torch.arange(n, device=x.device)
+    j = torch.arange(n, dtype=torch.int64, device=x.device)
     if not inverse:
         return x.index_select(1, torch.cat([j[:1], j[1::2], j[2::2].flip(0)]))
     half = n // 2 + 1
@@ -40,7 +40,7 @@ def pass_before(x: Tensor, twiddle: Tensor, inverse: bool) -> Tensor:
 def pass_after(x: Tensor, n: int, twiddle: Tensor, inverse: bool) -> Tensor:
     """Coefficients from a spectrum, or for the inverse samples in their own order: (rows, n)."""
     if inverse:
-        j = torch.arange(n, device=x.device)
+        j = torch.arange(n, dtype=torch.int64, device=x.device)
         return x.index_select(1, torch.where(j % 2 == 1, j // 2 + 1, -(j // 2) % n))
     low, high = _rotate(x.real, x.imag, twiddle)
     return torch.cat([low, high[:, 1 : n - n // 2].flip(1)], 1)

@@ -73,6 +73,10 @@ class _Reflection(torch.autograd.Function):
         return _Reflection.apply(grad)
 
     @staticmethod
+    def jvp(ctx: Any, dx: Tensor) -> Tensor:
+        return _Reflection.apply(dx)
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor) -> tuple[Tensor, int]:
         return _Reflection.apply(x.movedim(in_dims[0], 0)), 0
 

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from gradtx.ops.affine import dequantize_affine, quantize_affine
-from gradtx.ops.block_top_k import block_top_k
+from gradtx.ops.block_top_k import block_starts, block_top_k
 from gradtx.ops.registry import operator
 from gradtx.ops.window_moments import window_moments
 
@@ -105,7 +105,7 @@ def microadam_(
 
         tail = indices[i].shape[1] - n // size * k
         chosen = block_top_k(total, size, k, tail, torch.int16)
-        where = chosen.long() + torch.arange(chosen.numel(), device=p.device) // k * size
+        where = chosen.long() + block_starts(chosen.numel(), k, size, p.device)
         indices[i][done % window] = chosen
         values[i][done % window] = total[where].to(values[i].dtype)
         total[where] = 0.0
@@ -116,10 +116,11 @@ def microadam_(
             old.copy_(new)
 
         count = min(done + 1, window) if window_correction else done + 1
-        ages = (done - torch.arange(window, dtype=torch.float64)) % window
-        written = torch.arange(window) <= done
+        row = torch.arange(window, dtype=torch.float64, device="cpu")
+        ages, written = (done - row) % window, row <= done
         w1, w2 = (torch.where(written, b**ages, 0.0).float().to(p.device) for b in (b1, b2))
-        g1, g2 = (torch.tensor((1 - b) / (1 - b**count)).float().item() for b in (b1, b2))
+        gains = [(1 - b) / (1 - b**count) for b in (b1, b2)]
+        g1, g2 = torch.tensor(gains, dtype=torch.float32, device="cpu").tolist()
         first, second = window_moments(indices[i], values[i], w1, w2, n, size, k)
         update = (g1 * first / ((g2 * second).sqrt() + eps)).reshape(p.shape)
         moved = p.float()

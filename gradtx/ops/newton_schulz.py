@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtx.core.autocast import outside_autocast
 from gradtx.ops.registry import NAMESPACE, Op, is_watched, operator
 from gradtx.ops.symmetric_product import product
 from gradtx.ops.symmetric_product import symmetric_product as symmetric
@@ -168,6 +169,7 @@ _ON_ITS_OWN = Op("newton_schulz_reference" + _ARGUMENTS, _reference, _fake, _vma
 _ON_ITS_OWN.define(_LIBRARY)
 
 
+@outside_autocast
 def newton_schulz(
     xs: Sequence[Tensor],
     parts: Sequence[Sequence[Triple]],

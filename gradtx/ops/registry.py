@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
+from gradtx.core.autocast import outside_autocast
+
 __all__ = [
     "NAMESPACE",
     "OPS",
@@ -60,7 +62,8 @@ class Op:
     def define(self, library: Library) -> torch._ops.OpOverload:
         """Define the operator in `library`; its outputs are constants for autograd."""
         library.define(self.schema, tags=(torch.Tag.pt2_compliant_tag,))
-        library.impl(self.name, torch.no_grad()(self.reference), "CompositeExplicitAutograd")
+        reference = outside_autocast(torch.no_grad()(self.reference))
+        library.impl(self.name, reference, "CompositeExplicitAutograd")
         library.impl(self.name, torch.library.fallthrough_kernel, "Autograd")
         overload = getattr(getattr(torch.ops, library.ns), self.name).default
         torch.library.register_fake(overload, self.fake, lib=library)

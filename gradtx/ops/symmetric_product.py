@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import gradtx_cuda
+from gradtx.core.autocast import outside_autocast
 from gradtx.ops.registry import NAMESPACE, Op, applied, is_watched, operator
 
 __all__ = ["has_mixed_products", "product", "symmetric_product"]
@@ -173,6 +174,7 @@ class _Product(torch.autograd.Function):
         return apart(_Product.apply(*parts, *args[3:]))
 
 
+@outside_autocast
 def symmetric_product(
     x: Tensor,
     y: Tensor,

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtx.ops.block_top_k import block_starts
 from gradtx.ops.registry import applied, operator
 
 __all__ = ["window_moments"]
@@ -89,8 +90,7 @@ def _window_moments(
 
 
 def _positions(indices: Tensor, block_size: int, k: int) -> Tensor:
-    starts = torch.arange(indices.shape[1], device=indices.device) // k * block_size
-    return indices.to(torch.int64) + starts
+    return indices.to(torch.int64) + block_starts(indices.shape[1], k, block_size, indices.device)
 
 
 class _WindowMoments(torch.autograd.Function):
@@ -103,7 +103,8 @@ class _WindowMoments(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(*inputs[:4])
-        ctx.geometry = inputs[5:]
+        ctx.save_for_forward(*inputs[:4])
+        ctx.numel, *ctx.geometry = inputs[4:]
 
     @staticmethod
     def backward(ctx: Any, d_first: Tensor, d_second: Tensor) -> tuple[Any, ...]:
@@ -113,6 +114,21 @@ class _WindowMoments(torch.autograd.Function):
         d_values = weights1[:, None] * d1 + 2 * weights2[:, None] * v * d2
         d_weights = ((v * d1).sum(1), (v * v * d2).sum(1))
         return None, d_values.to(values.dtype), *d_weights, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, _: Any, d: Any, d1: Any, d2: Any, *rest: Any) -> tuple[Tensor, Tensor]:
+        indices, values, weights1, weights2 = ctx.saved_tensors
+        v = values.to(weights1.dtype)
+        first, second = torch.zeros_like(v), torch.zeros_like(v)
+        if d is not None:
+            first = first + weights1[:, None] * d
+            second = second + 2 * weights2[:, None] * v * d
+        first = first if d1 is None else first + d1[:, None] * v
+        second = second if d2 is None else second + d2[:, None] * v * v
+        where = _positions(indices, *ctx.geometry).reshape(-1)
+        zeros = v.new_zeros(ctx.numel)
+        outs = [zeros.index_add(0, where, term.reshape(-1)) for term in (first, second)]
+        return outs[0], outs[1]
 
 
 def window_moments(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core import hyper as hyper_
+from ..core.autocast import outside_autocast
 from ..core.declared import ScheduledState
 from ..core.protocol import GradientTransformation, members
 from ..core.tree import PyTree, children
@@ -305,6 +306,7 @@ class Leafwise:
             self._buckets.update(dict.fromkeys(groups, bucket))
         self._fused = all(group["fused"] is not False for group in optimizer.param_groups)
 
+    @outside_autocast
     def step(self, p: Tensor) -> None:
         """Update one parameter, unless it is no longer the optimizer's.
 
@@ -328,6 +330,7 @@ class Leafwise:
         """The parameters with a gradient that have not been updated in this step."""
         return [p for p in self._buckets if p.grad is not None and p not in self._done]
 
+    @outside_autocast
     def finish(self) -> None:
         """End the step: what parameters share is brought up to date."""
         with torch.no_grad():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._version import __version__
+from ..core.autocast import outside_autocast
 from ..core.errors import UnsupportedLeafError
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
@@ -138,7 +139,13 @@ class Optimizer(torch.optim.Optimizer):
         """Raise where the optimizer must not step now."""
 
     @torch._disable_dynamo
+    @outside_autocast
     def _step(self, loss: Any) -> None:
+        if torch.is_inference_mode_enabled() and not any(p.is_inference() for p in self._names()):
+            # State outlives the mode, and could not be overwritten later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._step(loss)
+            return
         self._check_step()
         extra = {"value": loss} if isinstance(loss, Tensor) else {}
         repeat, self._repeat = self._repeat, None

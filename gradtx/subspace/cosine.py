@@ -21,7 +21,8 @@ def cosines(positions: Tensor, frequencies: Tensor, size: int, dtype: torch.dtyp
     # The angle is reduced in integers, which keeps large sizes exact.
     turns = ((2 * positions[:, None] + 1) * frequencies) % (4 * size)
     c = torch.cos(turns.to(torch.float64) * (math.pi / (2 * size)))
-    return (c * torch.where(frequencies == 0, math.sqrt(1 / size), math.sqrt(2 / size))).to(dtype)
+    length = torch.full_like(c[:1], math.sqrt(2 / size))
+    return (c * torch.where(frequencies == 0, math.sqrt(1 / size), length)).to(dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,7 +69,8 @@ class dct(OneSided):
             raise ValueError(f"{self.name}: order must be 'score' or 'index', got {self.order!r}")
 
     def init(self, p: Tensor, name: str = "") -> Selected:
-        return Selected(torch.arange(self.view(p.shape, name).rank, device=p.device))
+        rank = self.view(p.shape, name).rank
+        return Selected(torch.arange(rank, dtype=torch.int64, device=p.device))
 
     def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Selected:
         spectrum = ops.rotate(x, f"dct{self.kind}", "left")
@@ -80,7 +82,7 @@ class dct(OneSided):
 
     def basis(self, state: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         size, wide = self.view(shape).size, dtype or torch.float32
-        every = torch.arange(size, device=state.indices.device)
+        every = torch.arange(size, dtype=torch.int64, device=state.indices.device)
         if self.kind == 2:
             return cosines(every, state.indices, size, wide)
         return cosines(state.indices, every, size, wide).mT

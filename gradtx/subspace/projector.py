@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.autocast import define_outside_autocast, outside_autocast
 from ..core.leaves import LowRankUpdate
 
 
@@ -37,9 +38,23 @@ class Rotation(NamedTuple):
         return _turned(v, left, right)
 
 
+@outside_autocast
 def _turned(x: Tensor, left: Any, right: Any) -> Tensor:
     x = left @ x if isinstance(left, Tensor) else x
     return x @ right.mT if isinstance(right, Tensor) else x
+
+
+# What multiplies matrices.
+_METHODS = (
+    "init",
+    "refresh",
+    "refresh_all",
+    "project",
+    "back",
+    "add_back",
+    "complement",
+    "rotation",
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +79,10 @@ class Projector:
 
     orthonormal: ClassVar[bool] = True
     data_dependent: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        define_outside_autocast(cls, *_METHODS)
 
     @property
     def name(self) -> str:

@@ -45,10 +45,12 @@ class SelectionProjector(OneSided):
 
     def leading(self, p: Tensor, name: str) -> Tensor:
         """The first rows, before the first refresh."""
-        return torch.arange(self.view(p.shape, name).rank, device=p.device)
+        rank = self.view(p.shape, name).rank
+        return torch.arange(rank, dtype=torch.int64, device=p.device)
 
     def basis(self, state: Any, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
-        rows = torch.arange(self.view(shape).size, device=state.indices.device)
+        size = self.view(shape).size
+        rows = torch.arange(size, dtype=torch.int64, device=state.indices.device)
         return (rows[:, None] == state.indices).to(dtype or torch.float32)
 
     def down(self, state: Any, matrix: Tensor, view: View) -> Tensor:

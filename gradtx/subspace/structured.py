@@ -45,7 +45,7 @@ class _SignedTransform(OneSided):
         view = self.view(p.shape, name)
         return SignedSelected(
             leaf_key(self.seed, p, name),
-            torch.arange(view.rank, device=p.device),
+            torch.arange(view.rank, dtype=torch.int64, device=p.device),
             torch.ones(view.size, dtype=torch.int8, device=p.device),
         )
 
@@ -104,7 +104,8 @@ class srht(_SignedTransform):
         return view
 
     def columns(self, indices: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-        both = torch.arange(size, device=indices.device)[:, None] & indices
+        rows = torch.arange(size, dtype=torch.int64, device=indices.device)
+        both = rows[:, None] & indices
         odd = torch.zeros_like(both)
         for shift in range(size.bit_length()):
             odd = odd ^ (both >> shift)
@@ -135,5 +136,5 @@ class srdct(_SignedTransform):
     """
 
     def columns(self, indices: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-        rows = torch.arange(size, device=indices.device)
+        rows = torch.arange(size, dtype=torch.int64, device=indices.device)
         return cosines(rows, indices, size, dtype)

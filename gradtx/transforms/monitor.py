@@ -135,8 +135,15 @@ class monitor(GradientTransformation):
                     f"monitor: metric {name!r} must return a tensor or a number, "
                     f"got {type(metric).__name__}"
                 )
-            out[name] = torch.as_tensor(metric)
+            out[name] = metric if isinstance(metric, Tensor) else _number(metric, updates)
         return out
+
+
+def _number(metric: float, updates: PyTree) -> Tensor:
+    """A number as a tensor on the device of the first leaf."""
+    dtype = {bool: torch.bool, int: torch.int64}.get(type(metric), torch.float32)
+    device = next((u.device for u in tree.leaves(updates)), torch.device("cpu"))
+    return torch.full((), metric, dtype=dtype, device=device)
 
 
 def _check_name(who: str, name: Any) -> None:

@@ -85,7 +85,7 @@ class _SlidingWindow(LeafTransform):
     ) -> tuple[Tensor, SlidingWindowState]:
         numel = torch.Size(u.shape).numel()
         blocks = self._blocks(u, s, numel)
-        rows = torch.arange(self.window, device=s.values.device)
+        rows = torch.arange(self.window, dtype=torch.int64, device=s.values.device)
         here = (rows == s.step % self.window)[:, None]
         step = s.step + 1
         ages = torch.remainder(s.step - rows, self.window)
