@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 import gradtx_cuda
+from gradtx import explain, scale
 from gradtx._version import __version__
+from gradtx.fuse import cache
 from gradtx.ops import OPS
 from gradtx.ops.registry import has_kernel
 
@@ -37,6 +39,7 @@ def environment() -> dict[str, dict[str, str]]:
             "reference": f"active: {len(OPS)} operators, every device",
             "cpu kernels": _kernels("CPU"),
             "cuda kernels": _kernels("CUDA"),
+            "fused passes": _fused_passes(),
         },
     }
 
@@ -76,6 +79,15 @@ def _kernels(dispatch_key: str) -> str:
     if dispatch_key == "CUDA" and not torch.cuda.is_available():
         return "inactive: torch finds no CUDA device"
     return f"active: {', '.join(names)}"
+
+
+def _fused_passes() -> str:
+    """Whether a chain can be compiled here, found by compiling one."""
+    plan = explain(scale(2.0), {"w": torch.ones(2)}).splitlines()[-1]
+    if plan.startswith("not fused: "):
+        return f"inactive: {plan.removeprefix('not fused: ')}"
+    folder = cache.directory()
+    return f"active: {cache.compiler()}, {f'kept in {folder}' if folder else 'not kept on disk'}"
 
 
 def format_environment(sections: dict[str, dict[str, str]]) -> str:

@@ -6,7 +6,7 @@ import math
 import operator
 from functools import lru_cache
 
-import torch
+from ..core.constants import constant
 
 
 def square_matricize(n: int) -> tuple[int, int]:
@@ -33,7 +33,7 @@ def square_matricize(n: int) -> tuple[int, int]:
     return _nearest(operator.index(n))  # a number also where a compiler keeps sizes symbolic
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _nearest(n: int) -> tuple[int, int]:
     return _search(n)
 

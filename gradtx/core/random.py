@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .constants import constant
+
 __all__ = [
     "check_seed",
     "fold_in",
@@ -216,7 +218,7 @@ def _signed(value: int) -> int:
     return (value + 2**63) % 2**64 - 2**63
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _hash_string(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import tree
+from ..core.constants import constant
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class staggered(_Every):
         return (t == 1) | ((t - 1) % self.every == phase)
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _phase(name: str, every: int) -> int:
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % every

@@ -9,6 +9,7 @@ import torch
 
 import gradtx_cuda
 from gradtx.__main__ import environment, format_environment
+from gradtx.fuse import cache, kernel
 from gradtx.ops import OPS
 
 KERNELS = {
@@ -41,7 +42,7 @@ def test_sections():
     sections = environment()
     assert set(sections) == {"versions", "devices", "tools", "backends"}
     assert set(sections["versions"]) == {"gradtx", "python", "torch", "optree", "numpy"}
-    assert set(sections["backends"]) == {"reference", "cpu kernels", "cuda kernels"}
+    assert set(sections["backends"]) == {"reference", "cpu kernels", "cuda kernels", "fused passes"}
     for text in sections["backends"].values():
         assert text.startswith(("active: ", "inactive: "))
     assert sections["backends"]["reference"].startswith(f"active: {len(OPS)} operators")
@@ -55,6 +56,26 @@ def test_backend_lines_follow_the_library():
         assert set(backends["cpu kernels"].removeprefix("active: ").split(", ")) == KERNELS
     else:
         assert backends["cpu kernels"] == backends["cuda kernels"] == f"inactive: {reason}"
+
+
+def test_fused_passes_need_a_compiler(monkeypatch):
+    assert environment()["backends"]["fused passes"].startswith(f"active: {cache.compiler()}, ")
+    monkeypatch.setattr(cache.shutil, "which", lambda name: None)
+    monkeypatch.setattr(kernel, "_kernels", {})
+    cache.library.cache_clear()
+    assert "inactive: no C++ compiler" in environment()["backends"]["fused passes"]
+
+
+def test_importing_leaves_the_compiler_of_torch_alone():
+    heavy = "'torch._dynamo', 'torch._inductor', 'sympy', 'torch.onnx', 'torch.distributed.fsdp'"
+    code = f"import sys, torch; before = set(sys.modules); import gradtx; {_NEW.format(heavy)}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []
+
+
+_NEW = "print(*[m for m in ({}) if m in sys.modules and m not in before])"
 
 
 def test_command_prints_every_entry():
