@@ -28,7 +28,7 @@ from .core.functions import identity, stateless, transformation
 from .core.hyper import Hyper, dynamic, static
 from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
 from .core.parallel import graft, parallel
-from .core.protocol import GradientTransformation
+from .core.protocol import GradientTransformation, Wrapper
 from .core.quotient import as_gradients, atan2, divide, quotient
 from .core.rounding import round_stochastically
 from .core.select import freeze, masked, partition
@@ -58,6 +58,7 @@ __all__ = [
     "TreeMismatchError",
     "TreeTransform",
     "UnsupportedLeafError",
+    "Wrapper",
     "__version__",
     "apply_every",
     "apply_if_finite",

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.errors import TreeMismatchError
+from ..core.plain import Plain
 from ..core.state import state_full
 
 Encoding: TypeAlias = "Tensor | tuple[Any, ...]"
 
 
 @dataclass(frozen=True, repr=False)
-class Codec:
+class Codec(Plain):
     """Base class of the forms in which a moment may be stored.
 
     A moment transform decodes its state in full, uses the full moment for its step, and encodes the

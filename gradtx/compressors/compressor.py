@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..core.autocast import define_outside_autocast
 from ..core.leaves import LowRankUpdate, SparseUpdate, densify_leaf
+from ..core.plain import Plain
 
 Payload: TypeAlias = "Tensor | SparseUpdate | LowRankUpdate"
 
 
 @dataclass(frozen=True, repr=False)
-class Compressor:
+class Compressor(Plain):
     """Base class of lossy forms of one leaf's update.
 
     Subclass it as a frozen dataclass and define ``compress``, and ``init`` if there is state.

@@ -13,6 +13,15 @@ from .leaves import STRUCTURED
 from .tree import PyTree
 
 
+def can_read(flag: Tensor) -> bool:
+    """Whether Python may branch on a tensor."""
+    if torch.compiler.is_compiling() or type(flag) is not Tensor:
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(flag):
+        return False
+    return not (flag.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def check_leaf(
     who: str, name: str, leaf: Any, what: str, accepts: tuple[type, ...] = (Tensor,)
 ) -> None:

@@ -52,6 +52,31 @@ class Call:
         """Hyperparameters for leaf ``i``."""
         return {**values, **{k: v[i] for k, v in self.overrides.items() if v[i] is not None}}
 
+    def common(
+        self, who: str, there: list[int], values: Mapping[str, Any], of_leaf: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Hyperparameters for all leaves together.
+
+        Args:
+            who: for the error.
+            there: the leaves.
+            values: the declared values.
+            of_leaf: names that leaves may differ in; the first leaf's value is given.
+
+        Raises:
+            ValueError: leaves differ in another one.
+        """
+        first = self.values_at(there[0], values)
+        for name in self.overrides.keys() - set(of_leaf):
+            for i in there[1:]:
+                here = self.values_at(i, values)[name]
+                if hyper_.differ(first[name], here):
+                    raise ValueError(
+                        f"{who}: {name} must be the same for all leaves, got {first[name]} for "
+                        f"{self.names[there[0]]!r} and {here} for {self.names[i]!r}"
+                    )
+        return first
+
 
 @dataclass(frozen=True)
 class DeclaredTransform(GradientTransformation):
@@ -61,17 +86,11 @@ class DeclaredTransform(GradientTransformation):
     needs_grad: ClassVar[bool] = False
     needs_unit: ClassVar[bool] = False
     accepts: ClassVar[tuple[type, ...]] = (Tensor,)
-    declared: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         # Set before the dataclass decorator runs, so that it keeps this short form.
         cls.__repr__ = _short_repr  # type: ignore[assignment, method-assign]
-
-    def __post_init__(self) -> None:
-        if "declared" not in vars(type(self)):
-            type(self).declared = hyper_.declare(type(self))
-        hyper_.validate(self, self.name)
 
     def init(self, params: PyTree) -> PyTree:
         leaves, spec = tree.flatten(params)
@@ -92,12 +111,12 @@ class DeclaredTransform(GradientTransformation):
             )
         call = self._call(updates, params, extra)
         if not hyper_.is_scheduled(self):
-            return self._update(call, state, hyper_.values_at(self, None))
+            return self._update(call, state, self._values_at(call, None))
         if not isinstance(state, ScheduledState):
             raise TreeMismatchError(
                 f"{self.name}: has a scheduled hyperparameter, but its state was made without one"
             )
-        new_updates, new = self._update(call, state.state, hyper_.values_at(self, state.step))
+        new_updates, new = self._update(call, state.state, self._values_at(call, state.step))
         return new_updates, ScheduledState(state.step + 1, new)
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
@@ -124,26 +143,17 @@ class DeclaredTransform(GradientTransformation):
             if u is not None and p is not None and tuple(u.shape) != tuple(p.shape):
                 raise shape_mismatch(self.name, name, "update", u.shape, "parameter", p.shape)
         us = [widen(u) for u in leaves]
-        overrides = self._overrides(extra.get("hyper"), spec)
+        overrides = hyper_.overrides(self, extra.get("hyper"), spec, leaves)
         reduce, unit = extra.get("reduce", LOCAL), extra.get("unit", 1.0)
         return Call(us, ps, gs, names, spec, overrides, reduce, unit, extra)
 
-    def _overrides(self, hyper: Mapping[str, Any] | None, spec: Any) -> dict[str, list[Any]]:
-        """Overridden values per leaf, in leaf order."""
-        out = {}
-        for name in hyper_.dynamic_fields(self) if hyper else ():
-            if name not in hyper:  # type: ignore[operator]
-                continue
-            value = hyper[name]  # type: ignore[index]
-            if isinstance(value, (int, float, Tensor)):
-                values = [value] * spec.num_leaves
-            else:
-                values = tree.flatten_like(self.name, spec, value, f"hyper[{name!r}]")
-            for v in dict.fromkeys(values):
-                if v is not None:
-                    hyper_.check_value(self.name, name, v, self.declared[name])
-            out[name] = values
-        return out
+    def _values_at(self, call: Call, count: Tensor | None) -> dict[str, Any]:
+        """The own dynamic values at a count; those with one value an entry fit every leaf."""
+        values = hyper_.values_at(self, count)
+        for name, value in values.items():
+            if name not in call.overrides:
+                hyper_.check_entries(self.name, name, value, call.updates, call.names)
+        return values
 
 
 def _short_repr(tx: DeclaredTransform) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
 
 
 class UnsupportedLeafError(RuntimeError):
@@ -20,3 +24,32 @@ def shape_mismatch(
     return TreeMismatchError(
         f"{who}: leaf {path!r}: {what} has shape {tuple(got)}, {other} has shape {tuple(want)}"
     )
+
+
+def described(value: Any) -> str:
+    """What was given by mistake, and what to write instead where that can be told.
+
+    >>> import gradtx as gx
+    >>> from gradtx.core.errors import described
+    >>> described(gx.trace), described([1])
+    ('the class trace; call it: trace(...)', 'a list')
+    """
+    name = type(value).__name__
+    if isinstance(value, type):
+        return f"the class {value.__name__}; call it: {value.__name__}(...)"
+    if inspect.isfunction(value):
+        return f"the function {value.__name__}; call it: {value.__name__}(...)"
+    if isinstance(value, torch.nn.Module):
+        return f"the module {name}; write dict(model.named_parameters())"
+    if isinstance(value, torch.optim.Optimizer):
+        return f"the torch optimizer {name}; chains are made of transforms, such as gx.adamw(1e-3)"
+    if isinstance(value, torch.optim.lr_scheduler.LRScheduler):
+        return (
+            f"the torch scheduler {name}; it sets the lr of an optimizer, StepLR(opt, ...); "
+            "schedules of a chain are in gx.schedules"
+        )
+    if isinstance(value, Iterator):
+        return f"a {name}, which can be gone through once; write dict(model.named_parameters())"
+    if isinstance(value, Mapping):
+        return f"a {name}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -7,36 +7,59 @@ A transform is a frozen dataclass; ``dynamic`` and ``static`` declare its fields
         decay: Hyper = dynamic(0.9, within="[0, 1)")
         nesterov: bool = static(False)
 
-A dynamic value is a float, a 0-d tensor or a schedule (``count -> value``), and can be replaced for
-one call, for the whole tree or leaf by leaf, through ``update(..., hyper={"decay": 0.5})``.
+A dynamic value is a number of any numeric type, a 0-d tensor or a schedule (``count -> value``),
+and can be replaced for one call, for the whole tree or leaf by leaf, through
+``update(..., hyper={"decay": 0.5})``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from . import tree
+from .checks import can_read
+from .errors import described
+from .plain import plain
+
 Hyper: TypeAlias = "float | Tensor | Callable[[Any], Any]"
 
 _KIND = "gradtx.kind"
 _WITHIN = "gradtx.within"
+_MOMENTUM = "gradtx.momentum"
+_PER_ENTRY = "gradtx.per_entry"
 _REQUIRED: Any = dataclasses.MISSING
 
 
-def dynamic(default: Any = _REQUIRED, *, within: str = "(-inf, inf)") -> Any:
+def dynamic(
+    default: Any = _REQUIRED,
+    *,
+    within: str = "(-inf, inf)",
+    momentum: bool = False,
+    per_entry: bool = False,
+) -> Any:
     """Declare a dynamic hyperparameter with its interval, such as ``"[0, 1)"``.
+
+    Args:
+        default: its value where none is given.
+        within: the interval of numbers that are taken.
+        momentum: whether it is the decay of a momentum, which torch's schedulers cycle: as an
+            option of parameter groups it is called ``momentum``.
+        per_entry: whether a tensor may hold one value for every entry of a leaf.
 
     >>> import gradtx as gx
     >>> gx.scale_by_adam(b1=1.2)
     Traceback (most recent call last):
     ValueError: scale_by_adam: b1 must be in [0, 1), got 1.2
     """
-    return dataclasses.field(default=default, metadata={_KIND: "dynamic", _WITHIN: within})
+    marks = {_MOMENTUM: momentum, _PER_ENTRY: per_entry}
+    metadata = {_KIND: "dynamic", _WITHIN: within, **marks}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def static(default: Any = _REQUIRED) -> Any:
@@ -60,6 +83,16 @@ def dynamic_fields(tx: Any) -> tuple[str, ...]:
     return tuple(getattr(tx, "declared", ()))
 
 
+def is_momentum(tx: Any, name: str) -> bool:
+    """Whether a dynamic hyperparameter is declared as the decay of a momentum."""
+    return bool(type(tx).__dataclass_fields__[name].metadata[_MOMENTUM])
+
+
+def is_per_entry(tx: Any, name: str) -> bool:
+    """Whether a dynamic hyperparameter may have one value for every entry of a leaf."""
+    return bool(type(tx).__dataclass_fields__[name].metadata[_PER_ENTRY])
+
+
 def is_scheduled(tx: Any) -> bool:
     """Whether some dynamic hyperparameter is a schedule."""
     return any(callable(getattr(tx, name)) for name in dynamic_fields(tx))
@@ -75,39 +108,94 @@ def contains(interval: str, value: float) -> bool:
     low, high = (float(x) for x in interval[1:-1].split(","))
     above = value >= low if interval[0] == "[" else value > low
     below = value <= high if interval[-1] == "]" else value < high
-    return above and below and not math.isnan(value)
+    return above and below  # a NaN is neither
 
 
-def check_value(who: str, name: str, value: Any, within: str) -> None:
+def check_value(who: str, name: str, value: Any, within: str, per_entry: bool = False) -> None:
     """Raise unless ``value`` may stand for a dynamic hyperparameter.
 
     Raises:
-        ValueError: a number outside the interval, or a tensor with more than one element.
+        ValueError: a number outside the interval, or a tensor with more than one element without
+            ``per_entry``.
         TypeError: neither a number, nor a tensor, nor a schedule.
     """
     if isinstance(value, Tensor):
-        if value.ndim != 0:
+        if value.ndim != 0 and not per_entry:
             raise ValueError(
                 f"{who}: {name} must be a number or a 0-d tensor, "
                 f"got a tensor of shape {tuple(value.shape)}"
             )
+        if value.dtype == torch.bool or value.is_complex():
+            raise TypeError(f"{who}: {name} must be a real number, got a tensor of {value.dtype}")
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if not contains(within, value):
             raise ValueError(f"{who}: {name} must be in {within}, got {value}")
-    elif not callable(value):
+    elif not callable(value) or isinstance(value, type):
         raise TypeError(
-            f"{who}: {name} must be a number, a 0-d tensor or a schedule, "
-            f"got {type(value).__name__}"
+            f"{who}: {name} must be a number, a 0-d tensor or a schedule, got {described(value)}"
         )
+
+
+def check_entries(
+    who: str, name: str, value: Any, leaves: Sequence[Any], names: Sequence[str]
+) -> None:
+    """Raise unless a tensor with one value an entry fits every leaf that is there.
+
+    Raises:
+        ValueError: another shape, or an update that is not dense (names the leaf).
+    """
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return
+    for path, leaf in zip(names, leaves, strict=True):
+        if leaf is None:
+            continue
+        shape = tuple(leaf.shape)
+        if not isinstance(leaf, Tensor):
+            raise ValueError(
+                f"{who}: {name} has one value an entry, but leaf {path!r} is a "
+                f"{type(leaf).__name__}; put gx.densify() before it"
+            )
+        if not expands(tuple(value.shape), shape):
+            raise ValueError(
+                f"{who}: {name} has shape {tuple(value.shape)}, leaf {path!r} has shape {shape}; "
+                "give a number, or one value an entry as a tree like the parameters"
+            )
+
+
+def expands(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether a tensor of one shape can be expanded to another."""
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(a in (1, b) for a, b in pairs)
 
 
 def validate(tx: Any, who: str) -> None:
     """Check every dynamic hyperparameter of a transform."""
     for name, within in tx.declared.items():
-        check_value(who, name, getattr(tx, name), within)
+        check_value(who, name, getattr(tx, name), within, is_per_entry(tx, name))
 
 
-def scoped(hyper: Mapping[str, Any] | None, member: str) -> Mapping[str, Any] | None:
+def differ(a: Any, b: Any) -> bool:
+    """Whether two values are known to be different: numbers, or tensors that can be read at once.
+
+    >>> from gradtx.core.hyper import differ
+    >>> differ(1.0, 2.0), differ(1.0, 1)
+    (True, False)
+    """
+    if a is b:
+        return False
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        at_once = a.is_cpu and b.is_cpu and can_read(a) and can_read(b)
+        return at_once and not torch.equal(a, b)
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return False
+    return bool(a != b)
+
+
+class Overrides(dict[str, Any]):
+    """Overrides by name, once it is known that every name means something; see ``checked``."""
+
+
+def scoped(hyper: Mapping[str, Any] | None, member: str) -> Overrides | None:
     """The overrides as the named member of a chain sees them.
 
     ``"member.name"`` becomes ``"name"`` for that member and wins over a plain ``"name"``.
@@ -118,7 +206,7 @@ def scoped(hyper: Mapping[str, Any] | None, member: str) -> Mapping[str, Any] | 
     """
     if not hyper:
         return None
-    out = {k: v for k, v in hyper.items() if "." not in k}
+    out = Overrides({k: v for k, v in hyper.items() if "." not in k})
     prefix = member + "."
     out.update({k[len(prefix) :]: v for k, v in hyper.items() if k.startswith(prefix)})
     return out or None
@@ -129,7 +217,37 @@ def values_at(tx: Any, count: Tensor | None) -> dict[str, Any]:
     out = {}
     for name in dynamic_fields(tx):
         value = getattr(tx, name)
-        out[name] = value(count) if callable(value) and not isinstance(value, Tensor) else value
+        scheduled = callable(value) and not isinstance(value, Tensor)
+        out[name] = plain(value(count)) if scheduled else value
+    return out
+
+
+def overrides(
+    tx: Any, hyper: Mapping[str, Any] | None, spec: Any, leaves: Sequence[Any]
+) -> dict[str, list[Any]]:
+    """The transform's own overridden values per leaf, in leaf order, None where there is none.
+
+    Raises:
+        ValueError, TypeError: a value that may not stand for the hyperparameter.
+        TreeMismatchError: a tree of values that is not like the updates.
+    """
+    out = {}
+    for name in dynamic_fields(tx) if hyper else ():
+        if name not in hyper:  # type: ignore[operator]
+            continue
+        per_entry = is_per_entry(tx, name)
+        value = plain(hyper[name])  # type: ignore[index]
+        if isinstance(value, (int, float, Tensor)):
+            check_value(tx.name, name, value, tx.declared[name], per_entry)
+            check_entries(tx.name, name, value, leaves, tree.names(spec))
+            out[name] = [value] * spec.num_leaves
+            continue
+        given = tree.flatten_like(tx.name, spec, value, f"hyper[{name!r}]")
+        out[name] = list(map(plain, given))
+        for path, leaf, v in zip(tree.names(spec), leaves, out[name], strict=True):
+            if v is not None:
+                check_value(tx.name, name, v, tx.declared[name], per_entry)
+                check_entries(tx.name, name, v, [leaf], [path])
     return out
 
 
@@ -155,6 +273,10 @@ def one_minus_power(decay: float | Tensor, count: Tensor, dtype: torch.dtype) ->
     >>> f"{one_minus_power(0.999, torch.tensor(1), torch.float32).item():.9f}"
     '0.001000000'
     """
+    if torch.compiler.is_compiling() and not isinstance(decay, Tensor):
+        # Dynamo would take the result of math.log for a constant, and compile anew for every decay.
+        wide = torch.float32 if count.device.type == "mps" else torch.float64
+        decay = torch.full((), decay, dtype=wide, device=count.device)
     if isinstance(decay, Tensor):
         log = torch.log(decay.to(torch.promote_types(decay.dtype, dtype))).to(dtype)
         return -torch.expm1(count.to(dtype) * log)

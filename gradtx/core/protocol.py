@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from . import hyper as hyper_
+from . import tree
 from .autocast import define_outside_autocast
+from .errors import described
+from .names import unknown_override
+from .plain import Plain
 from .tree import PyTree
 
 
-class GradientTransformation:
+class GradientTransformation(Plain):
     """A pure pair ``init`` / ``update``.
 
     Neither modifies its arguments, and both run outside autocast. ``extra`` carries what some
@@ -31,9 +38,19 @@ class GradientTransformation:
     {'w': tensor([1.5000])}
     """
 
+    declared: ClassVar[Mapping[str, str]] = {}
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         define_outside_autocast(cls, "init", "update")
+        if "update" in cls.__dict__:
+            cls.update = _with_known_names(cls.update)  # type: ignore[method-assign]
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if "declared" not in vars(type(self)):
+            type(self).declared = hyper_.declare(type(self))
+        hyper_.validate(self, self.name)
 
     def init(self, params: PyTree) -> PyTree:
         """The state for these parameters."""
@@ -83,12 +100,109 @@ class GradientTransformation:
         hyper = hyper_.scoped(extra.get("hyper"), name)
         return self.inner[name].update(updates, state, params, **{**extra, "hyper": hyper})
 
+    def values(
+        self, updates: PyTree, extra: Mapping[str, Any], count: Tensor | None = None
+    ) -> PyTree:
+        """The own dynamic hyperparameters of this call, for classes that define ``update``.
+
+        Args:
+            updates: what ``update`` got.
+            extra: what it got besides.
+            count: updates done before, for schedules.
+
+        Returns:
+            A tree like the updates: at every leaf an object with a value by attribute.
+        """
+        leaves, spec = tree.flatten(updates)
+        values = hyper_.values_at(self, count)
+        given = hyper_.overrides(self, extra.get("hyper"), spec, leaves)
+        return spec.unflatten(
+            [
+                hyper_.Values({**values, **{k: v[i] for k, v in given.items() if v[i] is not None}})
+                for i in range(len(leaves))
+            ]
+        )
+
+
+def _with_known_names(update: Callable[..., Any]) -> Callable[..., Any]:
+    """``update`` that refuses overrides of what no member has, where it is called first."""
+
+    @functools.wraps(update)
+    def checked(self: GradientTransformation, *args: Any, **extra: Any) -> Any:
+        hyper = extra.get("hyper")
+        if hyper and not isinstance(hyper, hyper_.Overrides):
+            extra["hyper"] = check_names(self, hyper)
+        return update(self, *args, **extra)
+
+    return checked
+
+
+def check_names(
+    tx: GradientTransformation, hyper: Mapping[str, Any], known: set[str] | None = None
+) -> hyper_.Overrides:
+    """The overrides, once every name reaches a hyperparameter of ``tx`` or inside it.
+
+    Args:
+        tx: the transform.
+        hyper: overrides by name.
+        known: what ``override_names`` gives for ``tx``.
+
+    Raises:
+        ValueError: a name that does not (says which one was meant).
+        TypeError: no mapping.
+    """
+    if not isinstance(hyper, Mapping):
+        raise TypeError(
+            f"{tx.name}: hyper must be a mapping from names to values, got {type(hyper).__name__}"
+        )
+    known = override_names(tx) if known is None else known
+    for name in hyper:
+        if name not in known:
+            raise unknown_override(tx.name, name, known)
+    return hyper_.Overrides(hyper)
+
+
+def override_names(tx: GradientTransformation) -> set[str]:
+    """The names that ``hyper`` may have: those of hyperparameters, alone or after members."""
+    known = set()
+    for full in declared_hyper(tx):
+        *path, name = full.split(".")
+        known |= {".".join((*path[:i], name)) for i in range(len(path) + 1)}
+    return known
+
 
 @dataclass(frozen=True)
 class Wrapper(GradientTransformation):
-    """Base class of transforms built around one other transform."""
+    """Base class of transforms built around one other transform.
+
+    Subclass it as a frozen dataclass, declare hyperparameters with ``dynamic`` and ``static``, and
+    define ``init`` and ``update``; ``values`` gives those of a call, ``update_transform`` runs what
+    is inside.
+
+    >>> from dataclasses import dataclass
+    >>> import torch, gradtx as gx
+    >>> @dataclass(frozen=True)
+    ... class damped(gx.Wrapper):
+    ...     factor: gx.Hyper = gx.dynamic(0.5, within="[0, 1]")
+    ...     def init(self, params):
+    ...         return self.transform.init(params)
+    ...     def update(self, updates, state, params=None, **extra):
+    ...         new, state = self.update_transform(updates, state, params, extra)
+    ...         hs = self.values(updates, extra)
+    ...         return gx.tree.map(lambda u, h: h.factor * u, new, hs), state
+    >>> damped(gx.scale(-1.0)).update({"w": torch.ones(1)}, (), hyper={"factor": 0.25})[0]
+    {'w': tensor([-0.2500])}
+    """
 
     transform: GradientTransformation
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if not isinstance(self.transform, GradientTransformation):
+            raise TypeError(
+                f"{self.name}: transform must be a GradientTransformation, "
+                f"got {described(self.transform)}"
+            )
 
     @property
     def inner(self) -> Mapping[str, GradientTransformation]:

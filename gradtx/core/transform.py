@@ -17,6 +17,7 @@ from .declared import Call, DeclaredTransform, like, widen
 from .errors import TreeMismatchError, shape_mismatch
 from .hyper import Values
 from .leaves import LeafInfo
+from .protocol import GradientTransformation, declared_hyper, members
 from .reduce import Reduce
 from .tree import PyTree
 
@@ -172,7 +173,7 @@ class TreeTransform(DeclaredTransform):
         h: Values,
         reduce: Reduce,
     ) -> tuple[list[Any], list[Any] | None, Any]:
-        """Transform all updates. Overrides in ``h`` come from the first leaf."""
+        """Transform all updates."""
         raise NotImplementedError(f"{self.name}: update_tree is not defined")
 
     @property
@@ -196,7 +197,7 @@ class TreeTransform(DeclaredTransform):
             return call.spec.unflatten(call.updates), state
         ps = [None if call.params[i] is None else tree.accumulator(call.params[i]) for i in there]
         us = [call.updates[i] for i in there]
-        h = Values(call.values_at(there[0], values))
+        h = Values(call.common(self.name, there, values, self.of_leaf))
         if not self.is_stateful:
             out, _, _ = self.update_tree(us, None, None, ps, h, call.reduce)
             return self._joined(call, there, out), state
@@ -214,6 +215,17 @@ class TreeTransform(DeclaredTransform):
     def _joined(self, call: Call, there: list[int], out: list[Any]) -> PyTree:
         out = [like(new, call.updates[i]) for i, new in zip(there, out, strict=True)]
         return call.spec.unflatten(_scatter(call.updates, there, out))
+
+
+def of_tree(tx: GradientTransformation) -> list[str]:
+    """The dynamic hyperparameters that count for all leaves together, by ``"member.name"``."""
+    by_path = dict(members(tx))
+    split = {full: full.rpartition(".") for full in declared_hyper(tx)}
+    return [
+        full
+        for full, (path, _, name) in split.items()
+        if isinstance(member := by_path[path], TreeTransform) and name not in member.of_leaf
+    ]
 
 
 def _scatter(into: list[Any], where: list[int], values: list[Any]) -> list[Any]:

@@ -51,11 +51,20 @@ class CpuBackEnd:
         self.table = Table
         self.compile_together = compile_together
         self.run_tables = run_tables
-        self.number = float
 
     def numbers(self, rows: int, columns: int) -> np.ndarray:
         """Storage for rows of hyperparameters."""
         return np.zeros((rows, columns))
+
+    def number(self, value: Any) -> float:
+        """An entry of ``numbers``.
+
+        Raises:
+            CannotFuseError: a value for every entry of a leaf.
+        """
+        if isinstance(value, Tensor) and value.ndim:
+            raise CannotFuseError("", "a hyperparameter has one value an entry")
+        return float(value)
 
 
 def refuse_unsupported(back: BackEnd, graph: Graph) -> None:

@@ -11,8 +11,16 @@ from torch import Tensor
 
 from ..core import hyper as hyper_
 from ..core import tree
-from ..core.protocol import GradientTransformation, declared_hyper, members
-from ..core.transform import TreeTransform
+from ..core.plain import plain
+from ..core.protocol import (
+    GradientTransformation,
+    check_names,
+    declared_hyper,
+    members,
+    override_names,
+)
+from ..core.transform import of_tree
+from .errors import CannotFuseError
 from .layout import Structure
 from .specialize import Choice
 
@@ -89,14 +97,11 @@ class HyperNames:
     """The dynamic hyperparameters of a chain by full name, and how overrides reach them."""
 
     def __init__(self, tx: GradientTransformation) -> None:
+        self._tx = tx
+        self._known = override_names(tx)
         self.declared = declared_hyper(tx)
         self._members = dict(members(tx))
-        self.of_tree = {name for name in self.declared if self._is_of_tree(name)}
-
-    def _is_of_tree(self, full: str) -> bool:
-        path, _, name = full.rpartition(".")
-        member = self._members[path]
-        return isinstance(member, TreeTransform) and name not in member.of_leaf
+        self.of_tree = set(of_tree(tx))
 
     def plain(self) -> dict[str, Any]:
         """Declared values that are no schedules."""
@@ -106,9 +111,11 @@ class HyperNames:
         """Values given for a call, by full name.
 
         Raises:
-            ValueError, TypeError: a number outside its interval.
+            ValueError, TypeError: a name that nothing has.
         """
         found = {}
+        if hyper and not isinstance(hyper, hyper_.Overrides):
+            check_names(self._tx, hyper, self._known)
         for full in self.declared if hyper else ():
             path, _, name = full.rpartition(".")
             keys, parts = [name], path.split(".") if path else []
@@ -129,16 +136,19 @@ class HyperNames:
             there: positions of the leaves in them.
 
         Raises:
-            ValueError, TypeError: a number outside its interval.
+            ValueError, TypeError: a number outside its interval, or a name that nothing has.
+            CannotFuseError: a value for every entry of a leaf.
         """
         values = self.plain()
         per_leaf: dict[str, list[Any]] = {}
-        for name, value in self.overrides(hyper).items():
+        for name, given in self.overrides(hyper).items():
+            value = plain(given)
             if isinstance(value, (int, float, Tensor)):
                 self.check(name, value)
                 values[name] = value
                 continue
-            leaves = tree.flatten_like("fuse", spec, value, f"hyper[{name!r}]")
+            trees = tree.flatten_like("fuse", spec, value, f"hyper[{name!r}]")
+            leaves = list(map(plain, trees))
             for v in leaves:
                 if v is not None:
                     self.check(name, v)
@@ -155,4 +165,7 @@ class HyperNames:
         """Raise unless a value may stand for a hyperparameter."""
         path, _, name = full.rpartition(".")
         member = self._members[path]
-        hyper_.check_value(member.name, name, value, member.declared[name])  # type: ignore[attr-defined]
+        per_entry = hyper_.is_per_entry(member, name)
+        hyper_.check_value(member.name, name, value, member.declared[name], per_entry)
+        if isinstance(value, Tensor) and value.ndim:
+            raise CannotFuseError(path, f"{name} has one value an entry")

@@ -261,7 +261,8 @@ class Bound:
             self.hyper[r, : len(self.columns)] = [number(every[n]) for n in self.columns]
         if len(batch.hyper) > 1:
             for k in self.of_tree:
-                self.hyper[:, k] = self.hyper[self.rows[0], k]
+                if (self.hyper[:, k] != self.hyper[0, k]).any():
+                    raise ValueError(f"{self.columns[k]} must be the same for all leaves")
 
     # -- tensors of one step -------------------------------------------------------------------
 

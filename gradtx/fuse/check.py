@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.apply import apply_updates
+from ..core.hyper import Overrides
 from ..core.protocol import GradientTransformation
 from ..core.tree import accumulator_dtype
 from .backend import BackEnd, make_table, refuse_unsupported
@@ -157,7 +158,7 @@ def _pure(
                 join(skeleton, list(sites), list(probe.shared)),
                 None if signature.blind else params,
                 grads=grads,
-                hyper=probe.hyper,
+                hyper=Overrides(probe.hyper),
                 **probe.extra,
             )
             result = apply_updates(params, new) if apply else new

@@ -294,8 +294,11 @@ class CudaBackEnd:
         """An entry of ``numbers``: a number, or where on the device it stands.
 
         Raises:
-            CannotFuseError: it is a tensor on another device, or of a dtype unknown here.
+            CannotFuseError: it is a tensor on another device, or of a dtype unknown here, or has a
+                value for every entry of a leaf.
         """
+        if isinstance(value, Tensor) and value.ndim:
+            raise CannotFuseError("", "a hyperparameter has one value an entry")
         if isinstance(value, Tensor) and value.device == self.device:
             if value.dtype not in _KINDS:
                 raise CannotFuseError("", f"a hyperparameter is a tensor of dtype {value.dtype}")

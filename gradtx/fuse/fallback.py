@@ -11,6 +11,7 @@ import torch
 
 from ..core import tree
 from ..core.apply import apply_updates
+from ..core.hyper import Overrides
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree, children
 
@@ -57,7 +58,10 @@ class Fallback:
         hyper: Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> tuple[PyTree, PyTree]:
-        """New parameters and new state; arguments as those of ``update``, which are not changed."""
+        """New parameters and new state; arguments as those of ``update``, which are not changed.
+
+        Every name in ``hyper`` means something.
+        """
         extra = extra or {}
         if not self._compiles or torch.is_grad_enabled():
             return self._eager(grads, state, params, hyper, extra)
@@ -85,7 +89,8 @@ def _step(
     hyper: Mapping[str, Any] | None,
     extra: Mapping[str, Any],
 ) -> tuple[PyTree, PyTree]:
-    updates, state = tx.update(grads, state, params, hyper=hyper, **extra)
+    known = None if hyper is None else Overrides(hyper)
+    updates, state = tx.update(grads, state, params, hyper=known, **extra)
     return apply_updates(params, updates), state
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.hyper import Overrides
 from ..core.protocol import GradientTransformation
 from .batch import Batch
 from .layout import join, split
@@ -69,9 +70,9 @@ def _tree(batch: Batch, values: Sequence[Any]) -> Any:
     return batch.spec.unflatten(leaves)
 
 
-def _hyper(batch: Batch) -> dict[str, Any]:
+def _hyper(batch: Batch) -> Overrides:
     if len(batch.hyper) == 1:
-        return dict(batch.hyper[0])
-    return {
-        name: _tree(batch, [batch.hyper[r][name] for r in batch.rows]) for name in batch.hyper[0]
-    }
+        return Overrides(batch.hyper[0])
+    return Overrides(
+        {name: _tree(batch, [batch.hyper[r][name] for r in batch.rows]) for name in batch.hyper[0]}
+    )

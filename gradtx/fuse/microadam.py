@@ -20,6 +20,7 @@ from ..transforms.learning_rate import scale_by_learning_rate
 from ..transforms.sliding_window import sliding_window_adam
 from ..transforms.weight_decay import _AddDecayedWeights
 from .batch import Batch
+from .errors import CannotFuseError
 from .patterns import Matched
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -169,4 +170,8 @@ def _covered(found: Members, p: Tensor, g: Tensor, states: list[Tensor]) -> bool
 
 def _number(value: Any) -> float:
     """A hyperparameter as the chain sees it: tensors arrive in the dtype of updates."""
-    return float(value.to(torch.float32)) if isinstance(value, Tensor) else float(value)
+    if not isinstance(value, Tensor):
+        return float(value)
+    if value.ndim:
+        raise CannotFuseError("", "a hyperparameter has one value an entry")
+    return float(value.to(torch.float32))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.apply import apply_updates
+from ..core.hyper import Overrides
 from ..core.leaves import STRUCTURED
 from ..core.protocol import GradientTransformation
 from .errors import CannotFuseError
@@ -141,7 +142,7 @@ def _run(
                 old,
                 None if signature.blind else params,
                 grads=Leaves([g]),
-                hyper={name: scalars[name] for name in signature.hyper},
+                hyper=Overrides({name: scalars[name] for name in signature.hyper}),
                 reduce=TreeReduce(tracer),
                 **extra,
             )

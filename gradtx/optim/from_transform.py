@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..core.chain import chain
+from ..core.errors import described
+from ..core.names import suggestion
 from ..core.protocol import GradientTransformation, declared_hyper
 from ..transforms import scale_by_learning_rate
 from .optimizer import Optimizer
@@ -34,7 +36,7 @@ class TransformOptimizer(Optimizer):
     ) -> None:
         if not isinstance(transform, GradientTransformation):
             raise TypeError(
-                f"from_transform: expected a GradientTransformation, got {type(transform).__name__}"
+                f"from_transform: expected a GradientTransformation, got {described(transform)}"
             )
         self.transform, default_lr = _with_lr(transform)
         self._options = options_of(self.transform)
@@ -43,7 +45,8 @@ class TransformOptimizer(Optimizer):
         for name in options:
             if name not in defaults:
                 raise TypeError(
-                    f"from_transform: unknown option {name!r}; the options of this chain are "
+                    f"from_transform: unknown option {name!r}"
+                    f"{suggestion(name, defaults) or ';'} The options of this chain are "
                     f"{sorted(defaults)}"
                 )
         super().__init__(params, defaults | options)

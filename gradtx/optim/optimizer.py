@@ -13,6 +13,7 @@ from torch import Tensor
 from .._version import __version__
 from ..core.autocast import outside_autocast
 from ..core.errors import UnsupportedLeafError
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from ..fuse import Prepared, write_all
@@ -30,7 +31,7 @@ from .leaves import (
     to_nested,
     with_own_memory,
 )
-from .options import Option, check_fallback, check_unknown
+from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
 from .skeletons import Skeletons
 
@@ -61,6 +62,7 @@ class Optimizer(torch.optim.Optimizer):
         self._skeletons = Skeletons()
         self._fused = FusedSteps()
         self._repeat: Repeat | None = None
+        defaults = {name: plain(value) for name, value in defaults.items()}
         self._check_options(defaults)
         super().__init__(params, defaults)
 
@@ -81,9 +83,25 @@ class Optimizer(torch.optim.Optimizer):
             ValueError: a value outside its interval, a misspelt option, or what torch raises.
         """
         if isinstance(param_group, dict):
-            check_unknown(type(self).__name__, param_group, list(self.defaults))
+            check_unknown(type(self).__name__, param_group, self.defaults)
+            param_group.update({k: plain(v) for k, v in param_group.items() if k != "params"})
             self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        try:
+            self._check_added(self.param_groups[-1])
+        except Exception:
+            self.param_groups.pop()
+            raise
+
+    def _check_added(self, group: Mapping[str, Any]) -> None:
+        """Raise where a new group does not fit its parameters, or the groups before it."""
+        who = type(self).__name__
+        for name, option in self.options(group).items():
+            check_entries(who, name, option, group)
+        tx = self.transform_of(group)
+        for other in self.param_groups[:-1]:
+            if self.transform_of(other) is tx:
+                check_agree(who, tx, self.options(other), other, group)
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
         check_fallback(type(self).__name__, group)
@@ -200,6 +218,10 @@ class Optimizer(torch.optim.Optimizer):
         engine = self._fused.engine(tx)
         distinct = {id(g): g for g in active.values()}
         rows = [GroupValues(self, g, engine) for g in distinct.values()]
+        if any(row.per_entry for row in rows):
+            if any(options):
+                raise RuntimeError(f"{type(self).__name__}: fused=True, but an option has entries")
+            return None
         row_of = {key: i for i, key in enumerate(distinct)}
         skeletons, nested = self._skeletons.complete(tx, active, names, self.state)
         first = next(iter(active))
@@ -330,6 +352,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _mark(self, _: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
         """Write version and chain members into a state dict, before the user's hooks see it."""
+        for group in state_dict["param_groups"]:  # schedulers may have set NumPy's numbers
+            group.update({name: plain(value) for name, value in group.items()})
         chains = [self._member_names(group) for group in self.param_groups]
         state_dict["gradtx"] = {"version": __version__, "chain": chains}
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ..core import hyper as hyper_
+from ..core.names import called_elsewhere, meant
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation, declared_hyper, members
+from ..core.transform import of_tree
 from ..fuse import FALLBACKS
 
-_ALIASES = {"decay": "momentum"}
+# What frameworks and schedulers keep in groups, beside what is made of an option's name.
+_KEPT = frozenset(
+    (
+        "params",
+        "param_names",
+        "name",
+        "names",
+        "kind",
+        "matrix",
+        "decay_mult",
+        "wd_mult",
+        "no_decay",
+    )
+)
+# Options of torch.optim that no group should ask for in vain.
+_USUAL = ("weight_decay", "momentum", "betas", "nesterov", "dampening", "amsgrad", "centered")
 COMMON: dict[str, Any] = {
     "maximize": False,
     "foreach": None,
@@ -33,16 +50,22 @@ class Option:
             "" for a part that the chain has no use for.
         within: the interval of each.
         default: value for groups that do not set it.
+        per_entry: whether a tensor may hold one value for every entry of a parameter.
     """
 
     names: tuple[str, ...]
     within: tuple[str, ...]
     default: Any
+    per_entry: bool = False
 
     def values(self, value: Any) -> dict[str, Any]:
         """Hyperparameter values from an option's value."""
-        parts = value if len(self.names) > 1 or isinstance(value, (tuple, list)) else (value,)
-        return {n: _scalar(v) for n, v in zip(self.names, parts, strict=True) if n}
+        return {n: v for n, v in zip(self.names, self.parts(value), strict=True) if n}
+
+    def parts(self, value: Any) -> list[Any]:
+        """One value for each of ``names``."""
+        several = len(self.names) > 1 or isinstance(value, (tuple, list))
+        return [_scalar(v) for v in (value if several else (value,))]
 
     def check(self, who: str, name: str, value: Any) -> None:
         """Raise unless a value fits.
@@ -52,7 +75,7 @@ class Option:
             TypeError: not a number or tensor.
         """
         if len(self.names) == 1:
-            _check_scalar(who, name, value, self.within[0])
+            _check_scalar(who, name, value, self.within[0], self.per_entry)
             return
         if not isinstance(value, (tuple, list)) or len(value) != len(self.names):
             raise ValueError(f"{who}: {name} must have {len(self.names)} values, got {value!r}")
@@ -61,15 +84,21 @@ class Option:
 
 
 def _scalar(value: Any) -> Any:
-    return value.reshape(()) if isinstance(value, Tensor) and value.ndim else value
-
-
-def _check_scalar(who: str, name: str, value: Any, within: str) -> None:
+    if type(value) is float:
+        return value
     if isinstance(value, Tensor):
-        if value.numel() != 1:
+        return value.reshape(()) if value.ndim and value.numel() == 1 else value
+    return plain(value)
+
+
+def _check_scalar(who: str, name: str, value: Any, within: str, per_entry: bool = False) -> None:
+    value = plain(value)
+    if isinstance(value, Tensor):
+        if value.numel() != 1 and not per_entry:
             raise ValueError(f"{who}: Tensor {name} must be 1-element, got {tuple(value.shape)}")
+        hyper_.check_value(who, name, value, within, per_entry=True)
         return
-    if callable(value):
+    if callable(value) and not isinstance(value, type):
         raise TypeError(
             f"{who}: {name} must be a number; a schedule belongs into the chain, "
             "or use torch.optim.lr_scheduler"
@@ -83,33 +112,93 @@ def intervals(tx: GradientTransformation) -> dict[str, str]:
     by_path = dict(members(tx))
     for full in declared_hyper(tx):
         path, _, name = full.rpartition(".")
-        out[full] = by_path[path].declared[name]  # type: ignore[attr-defined]
+        out[full] = by_path[path].declared[name]
     return out
+
+
+def per_entry(tx: GradientTransformation) -> set[str]:
+    """The hyperparameters that may have one value for every entry, by ``"member.name"``."""
+    by_path = dict(members(tx))
+    split = {full: full.rpartition(".") for full in declared_hyper(tx)}
+    return {f for f, (path, _, name) in split.items() if hyper_.is_per_entry(by_path[path], name)}
 
 
 def options_of(tx: GradientTransformation) -> dict[str, Option]:
     """Options for every dynamic hyperparameter of a chain that is not scheduled.
 
     A name that only one member has is used as it is, another one as ``"member.name"``. ``b1, b2``
-    together become ``betas``, ``decay`` becomes ``momentum``: torch's schedulers look for those.
+    together become ``betas``, the decay of a momentum ``momentum``: torch's schedulers look for
+    those.
     """
     declared = {
         k: v for k, v in declared_hyper(tx).items() if isinstance(v, Tensor) or not callable(v)
     }
-    within = intervals(tx)
-    shorts = [k.rpartition(".")[2] for k in declared]
+    within, wide, by_path = intervals(tx), per_entry(tx), dict(members(tx))
+    shorts = []
+    for full in declared:
+        path, _, name = full.rpartition(".")
+        shorts.append("momentum" if hyper_.is_momentum(by_path[path], name) else name)
     names = {s if shorts.count(s) == 1 else k: k for k, s in zip(declared, shorts, strict=True)}
     out: dict[str, Option] = {}
     betas = [b for b in ("b1", "b2", "b3") if b in names]
-    if len(betas) > 1:
-        full = [names.pop(b) for b in betas]
-        out["betas"] = Option(
-            tuple(full), tuple(within[k] for k in full), tuple(declared[k] for k in full)
-        )
+    if len(betas) > 1 and betas[0] == "b1":
+        fed = tuple(names.pop(b) for b in betas)
+        out["betas"] = Option(fed, tuple(within[k] for k in fed), tuple(declared[k] for k in fed))
     for name, full_name in names.items():
-        key = _ALIASES.get(name, name)
-        out[key] = Option((full_name,), (within[full_name],), declared[full_name])
+        out[name] = Option(
+            (full_name,), (within[full_name],), declared[full_name], full_name in wide
+        )
     return out
+
+
+def check_entries(who: str, name: str, option: Option, group: Mapping[str, Any]) -> None:
+    """Raise where a tensor with one value an entry does not fit every parameter of its group.
+
+    Raises:
+        ValueError: names the option and both shapes.
+    """
+    value = group[name]
+    if not option.per_entry or not isinstance(value, Tensor) or value.numel() == 1:
+        return
+    for p in group["params"]:
+        if not hyper_.expands(tuple(value.shape), tuple(p.shape)):
+            raise ValueError(
+                f"{who}: Tensor {name} must be 1-element or have one value for every entry, got "
+                f"{tuple(value.shape)} for a parameter of shape {tuple(p.shape)}"
+            )
+
+
+def check_agree(
+    who: str,
+    tx: GradientTransformation,
+    options: Mapping[str, Option],
+    group: Mapping[str, Any],
+    other: Mapping[str, Any],
+) -> None:
+    """Raise where two groups differ in an option that counts for all leaves together.
+
+    Args:
+        who: for the error.
+        tx: the chain of the first group.
+        options: of the first group.
+        group: the first group.
+        other: the second one.
+
+    Raises:
+        ValueError: names the option, the member and both values.
+    """
+    shared = of_tree(tx)
+    for name, option in options.items() if shared else ():
+        if name not in other:
+            continue
+        pairs = zip(option.parts(group[name]), option.parts(other[name]), strict=False)
+        for target, (a, b) in zip(option.names, pairs, strict=False):
+            member = next((f for f in shared if target and f".{f}".endswith(f".{target}")), "")
+            if member and hyper_.differ(a, b):
+                raise ValueError(
+                    f"{who}: groups must agree in {name}, which counts for all parameters together "
+                    f"({member}), got {a} and {b}"
+                )
 
 
 def check_fallback(who: str, group: Mapping[str, Any]) -> str:
@@ -124,18 +213,28 @@ def check_fallback(who: str, group: Mapping[str, Any]) -> str:
     return how
 
 
-def check_unknown(who: str, group: Mapping[str, Any], known: list[str]) -> None:
-    """Raise for a group key that looks like a misspelt option; other extra keys are kept.
+def check_unknown(who: str, group: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise for a group key that stands for an option of another name; other keys are kept.
+
+    Those of frameworks pass (``initial_lr``, ``lr_scale``, ``param_names``, ...): what is made of
+    an option's name is theirs.
 
     Raises:
-        ValueError: the key is close to an option (names both).
+        ValueError: the key is close to an option, or is what others call one (names both); or it
+            asks for something usual that there is no option for.
     """
-    for key in group:
-        if key in known or key in ("params", "param_names"):
+    known = list(known)
+    for key, value in group.items():
+        if key in known or key in _KEPT or not isinstance(key, str):
             continue
-        close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.85)
-        if close:
+        derived = any(key.startswith(f"{k}_") or key.endswith(f"_{k}") for k in known)
+        found = called_elsewhere(key, known) if derived else meant(key, known)
+        if found is not None:
             raise ValueError(
-                f"{who}: unknown group option {key!r}; did you mean {close[0]!r}? "
+                f"{who}: unknown group option {key!r}; did you mean {found!r}? "
                 f"The options are {sorted(known)}"
+            )
+        if key in _USUAL and not isinstance(value, Tensor) and value:
+            raise ValueError(
+                f"{who}: there is no option {key!r}, got {value!r}; the options are {sorted(known)}"
             )

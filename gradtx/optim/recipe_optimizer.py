@@ -7,9 +7,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from ..core.names import suggestion
+from ..core.plain import whole_number
 from ..core.protocol import GradientTransformation
 from .optimizer import Optimizer
-from .options import COMMON, Option, intervals
+from .options import COMMON, Option, intervals, per_entry
 
 _EXAMPLE = """
 
@@ -59,7 +61,9 @@ class RecipeOptimizer(Optimizer):
             try:
                 bound = signature.bind(self, *args, **kwargs)
             except TypeError as error:
-                raise TypeError(f"{cls.__name__}: {error}") from None
+                unknown = next((name for name in kwargs if name not in signature.parameters), "")
+                hint = suggestion(unknown, [*cls.signature, *COMMON]) if unknown else ""
+                raise TypeError(f"{cls.__name__}: {error}{hint}") from None
             bound.apply_defaults()
             options = dict(bound.arguments)
             Optimizer.__init__(options.pop("self"), options.pop("params"), options)
@@ -109,7 +113,7 @@ def _passing(
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return whole_number(tuple(value) if isinstance(value, list) else value)
 
 
 @functools.cache
@@ -130,7 +134,8 @@ def _same_object(tx: GradientTransformation) -> GradientTransformation:
 
 @functools.lru_cache(maxsize=256)
 def _options(cls: Any, values: tuple[Any, ...]) -> Mapping[str, Option]:
-    within = intervals(_built(cls, values))
+    tx = _built(cls, values)
+    within, wide = intervals(tx), per_entry(tx)
     # A short name reaches every member that has it.
     within |= {full.rpartition(".")[2]: interval for full, interval in within.items()}
     off = {
@@ -141,7 +146,12 @@ def _options(cls: Any, values: tuple[Any, ...]) -> Mapping[str, Option]:
         targets = cls.feeds.get(option, (option,))
         names = [next((n for n in t.split("|") if n in within), "") for t in targets]
         if any(names) and option not in off:
-            out[option] = Option(tuple(names), tuple(within.get(n, _ANY) for n in names), default)
+            entries = len(names) == 1 and any(
+                f == names[0] or f.endswith(f".{names[0]}") for f in wide
+            )
+            out[option] = Option(
+                tuple(names), tuple(within.get(n, _ANY) for n in names), default, entries
+            )
     return out
 
 

@@ -65,6 +65,7 @@ class GroupValues:
             option.check(type(optimizer).__name__, name, self.group[name])
             values.update(option.values(self.group[name]))
         self.row = self._engine.row(values)
+        self.per_entry = any(isinstance(v, Tensor) and v.ndim > 0 for v in values.values())
         # A list, or a tensor that is read through a view, may change and stay the same object.
         steady = not any(_may_change(self.group[name]) for name in options)
         self._entries = entries if steady else []

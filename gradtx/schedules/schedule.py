@@ -9,12 +9,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..core.plain import Plain
+
 Count: TypeAlias = "int | Tensor"
 Value: TypeAlias = Any
 """``float`` for a Python count, ``Tensor`` for a tensor count."""
 
 
-class Schedule:
+class Schedule(Plain):
     """Base class: a frozen, printable, picklable function from a step count to a value.
 
     A Python integer gives a Python float. An integer tensor of any shape gives a tensor of that

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.autocast import define_outside_autocast, outside_autocast
 from ..core.leaves import LowRankUpdate
+from ..core.plain import Plain
 
 
 class Rotation(NamedTuple):
@@ -58,7 +59,7 @@ _METHODS = (
 
 
 @dataclass(frozen=True, repr=False)
-class Projector:
+class Projector(Plain):
     """Base class of subspaces of a matrix's columns, rows or both.
 
     A projector is a value and holds no tensors: its state does, a NamedTuple per leaf. Coordinates

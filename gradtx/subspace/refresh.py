@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ..core import tree
+from ..core.checks import can_read
 from ..core.constants import constant
+from ..core.plain import Plain
 
 
 @dataclass(frozen=True)
-class Refresh:
+class Refresh(Plain):
     """Base class of policies. t is the number of this update of the leaf, from 1 on.
 
     Every policy refreshes at t = 1.
@@ -158,15 +160,6 @@ def either(flag: Tensor | bool, yes: Callable[[], Any], no: Callable[[], Any]) -
     if isinstance(flag, bool) or can_read(flag):
         return yes() if flag else no()
     return tree.where(flag, yes(), no())
-
-
-def can_read(flag: Tensor) -> bool:
-    """Whether Python may branch on a tensor."""
-    if torch.compiler.is_compiling() or type(flag) is not Tensor:
-        return False
-    if torch._C._functorch.is_functorch_wrapped_tensor(flag):
-        return False
-    return not (flag.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def can_overwrite(x: Tensor) -> bool:

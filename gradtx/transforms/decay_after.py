@@ -33,8 +33,8 @@ class decay_after(LeafTransform):
 
     requires_params: ClassVar[bool] = True
 
-    lr: Hyper = dynamic(within="[0, inf)")
-    weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
+    lr: Hyper = dynamic(within="[0, inf)", per_entry=True)
+    weight_decay: Hyper = dynamic(0.0, within="[0, inf)", per_entry=True)
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
         return u - h.lr * h.weight_decay * (p + u), s

@@ -18,7 +18,8 @@ class scale_by_learning_rate(LeafTransform):
     """Multiply updates by minus the learning rate: ``u <- -lr * u``.
 
     Args:
-        lr: learning rate >= 0, or a schedule of the number of updates done.
+        lr: learning rate >= 0, or a schedule of the number of updates done; a tensor may hold one
+            value for every entry of a leaf.
         flip_sign: False keeps the sign.
 
     >>> import torch, gradtx as gx
@@ -28,7 +29,7 @@ class scale_by_learning_rate(LeafTransform):
 
     accepts: ClassVar[tuple[type, ...]] = (Tensor, *STRUCTURED)
 
-    lr: Hyper = dynamic(within="[0, inf)")
+    lr: Hyper = dynamic(within="[0, inf)", per_entry=True)
     flip_sign: bool = static(True)
 
     def update_leaf(self, u: Any, s: Any, p: Any, h: Values) -> tuple[Any, Any]:
@@ -53,7 +54,7 @@ class scale_by_schedule(LeafTransform):
 
     accepts: ClassVar[tuple[type, ...]] = (Tensor, *STRUCTURED)
 
-    step_size: Hyper = dynamic()
+    step_size: Hyper = dynamic(per_entry=True)
 
     def update_leaf(self, u: Any, s: Any, p: Any, h: Values) -> tuple[Any, Any]:
         return scale_leaf(u, h.step_size), s

@@ -59,7 +59,7 @@ class low_rank_momentum(LeafTransform):
     """
 
     compressor: Compressor = static()
-    decay: Hyper = dynamic(0.95, within="[0, 1]")
+    decay: Hyper = dynamic(0.95, within="[0, 1]", momentum=True)
     codec: Codec | torch.dtype | None = static(None)
 
     def __post_init__(self) -> None:

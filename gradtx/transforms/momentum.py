@@ -46,7 +46,7 @@ class trace(LeafTransform):
     {'w': tensor([1.9000])}
     """
 
-    decay: Hyper = dynamic(within="[0, 1]")
+    decay: Hyper = dynamic(within="[0, 1]", momentum=True)
     nesterov: bool = static(False)
     accumulator_dtype: torch.dtype | None = static(None)
     codec: Codec | torch.dtype | None = static(None)
@@ -105,7 +105,7 @@ class damped_trace(LeafTransform):
     {'w': tensor([0.6000])}
     """
 
-    decay: Hyper = dynamic(within="[0, 1]")
+    decay: Hyper = dynamic(within="[0, 1]", momentum=True)
     dampening: Hyper = dynamic(within="[0, 1]")
     accumulator_dtype: torch.dtype | None = static(None)
     codec: Codec | torch.dtype | None = static(None)
@@ -162,7 +162,7 @@ class ema(LeafTransform):
     {'w': tensor([0.1000])}
     """
 
-    decay: Hyper = dynamic(within="[0, 1)")
+    decay: Hyper = dynamic(within="[0, 1)", momentum=True)
     debias: bool = static(True)
     accumulator_dtype: torch.dtype | None = static(None)
     codec: Codec | torch.dtype | None = static(None)

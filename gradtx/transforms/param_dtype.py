@@ -61,8 +61,8 @@ class decay_first(DeclaredTransform, Wrapper):
     requires_params: ClassVar[bool] = True
     per_leaf: ClassVar[bool] = True
 
-    lr: Hyper = dynamic(within="[0, inf)")
-    weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
+    lr: Hyper = dynamic(within="[0, inf)", per_entry=True)
+    weight_decay: Hyper = dynamic(0.0, within="[0, inf)", per_entry=True)
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
         return self.transform.init(spec.unflatten(leaves))

@@ -187,7 +187,7 @@ class scale_by_prodigy(TreeTransform, Wrapper):
         there = [i for i, u in enumerate(call.updates) if u is not None]
         kept = self._kept(call, state.leaves, there)
         old = state.shared
-        first = call.values_at(there[0], values) if there else values
+        first = call.common(self.name, there, values, self.of_leaf) if there else values
         rates = {i: call.values_at(i, values)["lr"] for i in there}
         lr = _common(list(rates.values()) or [values["lr"]])
         if not isinstance(lr, Tensor):

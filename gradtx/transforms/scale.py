@@ -17,7 +17,7 @@ class scale(LeafTransform):
     """Multiply updates by a factor: ``u <- step_size * u``.
 
     Args:
-        step_size: the factor.
+        step_size: the factor; a tensor may hold one for every entry of a leaf.
 
     >>> import torch, gradtx as gx
     >>> gx.scale(-0.5).update({"w": torch.ones(2)}, ())[0]
@@ -26,7 +26,7 @@ class scale(LeafTransform):
 
     accepts: ClassVar[tuple[type, ...]] = (Tensor, *STRUCTURED)
 
-    step_size: Hyper = dynamic()
+    step_size: Hyper = dynamic(per_entry=True)
 
     def update_leaf(self, u: Any, s: Any, p: Any, h: Values) -> tuple[Any, Any]:
         return scale_leaf(u, h.step_size), s

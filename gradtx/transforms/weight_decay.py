@@ -18,7 +18,7 @@ from ..core.transform import LeafTransform
 class _AddDecayedWeights(LeafTransform):
     requires_params: ClassVar[bool] = True
 
-    weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
+    weight_decay: Hyper = dynamic(0.0, within="[0, inf)", per_entry=True)
     cautious: bool = static(False)
 
     @property

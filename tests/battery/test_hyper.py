@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import optree
 import pytest
 import torch
 
 import gradtx as gx
 from gradtx.core.declared import ScheduledState
+from gradtx.core.hyper import is_per_entry
 from tests.table import Row
 
 from .helpers import (
@@ -121,6 +125,43 @@ def test_override_per_leaf(row: Row) -> None:
             )
 
 
+def test_override_per_entry(row: Row) -> None:
+    """Where one value an entry may be given, the same one everywhere is as good as a number."""
+    tx, params = row.make(), params_()
+    for d in dynamics(tx):
+        if is_per_entry(d.member, d.name):
+            value = d.other_value()
+            tree = gx.tree.map(lambda p, v=value: torch.full_like(p, v), params)
+            mine, theirs = (lambda s, _, d=d, v=v: {"hyper": {d.key: v}} for v in (tree, value))
+            assert_close(run(tx, extra=mine), run(tx, extra=theirs), rtol=1e-4)
+
+
+def test_override_of_any_numeric_type(row: Row) -> None:
+    tx = row.make()
+    for d in dynamics(tx)[:2]:
+        value = d.other_value()
+        want = run(tx, extra=lambda s, _, d=d, v=value: {"hyper": {d.key: v}}, steps=1)
+        for kind in (np.float64, np.array, Fraction, Decimal):
+            given = kind(value)
+            got = run(tx, extra=lambda s, _, d=d, v=given: {"hyper": {d.key: v}}, steps=1)
+            assert_close(got, want)
+        rebuilt = with_value(tx, reached(dynamics(tx), d), d.name, np.float32(value))
+        assert_close(run(rebuilt, steps=1), want, rtol=1e-4)
+
+
+def test_override_of_what_nothing_has(row: Row) -> None:
+    tx, params = row.make(), params_()
+    state = tx.init(params)
+    before = Snapshot(params, state)
+    for d in dynamics(tx):
+        misspelt = d.key + d.key[-1]
+        with pytest.raises(ValueError, match=f"{misspelt!r}.*did you mean"):
+            call(tx, grads_(0), state, params, hyper={misspelt: d.value})
+    with pytest.raises(ValueError, match="'nothing_like_it'"):
+        call(tx, grads_(0), state, params, hyper={"nothing_like_it": 1.0})
+    before.check()
+
+
 def count_of(state: Any) -> torch.Tensor:
     """The count of the one scheduled member."""
     nodes = optree.tree_leaves(
@@ -204,8 +245,10 @@ def test_value_of_another_shape(row: Row) -> None:
     tx, params = row.make(), params_()
     state = tx.init(params)
     for d in dynamics(tx):
-        bad = torch.full((2,), d.other_value())
+        bad, make = torch.full((5,), d.other_value()), dataclasses.replace
+        if is_per_entry(d.member, d.name):  # which shapes fit is known with the leaves
+            make = lambda m, tx=tx, **new: run(with_value(tx, [m], *new.popitem()))  # noqa: E731
         with pytest.raises(ValueError, match=who(d)):
-            dataclasses.replace(d.member, **{d.name: bad})
+            make(d.member, **{d.name: bad})
         with pytest.raises(ValueError, match=who(d)):
             call(tx, grads_(0), state, params, hyper={d.key: bad})

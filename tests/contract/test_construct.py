@@ -117,7 +117,7 @@ def test_bad_learning_rates_are_refused(case):
     with pytest.raises(ValueError, match="lr must be in"):
         case.make([one()], lr=-1.0)
     with pytest.raises(ValueError, match="Tensor lr must be 1-element"):
-        case.make([one()], lr=torch.tensor([1e-3, 1e-3]))
+        case.make([one()], lr=torch.full((5,), 1e-3))  # no number, nor one an entry
     with pytest.raises((TypeError, ValueError), match="lr"):
         case.make([one()], lr="fast")
     with pytest.raises((TypeError, ValueError), match="lr"):
@@ -164,7 +164,7 @@ def test_refused_group_leaves_the_optimizer_as_it_was(case):
 
 
 def test_from_transform_wants_a_transform():
-    with pytest.raises(TypeError, match="expected a GradientTransformation, got type"):
+    with pytest.raises(TypeError, match="got the class scale_by_adam; call it"):
         gx.optim.from_transform(gx.scale_by_adam, [one()])
 
 

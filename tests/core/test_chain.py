@@ -85,7 +85,8 @@ def test_hyper_scope() -> None:
     assert out(b__step_size=3.0) == 3.0
     assert out(b__c__step_size=5.0) == 5.0
     assert out(step_size=2.0, a__step_size=3.0) == 6.0
-    assert out(c__step_size=5.0) == 1.0
+    with pytest.raises(ValueError, match=r"'c.step_size'.* did you mean 'b.c.step_size'"):
+        out(c__step_size=5.0)
 
 
 def test_members_get_the_gradients_of_the_outermost_chain() -> None:

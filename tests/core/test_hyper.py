@@ -55,9 +55,9 @@ def test_types() -> None:
 
 
 def test_static_hyperparameters_are_not_overridden() -> None:
-    tx = blend(label="y")
-    out, _ = tx.update({"w": torch.ones(1)}, (), hyper={"label": "z", "unknown": 3.0})
-    assert out["w"].item() == 0.5
+    for name in ("label", "unknown"):
+        with pytest.raises(ValueError, match=f"blend: hyper has '{name}'"):
+            blend(label="y").update({"w": torch.ones(1)}, (), hyper={name: 3.0})
 
 
 def test_a_value_for_a_leaf_of_another_tree() -> None:

@@ -1,0 +1,89 @@
+"""Numbers of other libraries as Python's: options may be NumPy scalars, fractions or decimals."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_PYTHON = (int, float, bool, str, type(None))
+
+
+def plain(value: Any) -> Any:
+    """A number of any numeric type as an ``int`` or a ``float``; anything else unchanged.
+
+    Tuples are gone through. Truth values stay what they are, so that checks can refuse them.
+
+    >>> from fractions import Fraction
+    >>> import numpy as np
+    >>> from gradtx.core.plain import plain
+    >>> plain(np.float64(0.5)), plain(np.array(3)), plain(Fraction(1, 4)), plain((np.int64(1), "a"))
+    (0.5, 3, 0.25, (1, 'a'))
+    """
+    if type(value) in _PYTHON or isinstance(value, Tensor):
+        return value
+    if type(value) is tuple:
+        out = tuple(map(plain, value))
+        return value if all(a is b for a, b in zip(out, value, strict=True)) else out
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, (numbers.Real, Decimal)):
+        return float(value)
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return plain(value.item())
+    return value
+
+
+def whole_number(value: Any) -> Any:
+    """As ``plain``, and a 0-d integer tensor as an ``int``: what fixes shapes is no tensor."""
+    if isinstance(value, Tensor) and value.ndim == 0 and value.dtype in _WHOLE:
+        return int(value)
+    return plain(value)
+
+
+def make_plain(options: Any) -> None:
+    """Replace the numbers among the fields of a new dataclass instance, see ``plain``."""
+    for field in dataclasses.fields(options):
+        if not field.init:
+            continue
+        value = getattr(options, field.name)
+        whole = field.type in ("int", "int | None") and "seed" not in field.name
+        number = whole_number(value) if whole else plain(value)
+        if number is not value:
+            object.__setattr__(options, field.name, number)
+
+
+class Plain:
+    """Base of frozen dataclasses whose fields are options: numbers among them become Python's.
+
+    That happens before the subclass's ``__post_init__``, which sees plain numbers only.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = cls.__dict__.get("__post_init__")
+        if own is not None:
+            cls.__post_init__ = _prepared(own)  # type: ignore[assignment, method-assign]
+
+    def _prepare(self) -> None:
+        """What comes before ``__post_init__``."""
+        make_plain(self)
+
+    def __post_init__(self) -> None:
+        self._prepare()
+
+
+def _prepared(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(check)
+    def prepared(self: Any) -> None:
+        self._prepare()
+        check(self)
+
+    return prepared
