@@ -83,7 +83,9 @@ def _kernels(dispatch_key: str) -> str:
 
 def _fused_passes() -> str:
     """Whether a chain can be compiled here, found by compiling one."""
-    plan = explain(scale(2.0), {"w": torch.ones(2)}).splitlines()[-1]
+    plan = explain(
+        scale(2.0), {"w": torch.ones(2, dtype=torch.float32, device="cpu")}
+    ).splitlines()[-1]
     if plan.startswith("not fused: "):
         return f"inactive: {plan.removeprefix('not fused: ')}"
     folder = cache.directory()

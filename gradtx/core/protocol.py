@@ -179,9 +179,8 @@ class Wrapper(GradientTransformation):
     define ``init`` and ``update``; ``values`` gives those of a call, ``update_transform`` runs what
     is inside.
 
-    >>> from dataclasses import dataclass
-    >>> import torch, gradtx as gx
-    >>> @dataclass(frozen=True)
+    >>> import dataclasses, torch, gradtx as gx
+    >>> @dataclasses.dataclass(frozen=True)
     ... class damped(gx.Wrapper):
     ...     factor: gx.Hyper = gx.dynamic(0.5, within="[0, 1]")
     ...     def init(self, params):
