@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.leaves import LowRankUpdate
+from ..core.state import advance
 from ..ops import top_indices
 from ..ops.basis import SIDES, axis_of, basis_norms, check_basis
 from .compressor import Compressor, Payload
@@ -119,7 +120,7 @@ class top_columns(Compressor):
             scores = scores * basis_norms(seen, self.weights, axis, power)
         chosen = top_indices(scores, k)
         if isinstance(state, TopColumnsState):
-            t = state.step + 1
+            t = advance(state.step, self.every)
             due = (t == 1) | (t % self.every == 0)
             chosen = torch.where(due, chosen, state.chosen.to(chosen.dtype))
             state = TopColumnsState(t, chosen.to(state.chosen.dtype))

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
 from ..core.random import check_seed, fold_in, make_key, normal
+from ..core.roots import divide_by_sum
 from ..core.tree import accumulator_dtype
 from .compressor import Compressor, Payload
 
@@ -107,7 +108,7 @@ class power_iteration(Compressor):
         left = torch.where(nothing, torch.zeros_like(left), left)
         other = torch.where(nothing, old, upright.mT @ left)
         length = torch.linalg.vector_norm(basis, dim=0)
-        basis = torch.where(nothing, old, basis / (length + self.eps))
+        basis = torch.where(nothing, old, divide_by_sum(basis, length, self.eps))
         new = PowerIterationState(basis.to(state.basis.dtype))
         if wide:
             return LowRankUpdate(other, left, shape, "right"), new

@@ -15,7 +15,7 @@ from .errors import TreeMismatchError, shape_mismatch
 from .hyper import Values, static
 from .leaves import LeafInfo
 from .protocol import Wrapper
-from .state import new_count, state_zeros
+from .state import advance, new_count, state_zeros
 from .transform import LeafTransform
 from .tree import PyTree
 
@@ -91,7 +91,7 @@ class multi_steps(Wrapper):
         self._check_gathered(updates, state.gathered)
         gathered = tree.map(_gather, updates, state.gathered)
         mean = tree.map(lambda g, s: s.mean, updates, gathered)
-        emit = state.mini_step + 1 >= self.every_k
+        emit = state.mini_step >= self.every_k - 1
         new, inner = self.update_transform(
             mean, state.inner_state, params, {**extra, "grads": mean}
         )
@@ -100,8 +100,8 @@ class multi_steps(Wrapper):
         return (
             tree.where(emit, new, tree.zeros_like(new)),
             MultiStepsState(
-                torch.where(emit, 0, state.mini_step + 1).to(torch.int32),
-                state.gradient_step + emit.to(torch.int32),
+                torch.where(emit, 0, advance(state.mini_step)).to(torch.int32),
+                torch.where(emit, advance(state.gradient_step), state.gradient_step),
                 _fill(left, state.gathered),
                 tree.where(emit, inner, state.inner_state),
             ),
@@ -122,7 +122,7 @@ class multi_steps(Wrapper):
 
 
 def _gather(g: Tensor, s: Gathered) -> Gathered:
-    n = s.step + 1
+    n = advance(s.step)
     return Gathered(n, s.mean + (g.to(s.mean.dtype) - s.mean) / n.to(s.mean.dtype))
 
 
@@ -178,10 +178,11 @@ class apply_every(LeafTransform):
         self, u: Tensor, s: ApplyEveryState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ApplyEveryState]:
         total = s.acc + u
-        emit = (s.step + 1) % self.k == 0
+        step = advance(s.step, self.k)
+        emit = step % self.k == 0
         zeros = torch.zeros_like(total)
         out = torch.where(emit, total, zeros)
-        return out, ApplyEveryState(s.step + 1, torch.where(emit, zeros, total))
+        return out, ApplyEveryState(step, torch.where(emit, zeros, total))
 
 
 class LookaheadState(NamedTuple):
@@ -230,7 +231,7 @@ class lookahead(Wrapper):
 
     def init(self, params: PyTree) -> LookaheadState:
         check_tensors(self.name, params, what="parameter")
-        slow = _per_leaf(lambda p: tree.accumulator(p.detach()).clone(), params)
+        slow = _per_leaf(lambda p: tree.accumulator(p).clone(), params)
         return LookaheadState(new_count(tree.leaves(params)), slow, self.transform.init(params))
 
     def update(
@@ -239,7 +240,8 @@ class lookahead(Wrapper):
         if params is None:
             raise ValueError("lookahead: needs the parameters; call update(updates, state, params)")
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
-        sync = (state.step + 1) % self.sync_period == 0
+        step = advance(state.step, self.sync_period)
+        sync = step % self.sync_period == 0
 
         def slow_leaf(u: Tensor, p: Tensor, slow: Tensor) -> Tensor:
             fast = p.to(slow.dtype) + u
@@ -247,4 +249,4 @@ class lookahead(Wrapper):
 
         slow = tree.map(slow_leaf, new, params, state.slow)
         out = tree.map(lambda u, p, w: torch.where(sync, w - p.to(w.dtype), u), new, params, slow)
-        return out, LookaheadState(state.step + 1, _fill(slow, state.slow), inner)
+        return out, LookaheadState(step, _fill(slow, state.slow), inner)

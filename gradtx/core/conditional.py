@@ -17,7 +17,7 @@ from . import tree
 from .checks import check_tensors
 from .protocol import Wrapper
 from .reduce import LOCAL
-from .state import new_count
+from .state import advance, new_count
 from .tree import PyTree
 
 
@@ -81,7 +81,7 @@ class apply_if_finite(Wrapper):
         bad = [(~torch.isfinite(x)).sum() for x in tree.leaves(updates)]
         any_bad = torch.stack(bad).sum() if bad else torch.zeros_like(state.notfinite_count)
         finite = extra.get("reduce", LOCAL).sum(any_bad) == 0
-        count = torch.where(finite, 0, state.notfinite_count + 1).to(torch.int32)
+        count = torch.where(finite, 0, advance(state.notfinite_count)).to(torch.int32)
         go = finite | (count > self.max_consecutive_errors)
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
@@ -89,7 +89,7 @@ class apply_if_finite(Wrapper):
             ApplyIfFiniteState(
                 count,
                 finite,
-                state.total_notfinite + (~finite).to(torch.int32),
+                torch.where(finite, state.total_notfinite, advance(state.total_notfinite)),
                 tree.where(go, inner, state.inner_state),
             ),
         )
@@ -177,5 +177,7 @@ class conditionally_transform(Wrapper):
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
             tree.where(go, new, updates),
-            ConditionallyTransformState(state.step + 1, tree.where(go, inner, state.inner_state)),
+            ConditionallyTransformState(
+                advance(state.step), tree.where(go, inner, state.inner_state)
+            ),
         )

@@ -16,7 +16,7 @@ from .errors import TreeMismatchError, shape_mismatch
 from .leaves import STRUCTURED
 from .protocol import GradientTransformation
 from .reduce import LOCAL, Reduce
-from .state import new_count
+from .state import advance, new_count
 from .tree import PyTree
 
 T = TypeVar("T", bound="DeclaredTransform")
@@ -117,7 +117,7 @@ class DeclaredTransform(GradientTransformation):
                 f"{self.name}: has a scheduled hyperparameter, but its state was made without one"
             )
         new_updates, new = self._update(call, state.state, self._values_at(call, state.step))
-        return new_updates, ScheduledState(state.step + 1, new)
+        return new_updates, ScheduledState(advance(state.step), new)
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
         raise NotImplementedError

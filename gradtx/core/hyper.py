@@ -26,6 +26,7 @@ from . import tree
 from .checks import can_read
 from .errors import described
 from .plain import plain
+from .watch import is_watched
 
 Hyper: TypeAlias = "float | Tensor | Callable[[Any], Any]"
 
@@ -278,7 +279,11 @@ def one_minus_power(decay: float | Tensor, count: Tensor, dtype: torch.dtype) ->
         wide = torch.float32 if count.device.type == "mps" else torch.float64
         decay = torch.full((), decay, dtype=wide, device=count.device)
     if isinstance(decay, Tensor):
-        log = torch.log(decay.to(torch.promote_types(decay.dtype, dtype))).to(dtype)
-        return -torch.expm1(count.to(dtype) * log)
+        base = decay.to(torch.promote_types(decay.dtype, dtype))
+        if not is_watched(decay):
+            return -torch.expm1(count.to(dtype) * torch.log(base).to(dtype))
+        zero = base == 0  # the logarithm's derivative is infinite there, the power's is not
+        power = torch.expm1(count.to(dtype) * torch.log(torch.where(zero, 1.0, base)).to(dtype))
+        return torch.where(zero, 1 - base.to(dtype) ** count, -power)
     log_value = math.log(decay) if decay > 0 else -math.inf
     return -torch.expm1(count.to(dtype) * log_value)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from . import tree
 from .chain import Chain, chain, check_members
 from .protocol import GradientTransformation
+from .roots import divide, root
 from .tree import PyTree
 
 
@@ -22,9 +22,8 @@ def graft(magnitude: Tensor, direction: Tensor) -> Tensor:
     >>> gx.graft(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0]))
     tensor([0., 5.])
     """
-    size = tree.squared_norm(direction).sqrt()
-    ratio = tree.squared_norm(magnitude).sqrt() / size
-    return direction * torch.where(size > 0, ratio, torch.zeros_like(ratio))
+    sizes = (root(tree.squared_norm(x)) for x in (magnitude, direction))
+    return direction * divide(*sizes)
 
 
 def add(*updates: Tensor) -> Tensor:

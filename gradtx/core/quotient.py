@@ -7,23 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from . import tree
 from .chain import chain, check_members
 from .protocol import GradientTransformation, Wrapper
+from .roots import angle, divide
 from .tree import PyTree
-
-
-def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """``numerator / denominator``.
-
-    >>> import torch, gradtx as gx
-    >>> gx.divide(torch.tensor([3.0]), torch.tensor([2.0]))
-    tensor([1.5000])
-    """
-    return numerator / denominator
 
 
 def atan2(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -35,7 +25,7 @@ def atan2(numerator: Tensor, denominator: Tensor) -> Tensor:
     >>> gx.atan2(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([3.0, 0.0, 0.0]))
     tensor([1., 2., 0.])
     """
-    return 4 / math.pi * torch.atan2(numerator, denominator)
+    return 4 / math.pi * angle(numerator, denominator)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,24 @@ def new_count(leaves: Iterable[Any]) -> Tensor:
     return torch.zeros((), dtype=torch.int32, device=device)
 
 
+def advance(count: Tensor, period: int = 1) -> Tensor:
+    """A counter one step on; at the largest integer it stays.
+
+    Args:
+        count: integer tensor.
+        period: what the counter is taken modulo. At its end it then goes back by that much, so that
+            what happens every so many steps goes on happening.
+
+    >>> import torch
+    >>> from gradtx.core.state import advance
+    >>> last = torch.tensor(2**31 - 1, dtype=torch.int32)
+    >>> advance(last - 1) == last, advance(last) == last, advance(last, period=8) == last - 7
+    (tensor(True), tensor(True), tensor(True))
+    """
+    most = torch.iinfo(count.dtype).max
+    return torch.where(count < most, count, most - period) + 1
+
+
 def state_zeros(p: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A zero buffer shaped like ``p``, of ``dtype`` or of at least float32."""
     return torch.zeros_like(p, dtype=dtype or accumulator_dtype(p.dtype), requires_grad=False)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import TreeMismatchError
+from .roots import root
 
 NAMESPACE = "gradtx"
 # Dicts keep their own order, like parameter groups do. The setting lasts as long as this object.
@@ -210,7 +211,7 @@ def global_norm(tree: PyTree) -> Tensor:
     >>> gx.tree.global_norm({"a": torch.tensor([3.0]), "b": torch.tensor([4.0]), "c": None})
     tensor(5.)
     """
-    return total([squared_norm(x) for x in leaves(tree)]).sqrt()
+    return root(total([squared_norm(x) for x in leaves(tree)]))
 
 
 def squared_norm(x: Tensor) -> Tensor:

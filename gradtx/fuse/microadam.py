@@ -13,6 +13,7 @@ from ..core import hyper as hyper_
 from ..core.chain import Chain
 from ..core.finite import apply_if_leaf_finite, not_finite
 from ..core.protocol import GradientTransformation, members
+from ..core.state import advance
 from ..ops.microadam import HYPER, microadam_
 from ..ops.registry import has_kernel
 from ..transforms.error_feedback import ErrorFeedback
@@ -94,7 +95,7 @@ class MicroAdam(Matched):
             bad = self.name(finite.tolist().index(False))
             raise not_finite("apply_if_leaf_finite", bad)
         for count in batch.shared:
-            count.add_(1)
+            count.copy_(advance(count))
 
     def moved(self) -> int:
         total = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradtx.core.roots import root
 from gradtx.ops.registry import operator
 
 __all__ = ["columns", "ldadam_columns", "ldadam_moments_", "moments"]
@@ -79,7 +80,7 @@ def moments(
     spread = turned_by(r * r, torch.addcmul(v, m, ratio * m, value=-1))
     moved = torch.addcmul(spread, turned, ratio * turned).abs()
     mu, nu = torch.lerp(turned, a, take1), torch.lerp(moved, a * a, take2)
-    return mu / torch.addcmul(floor, torch.sqrt(nu), slope), mu, nu
+    return mu / torch.addcmul(floor, root(nu), slope), mu, nu
 
 
 def _fake_columns(x: Tensor, basis: Tensor, m: Tensor, weight: Tensor, left: bool) -> Tensor:

@@ -15,7 +15,8 @@ number of steps done (int32) and a window of earlier entries (indices int16, val
     codes, lo, hi <- quantize_affine(a)
     m, v = window_moments(indices, values), of weights b^age
     m, v <- m (1 - b1) / (1 - b1^n), v (1 - b2) / (1 - b2^n)
-    p <- p - lr (m / (sqrt(v) + eps) + weight_decay p), rounded once;  t <- t + 1
+    p <- p - lr (m / (sqrt(v) + eps) + weight_decay p), rounded once;  t <- t + 1, and from the
+        largest int32 back by a window
 
 with n = t + 1, or at most the window if `window_correction`. Row `rows[i]` of hyper, float64 on the
 CPU, holds lr, b1, b2, eps and weight_decay of leaf i, `signs[i]` is 1 or -1; its blocks have
@@ -34,6 +35,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradtx.core.state import advance
 from gradtx.ops.affine import dequantize_affine, quantize_affine
 from gradtx.ops.block_top_k import block_starts, block_top_k
 from gradtx.ops.registry import operator
@@ -96,6 +98,7 @@ def microadam_(
         if not finite[i]:
             continue
         lr, b1, b2, eps, weight_decay = hyper[rows[i]].tolist()
+        eps = eps or torch.finfo(torch.float32).tiny  # 0 / (0 + eps) is 0
         size, k, n = block_sizes[i], kept[i], p.numel()
         done, window = int(steps[i]), indices[i].shape[0]
         error = dequantize_affine(
@@ -126,5 +129,5 @@ def microadam_(
         moved = p.float()
         decayed = update + weight_decay * moved if weight_decay else update
         p.copy_(moved + decayed * -lr)
-        steps[i].add_(1)
+        steps[i].copy_(advance(steps[i], window))
     return flags

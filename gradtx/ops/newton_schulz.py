@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from gradtx.core.autocast import outside_autocast
-from gradtx.ops.registry import NAMESPACE, Op, is_watched, operator
+from gradtx.core.watch import is_watched
+from gradtx.ops.registry import NAMESPACE, Op, operator
 from gradtx.ops.symmetric_product import product
 from gradtx.ops.symmetric_product import symmetric_product as symmetric
 

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.library import Library
 
 from gradtx.core.autocast import outside_autocast
+from gradtx.core.watch import is_watched
 
 __all__ = [
     "NAMESPACE",
@@ -118,18 +118,6 @@ def has_kernel(name: str, dispatch_key: str) -> bool:
     """Whether an operator has a compiled kernel for a dispatch key, "CPU" or "CUDA"."""
     return bool(
         torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", dispatch_key)
-    )
-
-
-def is_watched(*args: Any) -> bool:
-    """Whether anything may differentiate, map or compile what is computed of these arguments."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-        or (
-            torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
-        )
     )
 
 

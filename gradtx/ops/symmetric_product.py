@@ -15,7 +15,8 @@ from torch import Tensor
 
 import gradtx_cuda
 from gradtx.core.autocast import outside_autocast
-from gradtx.ops.registry import NAMESPACE, Op, applied, is_watched, operator
+from gradtx.core.watch import is_watched
+from gradtx.ops.registry import NAMESPACE, Op, applied, operator
 
 __all__ = ["has_mixed_products", "product", "symmetric_product"]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate
+from ..core.roots import divide_by_sum, root
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
 
@@ -126,7 +127,7 @@ class normalize_neurons(LeafTransform):
         all_rows = s.variance.to(x.dtype)
         old = all_rows if chosen is None else all_rows[chosen]
         variance = old + (1 - h.b2) * (x.square().mean(-1, keepdim=True) - old)
-        out = x / (torch.sqrt(variance) + h.eps)
+        out = divide_by_sum(x, root(variance), h.eps)
         before, after = (torch.linalg.vector_norm(m, dim=(-2, -1), keepdim=True) for m in (x, out))
         out = out * (before / torch.clamp(after, min=1e-8))
         if chosen is None:
@@ -165,4 +166,4 @@ class normalize_factor(LeafTransform):
             raise ValueError("normalize_factor: takes low-rank updates only, got a dense one")
         dim = -2 if u.side == "right" else -1
         length = torch.linalg.vector_norm(u.factor, dim=dim, keepdim=True)
-        return u.map(lambda x: x / (length + h.eps)), s
+        return u.map(lambda x: divide_by_sum(x, length, h.eps)), s

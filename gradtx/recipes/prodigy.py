@@ -22,6 +22,7 @@ from ..transforms import (
     scale_by_prodigy,
     stochastic_round,
 )
+from ..transforms.prodigy import NewestGradient
 from ._advanced import Moments, Numerator
 from ._assemble import is_off
 from .lion_adv import lion_step
@@ -51,7 +52,7 @@ def prodigy(
 
     Args:
         lr: multiple of d, >= 0, or a schedule: its shape, with values up to 1.
-        b1: decay of the first moment, in [0, 1); 0 leaves it out.
+        b1: decay of the first moment, in [0, 1); 0 leaves it out, and m is g times the new d.
         b2: decay of the second moment, in [0, 1).
         beta3: decay of the estimate's sums, in [0, 1); default sqrt(b2).
         eps: added to the root of the second moment, > 0.
@@ -79,8 +80,9 @@ def prodigy(
     _check_eps("prodigy", eps, False)
     decay = add_decayed_weights(weight_decay, mask)
     moments = Moments(False, codec=codec)
+    numerator = NewestGradient() if is_off(b1) else Numerator(b1, moments).build()
     step: GradientTransformation = quotient(
-        Numerator(b1, moments).build(), root_second_moment(b2, eps, debias=False, codec=codec)
+        numerator, root_second_moment(b2, eps, debias=False, codec=codec)
     )
     tx = scale_by_prodigy(
         chain(step, decay) if decoupled else step,

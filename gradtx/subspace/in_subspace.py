@@ -14,6 +14,7 @@ from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, densify_leaf
 from ..core.protocol import GradientTransformation, Wrapper, members
+from ..core.roots import root
 from ..core.tree import PyTree
 from . import leaf as leaf_
 from .leaf import SubspaceLeaf, Turn, Where, Whole, check_parts
@@ -206,9 +207,7 @@ class Products(InSubspace):
 
 def _stand_in(p: Tensor, z: Tensor) -> Tensor:
     """A constant with the root mean square of the parameter, shaped like its coordinates."""
-    square = tree.accumulator(p).square().mean().to(z.dtype)
-    there = square > 0  # the root's slope at zero is infinite
-    return torch.where(there, torch.where(there, square, 1.0).sqrt(), 0.0).expand(z.shape)
+    return root(tree.accumulator(p).square().mean().to(z.dtype)).expand(z.shape)
 
 
 def in_subspace(

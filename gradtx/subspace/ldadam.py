@@ -14,7 +14,8 @@ from ..core.declared import Call, with_fields_of
 from ..core.errors import shape_mismatch
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo, LowRankUpdate
-from ..core.state import new_count, state_zeros
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import PyTree
 from .dense import Basis, stacked
@@ -198,7 +199,8 @@ class scale_by_ldadam(LeafTransform):
                 gain = torch.zeros_like(s.gain) + 1 / (1 - h.b1)
             basis = Basis(new.basis[k].to(s.projector.basis.dtype))
             moments = new.mu[k].to(s.mu.dtype), new.nu[k].to(s.nu.dtype)
-            state = ScaleByLdadamState(s.step + 1, basis, *moments, total, gain.to(s.gain.dtype))
+            gain = gain.to(s.gain.dtype)
+            state = ScaleByLdadamState(advance(s.step), basis, *moments, total, gain)
             results.append((self._update_of(out[k], new.basis[k], view), state))
         return results
 
@@ -228,15 +230,16 @@ class scale_by_ldadam(LeafTransform):
         self, u: Tensor, s: ScaleByLdadamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByLdadamState]:
         if isinstance(s.projector, Whole):
-            out, mu, nu = _adam(u, s.mu.to(u.dtype), s.nu.to(u.dtype), s.step + 1, h)
-            return out, ScaleByLdadamState(s.step + 1, s.projector, mu, nu, (), s.gain)
+            step = advance(s.step)
+            out, mu, nu = _adam(u, s.mu.to(u.dtype), s.nu.to(u.dtype), step, h)
+            return out, ScaleByLdadamState(step, s.projector, mu, nu, (), s.gain)
         return self._projected(u, s, h)
 
     def _projected(
         self, u: Tensor, s: ScaleByLdadamState, h: Values
     ) -> tuple[Tensor, ScaleByLdadamState]:
         projector, shape, codec = self.projector, tuple(u.shape), as_codec(self.error_codec)
-        m, v, step = s.mu.to(u.dtype), s.nu.to(u.dtype), s.step + 1
+        m, v, step = s.mu.to(u.dtype), s.nu.to(u.dtype), advance(s.step)
         # What the averages have gathered so far; there is nothing to correct in the first step.
         before = torch.clamp(s.step, min=1)
         c1, c2 = one_minus_power(h.b1, before, u.dtype), one_minus_power(h.b2, before, u.dtype)
@@ -315,5 +318,6 @@ def _adam(
     """Adam's update and both moments."""
     mu = h.b1 * m + (1 - h.b1) * u
     nu = h.b2 * v + (1 - h.b2) * u * u
-    root = torch.sqrt(nu / one_minus_power(h.b2, step, u.dtype))
-    return mu / one_minus_power(h.b1, step, u.dtype) / (root + h.eps), mu, nu
+    mean = mu / one_minus_power(h.b1, step, u.dtype)
+    size = root(nu / one_minus_power(h.b2, step, u.dtype))
+    return divide_by_sum(mean, size, h.eps), mu, nu

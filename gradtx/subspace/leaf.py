@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.state import advance, new_count
 from .projector import Projector
 from .refresh import Refresh, can_read
 
@@ -100,7 +100,7 @@ def turns(
     projector: Projector, refresh: Refresh, states: list[SubspaceLeaf], gs: list[Tensor]
 ) -> list[Turn]:
     """``turn`` for several leaves at once."""
-    steps = [s.step + 1 for s in states]
+    steps = [advance(s.step, refresh.period) for s in states]
     dues = refresh.due_all(steps, [s.phase for s in states])
     # Where it cannot be read whether it is due, the new subspace is made and chosen from.
     unread = [isinstance(due, Tensor) and not can_read(due) for due in dues]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from . import leaf as leaf_
 from .leaf import SubspaceLeaf, Turn, Where, Whole, check_parts
@@ -101,7 +101,7 @@ class subspace_momentum(LeafTransform):
         codec, step = as_codec(self.codec), s.step
         gathered: Tensor | float = 1.0
         if isinstance(step, Tensor):
-            step = step + 1
+            step = advance(step)
             gathered = one_minus_power(h.b1, step, u.dtype)
         if isinstance(s.subspace, Whole):
             mu = h.b1 * codec.decode(s.mu, u) + (1 - h.b1) * u

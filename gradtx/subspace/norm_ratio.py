@@ -13,6 +13,7 @@ from ..core.declared import Call, DeclaredTransform
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import densify_leaf
 from ..core.protocol import Wrapper
+from ..core.roots import divide_by_sum, root
 from ..core.tree import PyTree
 from .view import axis_of
 
@@ -63,13 +64,11 @@ def _axis(side: str, shape: tuple[int, ...]) -> int:
 
 def norm_ratio(new: Tensor, z: Tensor, axis: int | None, h: Values) -> Tensor:
     """``scale ||new|| / (||z|| + norm_eps)``, along one dimension or of all."""
-    return h.scale * (_norm(new, axis) / (_norm(z, axis) + h.norm_eps))
+    return h.scale * divide_by_sum(_norm(new, axis), _norm(z, axis), h.norm_eps)
 
 
 def _norm(x: Tensor, axis: int | None) -> Tensor:
     """Euclidean norm of all of a matrix or along one dimension, with slope zero at zero."""
     if axis != 0:
         return torch.linalg.vector_norm(x, dim=axis, keepdim=axis is not None)
-    square = x.square().sum(dim=0, keepdim=True)  # on the CPU many times faster
-    there = square > 0
-    return torch.where(there, torch.where(there, square, 1.0).sqrt(), 0.0)
+    return root(x.square().sum(dim=0, keepdim=True))  # on the CPU many times faster

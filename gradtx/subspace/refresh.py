@@ -30,6 +30,11 @@ class Refresh(Plain):
     [1, 3, 6]
     """
 
+    @property
+    def period(self) -> int:
+        """After how many steps ``due`` repeats itself; 1 where it does not."""
+        return 1
+
     def init(self, p: Tensor, name: str = "") -> Tensor | tuple[()]:
         """The leaf's phase, or () if the policy knows none."""
         return ()
@@ -65,6 +70,10 @@ class _Every(Refresh):
             raise ValueError(
                 f"{type(self).__name__}: every must be an integer >= 1, got {self.every!r}"
             )
+
+    @property
+    def period(self) -> int:
+        return self.every
 
     def due_all(self, ts: list[Tensor], phases: list[Any]) -> list[Tensor | bool]:
         if len({t.device for t in ts}) != 1 or not all(map(can_read, ts)):

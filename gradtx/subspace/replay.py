@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.state import advance
 from ..core.tree import accumulator_dtype
 from .dense import DenseProjector
 from .view import View
@@ -74,4 +75,4 @@ class replay(DenseProjector):
     def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Replayed:
         index = torch.clamp(state.refreshes, max=state.recorded.shape[0] - 1)
         new = state.recorded.index_select(0, index.reshape(1))[0]
-        return Replayed(state.recorded, state.refreshes + 1, new)
+        return Replayed(state.recorded, advance(state.refreshes), new)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
+from ..core.roots import divide, root
 from ..core.state import state_zeros
 from ..core.transform import LeafTransform
 from .adam import average
@@ -60,6 +60,6 @@ class scale_by_adadelta(LeafTransform):
     ) -> tuple[Tensor, ScaleByAdadeltaState]:
         eps = h.eps
         e_g = average(s.e_g, u * u, h.rho)
-        out = u * (torch.sqrt(s.e_x.to(u.dtype) + eps) / torch.sqrt(e_g + eps))
+        out = u * divide(root(s.e_x.to(u.dtype) + eps), root(e_g + eps))
         e_x = average(s.e_x, out * out, h.rho)
         return out, ScaleByAdadeltaState(e_g.to(s.e_g.dtype), e_x.to(s.e_x.dtype))

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
 
@@ -99,7 +100,7 @@ class scale_by_adam(LeafTransform):
     ) -> tuple[Tensor, ScaleByAdamState]:
         mu_codec = as_codec(self.mu_codec or self.mu_dtype)
         nu_codec = as_codec(self.nu_codec or self.nu_dtype)
-        count = s.step + 1
+        count = advance(s.step)
         mu = average(mu_codec.decode(s.mu, u), u, h.b1)
         nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
         correction = one_minus_power(h.b2, count, u.dtype)
@@ -109,8 +110,8 @@ class scale_by_adam(LeafTransform):
             largest = torch.maximum(nu_codec.decode(nu_max, u), candidate)
             denominator = largest / correction if self.amsgrad == "raw" else largest
             nu_max = nu_codec.encode(largest, nu_max)
-        root = torch.sqrt(denominator + h.eps_root)
-        out = corrected_mean(mu, u, h.b1, count, self.nesterov) / (root + h.eps)
+        mean = corrected_mean(mu, u, h.b1, count, self.nesterov)
+        out = divide_by_sum(mean, root(denominator + h.eps_root), h.eps)
         return out, ScaleByAdamState(
             count, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu), nu_max
         )
@@ -128,4 +129,4 @@ def corrected_mean(
     now = one_minus_power(b1, count, u.dtype)
     if not nesterov:
         return mu / now
-    return b1 * (mu / one_minus_power(b1, count + 1, u.dtype)) + (1 - b1) * (u / now)
+    return b1 * (mu / one_minus_power(b1, advance(count), u.dtype)) + (1 - b1) * (u / now)

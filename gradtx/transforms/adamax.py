@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -73,9 +74,9 @@ class scale_by_adamax(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByAdamaxState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdamaxState]:
-        step = s.step + 1
+        step = advance(s.step)
         mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
         mu = average(mu_codec.decode(s.mu, u), u, h.b1)
         nu = torch.maximum(h.b2 * nu_codec.decode(s.nu, u), u.abs() + h.eps)
-        out = corrected_mean(mu, u, h.b1, step) / nu
+        out = divide(corrected_mean(mu, u, h.b1, step), nu)
         return out, ScaleByAdamaxState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -84,7 +85,7 @@ class scale_by_adan(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByAdanState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdanState]:
-        step = s.step + 1
+        step = advance(s.step)
         mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
         change = torch.where(s.step == 0, torch.zeros_like(u), u - mu_codec.decode(s.g, u))
         ahead = 1 - h.b2
@@ -93,8 +94,8 @@ class scale_by_adan(LeafTransform):
         v = average(mu_codec.decode(s.v, u), change, h.b2)
         n = average(nu_codec.decode(s.n, u), extrapolated * extrapolated, h.b3)
         numerator = corrected_mean(m, u, h.b1, step) + ahead * corrected_mean(v, u, h.b2, step)
-        root = torch.sqrt(n / one_minus_power(h.b3, step, u.dtype) + h.eps_root)
-        return numerator / (root + h.eps), ScaleByAdanState(
+        square = n / one_minus_power(h.b3, step, u.dtype) + h.eps_root
+        return divide_by_sum(numerator, root(square), h.eps), ScaleByAdanState(
             step,
             mu_codec.encode(m, s.m),
             mu_codec.encode(v, s.v),

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import angle, divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average
 
@@ -83,17 +84,17 @@ class scale_by_adopt(LeafTransform):
         if self.atan2:
             # What the state would hold: a lossy codec's image of the square.
             nu = torch.where(first, codec.decode(codec.encode(square, s.nu), u), nu)
-            out = torch.atan2(u, torch.sqrt(nu))
+            out = angle(u, root(nu))
             new = average(nu, square, h.b2)
         else:
-            out = u / (torch.sqrt(nu) + h.eps * h.unit)
+            out = divide_by_sum(u, root(nu), h.eps * h.unit)
             if self.clip is not None:
                 steps = s.step.to(u.dtype)
                 bound = self.clip(steps) if callable(self.clip) else steps**self.clip
                 out = torch.clamp(out, -bound, bound)
             out = torch.where(first, torch.zeros_like(out), out)
             new = torch.where(first, square, average(nu, square, h.b2))
-        return out, ScaleByAdoptState(s.step + 1, codec.encode(new, s.nu))
+        return out, ScaleByAdoptState(advance(s.step), codec.encode(new, s.nu))
 
 
 class SkipFirstState(NamedTuple):
@@ -122,4 +123,4 @@ class skip_first(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: SkipFirstState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, SkipFirstState]:
-        return torch.where(s.step == 0, torch.zeros_like(u), u), SkipFirstState(s.step + 1)
+        return torch.where(s.step == 0, torch.zeros_like(u), u), SkipFirstState(advance(s.step))

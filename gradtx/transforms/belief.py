@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -78,11 +79,11 @@ class scale_by_belief(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByBeliefState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByBeliefState]:
-        step = s.step + 1
+        step = advance(s.step)
         mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
         mu = average(mu_codec.decode(s.mu, u), u, h.b1)
         surprise = u - mu
         nu = average(nu_codec.decode(s.nu, u), surprise * surprise, h.b2) + h.eps_root
-        root = torch.sqrt(nu / one_minus_power(h.b2, step, u.dtype))
-        out = corrected_mean(mu, u, h.b1, step, self.nesterov) / (root + h.eps)
+        mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
+        out = divide_by_sum(mean, root(nu / one_minus_power(h.b2, step, u.dtype)), h.eps)
         return out, ScaleByBeliefState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
 
@@ -49,6 +49,6 @@ class scale_by_bias_factor(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: BiasFactorState, p: Any, h: Values
     ) -> tuple[Tensor, BiasFactorState]:
-        step = s.step + 1
-        root = torch.sqrt(one_minus_power(h.b2, step, u.dtype))
-        return u * (root / one_minus_power(h.b1, step, u.dtype)), BiasFactorState(step)
+        step = advance(s.step)
+        factor = root(one_minus_power(h.b2, step, u.dtype)) / one_minus_power(h.b1, step, u.dtype)
+        return u * factor, BiasFactorState(step)

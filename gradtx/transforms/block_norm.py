@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
+from ..core.roots import floored_root
 from ..core.transform import LeafTransform
 from ..core.tree import squared_norm
-from ._numbers import floored_root
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
+from ..core.roots import clipping, floored_root
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm, total
-from ._numbers import floored_root
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class clip_by_leaf_norm(LeafTransform):
     max_norm: Hyper = dynamic(within="(0, inf)")
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
-        return u / (floored_root(squared_norm(u), h.max_norm) / h.max_norm).to(u.dtype), s
+        return u * clipping(squared_norm(u), h.max_norm).to(u.dtype), s
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ class clip_by_block_rms(LeafTransform):
     threshold: Hyper = dynamic(within="(0, inf)")
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
-        threshold = h.threshold
-        return u / (floored_root(u.square().mean(), threshold) / threshold), s
+        return u * clipping(u.square().mean(), h.threshold).to(u.dtype), s
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,7 @@ class clip_by_global_norm(TreeTransform):
         h: Values,
         reduce: Reduce,
     ) -> tuple[list[Tensor], list[Any] | None, Any]:
-        bound = h.max_norm
-        factor = bound / floored_root(reduce.sum(total([squared_norm(u) for u in us])), bound)
+        factor = clipping(reduce.sum(total([squared_norm(u) for u in us])), h.max_norm)
         return [u * factor.to(u.device, u.dtype) for u in us], leaves, shared
 
 

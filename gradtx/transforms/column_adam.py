@@ -12,7 +12,8 @@ from ..compressors import top_columns
 from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo, LowRankUpdate
-from ..core.state import new_count, state_zeros
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
 from .adam import average
 
@@ -103,10 +104,13 @@ class scale_by_column_adam(LeafTransform):
         if self.transfer and now.numel():
             dim = 1 if u.side == "right" else 0
             mu, nu = (move_columns(m, s.indices, now, dim) for m in (mu, nu))
-        step = s.step + 1
+        step = advance(s.step)
         mu, nu = average(mu, x, h.b1), average(nu, x * x, h.b2)
-        root = torch.sqrt(nu / one_minus_power(h.b2, step, x.dtype))
-        out = mu / one_minus_power(h.b1, step, x.dtype) / (root + h.eps)
+        mean, square = (
+            mu / one_minus_power(h.b1, step, x.dtype),
+            nu / one_minus_power(h.b2, step, x.dtype),
+        )
+        out = divide_by_sum(mean, root(square), h.eps)
         new = ScaleByColumnAdamState(step, mu, nu, now.to(s.indices.dtype))
         return LowRankUpdate(out, now, u.shape, u.side), new
 

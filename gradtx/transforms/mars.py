@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.roots import clipping
+from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import squared_norm
-from ._numbers import floored_root
 
 
 class MarsState(NamedTuple):
@@ -68,5 +68,5 @@ class mars(LeafTransform):
     ) -> tuple[Tensor, MarsState]:
         change = torch.where(s.step == 0, torch.zeros_like(u), u - s.previous.to(u.dtype))
         corrected = u + h.gamma * (h.b1 / (1 - h.b1)) * change
-        factor = h.max_norm / floored_root(squared_norm(corrected), h.max_norm)
-        return corrected * factor, MarsState(s.step + 1, u.to(s.previous.dtype))
+        factor = clipping(squared_norm(corrected), h.max_norm)
+        return corrected * factor, MarsState(advance(s.step), u.to(s.previous.dtype))

@@ -12,8 +12,10 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
+from ..core.tree import accumulator_dtype
 from .adam import average
 
 
@@ -107,7 +109,7 @@ class slow_moment(LeafTransform):
         self, u: Tensor, s: SlowMomentState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, SlowMomentState]:
         codec = as_codec(self.codec)
-        step = s.step + 1
+        step = advance(s.step)
         slow = average(codec.decode(s.slow, u), u, h.b3)
         alpha = h.alpha
         if self.t_alpha:
@@ -120,7 +122,7 @@ class AccumulateState(NamedTuple):
 
     Attributes:
         step: int32, updates done for this leaf; () without warm-up.
-        gain: float32, what a constant gradient of one has added up to; () without debiasing.
+        gain: what a constant gradient of one has added up to; () without debiasing.
         mu: decayed sum of updates, as its codec keeps it.
     """
 
@@ -173,7 +175,8 @@ class accumulate(LeafTransform):
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> AccumulateState:
         step = new_count([p]) if self.warmup else ()
-        gain = torch.zeros((), dtype=torch.float32, device=p.device) if self.debias else ()
+        zero = torch.zeros((), dtype=accumulator_dtype(p.dtype), device=p.device)
+        gain = zero if self.debias else ()
         return AccumulateState(step, gain, as_codec(self.codec).init(p, signed=True))
 
     def update_leaf(
@@ -182,7 +185,7 @@ class accumulate(LeafTransform):
         codec = as_codec(self.codec)
         step, gain, b1 = s.step, s.gain, h.b1
         if self.warmup and isinstance(step, Tensor):
-            step = step + 1
+            step = advance(step)
             b1 = _warm_decay(step, self.warmup, self.min_b1, b1, u.dtype)
         mu = b1 * codec.decode(s.mu, u) + u
         out = mu + h.alpha_grad * u
@@ -264,15 +267,15 @@ class root_second_moment(LeafTransform):
     ) -> tuple[Tensor, RootSecondMomentState]:
         codec = as_codec(self.codec)
         nu = average(codec.decode(s.nu, u), u * u, h.b2)
-        root, step, eps = torch.sqrt(nu), s.step, h.eps * h.unit
+        out, step, eps = root(nu), s.step, h.eps * h.unit
         if self.eps_at == "root":
-            root = root + eps
+            out = out + eps
         if isinstance(step, Tensor):
-            step = step + 1
-            root = root / torch.sqrt(one_minus_power(h.b2, step, u.dtype))
+            step = advance(step)
+            out = out / root(one_minus_power(h.b2, step, u.dtype))
         if self.eps_at == "end":
-            root = root + eps
-        return root, RootSecondMomentState(step, codec.encode(nu, s.nu))
+            out = out + eps
+        return out, RootSecondMomentState(step, codec.encode(nu, s.nu))
 
 
 class UndoBiasState(NamedTuple):
@@ -307,5 +310,5 @@ class undo_bias(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: UndoBiasState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, UndoBiasState]:
-        step = s.step + 1
+        step = advance(s.step)
         return u / one_minus_power(h.b1, step, u.dtype), UndoBiasState(step)

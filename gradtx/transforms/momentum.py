@@ -11,7 +11,7 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -124,7 +124,7 @@ class damped_trace(LeafTransform):
         codec = as_codec(self.codec or self.accumulator_dtype)
         later = h.decay * codec.decode(s.trace, u) + (1 - h.dampening) * u
         new = torch.where(s.step == 0, u, later)
-        return new, DampedTraceState(s.step + 1, codec.encode(new, s.trace))
+        return new, DampedTraceState(advance(s.step), codec.encode(new, s.trace))
 
 
 class EmaState(NamedTuple):
@@ -185,6 +185,6 @@ class ema(LeafTransform):
         stored = codec.encode(new, s.ema)
         if not isinstance(s.step, Tensor):
             return average(new, u, h.decay) if self.nesterov else new, EmaState((), stored)
-        step = s.step + 1
+        step = advance(s.step)
         out = corrected_mean(new, u, h.decay, step, self.nesterov)
         return out, EmaState(step, stored)

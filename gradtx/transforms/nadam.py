@@ -12,7 +12,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
 from .adam import average
@@ -84,17 +85,17 @@ class scale_by_nadam(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByNadamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByNadamState]:
-        step = s.step + 1
+        step = advance(s.step)
         mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
         mu = average(mu_codec.decode(s.mu, u), u, h.b1)
         nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
         speed = h.momentum_decay * _WARM_UP_LOG
         now = h.b1 * (1 - 0.5 * torch.exp(step.to(u.dtype) * speed))
-        ahead = h.b1 * (1 - 0.5 * torch.exp((step + 1).to(u.dtype) * speed))
+        ahead = h.b1 * (1 - 0.5 * torch.exp(advance(step).to(u.dtype) * speed))
         product = s.mu_product.to(u.dtype) * now
         numerator = u * ((1 - now) / (1 - product)) + mu * (ahead / (1 - product * ahead))
-        root = torch.sqrt(nu / one_minus_power(h.b2, step, u.dtype))
-        return numerator / (root + h.eps), ScaleByNadamState(
+        square = nu / one_minus_power(h.b2, step, u.dtype)
+        return divide_by_sum(numerator, root(square), h.eps), ScaleByNadamState(
             step,
             product.to(s.mu_product.dtype),
             mu_codec.encode(mu, s.mu),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.random import check_seed, fold_in, make_key, next_key, normal
-from ..core.state import new_count
+from ..core.roots import root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
 
@@ -68,7 +68,7 @@ class add_noise(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: AddNoiseState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, AddNoiseState]:
-        count = s.step + 1
-        deviation = torch.sqrt(h.eta / count.to(u.dtype) ** h.gamma)
+        count = advance(s.step)
+        deviation = root(h.eta / count.to(u.dtype) ** h.gamma)
         noise = normal(s.key, u.shape, u.dtype)
         return u + deviation * noise, AddNoiseState(count, next_key(s.key))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
+from ..core.roots import root
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype, squared_norm
 
@@ -55,11 +56,8 @@ class limit_norm_growth(LeafTransform):
         self, u: Tensor, s: NormGrowthState, p: Any, h: Values
     ) -> tuple[Tensor, NormGrowthState]:
         old = s.norm.to(u.dtype)
-        square = squared_norm(u)
-        # The root's slope at zero is infinite, which would give NaN instead of nothing.
-        norm = torch.where(square > 0, torch.sqrt(torch.where(square > 0, square, 1.0)), 0.0)
+        norm = root(squared_norm(u))
         known = old > h.norm_eps
         ratio = norm / torch.where(known, old + h.norm_eps, 1.0)
-        limit = torch.maximum(ratio, h.growth * torch.ones_like(ratio)) / h.growth
-        limit = torch.where(known, limit, torch.ones_like(limit))
+        limit = torch.where(known & ~(ratio <= h.growth), ratio / h.growth, 1.0)
         return u / limit, NormGrowthState(norm / limit)

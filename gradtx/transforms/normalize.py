@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.reduce import Reduce
+from ..core.roots import divide, root
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm, total
-from ._numbers import floored_root
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class normalize_by_update_norm(TreeTransform):
         h: Values,
         reduce: Reduce,
     ) -> tuple[list[Tensor], list[Any] | None, Any]:
-        norm = floored_root(reduce.sum(total([squared_norm(u) for u in us])), 0.0)
-        size = (norm + h.eps) / h.scale_factor
-        return [u / size.to(u.device, u.dtype) for u in us], leaves, shared
+        norm = root(reduce.sum(total([squared_norm(u) for u in us])))
+        factor = divide(h.scale_factor * torch.ones_like(norm), norm + h.eps)
+        return [u * factor.to(u.device, u.dtype) for u in us], leaves, shared
 
 
 @dataclass(frozen=True)

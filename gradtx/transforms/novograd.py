@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype, squared_norm
 from .adam import average
@@ -84,8 +85,7 @@ class scale_by_novograd(LeafTransform):
         codec = as_codec(self.mu_codec or self.mu_dtype)
         square = squared_norm(u)
         nu = torch.where(s.step == 0, square, average(s.nu, square, h.b2))
-        root = torch.sqrt(nu + h.eps_root) + h.eps
-        added = u / root + h.weight_decay * p
+        added = divide_by_sum(u, root(nu + h.eps_root), h.eps) + h.weight_decay * p
         mu = h.b1 * codec.decode(s.mu, u) + added
         stored = codec.encode(mu, s.mu)
-        return mu, ScaleByNovogradState(s.step + 1, stored, nu.to(s.nu.dtype))
+        return mu, ScaleByNovogradState(advance(s.step), stored, nu.to(s.nu.dtype))

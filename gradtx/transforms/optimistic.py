@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
-from ..core.state import new_count, state_zeros
+from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
 
 
@@ -59,4 +59,4 @@ class scale_by_optimistic_gradient(LeafTransform):
         previous = torch.where(s.step == 0, u, s.previous.to(u.dtype))
         beta = h.beta
         out = (h.alpha + beta) * u - beta * previous
-        return out, ScaleByOptimisticGradientState(s.step + 1, u.to(s.previous.dtype))
+        return out, ScaleByOptimisticGradientState(advance(s.step), u.to(s.previous.dtype))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..core.hyper import Values
+from ..core.roots import root
 from ..core.transform import LeafTransform
 from ..core.tree import squared_norm, vdot
-from ._numbers import floored_root
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,6 @@ class orthogonalize_grad(LeafTransform):
             return u, s
         share = vdot(p, u) / (squared_norm(p) + 1e-30)
         rest = u - share.to(u.dtype) * p
-        size, kept = floored_root(squared_norm(u), 0.0), floored_root(squared_norm(rest), 0.0)
+        size, kept = root(squared_norm(u)), root(squared_norm(rest))
         ratio = torch.where(kept < 1e-5 * size, torch.zeros_like(size), size / (kept + 1e-30))
         return rest * ratio.to(u.dtype), s

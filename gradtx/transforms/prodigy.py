@@ -17,8 +17,9 @@ from ..core.declared import Call, like
 from ..core.errors import TreeMismatchError, shape_mismatch
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.protocol import Wrapper
-from ..core.state import new_count, state_zeros
-from ..core.transform import TreeTransform
+from ..core.roots import root
+from ..core.state import advance, new_count, state_zeros
+from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import PyTree
 
 
@@ -171,7 +172,7 @@ class scale_by_prodigy(TreeTransform, Wrapper):
         return ProdigyState(shared, spec.unflatten(kept), inner)
 
     def _init_leaf(self, p: Tensor) -> ProdigyLeaf:
-        p = tree.accumulator(p.detach())
+        p = tree.accumulator(p)
         # A whole leaf keeps its memory order; of a part not even the stride of one element stays.
         order = torch.preserve_format if self.slice_p == 1 else torch.contiguous_format
         p0 = self._part(p).clone(memory_format=order)
@@ -285,9 +286,9 @@ class scale_by_prodigy(TreeTransform, Wrapper):
         # Not d * inf: its derivative is not a number.
         d = d_max if self.growth_rate == math.inf else torch.minimum(d_max, d * self.growth_rate)
         dlr = old.d * self._correction(old, h) * h.lr
-        step, moves = old.step + 1, ready
+        step, moves = advance(old.step), ready
         if self.estimate_first:
-            step, moves = old.step + ready.to(torch.int32), ready & (dlr > 0)
+            step, moves = torch.where(ready, step, old.step), ready & (dlr > 0)
             numerator = torch.where(ready, numerator, old.d_numerator)
         return ProdigyShared(
             step,
@@ -304,14 +305,36 @@ class scale_by_prodigy(TreeTransform, Wrapper):
         return torch.where((shared.step < self.steps).to(new.device), new, old)
 
     def _beta3(self, h: Values) -> Any:
-        return h.b2**0.5 if self.beta3 is None else h.beta3
+        if self.beta3 is not None:
+            return h.beta3
+        return root(h.b2) if isinstance(h.b2, Tensor) else h.b2**0.5
 
     def _correction(self, shared: ProdigyShared, h: Values) -> Any:
         """What multiplies lr for the bias of the inner moments."""
         if not self.bias_correction:
             return 1.0
-        first, second = (one_minus_power(b, shared.step + 1, shared.d.dtype) for b in (h.b1, h.b2))
-        return torch.sqrt(second) / first
+        step = advance(shared.step)
+        first, second = (one_minus_power(b, step, shared.d.dtype) for b in (h.b1, h.b2))
+        return root(second) / first
+
+
+@dataclass(frozen=True)
+class NewestGradient(LeafTransform):
+    """The gradient times the newest d, where ``scale_by_prodigy`` feeds it times the last one.
+
+    A first moment gathers what it is fed. Without one the published step takes the gradient in the
+    unit of its denominator's eps: the d of the same step, if the estimate comes first.
+    """
+
+    needs_grad: ClassVar[bool] = True
+    needs_unit: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return "newest_gradient"
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
+        return h.grad * h.unit, s
 
 
 def _common(rates: list[Any]) -> Any:

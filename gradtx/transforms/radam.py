@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -83,7 +84,7 @@ class scale_by_radam(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByRadamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByRadamState]:
-        step = s.step + 1
+        step = advance(s.step)
         mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
         mu = average(mu_codec.decode(s.mu, u), u, h.b1)
         nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
@@ -91,11 +92,11 @@ class scale_by_radam(LeafTransform):
         correction = one_minus_power(h.b2, step, u.dtype)
         eps_root = h.eps_root
         if self.raw_eps:
-            root = (torch.sqrt(nu + eps_root) + h.eps) / torch.sqrt(correction)
+            size = (root(nu + eps_root) + h.eps) / root(correction)
         else:
-            root = torch.sqrt(nu / correction + eps_root) + h.eps
+            size = root(nu / correction + eps_root) + h.eps
         trusted, factor = _rectification(h.b2, step, h.threshold)
-        out = torch.where(trusted, factor.to(u.dtype) * mean / root, mean)
+        out = torch.where(trusted, divide(factor.to(u.dtype) * mean, size), mean)
         return out, ScaleByRadamState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))
 
 
@@ -115,5 +116,6 @@ def _rectification(
     r = limit - 2 * t * (1 - below) / below
     trusted = r >= threshold
     safe = torch.where(trusted, r, torch.full_like(r, 5.0))
+    limit = torch.where(trusted, limit, torch.full_like(limit, 5.0))
     ratio = (safe - 4) * (safe - 2) * limit / ((limit - 4) * (limit - 2) * safe)
     return trusted, torch.sqrt(torch.where(trusted, ratio, torch.ones_like(ratio)))

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide, divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average
 
@@ -77,8 +78,8 @@ class scale_by_rms(LeafTransform):
         nu = average(codec.decode(s.nu, u), u * u, h.decay)
         step, corrected = s.step, nu
         if isinstance(step, Tensor):
-            step = step + 1
-            corrected = nu / one_minus_power(h.decay, step, u.dtype)
+            step = advance(step)
+            corrected = divide(nu, one_minus_power(h.decay, step, u.dtype))
         out = _divide_by_root(u, corrected, h.eps, self.eps_in_sqrt)
         return out, ScaleByRmsState(step, codec.encode(nu, s.nu))
 
@@ -152,13 +153,13 @@ class scale_by_stddev(LeafTransform):
         nu = average(nu_codec.decode(s.nu, u), u * u, h.decay)
         step, mean, square = s.step, mu, nu
         if isinstance(step, Tensor):
-            step = step + 1
+            step = advance(step)
             correction = one_minus_power(h.decay, step, u.dtype)
-            mean, square = mu / correction, nu / correction
+            mean, square = divide(mu, correction), divide(nu, correction)
         variance = torch.clamp(square - mean * mean, min=0)
         out = _divide_by_root(u, variance, h.eps, self.eps_in_sqrt)
         return out, ScaleByStddevState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))
 
 
 def _divide_by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool) -> Tensor:
-    return u / torch.sqrt(square + eps) if inside else u / (torch.sqrt(square) + eps)
+    return divide(u, root(square + eps)) if inside else divide_by_sum(u, root(square), eps)

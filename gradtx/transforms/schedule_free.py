@@ -14,7 +14,8 @@ from ..core.chain import Chain, chain
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
-from ..core.state import new_count
+from ..core.roots import divide
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import PyTree
 
@@ -61,14 +62,14 @@ class _ScheduleFree(LeafTransform):
                 raise ValueError(f"schedule_free: {name} must be {what} >= 0, got {value!r}")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScheduleFreeState:
-        z = tree.accumulator(p.detach()).clone()
+        z = tree.accumulator(p).clone()
         zero = torch.zeros((), dtype=z.dtype, device=z.device)
         return ScheduleFreeState(new_count([p]), z, zero, zero.clone(), torch.ones_like(zero))
 
     def update_leaf(
         self, u: Tensor, s: ScheduleFreeState, p: Tensor, h: Values
     ) -> tuple[Tensor, ScheduleFreeState]:
-        step = s.step + 1
+        step = advance(s.step)
         # As tensors, so that a number and a tensor of the same value give the same bits.
         lr, b1 = h.lr + torch.zeros_like(s.lr_max), h.b1 + torch.zeros_like(s.b1)
         if self.warmup_steps:
@@ -77,7 +78,7 @@ class _ScheduleFree(LeafTransform):
         averaged = self._weights(s, step, lr_max)
         share = torch.where(averaged > 0, 1 / torch.clamp(averaged, min=1), 0)
         # How much of the way to z remains when the average moves, also when b1 has changed.
-        towards = share + (1 - share) * (1 - b1 / s.b1)
+        towards = share + (1 - share) * (1 - divide(b1, s.b1))
         moved = lr * u
         out = towards * (s.z.to(u.dtype) - p) + (b1 * (1 - share) - 1) * moved
         return out, ScheduleFreeState(step, s.z - moved.to(s.z.dtype), lr_max, averaged, b1)

@@ -13,7 +13,8 @@ from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo, SparseUpdate
 from ..core.quotient import atan2
-from ..core.state import new_count
+from ..core.roots import divide_by_sum
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..ops import window_moments
 
@@ -87,7 +88,7 @@ class _SlidingWindow(LeafTransform):
         blocks = self._blocks(u, s, numel)
         rows = torch.arange(self.window, dtype=torch.int64, device=s.values.device)
         here = (rows == s.step % self.window)[:, None]
-        step = s.step + 1
+        step = advance(s.step, self.window)
         ages = torch.remainder(s.step - rows, self.window)
         count = torch.clamp(step, max=self.window) if self.bias_correction == "window" else step
         weights = [torch.where(rows < step, _powers(b, ages), 0.0) for b in (h.b1, h.b2)]
@@ -214,4 +215,4 @@ class sliding_window_adam(_SlidingWindow):
     eps: Hyper = dynamic(1e-8, within="(0, inf)")
 
     def combine(self, first: Tensor, root: Tensor, h: Values) -> Tensor:
-        return first / (root + h.eps)
+        return divide_by_sum(first, root, h.eps)

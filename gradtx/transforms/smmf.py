@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, rank1
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average
 
@@ -72,7 +73,7 @@ class scale_by_smmf(LeafTransform):
         self, u: Tensor, s: ScaleBySmmfState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleBySmmfState]:
         codec = as_codec(self.codec)
-        step = s.step + 1
+        step = advance(s.step)
         age = step.to(u.dtype)
         nu = average(codec.decode(s.nu, u), u * u, 1 - age**h.decay_rate)
         out: Tensor = u
@@ -81,4 +82,4 @@ class scale_by_smmf(LeafTransform):
             out = average(codec.decode(s.mu, u), u, h.beta * h.growth_rate ** (age - 1))
             mu = codec.encode(out, s.mu)
         new = ScaleBySmmfState(step, mu, codec.encode(nu, s.nu))
-        return out / (torch.sqrt(nu) + h.eps), new
+        return divide_by_sum(out, root(nu), h.eps), new

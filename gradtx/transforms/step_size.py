@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
 
@@ -47,7 +47,7 @@ class scale_by_inverse_time(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: StepState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, StepState]:
-        return u / (1 + h.rate * s.step.to(u.dtype)), StepState(s.step + 1)
+        return u / (1 + h.rate * s.step.to(u.dtype)), StepState(advance(s.step))
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ class limit_relative_step(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: StepState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, StepState]:
-        step = s.step + 1
+        step = advance(s.step)
         return u / torch.clamp(h.lr * step.to(u.dtype).sqrt(), min=1), StepState(step)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
 
@@ -73,11 +74,11 @@ class _SubsetNorm(LeafTransform):
         """The denominator of every entry, and the new state."""
         grid = subsets_of(tuple(u.shape), self.subset, self.ragged)
         nu = h.b2 * s.nu.to(u.dtype) + _newest_share(h.b2) * grid.sum_of(u * u)
-        root, step = torch.sqrt(nu) + h.eps * h.unit, s.step
+        size, step = root(nu) + h.eps * h.unit, s.step
         if isinstance(step, Tensor):
-            step = step + 1
-            root = root / torch.sqrt(_gathered(h.b2, step, u.dtype))
-        return grid.spread(root), SubsetNormState(step, nu)
+            step = advance(step)
+            size = size / root(_gathered(h.b2, step, u.dtype))
+        return grid.spread(size), SubsetNormState(step, nu)
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,8 @@ class scale_by_subset_norm(_SubsetNorm):
     def update_leaf(
         self, u: Tensor, s: SubsetNormState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, SubsetNormState]:
-        root, new = self._root(u, s, h)
-        # A subset of zeros has no direction: 0 / 0 is 0.
-        return torch.where(root == 0, u, u / torch.where(root == 0, 1.0, root)), new
+        size, new = self._root(u, s, h)
+        return divide(u, size), new
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.state import new_count
+from ..core.roots import divide_by_sum, root
+from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
 
@@ -84,13 +85,13 @@ class scale_by_yogi(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByYogiState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByYogiState]:
-        step = s.step + 1
+        step = advance(s.step)
         mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
         mu = average(mu_codec.decode(s.mu, u), u, h.b1)
         square = u * u
         old = nu_codec.decode(s.nu, u)
         nu = old - (1 - h.b2) * torch.sign(old - square) * square
         corrected = nu / one_minus_power(h.b2, step, u.dtype)
-        root = torch.sqrt(corrected + h.eps_root)
-        out = corrected_mean(mu, u, h.b1, step) / (root + h.eps)
+        mean = corrected_mean(mu, u, h.b1, step)
+        out = divide_by_sum(mean, root(corrected + h.eps_root), h.eps)
         return out, ScaleByYogiState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

@@ -28,18 +28,31 @@ def copy(values: Any) -> Any:
     return gx.tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, values)
 
 
+def counted(state: Any, count: int) -> Any:
+    """The state with every counter at that number."""
+
+    def is_counter(x: Any) -> bool:
+        return isinstance(x, Tensor) and x.ndim == 0 and x.dtype == torch.int32
+
+    return gx.tree.map(lambda x: torch.full_like(x, count) if is_counter(x) else x, state)
+
+
 def run_both(
     tx: gx.GradientTransformation,
     shapes: dict[str, tuple[int, ...]] = SHAPES,
     dtype: torch.dtype = torch.float32,
     steps: int = 4,
+    counts: int = 0,
     **extra: Any,
 ) -> tuple[Any, Any, Any]:
-    """Parameters and state after some steps, fused and pure, and the fused step."""
+    """Parameters and state after some steps, fused and pure, and the fused step.
+
+    ``counts`` is where the counters stand before.
+    """
     step = gx.fuse(tx)
     params = tensors(shapes, 0, dtype)
-    state = tx.init(params)
-    pure_params, pure_state = copy(params), tx.init(params)
+    state = counted(tx.init(params), counts)
+    pure_params, pure_state = copy(params), copy(state)
     for t in range(steps):
         grads = tensors(shapes, t + 1, dtype)
         params, state = step(params, grads, state, **extra)

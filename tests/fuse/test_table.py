@@ -58,6 +58,12 @@ def test_fused_is_pure(row: Row) -> None:
         assert step.report() == "everything is fused"
 
 
+@pytest.mark.parametrize("row", ROWS[::4], ids=lambda row: row.id)
+def test_counters_end_as_the_pure_ones_do(row: Row) -> None:
+    fused, pure, _ = run_both(row.make(), steps=2, counts=2**31 - 1)
+    assert_same(fused, pure)
+
+
 CHAINS = {
     "clipped adamw": lambda: gx.chain(gx.clip_by_global_norm(0.5), gx.adamw(0.1)),
     "cautious": lambda: gx.chain(gx.scale_by_adam(), gx.cautious_mask(), gx.scale(-0.1)),

@@ -107,7 +107,8 @@ class Plain:
         for k, g in grads.items():
             if g is not None:
                 unit = self.d if o["first"] else d
-                direction = self.m[k] / (self.v[k].sqrt() + unit * o["eps"])
+                mean = self.m[k] if o["b1"] else unit * g
+                direction = mean / (self.v[k].sqrt() + unit * o["eps"])
                 self.p[k] = self.p[k] - dlr * (direction + o["wd"] * self.p[k])
         self.k += 1
 
@@ -142,17 +143,18 @@ def test_is_the_published_loop(plain: dict[str, Any], ours: dict[str, Any]) -> N
     assert reference.d > 1e-2
 
 
-@pytest.mark.parametrize("corrected", [False, True])
-def test_estimate_first_is_the_published_loop(corrected: bool) -> None:
+@pytest.mark.parametrize(("b1", "corrected"), [(0.9, False), (0.9, True), (0.0, False)])
+def test_estimate_first_is_the_published_loop(b1: float, corrected: bool) -> None:
     params = draw(100)
-    reference = Plain(params, d0=1e-2, eps=0.3, first=True, corrected=corrected)
-    tx = gx.prodigy(d0=1e-2, eps=0.3, bias_correction=corrected)
+    reference = Plain(params, d0=1e-2, eps=0.3, b1=b1, first=True, corrected=corrected)
+    tx = gx.prodigy(d0=1e-2, eps=0.3, b1=b1, bias_correction=corrected)
     state = tx.init(params)
     for t in range(12):
         reference.step(pull(params, t))
         updates, state = tx.update(pull(params, t), state, params)
         params = gx.apply_updates(params, updates)
         assert_close(params, {k: p.float() for k, p in reference.p.items()}, atol=1e-5)
+    assert reference.d > 2e-2
 
 
 def test_coupled_decay_is_part_of_the_gradient() -> None:

@@ -1,6 +1,7 @@
 // Arithmetic of one MicroAdam step; gradtx.ops.microadam defines it.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 
 #include "arith.h"
@@ -20,6 +21,17 @@ GX_HD float microadam_gain(double b, int64_t count) {
 // Weight of an update that is `age` steps old.
 GX_HD float microadam_weight(double b, int64_t age) {
   return static_cast<float>(pow(b, static_cast<double>(age)));
+}
+
+// The number of steps done after one more. At the largest one it goes back by a window, so that the
+// rows of the window go on taking turns.
+GX_HD int32_t microadam_advanced(int32_t done, int64_t window) {
+  return static_cast<int32_t>((done < INT32_MAX ? done : INT32_MAX - window) + 1);
+}
+
+// Above zero, so that 0 / (0 + eps) is 0; smaller than any root, so that it changes nothing else.
+GX_HD float microadam_eps(double eps) {
+  return eps == 0.0 ? FLT_MIN : static_cast<float>(eps);
 }
 
 // Adam's step from the sums over the window, before decay and learning rate.

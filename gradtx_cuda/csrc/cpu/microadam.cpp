@@ -135,7 +135,7 @@ std::vector<Leaf> make_leaves(const MicroAdamArgs& a, std::vector<std::atomic<bo
       leaf.weights2.push_back(microadam_weight(h[kB2], age));
     }
     leaf.rates = {microadam_gain(h[kB1], count), microadam_gain(h[kB2], count),
-                  static_cast<float>(h[kEps]), static_cast<float>(h[kWeightDecay]),
+                  microadam_eps(h[kEps]), static_cast<float>(h[kWeightDecay]),
                   static_cast<float>(h[kLr])};
   }
   return leaves;
@@ -224,8 +224,9 @@ Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors
     if (*leaf.finite) move_blocks(leaf, begin, end, quant_block_size, buffers);
   };
   for_blocks(leaves, 0, blocks, move);
-  for (const Leaf& leaf : leaves) {
-    if (*leaf.finite) *leaf.step += 1;
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    int32_t& step = *leaves[i].step;
+    if (*leaves[i].finite) step = microadam_advanced(step, indices[i].size(0));
   }
   return flags;
 }

@@ -58,7 +58,9 @@ __global__ void __launch_bounds__(kStepThreads)
 __global__ void count_kernel(const __grid_constant__ Launch launch) {
   if (launch.stop != nullptr && *launch.stop != 0) return;
   const int i = static_cast<int>(threadIdx.x);
-  if (i < launch.count && *launch.leaves[i].finite != 0) *launch.leaves[i].step += 1;
+  if (i >= launch.count || *launch.leaves[i].finite == 0) return;
+  const MicroAdamLeaf& leaf = launch.leaves[i];
+  *leaf.step = microadam_advanced(*leaf.step, leaf.window);
 }
 
 MicroAdamLeaf make_leaf(const MicroAdamArgs& a, size_t i, uint8_t* finite) {
@@ -78,7 +80,7 @@ MicroAdamLeaf make_leaf(const MicroAdamArgs& a, size_t i, uint8_t* finite) {
   leaf.columns = a.indices[i].size(1);
   leaf.b1 = h[kB1];
   leaf.b2 = h[kB2];
-  leaf.eps = static_cast<float>(h[kEps]);
+  leaf.eps = microadam_eps(h[kEps]);
   leaf.weight_decay = static_cast<float>(h[kWeightDecay]);
   leaf.lr = static_cast<float>(h[kLr]);
   leaf.sign = static_cast<float>(a.signs[i]);

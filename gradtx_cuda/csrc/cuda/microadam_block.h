@@ -172,7 +172,7 @@ __device__ inline void step_block(const MicroAdamLeaf& leaf, int64_t block,
   if (threadIdx.x == 0) {
     memory.row = done % leaf.window;
     memory.rows = done < leaf.window ? done + 1 : leaf.window;
-    const int32_t count = options.window_correction ? memory.rows : done + 1;
+    const int64_t count = options.window_correction ? memory.rows : int64_t{done} + 1;
     memory.rates = {microadam_gain(leaf.b1, count), microadam_gain(leaf.b2, count), leaf.eps,
                     leaf.weight_decay, leaf.lr};
   }

@@ -1,0 +1,87 @@
+"""Roots and quotients with finite values and derivatives where both sides may be zero.
+
+The root's derivative at zero is infinite, and infinity times zero is not a number: one entry
+without a gradient would spoil every derivative through an update. The value is that of the plain
+function; where nothing differentiates, so is what is computed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .watch import is_watched
+
+
+def root(x: Tensor) -> Tensor:
+    """``sqrt(x)``, with derivative zero at zero.
+
+    >>> import torch, gradtx as gx
+    >>> from gradtx.core.roots import root
+    >>> torch.func.grad(lambda x: root(x).sum())(torch.tensor([0.0, 4.0]))
+    tensor([0.0000, 0.2500])
+    """
+    if not is_watched(x):
+        return torch.sqrt(x)
+    zero = x == 0
+    return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
+
+
+def floored_root(square: Tensor, floor: float | Tensor) -> Tensor:
+    """``max(sqrt(square), floor)``, with derivative zero where the floor holds.
+
+    >>> import torch
+    >>> from gradtx.core.roots import floored_root
+    >>> floored_root(torch.tensor([1.0, 9.0]), 2.0)
+    tensor([2., 3.])
+    """
+    low = square.sqrt() <= floor
+    return torch.where(low, floor, torch.where(low, torch.ones_like(square), square).sqrt())
+
+
+def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """``numerator / denominator``, and the numerator where the denominator is zero.
+
+    >>> import torch, gradtx as gx
+    >>> gx.divide(torch.tensor([0.0, 3.0]), torch.tensor([0.0, 2.0]))
+    tensor([0.0000, 1.5000])
+    """
+    return numerator / torch.where(denominator == 0, 1.0, denominator)
+
+
+def divide_by_sum(numerator: Tensor, size: Tensor, eps: float | Tensor) -> Tensor:
+    """``numerator / (size + eps)`` for a size >= 0, and the numerator where both are zero.
+
+    >>> import torch
+    >>> from gradtx.core.roots import divide_by_sum
+    >>> divide_by_sum(torch.tensor([0.0, 3.0]), torch.tensor([0.0, 2.0]), 0.0)
+    tensor([0.0000, 1.5000])
+    """
+    if isinstance(eps, (int, float)) and eps > 0:  # nothing to guard: two passes less
+        return numerator / (size + eps)
+    return divide(numerator, size + eps)
+
+
+def angle(y: Tensor, x: Tensor) -> Tensor:
+    """``atan2(y, x)`` for x >= 0, with a finite derivative where both are zero.
+
+    >>> import torch
+    >>> from gradtx.core.roots import angle
+    >>> torch.func.grad(lambda y: angle(y, y * 0))(torch.tensor(0.0))
+    tensor(1.)
+    """
+    if is_watched(y, x):
+        x = torch.where((y == 0) & (x == 0), 1.0, x)
+    return torch.atan2(y, x)
+
+
+def clipping(square: Tensor, bound: float | Tensor) -> Tensor:
+    """``min(1, bound / sqrt(square))``, the factor that takes a norm down to a bound; 1 for 0 / 0.
+
+    >>> import torch
+    >>> from gradtx.core.roots import clipping
+    >>> clipping(torch.tensor([0.0, 1.0, 16.0]), 2.0)
+    tensor([1.0000, 1.0000, 0.5000])
+    """
+    low = square.sqrt() <= bound
+    return torch.where(low, 1.0, bound / torch.where(low, torch.ones_like(square), square).sqrt())

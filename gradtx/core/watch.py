@@ -1,0 +1,20 @@
+"""Whether something other than the caller follows a computation: derivatives, maps, compilers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_watched(*args: Any) -> bool:
+    """Whether anything may differentiate, map or compile what is computed of these arguments."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or (
+            torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+        )
+    )
