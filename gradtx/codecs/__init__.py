@@ -3,7 +3,7 @@
 from .affine import Affine, Symmetric, affine, symmetric
 from .blockwise import Blockwise, UnsignedBlockwise, blockwise
 from .codec import Codec, Encoding, nbytes
-from .dense import as_codec, check_codec, dense
+from .dense import as_codec, check_codec, dense, first_moment_codec, first_moment_of
 from .dynamic import dynamic8
 from .matricize import square_matricize
 from .rank1 import Rank1, factor, rank1
@@ -30,6 +30,8 @@ __all__ = [
     "dense",
     "dynamic8",
     "factor",
+    "first_moment_codec",
+    "first_moment_of",
     "nbytes",
     "rank1",
     "rotated",

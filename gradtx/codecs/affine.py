@@ -104,7 +104,8 @@ class affine(_Blocks):
         stats_dtype: float32 or bfloat16, dtype of the ranges.
         seed: of stochastic rounding.
         stream: tells the random numbers of leaves apart; ``for_leaf`` sets it.
-        include_zero: put zero on the grid, so that it comes back as zero.
+        include_zero: put zero on the grid, so that it comes back as zero. First moments kept so
+            always do.
 
     Raises:
         ValueError: a value that is not among these.
@@ -118,6 +119,13 @@ class affine(_Blocks):
     """
 
     include_zero: bool = False
+
+    @property
+    def keeps_zero(self) -> bool:
+        return self.include_zero
+
+    def for_first_moment(self) -> Codec:
+        return self if self.include_zero else replace(self, include_zero=True)
 
     def init(self, p: Tensor, signed: bool) -> Affine:
         codes, blocks = self._sizes(p.numel())
@@ -174,6 +182,10 @@ class symmetric(_Blocks):
     >>> codec.decode(codec.encode(x, codec.init(x, signed=True)), like=x)
     tensor([ 0.,  1., -7.])
     """
+
+    @property
+    def keeps_zero(self) -> bool:
+        return True
 
     def init(self, p: Tensor, signed: bool) -> Symmetric:
         codes, blocks = self._sizes(p.numel())

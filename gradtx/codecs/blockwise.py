@@ -72,6 +72,10 @@ class blockwise(Codec):
             raise ValueError(f"blockwise: min_size must be >= 0, got {self.min_size}")
 
     @property
+    def keeps_zero(self) -> bool:
+        return True
+
+    @property
     def block(self) -> int:
         """Elements that share a scale."""
         return self.block_size or _BLOCK[self.bits]

@@ -25,6 +25,11 @@ class Codec(Plain):
     dataclass; an encoding is a tensor or a NamedTuple of tensors whose shapes follow from the
     leaf's shape alone.
 
+    A first moment divided by the root of a second one must be zero where there never was a
+    gradient: whatever else a codec brings back is divided by almost nothing there. Codecs bring
+    zero back as zero (``keeps_zero``), can be told to (``for_first_moment``), or moments of theirs
+    count only where the second moment has gathered something (``first_moment_of``).
+
     >>> import torch, gradtx as gx
     >>> codec, m = gx.codecs.rank1(), torch.tensor([[1.0, -2.0], [2.0, 4.0]])
     >>> enc = codec.encode(m, codec.init(m, signed=True))
@@ -54,6 +59,15 @@ class Codec(Plain):
         """The encoding of a constant for a state shaped like ``p``."""
         enc = self.init(p, signed)
         return enc if value == 0 else self.encode(state_full(p, value), enc)
+
+    @property
+    def keeps_zero(self) -> bool:
+        """Whether entries of signed states that are zero come back as zero."""
+        return False
+
+    def for_first_moment(self) -> Codec:
+        """This codec, or if there is one, the same one that keeps zero."""
+        return self
 
     def for_leaf(self, name: str) -> Codec:
         """This codec for the leaf of that name: random numbers, if any, become the leaf's own."""

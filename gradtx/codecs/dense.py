@@ -33,6 +33,10 @@ class dense(Codec):
         if self.dtype is not None and not self.dtype.is_floating_point:
             raise ValueError(f"dense: dtype must be floating, got {self.dtype}")
 
+    @property
+    def keeps_zero(self) -> bool:
+        return True
+
     def init(self, p: Tensor, signed: bool) -> Tensor:
         return state_zeros(p, self.dtype)
 
@@ -65,6 +69,36 @@ def as_codec(value: Codec | torch.dtype | None) -> Codec:
     if isinstance(value, Codec):
         return value
     raise TypeError(f"as_codec: a codec, a dtype or None is needed, got {type(value).__name__}")
+
+
+def first_moment_codec(value: Codec | torch.dtype | None) -> Codec:
+    """The codec that an option of a first moment asks for.
+
+    >>> import gradtx as gx
+    >>> from gradtx.codecs import first_moment_codec
+    >>> first_moment_codec(gx.codecs.affine(4))
+    affine(include_zero=True)
+    """
+    return as_codec(value).for_first_moment()
+
+
+def first_moment_of(
+    codec: Codec, enc: Encoding, like: Tensor, second: Tensor, nothing: float | Tensor = 0.0
+) -> Tensor:
+    """A first moment, zero where the second one is at most ``nothing``.
+
+    That is where no gradient has been: what a codec that does not keep zero brings back there is
+    the image of other entries.
+
+    >>> import torch, gradtx as gx
+    >>> from gradtx.codecs import first_moment_of
+    >>> codec, m = gx.codecs.rank1(), torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    >>> first_moment_of(codec, codec.encode(m, codec.init(m, signed=True)), m, second=m * m)
+    tensor([[ 2.0000,  1.0000],
+            [ 2.0000, -0.0000]])
+    """
+    full = codec.decode(enc, like)
+    return full if codec.keeps_zero else torch.where(second <= nothing, 0.0, full)
 
 
 def check_codec(tx: GradientTransformation, codec: str, dtype: str | None = None) -> None:

@@ -59,6 +59,10 @@ class dynamic8(Codec):
         if self.min_size < 0:
             raise ValueError(f"dynamic8: min_size must be >= 0, got {self.min_size}")
 
+    @property
+    def keeps_zero(self) -> bool:
+        return True
+
     def init(self, p: Tensor, signed: bool) -> Encoding:
         n = p.numel()
         if n < max(self.min_size, 1):

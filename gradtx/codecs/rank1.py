@@ -39,6 +39,10 @@ class rank1(Codec):
     Row and column sums of magnitudes survive exactly, and zero rows and columns stay zero.
     For 1024 x 1024: 0.13 bytes a parameter with signs, 0.008 without.
 
+    Other zeros come back as products of their row and column. Keep both moments so, or none: over
+    a second moment that is kept exactly, a first moment that came back this way counts only where
+    there has been a gradient, and small gradients among large ones make large steps.
+
     Args:
         vector_reshape: factor vectors too; otherwise they stay dense.
         vector_rule: what a vector is: one dimension ("ndim"), or one dimension that is not 1

@@ -35,11 +35,14 @@ class affine_rows(Codec):
 
     u = (hi - lo) / L, c = floor((x - lo) / u + 1/2) and back x = c u + lo; rows of equal numbers
     come back exactly. Of 4-bit codes the first of two neighbours is in the high half of a byte.
-    A vector is one row.
+    A vector is one row. With ``include_zero`` lo <= 0 <= hi, the grid moves by at most u/2 so that
+    zero is on it, and back x = (c - z) u with z = floor(1/2 - lo / u).
 
     Args:
         bits: 4 or 8.
         levels: L, at most 2^bits - 1, which is the default.
+        include_zero: put zero on the grid, so that it comes back as zero. First moments kept so
+            always do.
 
     Raises:
         ValueError: a value outside its range.
@@ -55,6 +58,7 @@ class affine_rows(Codec):
 
     bits: Literal[4, 8] = 8
     levels: int | None = None
+    include_zero: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -62,6 +66,13 @@ class affine_rows(Codec):
         most = 2**self.bits - 1
         if self.levels is not None and not 1 <= self.levels <= most:
             raise ValueError(f"affine_rows: levels must be in [1, {most}], got {self.levels}")
+
+    @property
+    def keeps_zero(self) -> bool:
+        return self.include_zero
+
+    def for_first_moment(self) -> Codec:
+        return self if self.include_zero else replace(self, include_zero=True)
 
     def _shapes(self, p: Tensor) -> tuple[tuple[int], tuple[int, int]]:
         rows = p.shape[0] if p.ndim > 1 else 1
@@ -81,7 +92,10 @@ class affine_rows(Codec):
             flat = torch.stack([flat >> 4, flat & 15], dim=-1).reshape(-1)[: like.numel()]
         lo, hi = enc.lo.to(like.dtype), enc.hi.to(like.dtype)
         level = flat.to(like.dtype).reshape(_matrix(like))
-        return (level * ((hi - lo) / self._top) + lo).reshape(like.shape)
+        step = (hi - lo) / self._top
+        if self.include_zero:
+            return ((level - _zero_level(lo, step)) * step).reshape(like.shape)
+        return (level * step + lo).reshape(like.shape)
 
     def encode(self, full: Tensor, enc: Encoding) -> Rows:
         assert isinstance(enc, Rows)
@@ -89,8 +103,11 @@ class affine_rows(Codec):
         if not x.numel():
             return enc
         lo, hi = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+        if self.include_zero:
+            lo, hi = lo.clamp(max=0), hi.clamp(min=0)
         step = (hi - lo) / self._top
-        level = torch.floor((x - lo) / torch.where(step > 0, step, 1.0) + 0.5)
+        above = x + _zero_level(lo, step) * step if self.include_zero else x - lo
+        level = torch.floor(above / torch.where(step > 0, step, 1.0) + 0.5)
         codes = level.clamp(0, self._top).to(torch.uint8).reshape(-1)
         if self.bits == 4:
             pairs = F.pad(codes, (0, codes.numel() % 2)).reshape(-1, 2)
@@ -100,6 +117,11 @@ class affine_rows(Codec):
     @property
     def _top(self) -> int:
         return self.levels or 2**self.bits - 1
+
+
+def _zero_level(lo: Tensor, step: Tensor) -> Tensor:
+    """The code of zero in rows whose range includes it."""
+    return torch.floor(0.5 - lo / torch.where(step > 0, step, 1.0))
 
 
 def _matrix(x: Tensor) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.state import advance, new_count
@@ -98,7 +98,7 @@ class subspace_momentum(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: SubspaceMomentumState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, SubspaceMomentumState]:
-        codec, step = as_codec(self.codec), s.step
+        codec, step = first_moment_codec(self.codec), s.step
         gathered: Tensor | float = 1.0
         if isinstance(step, Tensor):
             step = advance(step)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
@@ -98,11 +98,11 @@ class scale_by_adam(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByAdamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdamState]:
-        mu_codec = as_codec(self.mu_codec or self.mu_dtype)
+        mu_codec = first_moment_codec(self.mu_codec or self.mu_dtype)
         nu_codec = as_codec(self.nu_codec or self.nu_dtype)
-        count = advance(s.step)
-        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
-        nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
+        count, second = advance(s.step), nu_codec.decode(s.nu, u)
+        mu = average(first_moment_of(mu_codec, s.mu, u, second), u, h.b1)
+        nu = average(second, u * u, h.b2)
         correction = one_minus_power(h.b2, count, u.dtype)
         denominator, nu_max = nu / correction, s.nu_max
         if self.amsgrad is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide
@@ -75,8 +75,9 @@ class scale_by_adamax(LeafTransform):
         self, u: Tensor, s: ScaleByAdamaxState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdamaxState]:
         step = advance(s.step)
-        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
-        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
-        nu = torch.maximum(h.b2 * nu_codec.decode(s.nu, u), u.abs() + h.eps)
+        mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
+        second = nu_codec.decode(s.nu, u)
+        mu = average(first_moment_of(mu_codec, s.mu, u, second, h.eps), u, h.b1)
+        nu = torch.maximum(h.b2 * second, u.abs() + h.eps)
         out = divide(corrected_mean(mu, u, h.b1, step), nu)
         return out, ScaleByAdamaxState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

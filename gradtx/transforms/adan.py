@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
@@ -86,13 +86,14 @@ class scale_by_adan(LeafTransform):
         self, u: Tensor, s: ScaleByAdanState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdanState]:
         step = advance(s.step)
-        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
-        change = torch.where(s.step == 0, torch.zeros_like(u), u - mu_codec.decode(s.g, u))
+        mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
+        second = nu_codec.decode(s.n, u)
+        m, v, g = (first_moment_of(mu_codec, x, u, second) for x in (s.m, s.v, s.g))
+        change = torch.where(s.step == 0, torch.zeros_like(u), u - g)
         ahead = 1 - h.b2
         extrapolated = u + ahead * change
-        m = average(mu_codec.decode(s.m, u), u, h.b1)
-        v = average(mu_codec.decode(s.v, u), change, h.b2)
-        n = average(nu_codec.decode(s.n, u), extrapolated * extrapolated, h.b3)
+        m, v = average(m, u, h.b1), average(v, change, h.b2)
+        n = average(second, extrapolated * extrapolated, h.b3)
         numerator = corrected_mean(m, u, h.b1, step) + ahead * corrected_mean(v, u, h.b2, step)
         square = n / one_minus_power(h.b3, step, u.dtype) + h.eps_root
         return divide_by_sum(numerator, root(square), h.eps), ScaleByAdanState(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
@@ -80,10 +80,13 @@ class scale_by_belief(LeafTransform):
         self, u: Tensor, s: ScaleByBeliefState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByBeliefState]:
         step = advance(s.step)
-        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
-        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
+        mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
+        second = nu_codec.decode(s.nu, u)
+        # What eps_root alone adds up to, and a little more: these are no surprises yet.
+        nothing = 1.01 * h.eps_root * one_minus_power(h.b2, s.step, u.dtype) / (1 - h.b2)
+        mu = average(first_moment_of(mu_codec, s.mu, u, second, nothing), u, h.b1)
         surprise = u - mu
-        nu = average(nu_codec.decode(s.nu, u), surprise * surprise, h.b2) + h.eps_root
+        nu = average(second, surprise * surprise, h.b2) + h.eps_root
         mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
         out = divide_by_sum(mean, root(nu / one_minus_power(h.b2, step, u.dtype)), h.eps)
         return out, ScaleByBeliefState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
 from ..compressors import Compressor
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, densify_leaf
@@ -79,7 +79,7 @@ class low_rank_momentum(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: LowRankMomentumState, p: Tensor | None, h: Values
     ) -> tuple[Any, LowRankMomentumState]:
-        codec = as_codec(self.codec)
+        codec = first_moment_codec(self.codec)
         total = codec.decode(s.momentum, u) + u
         payload, compressor = self.compressor.compress(total, s.compressor)
         rest = total - (1 - h.decay) * densify_leaf(payload)

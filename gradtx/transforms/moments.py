@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec
+from ..codecs import Codec, Encoding, as_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import root
@@ -51,7 +51,7 @@ class first_moment(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: FirstMomentState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, FirstMomentState]:
-        codec = as_codec(self.codec)
+        codec = first_moment_codec(self.codec)
         mu = average(codec.decode(s.mu, u), u, h.b1)
         return mu, FirstMomentState(codec.encode(mu, s.mu))
 
@@ -108,7 +108,7 @@ class slow_moment(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: SlowMomentState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, SlowMomentState]:
-        codec = as_codec(self.codec)
+        codec = first_moment_codec(self.codec)
         step = advance(s.step)
         slow = average(codec.decode(s.slow, u), u, h.b3)
         alpha = h.alpha
@@ -182,7 +182,7 @@ class accumulate(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: AccumulateState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, AccumulateState]:
-        codec = as_codec(self.codec)
+        codec = first_moment_codec(self.codec)
         step, gain, b1 = s.step, s.gain, h.b1
         if self.warmup and isinstance(step, Tensor):
             step = advance(step)

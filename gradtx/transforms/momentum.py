@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.state import advance, new_count
@@ -61,7 +61,7 @@ class trace(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: TraceState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, TraceState]:
-        codec = as_codec(self.codec or self.accumulator_dtype)
+        codec = first_moment_codec(self.codec or self.accumulator_dtype)
         decay = h.decay
         new = u + decay * codec.decode(s.trace, u)
         out = u + decay * new if self.nesterov else new
@@ -121,7 +121,7 @@ class damped_trace(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: DampedTraceState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, DampedTraceState]:
-        codec = as_codec(self.codec or self.accumulator_dtype)
+        codec = first_moment_codec(self.codec or self.accumulator_dtype)
         later = h.decay * codec.decode(s.trace, u) + (1 - h.dampening) * u
         new = torch.where(s.step == 0, u, later)
         return new, DampedTraceState(advance(s.step), codec.encode(new, s.trace))
@@ -180,7 +180,7 @@ class ema(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: EmaState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, EmaState]:
-        codec = as_codec(self.codec or self.accumulator_dtype)
+        codec = first_moment_codec(self.codec or self.accumulator_dtype)
         new = average(codec.decode(s.ema, u), u, h.decay)
         stored = codec.encode(new, s.ema)
         if not isinstance(s.step, Tensor):

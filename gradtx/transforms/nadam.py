@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
@@ -86,9 +86,10 @@ class scale_by_nadam(LeafTransform):
         self, u: Tensor, s: ScaleByNadamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByNadamState]:
         step = advance(s.step)
-        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
-        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
-        nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
+        mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
+        second = nu_codec.decode(s.nu, u)
+        mu = average(first_moment_of(mu_codec, s.mu, u, second), u, h.b1)
+        nu = average(second, u * u, h.b2)
         speed = h.momentum_decay * _WARM_UP_LOG
         now = h.b1 * (1 - 0.5 * torch.exp(step.to(u.dtype) * speed))
         ahead = h.b1 * (1 - 0.5 * torch.exp(advance(step).to(u.dtype) * speed))

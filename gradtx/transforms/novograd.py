@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
@@ -82,7 +82,7 @@ class scale_by_novograd(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByNovogradState, p: Tensor, h: Values
     ) -> tuple[Tensor, ScaleByNovogradState]:
-        codec = as_codec(self.mu_codec or self.mu_dtype)
+        codec = first_moment_codec(self.mu_codec or self.mu_dtype)
         square = squared_norm(u)
         nu = torch.where(s.step == 0, square, average(s.nu, square, h.b2))
         added = divide_by_sum(u, root(nu + h.eps_root), h.eps) + h.weight_decay * p

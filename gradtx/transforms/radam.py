@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide, root
@@ -85,9 +85,10 @@ class scale_by_radam(LeafTransform):
         self, u: Tensor, s: ScaleByRadamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByRadamState]:
         step = advance(s.step)
-        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
-        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
-        nu = average(nu_codec.decode(s.nu, u), u * u, h.b2)
+        mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
+        second = nu_codec.decode(s.nu, u)
+        mu = average(first_moment_of(mu_codec, s.mu, u, second), u, h.b1)
+        nu = average(second, u * u, h.b2)
         mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
         correction = one_minus_power(h.b2, step, u.dtype)
         eps_root = h.eps_root

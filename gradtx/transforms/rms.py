@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide, divide_by_sum, root
@@ -148,7 +148,7 @@ class scale_by_stddev(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByStddevState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByStddevState]:
-        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
+        mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
         mu = average(mu_codec.decode(s.mu, u), u, h.decay)
         nu = average(nu_codec.decode(s.nu, u), u * u, h.decay)
         step, mean, square = s.step, mu, nu

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.transform import LeafTransform
@@ -74,7 +74,7 @@ class scale_by_lion(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByLionState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByLionState]:
-        codec = as_codec(self.mu_codec or self.mu_dtype)
+        codec = first_moment_codec(self.mu_codec or self.mu_dtype)
         mu = codec.decode(s.mu, u)
         out = torch.sign(average(mu, u, h.b1))
         return out, ScaleByLionState(codec.encode(average(mu, u, h.b2), s.mu))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, rank1
+from ..codecs import Codec, Encoding, as_codec, first_moment_codec, rank1
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
@@ -79,7 +79,8 @@ class scale_by_smmf(LeafTransform):
         out: Tensor = u
         mu: Any = ()
         if self.momentum:
-            out = average(codec.decode(s.mu, u), u, h.beta * h.growth_rate ** (age - 1))
-            mu = codec.encode(out, s.mu)
+            first = first_moment_codec(self.codec)
+            out = average(first.decode(s.mu, u), u, h.beta * h.growth_rate ** (age - 1))
+            mu = first.encode(out, s.mu)
         new = ScaleBySmmfState(step, mu, codec.encode(nu, s.nu))
         return divide_by_sum(out, root(nu), h.eps), new

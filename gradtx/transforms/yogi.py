@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
@@ -78,7 +78,7 @@ class scale_by_yogi(LeafTransform):
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByYogiState:
         first = self.initial_accumulator_value
-        mu = as_codec(self.mu_codec).init_full(p, first, signed=True)
+        mu = first_moment_codec(self.mu_codec).init_full(p, first, signed=True)
         nu = as_codec(self.nu_codec).init_full(p, first, signed=False)
         return ScaleByYogiState(new_count([p]), mu, nu)
 
@@ -86,10 +86,10 @@ class scale_by_yogi(LeafTransform):
         self, u: Tensor, s: ScaleByYogiState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByYogiState]:
         step = advance(s.step)
-        mu_codec, nu_codec = as_codec(self.mu_codec), as_codec(self.nu_codec)
-        mu = average(mu_codec.decode(s.mu, u), u, h.b1)
-        square = u * u
-        old = nu_codec.decode(s.nu, u)
+        mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
+        square, old = u * u, nu_codec.decode(s.nu, u)
+        moved = (old - self.initial_accumulator_value).abs()
+        mu = average(first_moment_of(mu_codec, s.mu, u, moved), u, h.b1)
         nu = old - (1 - h.b2) * torch.sign(old - square) * square
         corrected = nu / one_minus_power(h.b2, step, u.dtype)
         mean = corrected_mean(mu, u, h.b1, step)
