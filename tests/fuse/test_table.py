@@ -58,10 +58,15 @@ def test_fused_is_pure(row: Row) -> None:
         assert step.report() == "everything is fused"
 
 
+def whole(x: torch.Tensor) -> torch.Tensor | None:
+    return x if x.ndim == 0 and not x.is_floating_point() else None
+
+
 @pytest.mark.parametrize("row", ROWS[::4], ids=lambda row: row.id)
 def test_counters_end_as_the_pure_ones_do(row: Row) -> None:
     fused, pure, _ = run_both(row.make(), steps=2, counts=2**31 - 1)
-    assert_same(fused, pure)
+    assert_same(fused, pure, rtol=1e-3, atol=1e-5)  # numbers as near to 1 as these lose digits
+    assert_same(*(gx.tree.map(whole, state) for _, state in (fused, pure)), rtol=0, atol=0)
 
 
 CHAINS = {
