@@ -49,17 +49,32 @@ def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     return numerator / torch.where(denominator == 0, 1.0, denominator)
 
 
+def nonzero(eps: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    """``eps``, and where it is zero a number too small to change the root of any square.
+
+    >>> import torch
+    >>> from gradtx.core.roots import nonzero
+    >>> nonzero(0.5, torch.float32), nonzero(torch.tensor(0.0), torch.float32) > 0
+    (0.5, tensor(True))
+    """
+    tiny = torch.finfo(dtype).tiny
+    return torch.where(eps == 0, tiny, eps) if isinstance(eps, Tensor) else eps or tiny
+
+
 def divide_by_sum(numerator: Tensor, size: Tensor, eps: float | Tensor) -> Tensor:
-    """``numerator / (size + eps)`` for a size >= 0, and the numerator where both are zero.
+    """``numerator / (size + eps)`` for a root, and zero where all three are zero.
 
     >>> import torch
     >>> from gradtx.core.roots import divide_by_sum
     >>> divide_by_sum(torch.tensor([0.0, 3.0]), torch.tensor([0.0, 2.0]), 0.0)
     tensor([0.0000, 1.5000])
     """
-    if isinstance(eps, (int, float)) and eps > 0:  # nothing to guard: two passes less
-        return numerator / (size + eps)
-    return divide(numerator, size + eps)
+    # One number is changed, not every entry looked at.
+    total = size + nonzero(eps, size.dtype)
+    if is_watched(numerator, total):  # or a derivative near the largest number
+        nothing = (numerator == 0) & (total <= torch.finfo(size.dtype).tiny)
+        total = torch.where(nothing, 1.0, total)
+    return numerator / total
 
 
 def angle(y: Tensor, x: Tensor) -> Tensor:

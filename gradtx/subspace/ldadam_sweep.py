@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.hyper import Values, one_minus_power
+from ..core.roots import nonzero
 from ..core.state import advance
 from ..ops import add_product_, ldadam_columns, ldadam_moments_
 from ..ops.coordinates import is_plain
@@ -80,8 +81,7 @@ def weights(step: Tensor, gain: Tensor, h: Values, feedback: bool, dtype: torch.
     c1, c2 = one_minus_power(h.b1, before, dtype), one_minus_power(h.b2, before, dtype)
     next1, next2 = (one_minus_power(b, advance(step), dtype) for b in (h.b1, h.b2))
     share, zeros = h.b1 / (1 - h.b1) if feedback else 0.0, torch.zeros_like(c1)
-    floor = h.eps * next1
-    floor = torch.where(floor == 0, torch.finfo(dtype).tiny, floor)  # 0 / (0 + eps) is 0
+    floor = nonzero(h.eps * next1, dtype)
     # v moves through its variance around the corrected mean, all of it times c2.
     numbers = share, c2 / (c1 * c1), 1 - h.b1, 1 - h.b2, floor, next1 * torch.rsqrt(next2)
     first = step == 0

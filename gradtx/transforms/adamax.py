@@ -11,7 +11,7 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.roots import divide
+from ..core.roots import nonzero
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
@@ -77,7 +77,8 @@ class scale_by_adamax(LeafTransform):
         step = advance(s.step)
         mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
         second = nu_codec.decode(s.nu, u)
-        mu = average(first_moment_of(mu_codec, s.mu, u, second, h.eps), u, h.b1)
-        nu = torch.maximum(h.b2 * second, u.abs() + h.eps)
-        out = divide(corrected_mean(mu, u, h.b1, step), nu)
+        eps = nonzero(h.eps, u.dtype)
+        mu = average(first_moment_of(mu_codec, s.mu, u, second, eps), u, h.b1)
+        nu = torch.maximum(h.b2 * second, u.abs() + eps)
+        out = corrected_mean(mu, u, h.b1, step) / nu
         return out, ScaleByAdamaxState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

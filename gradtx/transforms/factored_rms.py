@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.roots import divide, root
+from ..core.roots import nonzero, root
 from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
@@ -98,11 +98,11 @@ class scale_by_factored_rms(LeafTransform):
         age = torch.clamp(step.to(u.dtype) - h.step_offset, min=1)
         share = age ** (-h.decay_rate)
         square = u * u + h.epsilon
-        floor = h.floor * torch.ones_like(share)
+        floor = nonzero(h.floor, u.dtype) * torch.ones_like(share)
         dims = self._dims(u.shape)
         if dims is None and isinstance(s.v, Tensor):
             v = _move(s.v, square, share)
-            out = divide(u, torch.maximum(root(v), floor))
+            out = u / torch.maximum(root(v), floor)
             return out, ScaleByFactoredRmsState(step, (), (), v.to(s.v.dtype))
         if dims is not None and isinstance(s.v_row, Tensor) and isinstance(s.v_col, Tensor):
             row, col = dims
@@ -110,8 +110,8 @@ class scale_by_factored_rms(LeafTransform):
             v_col = _move(s.v_col, square.mean(dim=row), share)
             mean = v_row.mean(dim=row - 1 if row > col else row, keepdim=True)
             # Two roots: the product of two tiny means may be zero in float32.
-            row_root = root(divide(v_row, torch.maximum(mean, floor))).unsqueeze(col)
-            out = divide(u, torch.maximum(row_root * root(v_col).unsqueeze(row), floor))
+            row_root = root(v_row / torch.maximum(mean, floor)).unsqueeze(col)
+            out = u / torch.maximum(row_root * root(v_col).unsqueeze(row), floor)
             return out, ScaleByFactoredRmsState(
                 step, v_row.to(s.v_row.dtype), v_col.to(s.v_col.dtype), ()
             )

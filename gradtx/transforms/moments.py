@@ -12,7 +12,7 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.roots import root
+from ..core.roots import nonzero, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
@@ -245,6 +245,11 @@ class root_second_moment(LeafTransform):
 
     needs_unit: ClassVar[bool] = True
 
+    @property
+    def above_zero(self) -> bool:
+        """Whether no entry of its updates is zero."""
+        return self.eps_at is not None
+
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     debias: bool = static(True)
@@ -267,7 +272,7 @@ class root_second_moment(LeafTransform):
     ) -> tuple[Tensor, RootSecondMomentState]:
         codec = as_codec(self.codec)
         nu = average(codec.decode(s.nu, u), u * u, h.b2)
-        out, step, eps = root(nu), s.step, h.eps * h.unit
+        out, step, eps = root(nu), s.step, nonzero(h.eps * h.unit, u.dtype)
         if self.eps_at == "root":
             out = out + eps
         if isinstance(step, Tensor):

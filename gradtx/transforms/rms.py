@@ -162,4 +162,6 @@ class scale_by_stddev(LeafTransform):
 
 
 def _divide_by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool) -> Tensor:
-    return divide(u, root(square + eps)) if inside else divide_by_sum(u, root(square), eps)
+    if not inside:
+        return divide_by_sum(u, root(square), eps)
+    return divide(u, root(square + eps))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
-from ..core.roots import divide, root
+from ..core.roots import nonzero, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
@@ -35,6 +35,7 @@ class SubsetNormState(NamedTuple):
 @dataclass(frozen=True)
 class _SubsetNorm(LeafTransform):
     needs_unit: ClassVar[bool] = True
+    above_zero: ClassVar[bool] = True
 
     subset: int | str | None = static("heuristics")
     b2: Hyper = dynamic(0.999, within="[0, 1]")
@@ -74,7 +75,7 @@ class _SubsetNorm(LeafTransform):
         """The denominator of every entry, and the new state."""
         grid = subsets_of(tuple(u.shape), self.subset, self.ragged)
         nu = h.b2 * s.nu.to(u.dtype) + _newest_share(h.b2) * grid.sum_of(u * u)
-        size, step = root(nu) + h.eps * h.unit, s.step
+        size, step = root(nu) + nonzero(h.eps * h.unit, u.dtype), s.step
         if isinstance(step, Tensor):
             step = advance(step)
             size = size / root(_gathered(h.b2, step, u.dtype))
@@ -141,7 +142,7 @@ class scale_by_subset_norm(_SubsetNorm):
         self, u: Tensor, s: SubsetNormState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, SubsetNormState]:
         size, new = self._root(u, s, h)
-        return divide(u, size), new
+        return u / size, new
 
 
 @dataclass(frozen=True)
