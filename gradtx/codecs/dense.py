@@ -94,8 +94,8 @@ def first_moment_of(
     >>> from gradtx.codecs import first_moment_of
     >>> codec, m = gx.codecs.rank1(), torch.tensor([[1.0, 2.0], [3.0, 0.0]])
     >>> first_moment_of(codec, codec.encode(m, codec.init(m, signed=True)), m, second=m * m)
-    tensor([[ 2.0000,  1.0000],
-            [ 2.0000, -0.0000]])
+    tensor([[2., 1.],
+            [2., 0.]])
     """
     full = codec.decode(enc, like)
     return full if codec.keeps_zero else torch.where(second <= nothing, 0.0, full)
