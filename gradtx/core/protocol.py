@@ -142,6 +142,8 @@ def check_names(
 ) -> hyper_.Overrides:
     """The overrides, once every name reaches a hyperparameter of ``tx`` or inside it.
 
+    A name without a dot may also be that of a hyperparameter of any other transform.
+
     Args:
         tx: the transform.
         hyper: overrides by name.
@@ -157,9 +159,20 @@ def check_names(
         )
     known = override_names(tx) if known is None else known
     for name in hyper:
-        if name not in known:
+        if name not in known and not _is_of_another(name):
             raise unknown_override(tx.name, name, known)
     return hyper_.Overrides(hyper)
+
+
+def _is_of_another(name: Any) -> bool:
+    """Whether some transform has it: one mapping may serve chains that differ in their members."""
+    kinds: list[type] = [GradientTransformation]
+    while kinds:
+        kind = kinds.pop()
+        if dataclasses.is_dataclass(kind) and name in hyper_.declare(kind):
+            return True
+        kinds += kind.__subclasses__()
+    return False
 
 
 def override_names(tx: GradientTransformation) -> set[str]:

@@ -54,6 +54,14 @@ def test_types() -> None:
         blend(torch.ones(1))
 
 
+def test_names_of_other_transforms_are_passed_by() -> None:
+    hyper = {"max_norm": 0.0, "share": 0.5}
+    want, _ = blend().update({"w": torch.ones(1)}, (), hyper={"share": 0.5})
+    assert blend().update({"w": torch.ones(1)}, (), hyper=hyper)[0] == want
+    with pytest.raises(ValueError, match=r"'clip\.max_norm'"):
+        blend().update({"w": torch.ones(1)}, (), hyper={"clip.max_norm": 0.0})
+
+
 def test_static_hyperparameters_are_not_overridden() -> None:
     for name in ("label", "unknown"):
         with pytest.raises(ValueError, match=f"blend: hyper has '{name}'"):
