@@ -9,12 +9,15 @@ from typing import Any
 from .schedule import (
     Schedule,
     Value,
+    at_least,
+    at_most,
     check_numbers,
     check_steps,
     clip,
     constant_like,
     cos,
     floor,
+    where,
 )
 
 
@@ -171,9 +174,9 @@ def decayed(schedule: Any, value: float, count: Value) -> Value:
     out = value * schedule.decay_rate**exponent
     if schedule.end_value is None:
         return out
-    if schedule.decay_rate < 1:
-        return clip(out, schedule.end_value, math.inf)
-    return clip(out, -math.inf, schedule.end_value)
+    falls = schedule.decay_rate < 1
+    lower, upper = at_least(out, schedule.end_value), at_most(out, schedule.end_value)
+    return where(falls, lower, upper)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .join import follow
 from .piecewise import interpolate
 from .schedule import Count, Schedule, Value, check_numbers, check_steps
@@ -50,7 +53,7 @@ class linear_onecycle(Schedule):
     def __post_init__(self) -> None:
         _check_onecycle(self)
         check_numbers(self, "pct_final")
-        if not self.pct_start <= self.pct_final <= 1:
+        if not _in_order(self.pct_start, self.pct_final, 1):
             raise ValueError(
                 "schedules.linear_onecycle: pct_final must be in [pct_start, 1], "
                 f"got {self.pct_final} with pct_start {self.pct_start}"
@@ -60,8 +63,8 @@ class linear_onecycle(Schedule):
         low = self.peak_value / self.div_factor
         corners = (
             (0, low),
-            (int(self.pct_start * self.transition_steps), self.peak_value),
-            (int(self.pct_final * self.transition_steps), low),
+            (_whole(self.pct_start * self.transition_steps), self.peak_value),
+            (_whole(self.pct_final * self.transition_steps), low),
             (self.transition_steps, low / self.final_div_factor),
         )
         return interpolate(count, corners, "linear")
@@ -105,7 +108,7 @@ class cosine_onecycle(Schedule):
         low = self.peak_value / self.div_factor
         corners = (
             (0, low),
-            (int(self.pct_start * self.transition_steps), self.peak_value),
+            (_whole(self.pct_start * self.transition_steps), self.peak_value),
             (self.transition_steps, low / self.final_div_factor),
         )
         return interpolate(count, corners, "cosine")
@@ -115,11 +118,22 @@ def _check_onecycle(schedule: linear_onecycle | cosine_onecycle) -> None:
     check_steps(schedule, "transition_steps", least=1)
     check_numbers(schedule, "peak_value", "pct_start")
     check_numbers(schedule, "div_factor", "final_div_factor", above=0)
-    if not 0 <= schedule.pct_start <= 1:
+    if not _in_order(0, schedule.pct_start, 1):
         raise ValueError(
             f"schedules.{type(schedule).__name__}: pct_start must be in [0, 1], "
             f"got {schedule.pct_start}"
         )
+
+
+def _in_order(*values: Value) -> bool:
+    """Whether values do not decrease, as far as they are numbers."""
+    numbers = [x for x in values if not isinstance(x, Tensor)]
+    return numbers == sorted(numbers)
+
+
+def _whole(x: Value) -> Value:
+    """A number of steps, rounded down."""
+    return torch.floor(x) if isinstance(x, Tensor) else int(x)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.plain import plain
 from .schedule import Count, Schedule, Value, check_integer, constant_like, floating
 
 
@@ -36,7 +37,7 @@ class join(Schedule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "schedules", tuple(self.schedules))
-        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        object.__setattr__(self, "boundaries", tuple(map(plain, self.boundaries)))
         for schedule in self.schedules:
             if not callable(schedule):
                 raise TypeError(

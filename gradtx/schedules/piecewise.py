@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import TypeAlias
 
+from torch import Tensor
+
+from ..core.plain import plain
 from .basic import half_cosine
 from .schedule import (
     Schedule,
     Value,
+    at_least,
     check_choice,
     check_integer,
     check_numbers,
@@ -95,7 +100,7 @@ def interpolate(count: Value, corners: Sequence[tuple[int, float]], kind: str) -
     """A curve through ``(step, value)`` corners, constant before the first and after the last."""
     value = constant_like(count, corners[0][1])
     for (start, now), (end, then) in pairwise(corners):
-        x = (count - start) / max(end - start, 1)
+        x = (count - start) / at_least(end - start, 1)
         left = half_cosine(x) if kind == "cosine" else 1 - x
         value = where(count >= start, then + (now - then) * left, value)
     end, last = corners[-1]
@@ -103,7 +108,8 @@ def interpolate(count: Value, corners: Sequence[tuple[int, float]], kind: str) -
 
 
 def _pairs(boundaries: Boundaries) -> tuple[tuple[int, float], ...]:
-    return tuple(sorted(boundaries.items() if isinstance(boundaries, Mapping) else boundaries))
+    pairs = boundaries.items() if isinstance(boundaries, Mapping) else boundaries
+    return tuple(sorted(((plain(b), plain(s)) for b, s in pairs), key=itemgetter(0)))
 
 
 def _freeze_boundaries(schedule: piecewise_constant | piecewise_interpolate) -> None:
@@ -111,6 +117,8 @@ def _freeze_boundaries(schedule: piecewise_constant | piecewise_interpolate) -> 
     pairs = _pairs(schedule.boundaries_and_scales)
     for boundary, scale in pairs:
         check_integer(schedule, "a boundary", boundary, 0)
+        if isinstance(scale, Tensor) and scale.ndim == 0:
+            continue
         if not isinstance(scale, (int, float)) or not scale >= 0:
             raise ValueError(
                 f"schedules.{type(schedule).__name__}: the factor at step {boundary} "

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ..core.checks import can_read
 from ..core.plain import Plain
 
 Count: TypeAlias = "int | Tensor"
@@ -21,7 +22,8 @@ class Schedule(Plain):
 
     A Python integer gives a Python float. An integer tensor of any shape gives a tensor of that
     shape on its device, without a host sync: float64, so that a small value keeps its low bits
-    (float32 on MPS, which has no float64).
+    (float32 on MPS, which has no float64). Values, rates and exponents may be 0-d tensors, which
+    can be learned and mapped over; then every value is a tensor. Numbers of steps are integers.
 
     >>> import torch, gradtx as gx
     >>> schedule = gx.schedules.linear(init_value=1.0, end_value=0.0, transition_steps=4)
@@ -45,8 +47,10 @@ def floating(count: Count) -> Value:
     return float(count)
 
 
-def constant_like(count: Value, value: float) -> Value:
+def constant_like(count: Value, value: Value) -> Value:
     """The same value in the form of the count."""
+    if isinstance(value, Tensor):
+        return value + torch.zeros_like(count) if isinstance(count, Tensor) else value
     return torch.full_like(count, value) if isinstance(count, Tensor) else float(value)
 
 
@@ -58,6 +62,20 @@ def where(condition: Any, yes: Value, no: Value) -> Value:
     if isinstance(condition, Tensor):
         return torch.where(condition, yes, no)
     return yes if condition else no
+
+
+def at_least(x: Value, low: Value) -> Value:
+    """``x``, or ``low`` where that is larger."""
+    if not isinstance(x, Tensor) and not isinstance(low, Tensor):
+        return max(x, low)
+    return where(x >= low, x, low)
+
+
+def at_most(x: Value, high: Value) -> Value:
+    """``x``, or ``high`` where that is smaller."""
+    if not isinstance(x, Tensor) and not isinstance(high, Tensor):
+        return min(x, high)
+    return where(x <= high, x, high)
 
 
 def clip(x: Value, low: float, high: float) -> Value:
@@ -79,6 +97,15 @@ def check_numbers(schedule: Schedule, *names: str, above: float | None = None) -
     """Raise unless the named fields are finite numbers, larger than ``above`` if it is given."""
     for name in names:
         value = getattr(schedule, name)
+        if isinstance(value, Tensor):
+            if value.ndim or value.dtype == torch.bool or value.is_complex():
+                raise ValueError(
+                    f"{_name(schedule)}: {name} must be a number or a 0-d tensor, "
+                    f"got a tensor of shape {tuple(value.shape)} and {value.dtype}"
+                )
+            if not value.is_cpu or not can_read(value):
+                continue
+            value = value.item()
         real = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not real or not math.isfinite(value) or (above is not None and value <= above):
             bound = "" if above is None else f" > {above:g}"
