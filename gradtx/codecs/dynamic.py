@@ -32,8 +32,8 @@ class dynamic8(Codec):
 
     Signed states have 127 magnitudes of both signs, 0 and 1; others 254 magnitudes, 0 and 1. Every
     decade below 1 has half as many as the one above it, the midpoints of equal cells. A negative
-    number that would become zero takes the negative code next to it. What is not finite becomes
-    zero. Blocks run over the flattened leaf.
+    number that would become zero takes the negative code next to it. A block that holds something
+    not finite becomes NaN. Blocks run over the flattened leaf.
 
     Args:
         block_size: elements that share a scale, >= 1.
@@ -89,11 +89,11 @@ class dynamic8(Codec):
         n, blocks = full.numel(), enc.scale.shape[0]
         signed = isinstance(enc, Blockwise)
         flat = full.reshape(-1).to(torch.float32)
-        flat = torch.where(torch.isfinite(flat), flat, 0.0)
         padded = torch.cat([flat, flat.new_zeros(blocks * self.block_size - n)])
         scale = padded.reshape(blocks, self.block_size).abs().amax(dim=1)
+        scale = torch.where(torch.isfinite(scale), scale, torch.nan)
         spread = scale.repeat_interleave(self.block_size)[:n]
-        unit = flat / torch.where(spread > 0, spread, 1.0)
+        unit = torch.where(spread > 0, flat / torch.where(spread > 0, spread, 1.0), 0.0)
         book = _values(signed, full.device)
         codes = torch.bucketize(unit, (book[1:] + book[:-1]) / 2, right=True)
         if signed:

@@ -15,7 +15,7 @@ from .compressor import Compressor
 
 @dataclass(frozen=True, repr=False)
 class threshold(Compressor):
-    """Keep the entries whose magnitude reaches a bound; the others become zero.
+    """Keep the entries whose magnitude reaches a bound, and NaN; the others become zero.
 
     How many that are depends on the values, so what is kept stays an ordinary tensor.
 
@@ -37,7 +37,7 @@ class threshold(Compressor):
             raise ValueError(f"threshold: bound must be in (0, inf), got {self.bound}")
 
     def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return torch.where(x.abs() >= self.bound, x, 0.0), state
+        return torch.where(x.abs() < self.bound, 0.0, x), state
 
 
 @dataclass(frozen=True, repr=False)

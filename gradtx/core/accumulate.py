@@ -13,7 +13,7 @@ from . import tree
 from .checks import check_tensors
 from .errors import TreeMismatchError, shape_mismatch
 from .hyper import Values, static
-from .leaves import LeafInfo
+from .leaves import ANY_UPDATE, LeafInfo, densify_leaf, leaf_if
 from .protocol import Wrapper
 from .state import advance, new_count, state_zeros
 from .transform import LeafTransform
@@ -52,8 +52,9 @@ class MultiStepsState(NamedTuple):
 class multi_steps(Wrapper):
     """Average gradients over ``every_k`` calls and apply the inner transform once.
 
-    The calls between give zero updates. It keeps one buffer the size of the parameters; with torch
-    modules, accumulating in ``.grad`` costs none. ``every_k=1`` changes nothing but the buffer.
+    The calls between give zero updates; structured ones become tensors. It keeps one buffer the
+    size of the parameters; with torch modules, accumulating in ``.grad`` costs none. ``every_k=1``
+    changes nothing but the buffer.
 
     Args:
         transform: the inner transform.
@@ -87,7 +88,8 @@ class multi_steps(Wrapper):
     def update(
         self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates, params)
+        check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
+        updates = tree.map(densify_leaf, updates)
         self._check_gathered(updates, state.gathered)
         gathered = tree.map(_gather, updates, state.gathered)
         mean = tree.map(lambda g, s: s.mean, updates, gathered)
@@ -98,7 +100,7 @@ class multi_steps(Wrapper):
         # A leaf without a gradient in this call is not emitted and keeps what it has gathered.
         left = tree.map(lambda g, s: tree.where(~emit, s, tree.zeros_like(s)), updates, gathered)
         return (
-            tree.where(emit, new, tree.zeros_like(new)),
+            tree.map(lambda u: leaf_if(emit, u), new),
             MultiStepsState(
                 torch.where(emit, 0, advance(state.mini_step)).to(torch.int32),
                 torch.where(emit, advance(state.gradient_step), state.gradient_step),
@@ -164,6 +166,8 @@ class apply_every(LeafTransform):
     >>> first["w"].item(), second["w"].item()
     (0.0, 2.0)
     """
+
+    densifies: ClassVar[bool] = True
 
     k: int = static(1)
 
@@ -240,6 +244,7 @@ class lookahead(Wrapper):
         if params is None:
             raise ValueError("lookahead: needs the parameters; call update(updates, state, params)")
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
+        new = tree.map(densify_leaf, new)
         step = advance(state.step, self.sync_period)
         sync = step % self.sync_period == 0
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import tree
 from .checks import check_tensors
+from .leaves import ANY_UPDATE, isfinite_leaf, leaf_if
 from .protocol import Wrapper
 from .reduce import LOCAL
 from .state import advance, new_count
@@ -77,15 +78,15 @@ class apply_if_finite(Wrapper):
         params: PyTree = None,
         **extra: Any,
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates, params)
-        bad = [(~torch.isfinite(x)).sum() for x in tree.leaves(updates)]
+        check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
+        bad = [(~isfinite_leaf(x)).sum() for x in tree.leaves(updates)]
         any_bad = torch.stack(bad).sum() if bad else torch.zeros_like(state.notfinite_count)
         finite = extra.get("reduce", LOCAL).sum(any_bad) == 0
         count = torch.where(finite, 0, advance(state.notfinite_count)).to(torch.int32)
         go = finite | (count > self.max_consecutive_errors)
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
-            tree.where(go, new, tree.map(torch.zeros_like, new)),
+            tree.map(lambda u: leaf_if(go, u), new),
             ApplyIfFiniteState(
                 count,
                 finite,
@@ -124,12 +125,11 @@ class skip_large_updates(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates, params)
+        check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
         norm = extra.get("reduce", LOCAL).sum(tree.global_norm(updates).square()).sqrt()
         go = (norm <= self.max_norm) & torch.isfinite(norm)
         new, inner = self.update_transform(updates, state, params, extra)
-        zeros = tree.map(torch.zeros_like, new)
-        return tree.where(go, new, zeros), tree.where(go, inner, state)
+        return tree.map(lambda u: leaf_if(go, u), new), tree.where(go, inner, state)
 
 
 class ConditionallyTransformState(NamedTuple):

@@ -13,7 +13,7 @@ from . import hyper as hyper_
 from . import tree
 from .checks import check_leaf
 from .errors import TreeMismatchError, shape_mismatch
-from .leaves import STRUCTURED
+from .leaves import ANY_UPDATE, STRUCTURED, densify_leaf
 from .protocol import GradientTransformation
 from .reduce import LOCAL, Reduce
 from .state import advance, new_count
@@ -86,6 +86,7 @@ class DeclaredTransform(GradientTransformation):
     needs_grad: ClassVar[bool] = False
     needs_unit: ClassVar[bool] = False
     accepts: ClassVar[tuple[type, ...]] = (Tensor,)
+    densifies: ClassVar[bool] = False  # structured updates arrive as tensors
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -138,10 +139,13 @@ class DeclaredTransform(GradientTransformation):
                     "or pass grads= to update"
                 )
             gs = tree.leaves_like(self.name, spec, extra["grads"], "gradient")
+        accepts = ANY_UPDATE if self.densifies else self.accepts
         for name, u, p in zip(names, leaves, ps, strict=True):
-            check_leaf(self.name, name, u, "update", self.accepts)
+            check_leaf(self.name, name, u, "update", accepts)
             if u is not None and p is not None and tuple(u.shape) != tuple(p.shape):
                 raise shape_mismatch(self.name, name, "update", u.shape, "parameter", p.shape)
+        if self.densifies:
+            leaves = [densify_leaf(u) for u in leaves]
         us = [widen(u) for u in leaves]
         overrides = hyper_.overrides(self, extra.get("hyper"), spec, leaves)
         reduce, unit = extra.get("reduce", LOCAL), extra.get("unit", 1.0)

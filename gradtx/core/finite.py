@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import tree
 from .checks import check_tensors
-from .leaves import STRUCTURED
+from .leaves import ANY_UPDATE, isfinite_leaf, leaf_if
 from .protocol import Wrapper
 from .tree import PyTree
 
@@ -55,19 +55,16 @@ class apply_if_leaf_finite(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates, params)
+        check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
         leaves, spec = tree.flatten(updates)
-        finite = [None if u is None else torch.isfinite(u).all() for u in leaves]
+        finite = [None if u is None else isfinite_leaf(u) for u in leaves]
         checked = self.otherwise == "raise" and self._check(tree.names(spec), finite)
         extra.setdefault("grads", updates)
         out, new = self.update_transform(updates, state, params, extra)
         if checked:
             return out, new
         outs = tree.leaves_like(self.name, spec, out, "inner update")
-        kept = [
-            u if ok is None else _where(ok, u, _zeros(u))
-            for ok, u in zip(finite, outs, strict=True)
-        ]
+        kept = [u if ok is None else leaf_if(ok, u) for ok, u in zip(finite, outs, strict=True)]
         return spec.unflatten(kept), _choose(finite, spec, new, state)
 
     def _check(self, names: list[str], finite: list[Any]) -> bool:
@@ -98,16 +95,6 @@ def _readable(flags: list[Tensor]) -> bool:
     return not (any(f.is_cuda for f in flags) and torch.cuda.is_current_stream_capturing())
 
 
-def _zeros(u: Any) -> Any:
-    return u.map(torch.zeros_like) if isinstance(u, STRUCTURED) else torch.zeros_like(u)
-
-
-def _where(ok: Tensor, new: Any, old: Any) -> Any:
-    if isinstance(new, STRUCTURED):
-        return new.map(lambda x: torch.where(ok, x, torch.zeros_like(x)))
-    return torch.where(ok, new, old)
-
-
 def _choose(finite: list[Any], spec: Any, new: PyTree, old: PyTree) -> PyTree:
     """The new state, with the old one of the leaves that are not finite."""
 
@@ -118,12 +105,7 @@ def _choose(finite: list[Any], spec: Any, new: PyTree, old: PyTree) -> PyTree:
         if not is_per_leaf(now):
             return now
         pairs = zip(finite, spec.flatten_up_to(now), spec.flatten_up_to(before), strict=True)
-        return spec.unflatten(
-            [
-                a if ok is None else tree.map(lambda x, y, ok=ok: _where(ok, x, y), a, b)
-                for ok, a, b in pairs
-            ]
-        )
+        return spec.unflatten([a if ok is None else tree.where(ok, a, b) for ok, a, b in pairs])
 
     return optree.tree_map(
         choose, new, old, is_leaf=is_per_leaf, none_is_leaf=True, namespace=tree.NAMESPACE

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import tree
 from .checks import check_tensors
 from .errors import TreeMismatchError
+from .leaves import ANY_UPDATE, densify_leaf
 from .protocol import Wrapper
 from .tree import PyTree
 
@@ -42,7 +43,8 @@ class flatten(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates, params)
+        check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
+        updates = tree.map(densify_leaf, updates)
         leaves, spec = tree.flatten(updates)
         if any(x is None for x in leaves):
             missing = [n for n, x in zip(tree.names(spec), leaves, strict=True) if x is None]
@@ -54,7 +56,7 @@ class flatten(Wrapper):
         flat_params = None if params is None else _join(params)
         new, state = self.update_transform(_join(updates), state, flat_params, extra)
         sizes = [x.numel() for x in leaves]
-        parts = torch.split(new["flat"], sizes)
+        parts = torch.split(densify_leaf(new["flat"]), sizes)
         cut = [
             part.reshape(x.shape).to(tree.accumulator_dtype(x.dtype))
             for part, x in zip(parts, leaves, strict=True)
@@ -63,7 +65,7 @@ class flatten(Wrapper):
 
 
 def _join(values: PyTree) -> dict[str, Tensor]:
-    flat = [x.reshape(-1) for x in tree.leaves(values)]
+    flat = [densify_leaf(x).reshape(-1) for x in tree.leaves(values)]
     if not flat:
         return {"flat": torch.zeros(0, dtype=torch.float32, device="cpu")}
     return {"flat": torch.cat([tree.accumulator(x) for x in flat])}

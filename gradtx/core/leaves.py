@@ -164,6 +164,7 @@ class Scaling:
 
 
 STRUCTURED = (SparseUpdate, LowRankUpdate)
+ANY_UPDATE = (Tensor, *STRUCTURED)
 
 
 def densify_leaf(leaf: Any) -> Any:

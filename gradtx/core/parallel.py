@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import tree
 from .chain import Chain, chain, check_members
+from .leaves import densify_leaf
 from .protocol import GradientTransformation
 from .roots import divide, root
 from .tree import PyTree
@@ -66,7 +67,8 @@ class Parallel(GradientTransformation):
         for name, _ in self.members:
             out, new_state[name] = self.update_inner(name, updates, state[name], params, extra)
             outs.append(out)
-        return tree.map(self.merge, *outs), new_state
+        dense = [tree.map(densify_leaf, out) for out in outs]
+        return tree.map(self.merge, *dense), new_state
 
 
 def parallel(*transforms: GradientTransformation, merge: Callable[..., Tensor] = add) -> Parallel:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import tree
 from .chain import chain, check_members
+from .leaves import densify_leaf
 from .protocol import GradientTransformation, Wrapper
 from .roots import angle, divide
 from .tree import PyTree
@@ -69,7 +70,7 @@ class quotient(GradientTransformation):
         outs, new = [], {}
         for name in self.inner:
             out, new[name] = self.update_inner(name, updates, state[name], params, extra)
-            outs.append(out)
+            outs.append(tree.map(densify_leaf, out))
         # A denominator that cannot be zero needs no look at its entries.
         plain = self.by is divide and getattr(self.denominator, "above_zero", False)
         return tree.map(operator.truediv if plain else self.by, *outs), new

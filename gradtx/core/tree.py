@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from .errors import TreeMismatchError
+from .leaves import STRUCTURED
+from .leaves import choose_leaf as _choose_leaf
+from .leaves import densify_leaf as _densify_leaf
 from .roots import root
 
 NAMESPACE = "gradtx"
@@ -187,7 +190,7 @@ def where(condition: Tensor, tree: PyTree, other: PyTree) -> PyTree:
     {'a': tensor([0.])}
     """
     return map(
-        lambda x, y: torch.where(condition, x, y.to(x.dtype)) if isinstance(x, Tensor) else x,
+        lambda x, y: _choose_leaf(condition, x, y) if isinstance(x, (Tensor, *STRUCTURED)) else x,
         tree,
         other,
     )
@@ -200,6 +203,7 @@ def vdot(a: PyTree, b: PyTree) -> Tensor:
     >>> gx.tree.vdot({"a": torch.ones(3)}, {"a": torch.full((3,), 2.0)})
     tensor(6.)
     """
+    a, b = map(_densify_leaf, a), map(_densify_leaf, b)
     products = map(lambda x, y: (accumulator(x) * accumulator(y)).sum(), a, b)
     return total(leaves(products))
 
@@ -214,14 +218,14 @@ def global_norm(tree: PyTree) -> Tensor:
     return root(total([squared_norm(x) for x in leaves(tree)]))
 
 
-def squared_norm(x: Tensor) -> Tensor:
-    """Sum of squares of one leaf in at least float32.
+def squared_norm(x: Any) -> Tensor:
+    """Sum of squares of one leaf, a structured update too, in at least float32.
 
     >>> import torch, gradtx as gx
     >>> gx.tree.squared_norm(torch.tensor([3.0, 4.0]))
     tensor(25.)
     """
-    return accumulator(x).square().sum()
+    return accumulator(_densify_leaf(x)).square().sum()
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -146,9 +146,13 @@ def _by_rows(x: Tensor, eps: float) -> Tensor:
 
 
 def polar_factor(x: Tensor) -> Tensor:
-    """``U V^T`` of the singular value decompositions of a batch; vanishing directions stay zero."""
-    u, s, vh = torch.linalg.svd(x, full_matrices=False)
+    """``U V^T`` of the singular value decompositions of a batch; vanishing directions stay zero.
+
+    A matrix that is not finite, which decompositions refuse, becomes NaN.
+    """
+    finite = torch.isfinite(x).all((-2, -1), keepdim=True)
+    u, s, vh = torch.linalg.svd(torch.where(finite, x, 0.0), full_matrices=False)
     largest = s[..., :1]
     tolerance = largest * (max(x.shape[-2:]) * torch.finfo(x.dtype).eps)
     kept = (s > tolerance).to(x.dtype)
-    return (u * kept[..., None, :]) @ vh
+    return torch.where(finite, (u * kept[..., None, :]) @ vh, torch.nan)

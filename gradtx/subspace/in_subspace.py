@@ -57,6 +57,7 @@ class InSubspace(DeclaredTransform, Wrapper):
     """A transform in a subspace; made by ``in_subspace``."""
 
     per_leaf: ClassVar[bool] = True
+    densifies: ClassVar[bool] = True
 
     projector: Projector = static()
     refresh: Refresh = static(zero_based(200))

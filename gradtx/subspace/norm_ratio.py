@@ -29,6 +29,7 @@ class NormRatio(DeclaredTransform, Wrapper):
     """
 
     per_leaf: ClassVar[bool] = True
+    densifies: ClassVar[bool] = True
     by_order: ClassVar[bool] = True
 
     side: str | None = static(None)

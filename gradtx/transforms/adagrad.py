@@ -69,9 +69,9 @@ class scale_by_rss(LeafTransform):
         codec = as_codec(self.codec)
         total = codec.decode(s.sum_of_squares, u) + u * u
         eps = h.eps
-        seen = total > 0
+        unseen = total == 0
         # The inner choice keeps the root's infinite derivative at zero out of derivatives.
-        safe = torch.where(seen, total, torch.ones_like(total))
+        safe = torch.where(unseen, torch.ones_like(total), total)
         root = torch.sqrt(safe + eps) if self.eps_in_sqrt else torch.sqrt(safe) + eps
-        out = torch.where(seen, u / root, torch.zeros_like(u))
+        out = torch.where(unseen, torch.zeros_like(u), u / root)
         return out, ScaleByRssState(codec.encode(total, s.sum_of_squares))

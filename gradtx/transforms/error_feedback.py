@@ -59,6 +59,7 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
     """Compress updates with memory of what was dropped; made by ``error_feedback``."""
 
     per_leaf: ClassVar[bool] = True
+    densifies: ClassVar[bool] = True
 
     compressor: Compressor = static()
     quantizer: Codec | torch.dtype | None = static(None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core.hyper import Values
+from ..core.signs import sign
 from ..core.transform import LeafTransform
 
 
@@ -32,4 +32,4 @@ class grams(LeafTransform):
     needs_grad: ClassVar[bool] = True
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
-        return torch.sign(h.grad) * u.abs(), s
+        return sign(h.grad) * u.abs(), s

@@ -25,6 +25,7 @@ class round_updates(DeclaredTransform):
 
     requires_params: ClassVar[bool] = True
     per_leaf: ClassVar[bool] = True
+    densifies: ClassVar[bool] = True
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
         return ()
@@ -60,6 +61,7 @@ class decay_first(DeclaredTransform, Wrapper):
 
     requires_params: ClassVar[bool] = True
     per_leaf: ClassVar[bool] = True
+    densifies: ClassVar[bool] = True
 
     lr: Hyper = dynamic(within="[0, inf)", per_entry=True)
     weight_decay: Hyper = dynamic(0.0, within="[0, inf)", per_entry=True)

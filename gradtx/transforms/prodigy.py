@@ -16,6 +16,7 @@ from ..core import tree
 from ..core.declared import Call, like
 from ..core.errors import TreeMismatchError, shape_mismatch
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..core.leaves import densify_leaf
 from ..core.protocol import Wrapper
 from ..core.roots import root
 from ..core.state import advance, new_count, state_zeros
@@ -116,6 +117,7 @@ class scale_by_prodigy(TreeTransform, Wrapper):
     """
 
     requires_params: ClassVar[bool] = True
+    densifies: ClassVar[bool] = True
     of_leaf: ClassVar[tuple[str, ...]] = ("lr",)
 
     lr: Hyper = dynamic(1.0, within="[0, inf)")
@@ -228,8 +230,9 @@ class scale_by_prodigy(TreeTransform, Wrapper):
         for i in there:
             size = step_sizes[i]
             if self.estimate_first:
-                size = torch.where(sums[1] > 0, size, 0.0)
-            outs[i] = like(-size.to(outs[i]) * outs[i], call.updates[i])
+                size = torch.where(sums[1] == 0, 0.0, size)
+            out_i = densify_leaf(outs[i])
+            outs[i] = like(-size.to(out_i) * out_i, call.updates[i])
         return call.spec.unflatten(outs), ProdigyState(new, call.spec.unflatten(kept), inner)
 
     def _kept(self, call: Call, leaves: PyTree, there: list[int]) -> list[Any]:
@@ -277,7 +280,7 @@ class scale_by_prodigy(TreeTransform, Wrapper):
 
     def _finish(self, old: ProdigyShared, sums: tuple[Tensor, Tensor], h: Values) -> ProdigyShared:
         numerator = self._beta3(h) * old.d_numerator + sums[0]
-        ready = sums[1] > 0
+        ready = sums[1] != 0  # NaN goes on into d, and from there into every leaf
         estimate = h.d_coef * numerator / torch.where(ready, sums[1], 1.0)
         if self.d_limiter:
             estimate = torch.minimum(estimate, old.d * 2**0.25)

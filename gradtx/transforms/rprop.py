@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
+from ..core.signs import sign
 from ..core.state import state_full, state_zeros
 from ..core.transform import LeafTransform
 
@@ -72,7 +73,7 @@ class scale_by_rprop(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByRpropState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByRpropState]:
-        agreement = torch.sign(u) * torch.sign(s.previous.to(u.dtype))
+        agreement = sign(u) * sign(s.previous.to(u.dtype))
         one = torch.ones_like(u)
         factor = torch.where(agreement > 0, one * h.eta_plus, one)
         factor = torch.where(agreement < 0, one * h.eta_minus, factor)
@@ -80,6 +81,6 @@ class scale_by_rprop(LeafTransform):
         sizes = torch.minimum(sizes, one * h.max_step_size)
         sizes = torch.maximum(sizes, one * h.min_step_size)
         kept = torch.where(agreement < 0, torch.zeros_like(u), u)
-        return sizes * torch.sign(kept), ScaleByRpropState(
+        return sizes * sign(kept), ScaleByRpropState(
             sizes.to(s.step_sizes.dtype), kept.to(s.previous.dtype)
         )

@@ -41,6 +41,7 @@ class ScheduleFreeState(NamedTuple):
 @dataclass(frozen=True)
 class _ScheduleFree(LeafTransform):
     requires_params: ClassVar[bool] = True
+    densifies: ClassVar[bool] = True
 
     lr: Hyper = dynamic(within="[0, inf)")
     b1: Hyper = dynamic(0.9, within="(0, 1]")

@@ -11,13 +11,14 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
+from ..core.signs import sign
 from ..core.transform import LeafTransform
 from .adam import average
 
 
 @dataclass(frozen=True)
 class scale_by_sign(LeafTransform):
-    """Replace updates by their signs; zero stays zero.
+    """Replace updates by their signs; zero stays zero, NaN stays NaN.
 
     Source: arXiv 1802.04434.
 
@@ -27,7 +28,7 @@ class scale_by_sign(LeafTransform):
     """
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
-        return torch.sign(u), s
+        return sign(u), s
 
 
 class ScaleByLionState(NamedTuple):
@@ -76,5 +77,5 @@ class scale_by_lion(LeafTransform):
     ) -> tuple[Tensor, ScaleByLionState]:
         codec = first_moment_codec(self.mu_codec or self.mu_dtype)
         mu = codec.decode(s.mu, u)
-        out = torch.sign(average(mu, u, h.b1))
+        out = sign(average(mu, u, h.b1))
         return out, ScaleByLionState(codec.encode(average(mu, u, h.b2), s.mu))

@@ -134,7 +134,7 @@ class _SlidingWindow(LeafTransform):
 
 def _root(x: Tensor) -> Tensor:
     """The square root, with a derivative of zero at zero."""
-    return torch.where(x > 0, torch.sqrt(torch.where(x > 0, x, 1.0)), 0.0)
+    return torch.where(x == 0, 0.0, torch.sqrt(torch.where(x == 0, 1.0, x)))
 
 
 def _powers(decay: float | Tensor, ages: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class sliding_window_moments(_SlidingWindow):
     """
 
     def combine(self, first: Tensor, root: Tensor, h: Values) -> Tensor:
-        there = (root > 0) | (first != 0)
+        there = (root != 0) | (first != 0)
         return torch.where(there, atan2(first, torch.where(there, root, 1.0)), 0.0)
 
 

@@ -73,9 +73,9 @@ class scale_by_sm3(LeafTransform):
             return u, s
         b2 = h.b2
         a = b2 * _bound([x.to(u.dtype) for x in s.cover], u) + _fresh_weight(b2) * (u * u)
-        seen = a > 0
-        root = torch.sqrt(torch.where(seen, a, torch.ones_like(a)) + h.eps)
-        scaled = torch.where(seen, u / root, torch.zeros_like(u))
+        unseen = a == 0
+        root = torch.sqrt(torch.where(unseen, torch.ones_like(a), a) + h.eps)
+        scaled = torch.where(unseen, torch.zeros_like(u), u / root)
         mu = average(s.mu, scaled, h.b1)
         cover = tuple(new.to(old.dtype) for new, old in zip(_cover(a), s.cover, strict=True))
         return mu, ScaleBySm3State(cover, mu.to(s.mu.dtype))

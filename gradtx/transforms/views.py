@@ -12,7 +12,7 @@ from ..core import tree
 from ..core.checks import check_tensors
 from ..core.declared import widen
 from ..core.errors import TreeMismatchError
-from ..core.leaves import densify_leaf
+from ..core.leaves import ANY_UPDATE, densify_leaf
 from ..core.protocol import Wrapper
 from ..core.tree import PyTree
 from ..ops.basis import axis_of, check_basis, rotate
@@ -54,7 +54,8 @@ class as_matrices(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates, params)
+        check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
+        updates = tree.map(densify_leaf, updates)
         seen = None if params is None else tree.map(self._view, params)
         if "grads" in extra:
             extra["grads"] = tree.map(self._view, extra["grads"])
@@ -62,6 +63,7 @@ class as_matrices(Wrapper):
         return tree.map(lambda u, x: densify_leaf(x).reshape(u.shape), updates, new), state
 
     def _view(self, x: Tensor) -> Tensor:
+        x = densify_leaf(x)
         return x if x.ndim < self.at_least else x.flatten(1)
 
 
@@ -108,7 +110,8 @@ class split_rows(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        check_tensors(self.name, updates, params)
+        check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
+        updates = tree.map(densify_leaf, updates)
         seen = None if params is None else self._cut_like(updates, params)
         if "grads" in extra:
             extra["grads"] = self._cut_like(updates, extra["grads"])
@@ -207,7 +210,7 @@ class in_basis(Wrapper):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        self._check(updates, params, "update")
+        self._check(updates, params, "update", ANY_UPDATE)
         extra.pop("grads", None)
 
         def turn(x: Any, inverse: bool) -> Tensor:
@@ -217,11 +220,13 @@ class in_basis(Wrapper):
         new, state = self.update_transform(there, state, None, extra)
         return tree.map(lambda x: turn(x, True), new), state
 
-    def _check(self, leaves: PyTree, like: PyTree, what: str) -> None:
-        check_tensors(self.name, leaves, like, what)
+    def _check(
+        self, leaves: PyTree, like: PyTree, what: str, accepts: tuple[type, ...] = (Tensor,)
+    ) -> None:
+        check_tensors(self.name, leaves, like, what, accepts)
 
-        def check(name: str, x: Tensor) -> None:
-            if x.ndim != 2:
+        def check(name: str, x: Any) -> None:
+            if len(x.shape) != 2:
                 raise ValueError(
                     f"{self.name}: leaf {name!r} of shape {tuple(x.shape)} is no matrix; use "
                     "gx.as_matrices for more dimensions, gx.partition for vectors"

@@ -12,6 +12,7 @@ from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec,
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
+from ..core.signs import sign
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
@@ -90,7 +91,7 @@ class scale_by_yogi(LeafTransform):
         square, old = u * u, nu_codec.decode(s.nu, u)
         moved = (old - self.initial_accumulator_value).abs()
         mu = average(first_moment_of(mu_codec, s.mu, u, moved), u, h.b1)
-        nu = old - (1 - h.b2) * torch.sign(old - square) * square
+        nu = old - (1 - h.b2) * sign(old - square) * square
         corrected = nu / one_minus_power(h.b2, step, u.dtype)
         mean = corrected_mean(mu, u, h.b1, step)
         out = divide_by_sum(mean, root(corrected + h.eps_root), h.eps)

@@ -44,9 +44,12 @@ def test_negative_numbers_stay_negative() -> None:
     assert got[2] == 0
 
 
-def test_what_is_not_finite_becomes_zero() -> None:
-    got = through(torch.tensor([torch.nan, 2.0, torch.inf]), signed=True)
-    assert got.tolist() == [0.0, 2.0, 0.0]
+def test_what_is_not_finite_makes_its_block_nan() -> None:
+    x = torch.ones(80)
+    x[70] = torch.inf
+    got = through(x, signed=True)
+    assert got[:64].tolist() == [1.0] * 64
+    assert got[64:].isnan().all()
     assert through(torch.zeros(5), signed=False).tolist() == [0.0] * 5
 
 

@@ -91,8 +91,6 @@ def test_linear_transforms_take_structured_updates(u: gx.SparseUpdate | gx.LowRa
         gx.scale_by_adam(),
         gx.clip_by_global_norm(1.0),
         gx.add_decayed_weights(0.1),
-        gx.flatten(gx.trace(0.9)),
-        gx.multi_steps(gx.trace(0.9), every_k=2),
         gx.apply_if_finite(gx.trace(0.9)),
         gx.skip_large_updates(gx.trace(0.9), max_norm=1.0),
         gx.masked(gx.trace(0.9), lambda info: True),

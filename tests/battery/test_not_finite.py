@@ -1,0 +1,70 @@
+"""NaN in, NaN out: what is not a number is never taken for one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradtx as gx
+from gradtx.core.leaves import densify_leaf
+from tests.table import Row
+
+from .helpers import grads_, run
+
+
+def with_bad(step: int, leaf: str, bad: float, at: int = 1) -> Any:
+    """Gradients of a step; from step ``at`` on the second entry of one leaf is ``bad``."""
+    grads = grads_(step)
+    if step >= at:
+        x = leaf_of(grads, leaf).clone()
+        x.reshape(-1)[min(1, x.numel() - 1)] = bad
+        grads = {**grads, "deep": {"s": x}} if leaf == "s" else {**grads, leaf: x}
+    return grads
+
+
+def leaf_of(tree: Any, leaf: str) -> Tensor:
+    x: Tensor = densify_leaf(tree["deep"]["s"] if leaf == "s" else tree[leaf])
+    return x
+
+
+def test_nan_in_nan_out(row: Row) -> None:
+    """The update of an entry whose gradient is NaN is NaN."""
+    tx = row.make()
+    for leaf in ("b", "s", "w"):
+        outs, _ = run(tx, grads=lambda step, leaf=leaf: with_bad(step, leaf, math.nan), steps=2)
+        u = leaf_of(outs[1], leaf).reshape(-1)
+        assert u[min(1, u.numel() - 1)].isnan()
+
+
+@pytest.mark.parametrize("make", [gx.adagrad, gx.lion, gx.signum, gx.sm3, gx.rprop, gx.adamw])
+def test_nan_stays(make: Any) -> None:
+    """No later step moves the entry by a number, where the moments have seen a NaN."""
+
+    def once(step: int) -> Any:
+        return with_bad(step, "w", math.nan) if step == 1 else grads_(step)
+
+    outs, _ = run(make(0.1), grads=once)
+    later = leaf_of(outs[3], "w").reshape(-1)[1]
+    assert later.isnan() or make is gx.rprop  # its state is as long as one step
+
+
+def test_nan_of_one_leaf_is_in_the_distance_of_prodigy() -> None:
+    """What all leaves share is NaN for all."""
+    for make in (gx.prodigy, gx.prodigy_adv, gx.prodigy_lion_adv):
+        outs, _ = run(make(slice_p=1), grads=lambda step: with_bad(step, "b", math.nan))
+        assert leaf_of(outs[3], "w").isnan().all()
+
+
+@pytest.mark.parametrize("tx", [gx.orthogonalize("svd"), gx.orthogonalize()], ids=repr)
+def test_decompositions_give_nan(tx: gx.GradientTransformation) -> None:
+    bad, good = torch.randn(4, 3), torch.randn(4, 3)
+    want = tx.update([good], tx.init([good]))[0][0]
+    for value in (torch.nan, torch.inf):
+        bad[1, 2] = value
+        out = tx.update([bad, good], tx.init([bad, good]))[0]
+        assert out[0].isnan().all()
+        torch.testing.assert_close(out[1], want)
