@@ -1,11 +1,13 @@
 """Every row of the table: fused gives what the pure chain gives."""
 
+from typing import Any
+
 import pytest
 import torch
 
 import gradtx as gx
 import gradtx_cuda
-from tests.fuse.helpers import assert_same, run_both
+from tests.fuse.helpers import SHAPES, assert_same, run_both, step_both, tensors
 from tests.table import ROWS, Row
 from tests.table_compression import ROWS as COMPRESSION
 from tests.table_spectral import ROWS as SPECTRAL
@@ -48,10 +50,25 @@ _FUSED = {
 UNFUSED |= {row.id: "products of matrices" for row in SPECTRAL if row.id not in _FUSED}
 
 
+def check_not_finite(tx: gx.GradientTransformation, step: Any, fused: Any, pure: Any) -> None:
+    """NaN and infinity go where they go in the pure chain, in one leaf of three."""
+    for t, bad in enumerate((torch.inf, torch.nan)):
+        grads = tensors(SHAPES, 10 + t)
+        grads["w"][1 + t, 2] = bad
+        try:
+            fused, pure = step_both(tx, step, fused, pure, grads)
+        except ValueError:  # that is what it is asked to do
+            with pytest.raises(ValueError, match="leaf 'w'"):
+                step(fused[0], grads, fused[1])
+            continue
+        assert_same(fused, pure, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_fused_is_pure(row: Row) -> None:
     fused, pure, step = run_both(row.make())
     assert_same(fused, pure)
+    check_not_finite(row.make(), step, fused, pure)
     if row.id in UNFUSED:
         assert step.report() != "everything is fused"
     elif row.id != "identity":
