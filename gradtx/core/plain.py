@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .option_types import check_types, name_of
+
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _PYTHON = (int, float, bool, str, type(None))
 
@@ -63,7 +65,8 @@ def make_plain(options: Any) -> None:
 class Plain:
     """Base of frozen dataclasses whose fields are options: numbers among them become Python's.
 
-    That happens before the subclass's ``__post_init__``, which sees plain numbers only.
+    That happens before the subclass's ``__post_init__``, which sees plain numbers only. After it,
+    or where it stumbles, fields have the types that their annotations say, or an error names one.
     """
 
     def __init_subclass__(cls) -> None:
@@ -77,13 +80,23 @@ class Plain:
         make_plain(self)
 
     def __post_init__(self) -> None:
-        self._prepare()
+        if type(self).__post_init__ is Plain.__post_init__:
+            self._prepare()
+            check_types(self)
 
 
 def _prepared(check: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(check)
     def prepared(self: Any) -> None:
+        if type(self).__post_init__ is not prepared:  # that of a subclass, which has done it
+            return check(self)
         self._prepare()
-        check(self)
+        try:
+            check(self)
+        except (AttributeError, TypeError) as error:
+            if not str(error).startswith(f"{name_of(self)}: "):
+                check_types(self)
+            raise
+        check_types(self)
 
     return prepared

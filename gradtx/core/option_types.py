@@ -1,0 +1,108 @@
+"""Options have the types that their annotations say, or the error names the option."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+_WORDS: dict[Any, str] = {
+    **{int: "an integer", float: "a number", bool: "True or False", str: "a string"},
+    **{None: "None", type(None): "None", torch.dtype: "a torch.dtype", torch.Tensor: "a tensor"},
+}
+_GENERIC: dict[Any, str] = {
+    **{tuple: "a tuple", collections.abc.Sequence: "a sequence"},
+    **{collections.abc.Mapping: "a mapping", collections.abc.Callable: "a function"},
+}
+
+
+def check_types(options: Any) -> None:
+    """Raise unless the static fields of a dataclass instance are what their annotations say.
+
+    Numbers may be tensors, floats integers, tuples lists; a float is no NaN, and a truth value no
+    number. Dynamic hyperparameters have checks of their own.
+
+    Raises:
+        ValueError: a number of the wrong kind, NaN among them.
+        TypeError: anything else.
+
+    >>> import gradtx as gx
+    >>> gx.lookahead(gx.scale(1.0), slow_step_size="half")
+    Traceback (most recent call last):
+    TypeError: lookahead: slow_step_size must be a number, got 'half'
+    """
+    if torch.compiler.is_compiling():
+        return
+    hints: Mapping[str, Any] = _hints(type(options))  # type: ignore[arg-type]
+    for name, hint in hints.items():
+        value = getattr(options, name)
+        if not _accepts(hint, value):
+            numbers = {int, float} & {hint, *typing.get_args(hint)}
+            kind = ValueError if numbers and isinstance(value, (bool, int, float)) else TypeError
+            shown = value.__name__ if isinstance(value, type) else repr(value)
+            raise kind(f"{name_of(options)}: {name} must be {_words(hint)}, got {shown}")
+
+
+def name_of(options: Any) -> str:
+    """What errors call them."""
+    return str(getattr(options, "name", type(options).__name__))
+
+
+@functools.lru_cache(None)
+def _hints(cls: Any) -> Mapping[str, Any]:
+    """What the annotations of the static fields say, where they say something."""
+    found = {}
+    for field in dataclasses.fields(cls):
+        owner = next(c for c in cls.__mro__ if field.name in vars(c).get("__annotations__", {}))
+        if field.init and field.metadata.get("gradtx.kind") != "dynamic":
+            found[field.name] = _evaluated(field.type, vars(sys.modules[owner.__module__]))
+    return {name: hint for name, hint in found.items() if hint is not Any}
+
+
+def _evaluated(hint: Any, names: Mapping[str, Any]) -> Any:
+    """An annotation as a type; Any where it refers to what is there for type checkers alone."""
+    try:
+        return eval(hint, dict(names)) if isinstance(hint, str) else hint
+    except (NameError, TypeError):
+        return Any
+
+
+def _accepts(hint: Any, value: Any) -> bool:
+    if hint in (None, Any):
+        return hint is Any or value is None
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_accepts(x, value) for x in args)
+    if origin is Literal:
+        return any(type(value) is type(x) and value == x for x in args)
+    if origin is tuple:
+        ok = isinstance(value, (tuple, list))
+        return ok and (args[-1:] != (...,) or all(_accepts(args[0], x) for x in value))
+    if hint is bool:
+        return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
+    if hint in (int, float) and not isinstance(value, torch.Tensor):
+        number = isinstance(value, (int, hint)) and not isinstance(value, bool)
+        return number and value == value
+    if hint in (int, float):
+        return True
+    kind = origin or hint
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _words(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        parts = [_words(x) for x in args]
+        return f"{', '.join(parts[:-1])} or {parts[-1]}"
+    if origin is Literal:
+        return " or ".join(map(repr, args))
+    if origin is tuple and args[-1:] == (...,):
+        return f"a tuple of which each is {_words(args[0])}"
+    return _GENERIC.get(origin) or _WORDS.get(hint) or f"a {getattr(hint, '__name__', hint)}"
