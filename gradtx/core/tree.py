@@ -13,13 +13,15 @@ import optree
 import torch
 from torch import Tensor
 
+from .dicts import NAMESPACE as NAMESPACE
+from .dicts import from_dict as from_dict
+from .dicts import to_dict as to_dict
 from .errors import TreeMismatchError
 from .leaves import STRUCTURED
 from .leaves import choose_leaf as _choose_leaf
 from .leaves import densify_leaf as _densify_leaf
 from .roots import root
 
-NAMESPACE = "gradtx"
 # Dicts keep their own order, like parameter groups do. The setting lasts as long as this object.
 _INSERTION_ORDER = optree.dict_insertion_ordered(True, namespace=NAMESPACE)
 _INSERTION_ORDER.__enter__()
