@@ -50,6 +50,7 @@ class CommHook:
         self._names: dict[nn.Parameter, str] = {}
         self._errors: dict[str, Any] = {}
         self._states: dict[str, Any] = {}
+        self._loaded: dict[str, dict[str, Any]] = {"errors": {}, "compressors": {}}
 
     @property
     def sent_bytes(self) -> int:
@@ -62,9 +63,7 @@ class CommHook:
         leaves = []
         for p, g in zip(bucket.parameters(), bucket.gradients(), strict=True):
             name = self._name(state, p)
-            if name not in self._errors:
-                self._errors[name] = self.codec.for_leaf(name).init(p, signed=True)
-                self._states[name] = self.compressor.init(p, name)
+            self._remember(name, p)
             leaves.append((name, g))
         exchanges, codecs = [], []
         for name, g in leaves:
@@ -98,14 +97,68 @@ class CommHook:
             self._names = {q: name for name, q in module.named_parameters()}
         return self._names[p]
 
+    def init_state(self, module: nn.Module) -> None:
+        """Make the state of every parameter that has none, without a backward pass.
+
+        A distributed checkpoint is read into the entries that ``state_dict()`` has, so a new hook
+        needs them first.
+
+        Args:
+            module: the module that the hook is registered with, not its wrapper.
+        """
+        for p in module.parameters():
+            if p.requires_grad:
+                self._remember(self._name(module, p), p)
+
+    def _remember(self, name: str, p: Tensor) -> None:
+        """Make or take over the state of a parameter that has none."""
+        if name in self._errors:
+            return
+        fresh = {
+            "errors": {name: self.codec.for_leaf(name).init(p, signed=True)},
+            "compressors": {name: self.compressor.init(p, name)},
+        }
+        loaded = {kind: {name: held[name]} for kind, held in self._loaded.items() if name in held}
+        state = tree.from_dict({kind: fresh[kind] for kind in loaded}, loaded)
+        self._errors[name] = {**fresh, **state}["errors"][name]
+        self._states[name] = {**fresh, **state}["compressors"][name]
+        for held in self._loaded.values():
+            held.pop(name, None)
+
+    def _who(self) -> str:
+        """What the entry of this process is called, so that no other one loads it."""
+        if not torch.distributed.is_initialized():
+            return "rank_0_of_1"
+        rank = torch.distributed.get_rank(self._wire.group)
+        return f"rank_{rank}_of_{torch.distributed.get_world_size(self._wire.group)}"
+
     def state_dict(self) -> dict[str, Any]:
-        """What this process remembers, by parameter name; every process has its own."""
-        return {"errors": dict(self._errors), "compressors": dict(self._states)}
+        """What this process remembers, by parameter name, under the name of its rank.
+
+        Nested dicts of tensors: ``torch.load`` takes them by default. Every process has its own;
+        in a distributed checkpoint they lie beside each other.
+        """
+        now = {"errors": self._errors, "compressors": self._states}
+        own = {kind: {**self._loaded[kind], **tree.to_dict(now[kind])} for kind in now}
+        return {self._who(): own}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict()`` of the same process."""
-        self._errors = dict(state["errors"])
-        self._states = dict(state["compressors"])
+        """Continue from ``state_dict()`` of the same process.
+
+        Args:
+            state: what it gave. Shapes and dtypes are compared when a parameter is met.
+
+        Raises:
+            ValueError: the state is that of other processes (names them).
+        """
+        if "errors" not in state and self._who() not in state:
+            raise ValueError(
+                f"comm_hook: the state is that of {sorted(state)}, this process is {self._who()}; "
+                "what a process remembers is of no use to another one"
+            )
+        own = state.get(self._who(), state)
+        self._loaded = {kind: dict(tree.to_dict(own.get(kind, {}))) for kind in self._loaded}
+        self._errors, self._states = {}, {}
 
 
 def comm_hook(

@@ -27,23 +27,34 @@ def exchange(compressor: Compressor, total: Tensor, state: Any, dtype: torch.dty
         kept, what this process remembers, and the compressor's new state.
     """
     if isinstance(compressor, low_rank) and compressor.applies(state):
-        return _low_rank(compressor, total, state)
+        return _low_rank(compressor, total, state, dtype)
     payload, new = compressor.compress(total, state)
     if isinstance(payload, LowRankUpdate):
         payload = payload.to_dense()
     if isinstance(payload, SparseUpdate):
-        kept = payload.map(lambda v: v.to(dtype).to(v.dtype))
+        kept = payload.map(lambda v: limited(v, dtype).to(dtype).to(v.dtype))
         # Positions that do not depend on the values are the same everywhere.
         travel = _values if isinstance(compressor, random_k) else _entries
         return travel(kept, total, new, dtype)
     if isinstance(compressor, sign):
-        return _signs(compressor, payload, total, new)
+        return _signs(compressor, payload, total, new, dtype)
     return _whole(payload, total, new, dtype)
+
+
+def limited(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What of finite values another dtype can hold; infinities stay.
+
+    A gradient and what has been dropped before may be too large together; the rest is remembered.
+    """
+    top = torch.finfo(dtype).max
+    if top >= torch.finfo(x.dtype).max:
+        return x
+    return torch.where(torch.isfinite(x), x.clamp(-top, top), x)
 
 
 def _whole(payload: Tensor, total: Tensor, state: Any, dtype: torch.dtype) -> Exchange:
     """An ordinary tensor."""
-    sent = payload.to(dtype)
+    sent = limited(payload, dtype).to(dtype)
     mean = yield Mean(sent)
     return mean, total - sent, state
 
@@ -65,11 +76,14 @@ def _entries(kept: SparseUpdate, total: Tensor, state: Any, dtype: torch.dtype) 
     return (out / len(everyone)).view_as(total), total - kept.to_dense(), state
 
 
-def _signs(compressor: sign, payload: Tensor, total: Tensor, state: Any) -> Exchange:
+def _signs(
+    compressor: sign, payload: Tensor, total: Tensor, state: Any, dtype: torch.dtype
+) -> Exchange:
     """Two bits an entry, for positive and for negative ones, and a magnitude a block."""
-    n = total.numel()
+    n, payload = total.numel(), limited(payload, dtype)
     flat = payload.reshape(-1)
-    message = ops.pack_signs(torch.stack([flat, -flat])), compressor.magnitudes(total)
+    magnitudes = limited(compressor.magnitudes(total), dtype)
+    message = ops.pack_signs(torch.stack([flat, -flat])), magnitudes
     everyone = yield Gather(message)
     out = torch.zeros_like(flat)
     for bits, magnitudes in everyone:
@@ -78,7 +92,7 @@ def _signs(compressor: sign, payload: Tensor, total: Tensor, state: Any) -> Exch
     return (out / len(everyone)).view_as(total), total - payload, state
 
 
-def _low_rank(compressor: low_rank, total: Tensor, state: Any) -> Exchange:
+def _low_rank(compressor: low_rank, total: Tensor, state: Any, dtype: torch.dtype) -> Exchange:
     """Power iteration on the mean matrix, which no process ever sees."""
     matrix, basis = compressor.start(total, state)
     for _ in range(compressor.iterations):
@@ -87,5 +101,5 @@ def _low_rank(compressor: low_rank, total: Tensor, state: Any) -> Exchange:
         factor = yield Mean(left.mT @ matrix)
         basis = factor.mT
     payload, new = compressor.kept(left, factor, total, state)
-    dense = compressor.decompress(payload)
+    dense = limited(compressor.decompress(payload), dtype)
     return dense, total - dense, new

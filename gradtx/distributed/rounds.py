@@ -51,8 +51,9 @@ class Wire:
             which = [i for i, v in enumerate(values) if v.dtype == dtype]
             flat = torch.cat([values[i].reshape(-1) for i in which])
             self.sent_bytes += flat.nbytes
-            torch.distributed.all_reduce(flat, group=self.group)
+            # Before the sum, which may be too large for float16 where the mean is not.
             flat /= torch.distributed.get_world_size(self.group)
+            torch.distributed.all_reduce(flat, group=self.group)
             parts = flat.split([values[i].numel() for i in which])
             out |= {i: part.view_as(values[i]) for i, part in zip(which, parts, strict=True)}
         return [out[i] for i in range(len(values))]

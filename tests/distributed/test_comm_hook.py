@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import io
+import os
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import checkpoint as dcp
 from torch.nn.parallel import DistributedDataParallel
 
 import gradtx as gx
@@ -21,6 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 STEPS = 6
+FOLDER = os.environ.get("GRADTX_TEST_FOLDER", "")  # in the processes that a test starts
 
 
 def module() -> nn.Module:
@@ -80,7 +86,7 @@ def sums(rank: int) -> dict[str, dict[str, Any]]:
             loss_of(ddp, rank, step).backward()
             for k, p in net.named_parameters():
                 got[k] += p.grad
-        errors = hook.state_dict()["errors"]
+        errors = hook.state_dict()[f"rank_{rank}_of_2"]["errors"]
         out[name] = {"given": given, "got": got, "errors": errors, "sent": hook.sent_bytes}
     return out
 
@@ -191,6 +197,127 @@ def test_resumes() -> None:
         half = len(grads) // 2
         for one, two in zip(grads[:half], grads[half:], strict=True):
             assert torch.equal(one, two)
+
+
+HALVES = {**KINDS, "low_rank, whole": (compressors.low_rank(16), 0)}
+SAVED = {
+    "top_k, 4 bits": (compressors.top_k(0.1), gx.codecs.affine(4)),
+    "sign, 8 bits": (compressors.sign(), gx.codecs.blockwise(8, min_size=0)),
+    "random_k": (compressors.random_k(0.1), torch.bfloat16),
+    "low_rank": (compressors.low_rank(2), None),
+}
+
+
+class Weighted(nn.Module):
+    """Parameters in half precision with given gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(16, 16, dtype=torch.float16))
+        self.b = nn.Parameter(torch.zeros(16, dtype=torch.float16))
+
+    def forward(self, x: float) -> Tensor:
+        return (self.w.float() * x).sum() + (self.b.float() * x).sum()
+
+
+def half_precision(rank: int) -> dict[str, bool]:
+    """Whether gradients stay finite whose sums, with each other and with errors, are not."""
+    out = {}
+    for name, (compressor, _) in HALVES.items():
+        net = Weighted()
+        ddp = DistributedDataParallel(net)
+        ddp.register_comm_hook(net, gx.distributed.comm_hook(compressor))
+        for step in range(4):
+            ddp.zero_grad()
+            ddp(40000.0).backward()
+            finite = [bool(torch.isfinite(p.grad).all()) for p in net.parameters()]
+            out[name] = out.get(name, True) and all(finite)
+            if step == 0 and name in ("identity", "low_rank"):
+                out[name] &= all(bool((p.grad == 40000).all()) for p in net.parameters())
+    return out
+
+
+def saved_apart(rank: int) -> dict[str, bool]:
+    """Whether every process finds its own state again, in a file and in a common checkpoint."""
+    out = {}
+    for name, options in SAVED.items():
+
+        def make(options: Any = options) -> tuple[nn.Module, nn.Module, Any]:
+            torch.manual_seed(0)
+            net = nn.Linear(16, 16)
+            hook = gx.distributed.comm_hook(*options)
+            ddp = DistributedDataParallel(net)
+            ddp.register_comm_hook(net, hook)
+            return net, ddp, hook
+
+        def gradients(net: nn.Module, ddp: nn.Module, step: int) -> list[Tensor]:
+            ddp.zero_grad()
+            x = torch.randn(5, 16, generator=torch.Generator().manual_seed(10 * step + rank))
+            ddp(x).square().sum().backward()
+            return [p.grad.clone() for p in net.parameters()]
+
+        net, ddp, hook = make()
+        for step in range(3):
+            gradients(net, ddp, step)
+        folder = f"{FOLDER}/{name}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.save({"hook": hook.state_dict()}, checkpoint_id=folder)
+        file = io.BytesIO()
+        torch.save(hook.state_dict(), file)
+        file.seek(0)
+        from_file, common = make(), make()
+        from_file[2].load_state_dict(torch.load(file, weights_only=True))
+        common[2].init_state(common[0])
+        loaded = {"hook": common[2].state_dict()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(loaded, checkpoint_id=folder)
+        common[2].load_state_dict(loaded["hook"])
+        want = gradients(net, ddp, 5)
+        for other in (from_file, common):
+            got = gradients(*other[:2], 5)
+            same = all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+            out[name] = out.get(name, True) and same
+    return out
+
+
+def halves_and_files(rank: int) -> dict[str, bool]:
+    return {**half_precision(rank), **{f"saved {k}": v for k, v in saved_apart(rank).items()}}
+
+
+def test_half_precision_and_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADTX_TEST_FOLDER", str(tmp_path))
+    for results in in_processes(halves_and_files):
+        assert results == dict.fromkeys(results, True)
+
+
+def test_state_of_another_process_is_refused() -> None:
+    hook = gx.distributed.comm_hook(compressors.top_k(0.1))
+    with pytest.raises(ValueError, match=r"that of \['rank_1_of_2'\], this process is rank_0_of_1"):
+        hook.load_state_dict({"rank_1_of_2": {}})
+
+
+def test_state_of_another_shape_is_refused() -> None:
+    one, other = nn.Linear(4, 3), nn.Linear(5, 3)
+    hook = gx.distributed.comm_hook(compressors.top_k(0.1))
+    hook.init_state(one)
+    late = gx.distributed.comm_hook(compressors.top_k(0.1))
+    late.load_state_dict(hook.state_dict())
+    with pytest.raises(ValueError, match=r"errors\.weight is .* \(3, 4\), needed is .* \(3, 5\)"):
+        late.init_state(other)
+
+
+def test_state_as_earlier_versions_saved_it() -> None:
+    net = nn.Linear(4, 3)
+    codec, kept = gx.codecs.affine(4), compressors.low_rank(1)
+    errors = {n: codec.init(p, signed=True) for n, p in net.named_parameters()}
+    old = {"errors": errors, "compressors": {n: kept.init(p, n) for n, p in net.named_parameters()}}
+    hook = gx.distributed.comm_hook(kept, codec)
+    hook.load_state_dict(old)
+    hook.init_state(net)
+    assert type(hook._errors["weight"]) is type(errors["weight"])
+    assert torch.equal(hook._states["weight"].basis, old["compressors"]["weight"].basis)
 
 
 def test_bad_input() -> None:
