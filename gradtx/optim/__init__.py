@@ -2,7 +2,6 @@
 
 import torch
 
-from ..codecs import blockwise, dense, rank1
 from .advanced_classes import (
     SMMF,
     AdamAdv,
@@ -37,6 +36,7 @@ from .microadam import MicroAdam
 from .optimizer import Optimizer
 from .prodigy import Prodigy, ProdigyAdv, ProdigyLionAdv, ProdigyOptimizer
 from .recipe_optimizer import RecipeOptimizer
+from .saved_options import SAFE
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeOptimizer, ScheduleFreeSGD
 from .step_in_backward import StepInBackward, step_in_backward
 from .subspace_classes import (
@@ -133,5 +133,5 @@ __all__ = [
     "step_in_backward",
 ]
 
-# Param groups may hold codecs: torch.load(weights_only=True) has to take them back.
-torch.serialization.add_safe_globals([blockwise, dense, rank1])
+# Options and schedules are objects of these: torch.load takes them back by default.
+torch.serialization.add_safe_globals(list(SAFE))

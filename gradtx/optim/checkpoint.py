@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..codecs import ENCODINGS
+from ..core.plain import kind
 from ..core.tree import PyTree, children
 from .leaves import Leaves, map_tensors
 
@@ -47,8 +48,10 @@ def check_members(who: str, have: Sequence[list[str]], saved: Sequence[Sequence[
             )
 
 
-def check_encodings(who: str, name: str, skeleton: PyTree, stored: Any, path: str = "") -> None:
-    """Raise unless the encoded moments of one parameter have the shapes and dtypes of its codecs.
+def check_tensors(who: str, name: str, skeleton: PyTree, stored: Any, path: str = "") -> None:
+    """Raise unless the tensors in the state of one parameter have the shapes and dtypes needed.
+
+    A buffer may have another floating dtype, unless a codec has encoded it.
 
     Args:
         who: name for the message.
@@ -61,22 +64,22 @@ def check_encodings(who: str, name: str, skeleton: PyTree, stored: Any, path: st
         ValueError: names the parameter, the tensor and both shapes and dtypes.
     """
     if isinstance(skeleton, Leaves):
-        return check_encodings(who, name, skeleton[name], stored, path)
+        return check_tensors(who, name, skeleton[name], stored, path)
+    encoded = isinstance(skeleton, ENCODINGS)
     for field, want in children(skeleton) or ():
         here, got = f"{path}.{field}".lstrip("."), stored.get(field)
         if not isinstance(want, Tensor):
-            check_encodings(who, name, want, {} if got is None else got, here)
-        elif isinstance(skeleton, ENCODINGS) and _kind(got) != _kind(want):
+            check_tensors(who, name, want, {} if got is None else got, here)
+        elif kind(got) != kind(want) and (encoded or not _both_floating(got, want)):
             raise ValueError(
-                f"{who}: the state of parameter {name!r} does not fit its codec: "
-                f"{here} is {_kind(got)}, needed is {_kind(want)}"
+                f"{who}: the state of parameter {name!r} does not fit"
+                f"{' its codec' if encoded else ''}: {here} is {kind(got)}, needed is {kind(want)}"
             )
 
 
-def _kind(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"{value.dtype} of shape {tuple(value.shape)}"
+def _both_floating(got: Any, want: Tensor) -> bool:
+    same = isinstance(got, Tensor) and got.shape == want.shape
+    return same and got.is_floating_point() and want.is_floating_point()
 
 
 def onto(p: Tensor, nested: Any) -> Any:

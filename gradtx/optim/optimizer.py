@@ -31,8 +31,10 @@ from .leaves import (
     to_nested,
     with_own_memory,
 )
+from .migration import Forms
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
+from .saved_options import from_saved, to_saved
 from .skeletons import Skeletons
 
 
@@ -49,6 +51,11 @@ class Optimizer(torch.optim.Optimizer):
     have chains of their own; they are one step. Either way everything that may fail comes before
     the first write: after an exception nothing has changed.
 
+    Options may change between steps, also those that choose members of the chain. What is kept
+    follows at the next step and in checkpoints: what both forms have goes on, new parts begin as at
+    the first step. Where that would mix what does not belong together, as with another codec, the
+    state of those parameters starts anew, and a warning in the log says so.
+
     Args:
         params: parameters, named parameters, or groups of either.
         defaults: default value of every group option.
@@ -60,6 +67,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         self._skeletons = Skeletons()
+        self._forms = Forms()
         self._fused = FusedSteps()
         self._repeat: Repeat | None = None
         defaults = {name: plain(value) for name, value in defaults.items()}
@@ -73,6 +81,11 @@ class Optimizer(torch.optim.Optimizer):
     def options(self, group: Mapping[str, Any]) -> Mapping[str, Option]:
         """The dynamic options of a parameter group by name."""
         raise NotImplementedError
+
+    @classmethod
+    def structural(cls) -> tuple[str, ...]:
+        """Names of the options that choose the members of the chain."""
+        return ()
 
     # -- groups ------------------------------------------------------------------------------
 
@@ -170,6 +183,19 @@ class Optimizer(torch.optim.Optimizer):
         if repeat is not None and not torch.is_grad_enabled() and repeat.run(self, extra):
             self._repeat = repeat
             return
+        undo = self._follow_options()
+        try:
+            self._step_anew(extra)
+        except BaseException:
+            undo()
+            raise
+
+    def _follow_options(self) -> Callable[[], None]:
+        """Put states into the form that the groups' options ask for now; gives what undoes it."""
+        who, buckets = type(self).__name__, list(self._buckets())
+        return self._forms.follow(who, buckets, self.structural(), self._names(), self.state)
+
+    def _step_anew(self, extra: Mapping[str, Any]) -> None:
         names = self._names()
         buckets = []
         for tx, groups in self._buckets():
@@ -332,6 +358,7 @@ class Optimizer(torch.optim.Optimizer):
     def init_state(self) -> None:
         """Create the state of every parameter that has none, without a step."""
         names = self._names()
+        self._follow_options()
         with torch.no_grad():
             for tx, groups in self._buckets():
                 state = self._gather(tx, groups, groups, names)
@@ -343,17 +370,23 @@ class Optimizer(torch.optim.Optimizer):
         return list(self.transform_of(group).inner)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, with an entry ``"gradtx"``: version and chain members of every group."""
+        """As torch's, with an entry ``"gradtx"``: version and chain members of every group.
+
+        ``torch.load`` takes it by default. For options that are functions, which no file holds, it
+        has words instead; the optimizer that loads it must have them already.
+        """
         handle = self.register_state_dict_post_hook(self._mark, prepend=True)
+        undo = self._follow_options()
         try:
             return super().state_dict()
         finally:
+            undo()
             handle.remove()
 
     def _mark(self, _: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
-        """Write version and chain members into a state dict, before the user's hooks see it."""
-        for group in state_dict["param_groups"]:  # schedulers may have set NumPy's numbers
-            group.update({name: plain(value) for name, value in group.items()})
+        """Make a state dict one that files hold, and mark it, before the user's hooks see it."""
+        groups = state_dict["param_groups"]
+        state_dict["param_groups"] = [to_saved(group, self.defaults) for group in groups]
         chains = [self._member_names(group) for group in self.param_groups]
         state_dict["gradtx"] = {"version": __version__, "chain": chains}
 
@@ -366,20 +399,23 @@ class Optimizer(torch.optim.Optimizer):
                 afterwards. Group options missing from it keep their present values.
 
         Raises:
-            ValueError: other number or size of groups, or the state of another chain (names the
-                members). Nothing has changed then.
+            ValueError: other number or size of groups, the state of another chain (names the
+                members), a tensor of another shape or a counter of another dtype (names it), or an
+                option that was a function and is none here. Nothing has changed then.
         """
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             if replaced is not None:
                 state_dict = dict(replaced)
-        saved_groups = copy.deepcopy(state_dict["param_groups"])
+        who, saved_groups = type(self).__name__, copy.deepcopy(state_dict["param_groups"])
         check_groups(self.param_groups, saved_groups)
+        both = zip(self.param_groups, saved_groups, strict=True)
+        saved_groups = [from_saved(who, i, then, now) for i, (now, then) in enumerate(both)]
         if state_dict.get("gradtx") is not None:
-            both = zip(self.param_groups, state_dict["param_groups"], strict=True)
+            both = zip(self.param_groups, saved_groups, strict=True)
             have = [self._member_names({**now, **saved}) for now, saved in both]
-            check_members(type(self).__name__, have, state_dict["gradtx"]["chain"])
+            check_members(who, have, state_dict["gradtx"]["chain"])
         ids = concat.from_iterable(g["params"] for g in saved_groups)
         params = concat.from_iterable(g["params"] for g in self.param_groups)
         by_id = dict(zip(ids, params, strict=True))
@@ -398,7 +434,8 @@ class Optimizer(torch.optim.Optimizer):
             tx = self.transform_of(group)
             for p in group["params"]:
                 if state.get(p):
-                    self._skeletons.check(type(self).__name__, tx, p, names[p], state[p])
+                    self._skeletons.check(who, tx, p, names[p], state[p])
+        self._forms = Forms()
         self.state.clear()
         self.state.update(state)
         self.param_groups[:] = groups
@@ -408,22 +445,28 @@ class Optimizer(torch.optim.Optimizer):
     # -- copies and printing -----------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
+        # Hooks are left out, as torch does; what a subclass adds (its chain) is kept. The form of
+        # a state is left out too: it is that of the groups' options.
         left_out = (
             "_optimizer_",
             "_zero_grad_profile",
             "_warned",
             "_skeletons",
+            "_forms",
             "_fused",
             "_repeat",
             "_step_supports_amp_scaling",
         )
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
+        undo = self._follow_options()
+        own["state"] = self.state.copy()
+        undo()
         return own
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._skeletons, self._fused, self._repeat = Skeletons(), FusedSteps(), None
+        self._skeletons, self._forms = Skeletons(), Forms()
+        self._fused, self._repeat = FusedSteps(), None
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():

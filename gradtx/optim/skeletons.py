@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
-from .checkpoint import check_encodings
+from .checkpoint import check_tensors
 from .leaves import Leaves, Nested, hollow, paths, to_nested
 
 # A state's structure for one parameter, and the members that have a state.
@@ -46,7 +46,7 @@ class Skeletons:
             name = names[p]
             skeletons[name], wanted = self.of(tx, p, name)
             nested[name] = stored.get(p) or {}
-            if not wanted <= nested[name].keys():  # new, or an option switched a member on
+            if not wanted <= nested[name].keys():  # new
                 fresh[name] = p
         if fresh:
             state = tx.init(Leaves(fresh))
@@ -56,7 +56,10 @@ class Skeletons:
     def check(
         self, who: str, tx: GradientTransformation, p: Tensor, name: str, stored: Any
     ) -> None:
-        """Raise ValueError unless a stored state has the entries that the chain's state has."""
+        """Raise ValueError unless a stored state has the entries that the chain's state has.
+
+        Shapes must agree, and dtypes except for those of floating-point buffers.
+        """
         skeleton, _ = self.of(tx, p, name)
         want, got = set(paths(to_nested(skeleton, name))), set(paths(stored))
         if want != got:
@@ -64,4 +67,4 @@ class Skeletons:
                 f"{who}: the state of parameter {name!r} does not fit the chain {list(tx.inner)}: "
                 f"missing {sorted(want - got)}, unexpected {sorted(got - want)}"
             )
-        check_encodings(who, name, skeleton, stored)
+        check_tensors(who, name, skeleton, stored)

@@ -1,0 +1,186 @@
+"""Every option that chooses the members of a chain, with values to change it from and to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+import gradtx as gx
+from gradtx.optim import RecipeOptimizer
+
+C, S = gx.codecs, gx.subspace
+
+# Values by option; of each the first is the other way of the class's default.
+VALUES: dict[str, tuple[Any, ...]] = {
+    "adjust_lr_fn": ("match_rms_adamw",),
+    "alpha": (0.1,),
+    "alpha_grad": (2.0,),
+    "amsgrad": (True,),
+    "atan2": (True,),
+    "average": (False,),
+    "b1": (0.9,),
+    "b1_warmup": (5,),
+    "b2": (0.9,),
+    "basis": ("dct3",),
+    "beta": (None,),
+    "beta2_decay": (-0.5,),
+    "beta3": (0.9,),
+    "betas": ((0.0, 0.9), (0.5, 0.9)),
+    "bias_correction": (False, "window"),
+    "bias_on": ("numerator", "fast"),
+    "block_size": (8,),
+    "cautious": (True,),
+    "cautious_decay": (True,),
+    "centered": (True,),
+    "clip": (None, lambda step: 1.0 + step**0.25, gx.schedules.constant(0.5)),
+    "clip_threshold": (1.0,),
+    "codec": (C.blockwise(8, min_size=0), C.dynamic8(min_size=0), C.rank1(), C.affine_rows(8)),
+    "convolutions": ("batch", "kernel"),
+    "correct_bias": (False,),
+    "d0": (1e-4,),
+    "d_coef": (0.5,),
+    "d_limiter": (True,),
+    "dampening": (0.5,),
+    "decoupled": (False,),
+    "decoupled_weight_decay": (True,),
+    "density": (0.5,),
+    "ef_bits": (8,),
+    "ef_domain": ("spectral",),
+    "ef_levels": (15,),
+    "eps": (1e-3, (1e-4, 1e-2)),
+    "error_codec": (C.affine(4), torch.bfloat16),
+    "error_feedback": (False,),
+    "factored": (True, False),
+    "fraction": (0.5,),
+    "grams": (True,),
+    "grams_signed": (False,),
+    "growth_rate": (1.1,),
+    "include_zero": (True,),
+    "initial_accumulator_value": (0.1,),
+    "inner_momentum": (0.9,),
+    "limit_growth": (False,),
+    "matricize": (True,),
+    "matrix": (False,),
+    "max_shape": (4,),
+    "min_b1": (0.8,),
+    "min_size": (100,),
+    "momentum": (0.0, 0.9, None, "sm"),
+    "nesterov": (True, False),
+    "nonfinite": ("skip",),
+    "ns_coefficients": ("svd",),
+    "ns_dtype": (torch.bfloat16,),
+    "ns_scaling": ("add",),
+    "ns_steps": (3,),
+    "num_heads": (2,),
+    "numerator_correction": (False,),
+    "on_refresh": ("reset", "rotate", "keep", "stale"),
+    "orthograd": (True,),
+    "parity": (True,),
+    "power_iters": (2,),
+    "prodigy_steps": (2,),
+    "proj": ("random", S.svd(2, clip_rank=True), S.gaussian(2, clip_rank=True)),
+    "proj_method": ("svd",),
+    "proj_type": ("right", "left", "full", "uniform", S.svd(2, clip_rank=True)),
+    "quant_block_size": (8,),
+    "r": (1.0,),
+    "rank": (1, 4),
+    "rank_fraction": (0.5,),
+    "rank_multiple_of": (2,),
+    "requantize": ("scale",),
+    "rotate_subspace": (False,),
+    "rounding": ("stochastic",),
+    "safeguard_warmup": (True,),
+    "scale": ("none", 2.0),
+    "scale_by_basis_norm": (True,),
+    "scale_front": (True,),
+    "scale_parameter": (False,),
+    "scale_type": ("tensor", "channel"),
+    "scaling_type": ("kimi",),
+    "second_moment": ("sn", None),
+    "seed": (7,),
+    "selection_norm": ("l2",),
+    "side": ("right",),
+    "simplified_ademamix": (True,),
+    "slice_p": (2, 1),
+    "split_sizes": ((2, 4), [3, 3]),
+    "state_dtype": ("float32",),
+    "stochastic_rounding": (False,),
+    "subset": (None, 1, "heuristics"),
+    "t_alpha": (3,),
+    "transform": ("matmul", "fft"),
+    "update_proj_gap": (1, 3),
+    "use_ef": (True,),
+    "vector_reshape": (False,),
+    "vector_rule": ("ndim",),
+    "ademamix": (True,),
+    "warmup_steps": (3,),
+    "weight_lr_power": (1.0,),
+    "where": (lambda info: info.ndim == 2 and info.shape[0] > 5,),
+    "window": (2,),
+}
+# What else an option needs to have a meaning.
+WITH: dict[tuple[str, str], dict[str, Any]] = {
+    ("SGD", "dampening"): {"momentum": 0.9},
+    ("SGD", "nesterov"): {"momentum": 0.9},
+    ("DCTAdamW", "ef_bits"): {"use_ef": True},
+    ("DCTAdamW", "ef_levels"): {"use_ef": True, "ef_bits": 4},
+    ("DCTAdamW", "ef_domain"): {"use_ef": True},
+    ("SNSM", "subset"): {"second_moment": "sn"},
+    ("AdEMAMix", "t_alpha"): {},
+    ("AdamAdv", "t_alpha"): {"ademamix": True},
+    ("AdoptAdv", "t_alpha"): {"ademamix": True},
+    ("AdamAdv", "grams_signed"): {"grams": True},
+    ("AdoptAdv", "alpha_grad"): {"simplified_ademamix": True},
+    ("ProdigyAdv", "alpha_grad"): {"simplified_ademamix": True},
+}
+for _option in ("proj_type", "on_refresh", "rank", "update_proj_gap", "where", "matricize", "seed"):
+    WITH["SNSM", _option] = {"momentum": "sm", "rank": 2, "update_proj_gap": 2}
+# Small enough for small parameters.
+SMALL: dict[str, Any] = {
+    "rank": 2,
+    "update_proj_gap": 2,
+    "block_size": 16,
+    "min_size": 0,
+    "window": 3,
+    "density": 0.3,
+    "quant_block_size": 4,
+}
+
+
+def classes() -> dict[str, type[RecipeOptimizer]]:
+    """The generated classes by name."""
+    found = {name: getattr(gx.optim, name) for name in gx.optim.__all__}
+    return {
+        name: cls
+        for name, cls in found.items()
+        if isinstance(cls, type) and issubclass(cls, RecipeOptimizer) and cls.signature
+    }
+
+
+def base(name: str, option: str = "") -> dict[str, Any]:
+    """Options beside the one to change."""
+    signature = classes()[name].signature
+    small = {} if name == "SNSM" else {k: v for k, v in SMALL.items() if k in signature}
+    return {**small, **WITH.get((name, option), {})}
+
+
+def changes() -> Iterator[tuple[str, str, Any, Any]]:
+    """Every class, option, value before and value after, both ways, that the class takes."""
+    for name, cls in classes().items():
+        for option in cls.structural():
+            first = base(name, option).get(option, cls.signature[option])
+            for other in VALUES[option]:
+                options = {**base(name, option), option: other}
+                if repr(other) != repr(first) and _taken(cls, options):
+                    yield name, option, first, other
+                    yield name, option, other, first
+
+
+def _taken(cls: Any, options: dict[str, Any]) -> bool:
+    try:
+        cls([torch.nn.Parameter(torch.ones(6, 5))], **options)
+    except (ValueError, TypeError):
+        return False
+    return True
