@@ -64,6 +64,7 @@ from .torch_classes import (
     RAdam,
     RMSprop,
 )
+from .torch_state import to_torch_state_dict
 
 __all__ = [
     "APOLLO",
@@ -131,6 +132,7 @@ __all__ = [
     "from_transform",
     "matrix_groups",
     "step_in_backward",
+    "to_torch_state_dict",
 ]
 
 # Options and schedules are objects of these: torch.load takes them back by default.

@@ -1,8 +1,10 @@
-"""What must fit before a state dict is loaded."""
+"""A state dict is read: what must fit before anything is changed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import chain as concat
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +12,51 @@ from torch import Tensor
 from ..codecs import ENCODINGS
 from ..core.plain import kind
 from ..core.tree import PyTree, children
-from .leaves import Leaves, map_tensors
+from .leaves import Leaves, map_tensors, to_nested
+from .saved_options import from_saved
+from .torch_names import from_torch, own_state
+
+
+def read(
+    optimizer: Any, state_dict: Mapping[str, Any]
+) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
+    """States by parameter and groups from a state dict; nothing is changed.
+
+    Raises:
+        ValueError: see ``Optimizer.load_state_dict``.
+    """
+    state_dict, is_torchs = from_torch(optimizer, state_dict)
+    who, saved_groups = type(optimizer).__name__, copy.deepcopy(state_dict["param_groups"])
+    check_groups(optimizer.param_groups, saved_groups)
+    both = zip(optimizer.param_groups, saved_groups, strict=True)
+    saved_groups = [from_saved(who, i, then, now) for i, (now, then) in enumerate(both)]
+    if state_dict.get("gradtx") is not None:
+        both = zip(optimizer.param_groups, saved_groups, strict=True)
+        have = [optimizer._member_names({**now, **saved}) for now, saved in both]
+        check_members(who, have, state_dict["gradtx"]["chain"])
+    ids = concat.from_iterable(g["params"] for g in saved_groups)
+    params = concat.from_iterable(g["params"] for g in optimizer.param_groups)
+    by_id = dict(zip(ids, params, strict=True))
+    groups = [
+        {**now, **saved, "params": now["params"]}
+        for now, saved in zip(optimizer.param_groups, saved_groups, strict=True)
+    ]
+    for group in groups:
+        optimizer._check_options(group)
+    state: dict[Any, Any] = {}
+    for key, value in state_dict["state"].items():
+        p = by_id.get(key)
+        state[key if p is None else p] = copy.deepcopy(value) if p is None else onto(p, value)
+    names = optimizer._names()
+    for group in groups:
+        tx = optimizer.transform_of(group)
+        for p in group["params"]:
+            if is_torchs and state.get(p):
+                wanted = to_nested(optimizer._skeletons.of(tx, p, names[p])[0], names[p])
+                state[p] = own_state(optimizer, p, wanted, state[p])
+            if state.get(p):
+                optimizer._skeletons.check(who, tx, p, names[p], state[p])
+    return state, groups
 
 
 def check_groups(now: Sequence[dict[str, Any]], saved: Sequence[dict[str, Any]]) -> None:

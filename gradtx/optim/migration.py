@@ -1,9 +1,10 @@
 """States that follow when an option changes what a chain keeps.
 
 Options of a group may change at any time, also those that choose the members of its chain. What is
-kept then follows at the next step: what both forms have goes on, parts that are no longer needed
-are dropped, new ones begin as at the first step. Where that would mix what does not belong together
-(another encoding, another shape, a counter that has not seen what it counts) the whole state of the
+kept then follows at the next step: what both forms have goes on, and new parts begin as at the
+first step. A member that is switched off keeps its state until it is switched on again; parts that
+a member no longer needs are dropped. Where that would mix what does not belong together (another
+encoding, another shape, a counter that has not seen what it counts) the whole state of the
 parameter starts anew, and a warning in the log says so.
 """
 
@@ -117,13 +118,14 @@ def _migrated(
     anew = [
         p
         for p, was in moved.items()
-        if not (_same_formats(was.chain, tx) and _goes_on(fresh, names[p], held[p]))
+        if not (_same_formats(was.chain, tx) and _goes_on(fresh, names[p], held[p], p.ndim))
     ]
     shared = to_nested(fresh, None)
     if anew and shared:  # what all share cannot go on for some of them
         anew = list(moved)
     for p in moved.keys() - set(anew):
-        new[p] = _filled(new[p], held[p])
+        switched_off = {key: value for key, value in held[p].items() if key not in new[p]}
+        new[p] = _filled(new[p], held[p]) | switched_off
     stays = next((state for p, state in held.items() if p not in moved), None)
     if shared and stays is not None:
         for nested in new.values():
@@ -146,28 +148,33 @@ def _formats(tx: GradientTransformation) -> dict[str, Any]:
     }
 
 
-def _goes_on(fresh: PyTree, name: str, stored: Nested) -> bool:
+def _goes_on(fresh: PyTree, name: str, stored: Nested, ndim: int) -> bool:
     """Whether a stored state means the same in its new form, what is added or left out apart.
 
-    A scalar that is added beside older entries, or alone, counts what it has not seen.
+    Members that are switched off do not matter. A scalar that is added beside older entries, or
+    alone, counts what it has not seen.
     """
     want = {path: (unit, value) for path, unit, value in _entries(fresh, name)}
-    have = dict(_leaves(stored))
+    members_now = {path[0] for path in want}
+    have = {path: value for path, value in _leaves(stored) if path[0] in members_now}
     common, added = want.keys() & have.keys(), want.keys() - have.keys()
     if any(kind(have[path]) != kind(want[path][1]) for path in common):
         return False
     if added and have.keys() - want.keys():
         return False
     older = {want[path][0] for path in common}
-    with_buffers = {unit for unit, value in want.values() if not _is_scalar(value)}
+    with_buffers = {unit for unit, value in want.values() if _is_buffer(value, ndim)}
     return not any(
-        _is_scalar(value) and (unit in older or unit not in with_buffers)
+        unit not in with_buffers or (unit in older and getattr(value, "ndim", 0) == 0)
         for unit, value in (want[path] for path in added)
     )
 
 
-def _is_scalar(value: Any) -> bool:
-    return not isinstance(value, Tensor) or value.ndim == 0
+def _is_buffer(value: Any, ndim: int) -> bool:
+    """Whether a value holds what has been gathered; what a parameter of no dimensions has, too."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.ndim > 0 or (ndim == 0 and value.is_floating_point())
 
 
 def _entries(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain as concat
 from typing import Any
@@ -17,7 +16,7 @@ from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from ..fuse import Prepared, write_all
-from .checkpoint import check_groups, check_members, onto
+from .checkpoint import read
 from .fused import FusedSteps
 from .leaves import (
     Leaves,
@@ -34,7 +33,7 @@ from .leaves import (
 from .migration import Forms
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
-from .saved_options import from_saved, to_saved
+from .saved_options import to_saved
 from .skeletons import Skeletons
 
 
@@ -53,8 +52,9 @@ class Optimizer(torch.optim.Optimizer):
 
     Options may change between steps, also those that choose members of the chain. What is kept
     follows at the next step and in checkpoints: what both forms have goes on, new parts begin as at
-    the first step. Where that would mix what does not belong together, as with another codec, the
-    state of those parameters starts anew, and a warning in the log says so.
+    the first step, and a member that is switched off keeps its state. Where that would mix what
+    does not belong together, as with another codec, the state of those parameters starts anew, and
+    a warning in the log says so.
 
     Args:
         params: parameters, named parameters, or groups of either.
@@ -395,8 +395,9 @@ class Optimizer(torch.optim.Optimizer):
         """Load a state; dtypes and values are kept, tensors are copied to the parameter's device.
 
         Args:
-            state_dict: what ``state_dict`` gave. It is not modified and shares no memory
-                afterwards. Group options missing from it keep their present values.
+            state_dict: what ``state_dict`` gave, or that of torch's class of the same name. It is
+                not modified and shares no memory afterwards. Group options missing from it keep
+                their present values.
 
         Raises:
             ValueError: other number or size of groups, the state of another chain (names the
@@ -408,33 +409,7 @@ class Optimizer(torch.optim.Optimizer):
             replaced = pre_hook(self, state_dict)
             if replaced is not None:
                 state_dict = dict(replaced)
-        who, saved_groups = type(self).__name__, copy.deepcopy(state_dict["param_groups"])
-        check_groups(self.param_groups, saved_groups)
-        both = zip(self.param_groups, saved_groups, strict=True)
-        saved_groups = [from_saved(who, i, then, now) for i, (now, then) in enumerate(both)]
-        if state_dict.get("gradtx") is not None:
-            both = zip(self.param_groups, saved_groups, strict=True)
-            have = [self._member_names({**now, **saved}) for now, saved in both]
-            check_members(who, have, state_dict["gradtx"]["chain"])
-        ids = concat.from_iterable(g["params"] for g in saved_groups)
-        params = concat.from_iterable(g["params"] for g in self.param_groups)
-        by_id = dict(zip(ids, params, strict=True))
-        groups = [
-            {**now, **saved, "params": now["params"]}
-            for now, saved in zip(self.param_groups, saved_groups, strict=True)
-        ]
-        for group in groups:
-            self._check_options(group)
-        state: dict[Any, Any] = {}
-        for key, value in state_dict["state"].items():
-            p = by_id.get(key)
-            state[key if p is None else p] = copy.deepcopy(value) if p is None else onto(p, value)
-        names = self._names()
-        for group in groups:
-            tx = self.transform_of(group)
-            for p in group["params"]:
-                if state.get(p):
-                    self._skeletons.check(who, tx, p, names[p], state[p])
+        state, groups = read(self, state_dict)
         self._forms = Forms()
         self.state.clear()
         self.state.update(state)

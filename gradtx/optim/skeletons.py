@@ -58,10 +58,14 @@ class Skeletons:
     ) -> None:
         """Raise ValueError unless a stored state has the entries that the chain's state has.
 
-        Shapes must agree, and dtypes except for those of floating-point buffers.
+        Shapes must agree, and dtypes except for those of floating-point buffers. There may be other
+        members, which are switched off.
         """
-        skeleton, _ = self.of(tx, p, name)
-        want, got = set(paths(to_nested(skeleton, name))), set(paths(stored))
+        skeleton, wanted = self.of(tx, p, name)
+        now = {k: v for k, v in stored.items() if k in wanted or not isinstance(v, dict)}
+        want, got = set(paths(to_nested(skeleton, name))), set(paths(now))
+        if want - got:
+            got = set(paths(stored))
         if want != got:
             raise ValueError(
                 f"{who}: the state of parameter {name!r} does not fit the chain {list(tx.inner)}: "

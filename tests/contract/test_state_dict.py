@@ -143,12 +143,12 @@ def test_state_of_another_chain_is_refused_with_names(marked):  # 18
     assert momentum.state_dict()["state"] == {}
 
 
-def test_state_of_torchs_own_class_is_refused():  # 18
+def test_state_of_another_class_of_torchs_is_refused():  # 18
     params = parameters()
-    theirs = torch.optim.AdamW(params)
+    theirs = torch.optim.Adagrad(params)
     run(theirs, params, range(1))
     ours = gx.optim.AdamW(like(params))
-    with pytest.raises(ValueError, match=r"(?s)scale_by_adam.*exp_avg"):
+    with pytest.raises(ValueError, match=r"(?s)scale_by_adam.*sum"):
         ours.load_state_dict(theirs.state_dict())
     assert ours.state_dict()["state"] == {}
 
