@@ -96,7 +96,7 @@ def _to_plain(node: Any, path: str) -> Any:
         plain = {name: _to_plain(child, _join(path, name)) for name, child in pairs}
         return {name: value for name, value in plain.items() if not _is_empty(value)}
     if isinstance(node, Number):
-        return node.item() if hasattr(node, "item") else node  # NumPy's are objects to a checkpoint
+        return node.item() if hasattr(node, "item") else node
     if node is not None:
         what = getattr(node, "__qualname__", repr(node))
         raise TypeError(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..codecs import ENCODINGS
-from ..core.plain import kind
+from ..core.dicts import kind
 from ..core.tree import PyTree, children
 from .leaves import Leaves, map_tensors, to_nested
 from .saved_options import from_saved

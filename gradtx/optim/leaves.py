@@ -35,6 +35,46 @@ def _unflatten(keys: Any, values: Iterable[Any]) -> Any:
 optree.register_pytree_node(Leaves, _flatten, _unflatten, namespace=NAMESPACE)
 
 
+def names_of(groups: Iterable[Mapping[str, Any]]) -> dict[Tensor, str]:
+    """A unique name for every parameter of some groups: its own, or its position."""
+    named: dict[Tensor, str] = {}
+    taken: set[str] = set()
+    for group in groups:
+        own = group.get("param_names")
+        for i, p in enumerate(group["params"]):
+            if p in named:
+                continue
+            name = str(len(named)) if own is None else own[i]
+            while name in taken:
+                name = f"{name}#{len(named)}"
+            named[p] = name
+            taken.add(name)
+    return named
+
+
+def per_leaf(
+    groups: Mapping[Tensor, dict[str, Any]],
+    names: Mapping[Tensor, str],
+    values_of: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What groups feed to hyperparameters: one value, or one per leaf where groups differ.
+
+    Args:
+        groups: of every parameter.
+        names: of the parameters.
+        values_of: the values of a group by name.
+    """
+    out: dict[str, Leaves] = {}
+    distinct = {id(group): group for group in groups.values()}
+    by_group = {key: values_of(group) for key, group in distinct.items()}
+    for p, group in groups.items():
+        for key, value in by_group[id(group)].items():
+            out.setdefault(key, Leaves())[names[p]] = value
+    if len(by_group) == 1:
+        return {key: next(iter(leaves.values())) for key, leaves in out.items()}
+    return dict(out)
+
+
 def to_nested(state: PyTree, key: str | None) -> Any:
     """The state of one parameter as nested dicts; with ``key=None`` only what is shared.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec
-from ..core.plain import kind
+from ..core.dicts import kind
 from ..core.protocol import GradientTransformation, members
 from ..core.tree import PyTree, children
 from ..subspace import Projector

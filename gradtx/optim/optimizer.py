@@ -24,7 +24,9 @@ from .leaves import (
     from_nested,
     is_empty,
     merge_into,
+    names_of,
     part_of,
+    per_leaf,
     storage_of,
     tensors,
     to_nested,
@@ -122,20 +124,7 @@ class Optimizer(torch.optim.Optimizer):
             option.check(type(self).__name__, name, group[name])
 
     def _names(self) -> dict[Tensor, str]:
-        """A unique name for every parameter: its own, or its position."""
-        named: dict[Tensor, str] = {}
-        taken: set[str] = set()
-        for group in self.param_groups:
-            own = group.get("param_names")
-            for i, p in enumerate(group["params"]):
-                if p in named:
-                    continue
-                name = str(len(named)) if own is None else own[i]
-                while name in taken:
-                    name = f"{name}#{len(named)}"
-                named[p] = name
-                taken.add(name)
-        return named
+        return names_of(self.param_groups)
 
     def _buckets(self) -> Iterator[tuple[GradientTransformation, dict[Tensor, dict[str, Any]]]]:
         """Parameters with their groups, by chain: groups with equal chains are updated together."""
@@ -289,7 +278,7 @@ class Optimizer(torch.optim.Optimizer):
         params = Leaves({names[p]: p for p in active})
         grads = Leaves({names[p]: _gradient(tx, names[p], p, g) for p, g in active.items()})
         state = self._gather(tx, groups, active, names)
-        hyper = self._hyper(active, names)
+        hyper = per_leaf(active, names, self._values)
         how = check_fallback(type(self).__name__, next(iter(active.values())))
         step = self._fused.fallback(tx, how)
         new_params, new_state = step(grads, state, params, hyper, extra)
@@ -319,20 +308,6 @@ class Optimizer(torch.optim.Optimizer):
         for name, option in self.options(group).items():
             values.update(option.values(group[name]))
         return values
-
-    def _hyper(
-        self, active: Mapping[Tensor, dict[str, Any]], names: Mapping[Tensor, str]
-    ) -> dict[str, Any]:
-        """Overrides from the groups: one value, or one per leaf where groups differ."""
-        per_leaf: dict[str, Leaves] = {}
-        distinct = {id(group): group for group in active.values()}
-        by_group = {key: self._values(group) for key, group in distinct.items()}
-        for p, group in active.items():
-            for key, value in by_group[id(group)].items():
-                per_leaf.setdefault(key, Leaves())[names[p]] = value
-        if len(by_group) == 1:
-            return {key: next(iter(leaves.values())) for key, leaves in per_leaf.items()}
-        return dict(per_leaf)
 
     def _commit(
         self,

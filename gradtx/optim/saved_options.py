@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .. import codecs, compressors, schedules, subspace
+from ..core.plain import plain
 
 # Objects that options may be, all of them frozen dataclasses.
 SAFE = tuple(
@@ -61,13 +61,7 @@ def from_saved(
 
 
 def _numbers(value: Any) -> Any:
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return torch.tensor(value)
-    if type(value) in (tuple, list):
-        return type(value)(map(_numbers, value))
-    return value
+    return [plain(x) for x in value] if type(value) is list else plain(value)
 
 
 def _is_safe(value: Any) -> bool:

@@ -58,11 +58,10 @@ def test_files_hold_every_option(name: str, options: dict[str, Any]) -> None:
 
 def test_numbers_of_numpy_are_saved_as_pythons() -> None:
     group = {"lr": np.float32(0.5), "betas": (np.float64(0.9), np.array(0.5)), "initial_lr": 1}
-    plain = to_saved(group | {"mine": {1}, "eps": np.ones(2)}, ["lr", "betas", "eps"])
+    plain = to_saved(group | {"mine": {1}}, ["lr", "betas"])
     assert type(plain["lr"]) is float
     assert plain["betas"] == (0.9, 0.5)
     assert list(map(type, plain["betas"])) == [float, float]
-    assert plain["eps"].tolist() == [1, 1]
     assert plain["mine"] == {1}  # entries that are no options are the user's
 
 
