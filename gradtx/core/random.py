@@ -20,6 +20,7 @@ from torch import Tensor
 from .constants import constant
 
 __all__ = [
+    "check_key",
     "check_seed",
     "fold_in",
     "make_key",
@@ -92,7 +93,7 @@ def make_key(seed: int, counter: int = 0, device: torch.device | str = "cpu") ->
 
 def next_key(key: Tensor) -> Tensor:
     """Advance the key: same seed, counter + 1."""
-    _check_key("next_key", key)
+    check_key("next_key", key)
     return torch.stack([key[0], key[1] + 1])
 
 
@@ -106,7 +107,7 @@ def fold_in(key: Tensor, data: int | str) -> Tensor:
         key: int64 tensor of shape ``(2,)``.
         data: an integer, or a string (hashed with BLAKE2b, stable across processes).
     """
-    _check_key("fold_in", key)
+    check_key("fold_in", key)
     index = _hash_string(data) if isinstance(data, str) else data
     ones = torch.full_like(key[0], _MASK)
     block = (torch.full_like(ones, index & _MASK), torch.full_like(ones, (index >> 32) & _MASK))
@@ -124,7 +125,7 @@ def random_bits(key: Tensor, numel: int) -> Tensor:
     Raises:
         ValueError: if `key` is not an int64 tensor of shape ``(2,)`` or `numel` is negative.
     """
-    _check_key("random_bits", key)
+    check_key("random_bits", key)
     if numel < 0:
         raise ValueError(f"random_bits: numel must be >= 0, got {numel}")
     groups = torch.arange((numel + 3) // 4, dtype=torch.int64, device=key.device)
@@ -223,7 +224,8 @@ def _hash_string(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _check_key(name: str, key: Tensor) -> None:
+def check_key(name: str, key: Tensor) -> None:
+    """Raise ValueError unless `key` is one; names `name`."""
     if key.dtype != torch.int64 or key.shape != (2,):
         raise ValueError(
             f"{name}: key must be an int64 tensor of shape (2,), "

@@ -139,6 +139,7 @@ def _fake_dequantize(
     numel: int,
     dtype: torch.dtype,
 ) -> Tensor:
+    check_dequantize(codes, lo, hi, bits, block_size, numel, dtype)
     return codes.new_empty(numel, dtype=dtype)
 
 

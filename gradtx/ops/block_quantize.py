@@ -100,6 +100,7 @@ def _fake_quantize(x: Tensor, bits: int, block_size: int, signed: bool) -> tuple
 def _fake_dequantize(
     codes: Tensor, scale: Tensor, numel: int, bits: int, block_size: int, signed: bool
 ) -> Tensor:
+    check_dequantize(codes, scale, numel, bits, block_size)
     return codes.new_empty(numel, dtype=torch.float32)
 
 

@@ -76,10 +76,10 @@ def block_top_k(x: Tensor, block_size: int, k: int, k_tail: int, dtype: torch.dt
     """Positions of the largest magnitudes of every block; see the module's text."""
     _check(x, block_size, k, k_tail, dtype)
     full = x.numel() - x.numel() % block_size
-    parts = [_positions(x[:full].reshape(-1, block_size), k)]
+    parts = [_positions(x[:full].reshape(-1, block_size), k)] if full else []
     if k_tail:
         parts.append(_positions(x[full:][None], k_tail))
-    return torch.cat(parts).to(dtype)
+    return torch.cat(parts).to(dtype) if parts else x.new_empty(0, dtype=dtype)
 
 
 def block_starts(kept: int, k: int, block_size: int, device: torch.device) -> Tensor:

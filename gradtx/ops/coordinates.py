@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from gradtx.core.autocast import outside_autocast
-from gradtx.ops.registry import has_kernel, operator
+from gradtx.ops.registry import has_kernel, operator, require_together
 
 __all__ = ["FEW", "coordinates", "coordinates_squares", "is_plain"]
 
@@ -32,6 +32,7 @@ def _check(x: Tensor, basis: Tensor, left: bool) -> None:
         )
     if x.dtype != basis.dtype:
         raise ValueError(f"coordinates: x has {x.dtype}, the basis {basis.dtype}")
+    require_together("coordinates", x, basis)
 
 
 def _product(x: Tensor, basis: Tensor, left: bool) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradtx.ops.registry import operator
+from gradtx.ops.registry import operator, require_apart, require_together
 
 __all__ = ["dct_after_", "dct_before", "pass_after", "pass_before"]
 
@@ -46,7 +46,34 @@ def pass_after(x: Tensor, n: int, twiddle: Tensor, inverse: bool) -> Tensor:
     return torch.cat([low, high[:, 1 : n - n // 2].flip(1)], 1)
 
 
+def _check(x: Tensor, twiddle: Tensor) -> None:
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dct: passes need float32 or float64, got {x.dtype}")
+    if x.ndim != 2 or not x.shape[1]:
+        raise ValueError(f"dct: passes need a matrix with columns, got shape {tuple(x.shape)}")
+    if twiddle.dtype != x.dtype or twiddle.shape != (2, x.shape[1] // 2 + 1):
+        raise ValueError(
+            f"dct: twiddle must have shape {(2, x.shape[1] // 2 + 1)} and {x.dtype}, got "
+            f"{tuple(twiddle.shape)} and {twiddle.dtype}"
+        )
+    require_together("dct", x, twiddle)
+
+
+def _check_after(out: Tensor, x: Tensor, twiddle: Tensor, inverse: bool) -> None:
+    _check(out, twiddle)
+    rows, n = out.shape
+    if not out.is_contiguous():
+        raise ValueError("dct: out must be contiguous")
+    wanted = (rows, n) if inverse else (rows, n // 2 + 1)
+    if x.shape != wanted or x.dtype != (out.dtype if inverse else out.dtype.to_complex()):
+        raise ValueError(
+            f"dct: the FFT's result must have shape {wanted}, got {tuple(x.shape)} and {x.dtype}"
+        )
+    require_together("dct", out, x)
+
+
 def _fake(x: Tensor, twiddle: Tensor, inverse: bool) -> Tensor:
+    _check(x, twiddle)
     rows, n = x.shape
     if not inverse:
         return x.new_empty((rows, n))
@@ -54,12 +81,13 @@ def _fake(x: Tensor, twiddle: Tensor, inverse: bool) -> Tensor:
 
 
 def _fake_after(out: Tensor, x: Tensor, twiddle: Tensor, inverse: bool) -> None:
-    pass
+    _check_after(out, x, twiddle, inverse)
 
 
 @operator("dct_before(Tensor x, Tensor twiddle, bool inverse) -> Tensor", fake=_fake)
 def dct_before(x: Tensor, twiddle: Tensor, inverse: bool) -> Tensor:
     """From the matrix to the FFT; see the module's text."""
+    _check(x, twiddle)
     return pass_before(x.contiguous(), twiddle, inverse)
 
 
@@ -70,4 +98,6 @@ def dct_before(x: Tensor, twiddle: Tensor, inverse: bool) -> Tensor:
 )
 def dct_after_(out: Tensor, x: Tensor, twiddle: Tensor, inverse: bool) -> None:
     """From the FFT's result into a contiguous matrix; see the module's text."""
+    _check_after(out, x, twiddle, inverse)
+    require_apart("dct", out, *(() if x.is_complex() else (x,)), twiddle)
     out.copy_(pass_after(x, out.shape[1], twiddle, inverse))

@@ -40,6 +40,8 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor) -> tuple[Tensor, int]:
 
 def _butterflies(x: Tensor) -> Tensor:
     n = x.shape[-1]
+    if not n:
+        return torch.empty_like(x)
     wide = x.reshape(-1, n).to(torch.promote_types(x.dtype, torch.float32))
     half = 1
     while half < n:

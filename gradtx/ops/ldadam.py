@@ -4,9 +4,10 @@
     ldadam_moments_(Tensor x, Tensor basis, Tensor old, Tensor(a!) m, Tensor(b!) v,
                     Tensor weights, bool left) -> Tensor
 
-The first is one sweep of power iteration: columns that span the next basis. The second moves the
-moments into it, with Adam's step there, and gives the update's coordinates. Both are products of a
-large matrix with thin ones, in which the order of the sums is the backend's.
+All tensors are float32, on one device, and apart from what is overwritten. The first operator is
+one sweep of power iteration: columns that span the next basis. The second moves the moments into
+it, with Adam's step there, and gives the update's coordinates. Both are products of a large matrix
+with thin ones, in which the order of the sums is the backend's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradtx.core.roots import root
-from gradtx.ops.registry import operator
+from gradtx.ops.registry import operator, require_apart, require_together
 
 __all__ = ["columns", "ldadam_columns", "ldadam_moments_", "moments"]
 
@@ -83,7 +84,46 @@ def moments(
     return mu / torch.addcmul(floor, root(nu), slope), mu, nu
 
 
+def _check(name: str, x: Tensor, basis: Tensor, m: Tensor, left: bool, *others: Tensor) -> None:
+    if x.ndim != 2 or basis.ndim != 2 or basis.shape[0] != x.shape[0 if left else 1]:
+        raise ValueError(
+            f"{name}: a matrix of shape {tuple(x.shape)} needs a basis of its "
+            f"{'columns' if left else 'rows'}, got {tuple(basis.shape)}"
+        )
+    rank = basis.shape[1]
+    wanted = (rank, x.shape[1]) if left else (x.shape[0], rank)
+    if m.shape != wanted:
+        raise ValueError(f"{name}: moments must have shape {wanted}, got {tuple(m.shape)}")
+    for z in (x, basis, m, *others):
+        if z.dtype != torch.float32:
+            raise ValueError(f"{name}: all tensors must be float32, got {z.dtype}")
+    require_together(name, x, basis, m, *others)
+
+
+def _check_columns(x: Tensor, basis: Tensor, m: Tensor, weight: Tensor, left: bool) -> None:
+    _check("ldadam_columns", x, basis, m, left, weight)
+    if weight.ndim:
+        raise ValueError(f"ldadam_columns: weight must be 0-d, got {tuple(weight.shape)}")
+
+
+def _check_moments(
+    x: Tensor, basis: Tensor, old: Tensor, m: Tensor, v: Tensor, weights: Tensor, left: bool
+) -> None:
+    name = "ldadam_moments_"
+    _check(name, x, basis, m, left, old, v, weights)
+    if old.shape != basis.shape or v.shape != m.shape:
+        raise ValueError(
+            f"{name}: both bases and both moments must have one shape, got {tuple(basis.shape)} "
+            f"and {tuple(old.shape)}, {tuple(m.shape)} and {tuple(v.shape)}"
+        )
+    if not m.is_contiguous() or not v.is_contiguous():
+        raise ValueError(f"{name}: moments must be contiguous")
+    if weights.shape != (6,) or not weights.is_contiguous():
+        raise ValueError(f"{name}: weights must be six contiguous numbers")
+
+
 def _fake_columns(x: Tensor, basis: Tensor, m: Tensor, weight: Tensor, left: bool) -> Tensor:
+    _check_columns(x, basis, m, weight, left)
     return basis.new_empty(basis.shape)
 
 
@@ -93,12 +133,14 @@ def _fake_columns(x: Tensor, basis: Tensor, m: Tensor, weight: Tensor, left: boo
 )
 def ldadam_columns(x: Tensor, basis: Tensor, m: Tensor, weight: Tensor, left: bool) -> Tensor:
     """``columns`` of one matrix."""
+    _check_columns(x, basis, m, weight, left)
     return columns(x, basis, m, weight, left).contiguous()
 
 
 def _fake_moments(
     x: Tensor, basis: Tensor, old: Tensor, m: Tensor, v: Tensor, weights: Tensor, left: bool
 ) -> Tensor:
+    _check_moments(x, basis, old, m, v, weights, left)
     return m.new_empty(m.shape)
 
 
@@ -112,6 +154,9 @@ def ldadam_moments_(
     x: Tensor, basis: Tensor, old: Tensor, m: Tensor, v: Tensor, weights: Tensor, left: bool
 ) -> Tensor:
     """``moments`` of one matrix, in the memory of the old ones; returns the coordinates."""
+    _check_moments(x, basis, old, m, v, weights, left)
+    require_apart("ldadam_moments_", m, x, basis, old, v, weights)
+    require_apart("ldadam_moments_", v, x, basis, old, weights)
     out, mu, nu = moments(x, basis, old, m, v, weights, left)
     m.copy_(mu)
     v.copy_(nu)

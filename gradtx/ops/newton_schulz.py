@@ -11,6 +11,7 @@ reference is made of ``product`` and ``symmetric_product`` and is what is differ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.watch import is_watched
-from gradtx.ops.registry import NAMESPACE, Op, operator
+from gradtx.ops.registry import NAMESPACE, Op, operator, require_together, single
 from gradtx.ops.symmetric_product import product
 from gradtx.ops.symmetric_product import symmetric_product as symmetric
 
@@ -139,6 +140,7 @@ def _checked(
                 f"newton_schulz: batches must have one floating dtype, got {xs[0].dtype} and "
                 f"{x.dtype}"
             )
+    require_together("newton_schulz", *xs)
     if scaling not in SCALINGS:
         raise ValueError(f"newton_schulz: scaling must be one of {SCALINGS}, got {scaling!r}")
     if not dtype.is_floating_point:
@@ -150,7 +152,31 @@ def _checked(
     return dtype
 
 
-def _fake(xs: Sequence[Tensor], *_: Any) -> Tensor:
+def _check_all(
+    xs: Sequence[Tensor],
+    coefficients: Sequence[float],
+    parts: Sequence[int],
+    scaling: str,
+    safety: float,
+    eps: float,
+    dtype: torch.dtype,
+    mixed: bool,
+    scale: float,
+) -> None:
+    _checked(xs, parts, scaling, dtype, mixed)
+    if len(coefficients) != 3 * sum(parts):
+        raise ValueError(
+            f"newton_schulz: there must be three coefficients an iteration, got "
+            f"{len(coefficients)} for {list(parts)}"
+        )
+    if not all(math.isfinite(single(c, dtype)) for c in coefficients):
+        raise ValueError(
+            f"newton_schulz: coefficients must be finite in {dtype}, got {list(coefficients)}"
+        )
+
+
+def _fake(xs: Sequence[Tensor], *args: Any) -> Tensor:
+    _check_all(xs, *args)
     return xs[0].new_empty((sum(x.shape[0] for x in xs), *xs[0].shape[1:]))
 
 
@@ -163,7 +189,12 @@ def _vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]
     return torch.stack(examples), 0
 
 
-_newton_schulz = operator("newton_schulz" + _ARGUMENTS, fake=_fake, vmap=_vmap)(_reference)
+def _checked_reference(xs: Sequence[Tensor], *args: Any) -> Tensor:
+    _check_all(xs, *args)
+    return _reference(xs, *args)
+
+
+_newton_schulz = operator("newton_schulz" + _ARGUMENTS, fake=_fake, vmap=_vmap)(_checked_reference)
 
 # Where the kernel has no instructions for a dtype it calls this.
 _ON_ITS_OWN = Op("newton_schulz_reference" + _ARGUMENTS, _reference, _fake, _vmap)

@@ -6,12 +6,14 @@ register the same name for one device and then win there; nothing else changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.library import Library
 
 from gradtx.core.autocast import outside_autocast
@@ -26,6 +28,9 @@ __all__ = [
     "is_watched",
     "map_examples",
     "operator",
+    "require_apart",
+    "require_together",
+    "single",
 ]
 
 NAMESPACE = "gradtx"
@@ -119,6 +124,36 @@ def has_kernel(name: str, dispatch_key: str) -> bool:
     return bool(
         torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", dispatch_key)
     )
+
+
+def require_together(name: str, *xs: Tensor | None) -> None:
+    """Raise ValueError unless all tensors are on one device."""
+    devices = {x.device for x in xs if x is not None}
+    if len(devices) > 1:
+        raise ValueError(
+            f"{name}: all tensors must share a device, got {sorted(map(str, devices))}"
+        )
+
+
+def single(value: float, dtype: torch.dtype) -> float:
+    """A factor as kernels of this dtype take it: some are infinite in float32, some zero."""
+    if dtype == torch.float64:
+        return value
+    if abs(value) > torch.finfo(torch.float32).max:
+        return math.copysign(math.inf, value)
+    return 0.0 if abs(value) <= 2.0**-150 else value
+
+
+def require_apart(name: str, out: Tensor, *others: Tensor) -> None:
+    """Raise ValueError if what is overwritten shares memory with others, as dense tensors tell."""
+    begin, size = out.data_ptr(), out.numel() * out.element_size()
+    for x in others:
+        start, length = x.data_ptr(), x.numel() * x.element_size()
+        dense = out.is_contiguous() and x.is_contiguous()
+        if dense and start < begin + size and begin < start + length:
+            raise ValueError(
+                f"{name}: what is overwritten must not share memory with another argument"
+            )
 
 
 def applied(function: type[torch.autograd.Function], *args: Any) -> Any:

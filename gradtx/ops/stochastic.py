@@ -13,24 +13,34 @@ import torch
 from torch import Tensor
 
 from gradtx.core import random, rounding
-from gradtx.ops.registry import operator
+from gradtx.ops.registry import operator, require_together
 
 __all__ = ["random_bits", "random_bits16", "random_normal", "round_stochastic"]
 
 
+def _check(key: Tensor, numel: int) -> None:
+    random.check_key("random_bits", key)
+    if numel < 0:
+        raise ValueError(f"random_bits: numel must be >= 0, got {numel}")
+
+
 def _fake_words(key: Tensor, numel: int) -> Tensor:
+    _check(key, numel)
     return key.new_empty(numel)
 
 
 def _fake_bits(key: Tensor, numel: int) -> Tensor:
+    _check(key, numel)
     return key.new_empty(numel, dtype=torch.int32)
 
 
 def _fake_normal(key: Tensor, numel: int) -> Tensor:
+    _check(key, numel)
     return key.new_empty(numel, dtype=torch.float32)
 
 
 def _fake_round(x: Tensor, random_bits: Tensor, clamp: bool) -> Tensor:
+    require_together("round_stochastic", x, random_bits)
     return torch.empty_like(x, dtype=torch.bfloat16)
 
 
@@ -47,18 +57,21 @@ def _vmap_round(
 @operator("random_bits(Tensor key, SymInt numel) -> Tensor", fake=_fake_words)
 def random_bits(key: Tensor, numel: int) -> Tensor:
     """Draw int64 ``(numel,)`` holding uint32 values from an int64 key ``(2,)``."""
+    _check(key, numel)
     return random.random_bits(key, numel)
 
 
 @operator("random_bits16(Tensor key, SymInt numel) -> Tensor", fake=_fake_bits)
 def random_bits16(key: Tensor, numel: int) -> Tensor:
     """Draw int32 ``(numel,)`` holding uint16 values from an int64 key ``(2,)``."""
+    _check(key, numel)
     return random.random_bits16(key, numel)
 
 
 @operator("random_normal(Tensor key, SymInt numel) -> Tensor", fake=_fake_normal)
 def random_normal(key: Tensor, numel: int) -> Tensor:
     """Draw float32 ``(numel,)``, standard normal, from an int64 key ``(2,)``."""
+    _check(key, numel)
     return random.normal_of(random_bits(key, numel + numel % 2), (numel,), torch.float32)
 
 

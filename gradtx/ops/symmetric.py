@@ -40,7 +40,7 @@ from gradtx.ops.affine import (
     _unpack,
     check_key,
 )
-from gradtx.ops.registry import map_examples, operator
+from gradtx.ops.registry import map_examples, operator, require_together
 
 __all__ = ["dequantize_symmetric", "quantize_symmetric"]
 
@@ -80,6 +80,7 @@ def _fake_dequantize(
             f"{name}: scale must have shape ({_num_blocks(numel, block_size)},) for {numel} "
             f"elements in blocks of {block_size}, got {tuple(scale.shape)}"
         )
+    require_together(name, codes, scale)
     return codes.new_empty(numel, dtype=dtype)
 
 

@@ -3,11 +3,13 @@
     symmetric_product(Tensor x, Tensor y, Tensor? c, float beta, float alpha, bool mixed) -> Tensor
 
 The kernel multiplies what lies on and above the diagonal and mirrors it, in about half the time;
-the reference is torch's product. Sums are in float32 and rounded once.
+the reference is torch's product. Sums are in float32 and rounded once. Factors multiply sums, zero
+times infinity is NaN, but with beta = 0 nothing that c holds matters.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,7 +18,14 @@ from torch import Tensor
 import gradtx_cuda
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.watch import is_watched
-from gradtx.ops.registry import NAMESPACE, Op, applied, operator
+from gradtx.ops.registry import (
+    NAMESPACE,
+    Op,
+    applied,
+    operator,
+    require_together,
+    single,
+)
 
 __all__ = ["has_mixed_products", "product", "symmetric_product"]
 
@@ -42,6 +51,10 @@ def product(
     x: Tensor, y: Tensor, c: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0
 ) -> Tensor:
     """``beta c + alpha x y`` for batches of any matrices."""
+    alpha, beta = single(alpha, x.dtype), single(beta, x.dtype)
+    if c is not None and not (alpha and math.isfinite(alpha)):
+        out = product(x, y, None, alpha=alpha)
+        return out if beta == 0 else out + beta * c
     half = x.device.type == "cpu" and x.dtype.itemsize < 4
     if half and (x.shape[0] == 1 or x.shape[1:].numel() >= _LARGE):
         return _one_by_one(x, y, c, beta, alpha)
@@ -87,6 +100,7 @@ def _check(x: Tensor, y: Tensor, c: Tensor | None, mixed: bool) -> None:
     if not x.is_floating_point() or any(dtype not in known for dtype in given):
         rule = "each in float32 or bfloat16" if mixed else "of one floating dtype"
         raise ValueError(f"symmetric_product: x, y and c must be {rule}, got {given}")
+    require_together("symmetric_product", x, y, c)
 
 
 def _fake(x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float, mixed: bool) -> Tensor:

@@ -11,9 +11,9 @@ Row i of `indices` and `values`, both of shape (rows, kept), holds the entries o
     second = sum_i weights2[i] * scatter(values[i]**2)
 
 in the dtype of the weights, every operation rounded, rows added in the order 0, 1, 2, ... Both
-have shape (numel,). A row whose weights are zero counts for nothing, whatever its indices say; no
-position occurs twice in another row. An index that points out of its block is an error, except on
-CUDA devices, whose kernel leaves it out. `window_moments` here is differentiable with respect to
+have shape (numel,). No position occurs twice in a row whose weights are not zero. An index that
+points out of its block is an error on the CPU and left out on other devices, which cannot tell
+without waiting. `window_moments` here is differentiable with respect to
 values and weights; the bare operator is a constant.
 """
 
@@ -30,10 +30,19 @@ from gradtx.ops.registry import applied, operator
 __all__ = ["window_moments"]
 
 _VALUE_DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
+_INDEX_DTYPES = (torch.int16, torch.int32, torch.int64)
 _WEIGHT_DTYPES = (torch.float32, torch.float64)
 
 
-def _check(indices: Tensor, values: Tensor, *weights: Tensor) -> None:
+def _check(
+    indices: Tensor,
+    values: Tensor,
+    weights1: Tensor,
+    weights2: Tensor,
+    numel: int,
+    block_size: int,
+    k: int,
+) -> None:
     name = "window_moments"
     if indices.ndim != 2 or indices.shape != values.shape:
         raise ValueError(
@@ -42,13 +51,30 @@ def _check(indices: Tensor, values: Tensor, *weights: Tensor) -> None:
         )
     if values.dtype not in _VALUE_DTYPES:
         raise ValueError(f"{name}: values must be one of {_VALUE_DTYPES}, got {values.dtype}")
-    for w in weights:
+    if indices.dtype not in _INDEX_DTYPES:
+        raise ValueError(f"{name}: indices must be one of {_INDEX_DTYPES}, got {indices.dtype}")
+    for w in (weights1, weights2):
         if w.shape != indices.shape[:1]:
             raise ValueError(
                 f"{name}: weights must have shape ({indices.shape[0]},), got {tuple(w.shape)}"
             )
-        if w.dtype not in _WEIGHT_DTYPES or w.dtype != weights[0].dtype:
+        if w.dtype not in _WEIGHT_DTYPES or w.dtype != weights1.dtype:
             raise ValueError(f"{name}: weights must both be float32 or float64, got {w.dtype}")
+    for x in (values, weights1, weights2):
+        if x.device != indices.device:
+            raise ValueError(
+                f"{name}: all tensors must share a device, got {indices.device} and {x.device}"
+            )
+    if numel < 0 or block_size < 1 or k < 1:
+        raise ValueError(
+            f"{name}: numel must be >= 0, block_size and k >= 1, got {numel}, {block_size} and {k}"
+        )
+    columns = indices.shape[1]
+    if (columns + k - 1) // k > (numel + block_size - 1) // block_size:
+        raise ValueError(
+            f"{name}: {columns} entries of a row, {k} a block, do not fit {numel} elements in "
+            f"blocks of {block_size}"
+        )
 
 
 def _fake(
@@ -60,7 +86,7 @@ def _fake(
     block_size: int,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    _check(indices, values, weights1, weights2)
+    _check(indices, values, weights1, weights2, numel, block_size, k)
     return weights1.new_empty(numel), weights1.new_empty(numel)
 
 
@@ -78,19 +104,49 @@ def _window_moments(
     block_size: int,
     k: int,
 ) -> tuple[Tensor, Tensor]:
-    _check(indices, values, weights1, weights2)
+    _check(indices, values, weights1, weights2, numel, block_size, k)
+    inside = within(indices, numel, block_size, k)
+    if indices.device.type == "cpu" and not inside.all():
+        raise ValueError("window_moments: an index points out of its block")
+    return sums(indices, values, weights1, weights2, numel, block_size, k, inside)
+
+
+def within(indices: Tensor, numel: int, block_size: int, k: int) -> Tensor:
+    """Which indices point into their block."""
+    rest = numel - _starts(indices, block_size, k)
+    return (indices >= 0) & (indices < rest.clamp(max=min(block_size, numel)))
+
+
+def sums(
+    indices: Tensor,
+    values: Tensor,
+    weights1: Tensor,
+    weights2: Tensor,
+    numel: int,
+    block_size: int,
+    k: int,
+    there: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The moments of the entries that are ``there``; the others count for nothing."""
     first, second = weights1.new_zeros(numel), weights1.new_zeros(numel)
-    where = _positions(indices, block_size, k)
-    for row, value, w1, w2 in zip(
-        where, values.to(weights1.dtype), weights1, weights2, strict=True
-    ):
+    where = _positions(torch.where(there, indices, 0), block_size, k)
+    values = torch.where(there, values, 0).to(weights1.dtype)
+    for row, value, w1, w2 in zip(where, values, weights1, weights2, strict=True):
         first.index_add_(0, row, w1 * value)
         second.index_add_(0, row, w2 * (value * value))
     return first, second
 
 
 def _positions(indices: Tensor, block_size: int, k: int) -> Tensor:
-    return indices.to(torch.int64) + block_starts(indices.shape[1], k, block_size, indices.device)
+    return indices.to(torch.int64) + _starts(indices, block_size, k)
+
+
+def _starts(indices: Tensor, block_size: int, k: int) -> Tensor:
+    """Where the blocks of the columns begin; no product is larger than the moments are."""
+    columns = indices.shape[1]
+    if columns <= k:
+        return indices.new_zeros(columns, dtype=torch.int64)
+    return block_starts(columns, k, block_size, indices.device)
 
 
 class _WindowMoments(torch.autograd.Function):

@@ -1,5 +1,7 @@
 """What tests of kernels share."""
 
+import os
+
 import pytest
 import torch
 
@@ -10,3 +12,9 @@ def threads(request):
     torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def hostile_cases():
+    """How many hostile calls an operator gets."""
+    return int(os.environ.get("GRADTX_HOSTILE_CASES", "40"))

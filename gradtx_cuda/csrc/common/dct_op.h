@@ -19,6 +19,7 @@ inline Tensor prepare_dct_pass(const Tensor& x, const Tensor& twiddle) {
   require(twiddle.scalar_type() == x.scalar_type() && twiddle.dim() == 2 &&
               twiddle.size(0) == 2 && twiddle.size(1) == x.size(1) / 2 + 1,
           "dct: twiddle must be a matrix (2, n // 2 + 1) of the passes' dtype");
+  require(twiddle.device() == x.device(), "dct: all tensors must share a device");
   return torch::stable::contiguous(twiddle);
 }
 
@@ -35,6 +36,8 @@ inline Tensor prepare_dct_after(const Tensor& out, const Tensor& x, bool inverse
   require(x.scalar_type() == (inverse ? out.scalar_type() : spectrum_dtype(out)) &&
               x.dim() == 2 && x.size(0) == out.size(0) && x.size(1) == columns,
           "dct: the FFT's result and out must match");
+  require(x.device() == out.device(), "dct: all tensors must share a device");
+  require_apart("dct", out, x);
   return torch::stable::contiguous(x);
 }
 

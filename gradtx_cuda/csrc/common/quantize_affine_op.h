@@ -33,6 +33,7 @@ inline Tensor prepare_quantize(const Tensor& x, int64_t bits, int64_t block_size
             ": key must be an int64 tensor of shape (2,)");
     require(key->device() == x.device(), op, ": key and x must be on the same device");
   }
+  require(is_floating(x.scalar_type()), op, ": x must have a floating dtype");
   const Tensor values = is_native(x.scalar_type()) ? x : torch::stable::to(x, ScalarType::Float);
   return torch::stable::contiguous(values);
 }

@@ -171,7 +171,9 @@ Tensor ldadam_moments__cpu(const Tensor& x, const Tensor& basis, const Tensor& o
   require_matrix(old, basis.size(0), rank);
   require_matrix(v, m.size(0), m.size(1));
   require(m.is_contiguous() && v.is_contiguous(), "ldadam_moments_: moments must be contiguous");
-  require(weights.numel() == 6 && weights.is_contiguous() &&
+  for (const Tensor* t : {&x, &basis, &old, &v, &weights}) require_apart("ldadam_moments_", m, *t);
+  for (const Tensor* t : {&x, &basis, &old, &weights}) require_apart("ldadam_moments_", v, *t);
+  require(weights.dim() == 1 && weights.numel() == 6 && weights.is_contiguous() &&
               weights.scalar_type() == ScalarType::Float,
           "ldadam_moments_: weights must be six contiguous float32 numbers");
   const float* w = static_cast<const float*>(weights.const_data_ptr());

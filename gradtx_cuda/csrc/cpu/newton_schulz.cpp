@@ -360,12 +360,24 @@ Tensor newton_schulz_cpu(const Tensors& xs, const Doubles& coefficients, const I
                 x.scalar_type() == xs[0].scalar_type(),
             "newton_schulz: batches must have matrices of one shape and dtype");
   }
-  int64_t iterations = 0;
+  require(is_native(xs[0].scalar_type()) && is_native(dtype),
+          "newton_schulz: dtypes must be float64, float32, float16 or bfloat16");
+  require(!mixed || dtype == ScalarType::BFloat16, "newton_schulz: mixed is for bfloat16");
+  require(scaling == "add" || scaling == "clamp" || scaling == "none",
+          "newton_schulz: scaling must be 'add', 'clamp' or 'none', got '", scaling, "'");
+  for (const double c : coefficients) {
+    require(std::isfinite(dtype == ScalarType::Double ? c : single(c)),
+            "newton_schulz: coefficients must be finite in the dtype of the iterations");
+  }
+  const int64_t triples = coefficients.size() / 3;
+  int64_t left = triples;
   for (const int64_t part : parts) {
     require(part > 0, "newton_schulz: parts must be positive, got ", part);
-    iterations += part;
+    require(part <= left, "newton_schulz: parts have more iterations than the ", triples,
+            " that there are coefficients for");
+    left -= part;
   }
-  require(static_cast<int64_t>(coefficients.size()) == 3 * iterations,
+  require(left == 0 && coefficients.size() % 3 == 0,
           "newton_schulz: there must be three coefficients an iteration");
   const Options options{coefficients, parts, scaling, safety, eps, mixed, scale};
 #if GX_HAS_AVX512

@@ -1,6 +1,8 @@
 // CPU kernels of products with a thin factor.
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
+#include <cmath>
+
 #include "../registration.h"
 #include "skinny.h"
 #include "skinny_product.h"
@@ -47,7 +49,7 @@ bool add_thin(const Tensor& x, const Tensor& a, const Tensor& b, float beta, flo
   Operand out, left, right, more{nullptr, 0, 1};
   if (!lies(x, out) || !lies(a, left) || !lies(b, right)) return false;
   if (addend && !lies(*addend, more)) return false;
-  const int64_t m = x.size(0), n = x.size(1), k = a.size(1);
+  const int64_t m = x.size(0), n = x.size(1), k = alpha == 0 ? 0 : a.size(1);
   float* c = static_cast<float*>(x.mutable_data_ptr());
   if (const int64_t ld = leading(out, m, n); ld != 0 && more.column == 1) {
     multiply({left, right, c, ld, alpha, beta, more.data, more.row, gamma}, m, n, k);
@@ -105,6 +107,12 @@ void add_thin_product(const Tensor& x, const Tensor& a, const Tensor& b, double 
   }
 }
 
+Tensor times(const Tensor& x, const Tensor& y) {
+  AtenTensorHandle product;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mul_Tensor(x.get(), y.get(), &product));
+  return Tensor(product);
+}
+
 void add_product__cpu(const Tensor& x, const Tensor& a, const Tensor& b, double beta,
                       double alpha, const std::optional<Tensor>& addend,
                       const std::optional<Tensor>& scale) {
@@ -118,8 +126,24 @@ void add_product__cpu(const Tensor& x, const Tensor& a, const Tensor& b, double 
                 addend->scalar_type() == x.scalar_type(),
             "add_product_: the addend must be like x");
   }
-  if (scale) alpha *= number(*scale, "add_product_: the scale");
-  add_thin_product(x, a, b, beta, alpha, addend);
+  if (scale) {
+    require(scale->dim() == 0 && scale->scalar_type() == x.scalar_type(),
+            "add_product_: the scale must be a 0-d tensor of the dtype of x");
+  }
+  for (const Tensor* t : {&a, &b}) require_apart("add_product_", x, *t);
+  if (addend) require_apart("add_product_", x, *addend);
+  const bool narrow = x.scalar_type() != ScalarType::Double;
+  if (narrow) alpha = single(alpha), beta = single(beta);
+  if (alpha == 0) return add_thin_product(x, a, b, beta, 0, addend);
+  const bool is_float = x.scalar_type() == ScalarType::Float;
+  if (scale && !is_float) return add_product__cpu(x, times(a, *scale), b, beta, alpha, addend, {});
+  double factor = scale ? alpha * number(*scale, "add_product_: the scale") : alpha;
+  if (narrow) factor = single(factor);
+  const bool fits = is_float ? std::isnormal(static_cast<float>(factor)) : std::isfinite(factor);
+  if (fits) return add_thin_product(x, a, b, beta, factor, addend);
+  const Tensor by = torch::stable::new_empty(x, {});
+  torch::stable::fill_(by, factor);
+  add_thin_product(x, times(a, by), b, beta, 1, addend);  // of the factor, not of its sums
 }
 
 }  // namespace gx

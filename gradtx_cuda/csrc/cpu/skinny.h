@@ -13,7 +13,7 @@ void add_thin_product(const Tensor& x, const Tensor& a, const Tensor& b, double 
 
 // The one number of a float32 tensor.
 inline float number(const Tensor& x, const char* name) {
-  require(x.numel() == 1 && x.scalar_type() == ScalarType::Float, name,
+  require(x.dim() == 0 && x.scalar_type() == ScalarType::Float, name,
           " must be one number of float32");
   return *static_cast<const float*>(x.const_data_ptr());
 }

@@ -215,6 +215,8 @@ Tensor orthonormalize__cpu(const Tensor& y, const Tensor& q) {
   for (int64_t i = 0; i < 3; ++i) {
     require(y.size(i) == q.size(i), "orthonormalize_: y and q must have the same shape");
   }
+  require(y.size(1) >= y.size(2), "orthonormalize_: matrices must not have more columns than rows");
+  require_apart("orthonormalize_", q, y);
   require(y.is_contiguous() && q.is_contiguous() && y.scalar_type() == ScalarType::Float &&
               q.scalar_type() == ScalarType::Float,
           "orthonormalize_: y and q must be contiguous and float32");

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "../common/window_entries.h"
 #include "../registration.h"
 
 namespace gx {
@@ -44,12 +45,11 @@ bool add_blocks(const Job& job, int64_t begin, int64_t end) {
     Weight* second = static_cast<Weight*>(job.second) + start;
     std::fill_n(first, n, Weight{0});
     std::fill_n(second, n, Weight{0});
-    const int64_t from = std::min(block * job.k, job.columns);
-    const int64_t to = std::min(from + job.k, job.columns);
+    const Entries entries = entries_of(block, job.k, job.columns);
     for (int64_t row = 0; row < job.rows; ++row) {
       const Index* at = static_cast<const Index*>(job.indices) + row * job.columns;
       const Value* of = static_cast<const Value*>(job.values) + row * job.columns;
-      for (int64_t c = from; c < to; ++c) {
+      for (int64_t c = entries.begin; c < entries.end; ++c) {
         const int64_t i = at[c];
         if (i < 0 || i >= n) {
           inside = false;

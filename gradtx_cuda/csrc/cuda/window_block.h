@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "../common/arith.h"
+#include "../common/window_entries.h"
 
 namespace gx {
 
@@ -23,12 +23,11 @@ __device__ void add_window(const Index* indices, const Value* values, const Weig
     first[start + i] = Weight{0};
     second[start + i] = Weight{0};
   }
-  const int64_t from = block * shape.k < shape.columns ? block * shape.k : shape.columns;
-  const int64_t to = from + shape.k < shape.columns ? from + shape.k : shape.columns;
+  const Entries entries = entries_of(block, shape.k, shape.columns);
   for (int64_t row = 0; row < shape.rows; ++row) {
     __syncthreads();
-    const int64_t entry = row * shape.columns;
-    for (int64_t c = entry + from + threadIdx.x; c < entry + to; c += blockDim.x) {
+    const int64_t entry = row * shape.columns, to = entry + entries.end;
+    for (int64_t c = entry + entries.begin + threadIdx.x; c < to; c += blockDim.x) {
       const auto i = static_cast<int64_t>(indices[c]);
       if (i < 0 || i >= n) continue;
       const auto v = static_cast<Weight>(values[c]);
