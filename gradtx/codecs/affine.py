@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import check_seed, fold_in, make_key, next_key
+from ..core.random import Seed, check_seed, fold_in, make_key, next_key
 from ..ops import dequantize_affine, dequantize_symmetric, quantize_affine, quantize_symmetric
 from ..ops.quantize import Quantized
 from .codec import Codec, Encoding, check_shapes
@@ -56,7 +56,7 @@ class _Blocks(Codec):
     block_size: int = 64
     rounding: Literal["nearest", "stochastic"] = "nearest"
     stats_dtype: torch.dtype = torch.float32
-    seed: int = 0
+    seed: Seed = 0
     stream: str = ""
 
     def __post_init__(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from ..core import tree
+from ..core.declared import short_repr
 from ..core.errors import TreeMismatchError
 from ..core.plain import Plain
 from ..core.state import state_full
@@ -78,9 +78,7 @@ class Codec(Plain):
         return self.encode(factor * self.decode(enc, like), enc)
 
     def __repr__(self) -> str:
-        values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
-        shown = ", ".join(f"{f.name}={v!r}" for f, v in values if v != f.default)
-        return f"{type(self).__name__}({shown})"
+        return short_repr(type(self).__name__, self)
 
 
 def nbytes(enc: tree.PyTree) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.autocast import define_outside_autocast
+from ..core.declared import short_repr
 from ..core.leaves import LowRankUpdate, SparseUpdate, densify_leaf
 from ..core.plain import Plain
 
@@ -57,9 +57,7 @@ class Compressor(Plain):
         return x - self.decompress(payload)
 
     def __repr__(self) -> str:
-        values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
-        shown = ", ".join(f"{f.name}={v!r}" for f, v in values if v != f.default)
-        return f"{type(self).__name__}({shown})"
+        return short_repr(type(self).__name__, self)
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
-from ..core.random import check_seed, fold_in, make_key, normal
+from ..core.random import Seed, check_seed, fold_in, make_key, normal
 from ..core.tree import accumulator_dtype
 from .compressor import Compressor, Payload
 
@@ -53,7 +53,7 @@ class low_rank(Compressor):
 
     rank: int = 4
     iterations: int = 1
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         for name in ("rank", "iterations"):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
-from ..core.random import check_seed, fold_in, make_key, normal
+from ..core.random import Seed, check_seed, fold_in, make_key, normal
 from ..core.roots import divide_by_sum
 from ..core.tree import accumulator_dtype
 from .compressor import Compressor, Payload
@@ -55,7 +55,7 @@ class power_iteration(Compressor):
     multiple_of: int = 1
     iterations: int = 1
     eps: float = 1e-8
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:

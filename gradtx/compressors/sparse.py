@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.leaves import SparseUpdate
-from ..core.random import check_seed, fold_in, make_key, next_key, uniform
+from ..core.random import Seed, check_seed, fold_in, make_key, next_key, uniform
 from ..ops.block_top_k import block_starts
 from .compressor import Compressor, Payload
 
@@ -177,7 +177,7 @@ class random_k(SparseCompressor):
         block_size: elements of a block, in [1, 32767].
         unbiased: divide what is kept by its share, so that the mean is the update itself. Not
             together with error feedback, which would diverge.
-        seed: an integer of at most 64 bits.
+        seed: an integer of at most 64 bits, or a 0-d integer tensor.
 
     Raises:
         ValueError: a value outside its range.
@@ -194,7 +194,7 @@ class random_k(SparseCompressor):
     density: float = 0.01
     block_size: int = 16384
     unbiased: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         _check_density("random_k", self.density)

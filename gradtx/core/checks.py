@@ -11,11 +11,12 @@ from . import tree
 from .errors import UnsupportedLeafError, shape_mismatch
 from .leaves import STRUCTURED
 from .tree import PyTree
+from .watch import is_recorded
 
 
 def can_read(flag: Tensor) -> bool:
     """Whether Python may branch on a tensor."""
-    if torch.compiler.is_compiling() or type(flag) is not Tensor:
+    if is_recorded() or type(flag) is not Tensor:
         return False
     if torch._C._functorch.is_functorch_wrapped_tensor(flag):
         return False

@@ -160,11 +160,15 @@ class DeclaredTransform(GradientTransformation):
         return values
 
 
-def _short_repr(tx: DeclaredTransform) -> str:
-    """The constructor call, with the arguments that differ from their defaults."""
-    values = ((f, getattr(tx, f.name)) for f in dataclasses.fields(tx))
+def short_repr(name: str, made: Any) -> str:
+    """The constructor call of a dataclass, with the arguments that differ from their defaults."""
+    values = ((f, getattr(made, f.name)) for f in dataclasses.fields(made))
     shown = [f"{f.name}={v!r}" for f, v in values if isinstance(v, Tensor) or v != f.default]
-    return f"{tx.name}({', '.join(shown)})"
+    return f"{name}({', '.join(shown)})"
+
+
+def _short_repr(tx: DeclaredTransform) -> str:
+    return short_repr(tx.name, tx)
 
 
 def with_fields_of(tx: DeclaredTransform, kind: type[T]) -> T:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from .constants import constant
 
 __all__ = [
+    "Seed",
     "check_key",
     "check_seed",
     "fold_in",
@@ -33,6 +35,9 @@ __all__ = [
     "uniform",
 ]
 
+Seed: TypeAlias = "int | Tensor"
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -62,33 +67,45 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ..
     return c0, c1, c2, c3
 
 
-def check_seed(who: str, seed: int) -> None:
-    """Raise unless `seed` is an integer that ``make_key`` takes; names `who`."""
-    whole = isinstance(seed, int) and not isinstance(seed, bool)
+def check_seed(who: str, seed: Seed) -> None:
+    """Raise unless `seed` is one that ``make_key`` takes; names `who`."""
+    if isinstance(seed, Tensor):
+        if seed.ndim or seed.dtype not in _INTEGERS:
+            raise ValueError(
+                f"{who}: a seed that is a tensor must be a 0-d integer tensor, got {seed.dtype} "
+                f"of shape {tuple(seed.shape)}"
+            )
+        return
+    whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
     if not whole or not -(2**63) <= seed < 2**64:
         raise ValueError(f"{who}: seed must be a 64-bit integer, got {seed!r}")
 
 
-def make_key(seed: int, counter: int = 0, device: torch.device | str = "cpu") -> Tensor:
+def make_key(seed: Seed, counter: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """Make a key from a seed and a counter.
 
     Args:
-        seed: any integer in ``[-2**63, 2**64)``; values that differ by ``2**64`` coincide.
+        seed: any integer in ``[-2**63, 2**64)``; values that differ by ``2**64`` coincide. Or a
+            0-d integer tensor: ``vmap`` over it gives every example a stream of its own.
         counter: the stream's position, usually a step count.
         device: where the key lives, and with it everything drawn from it.
 
     Raises:
-        ValueError: if a number does not fit in 64 bits.
+        ValueError: if a number does not fit in 64 bits, or a tensor is no 0-d integer tensor.
 
     >>> import torch, gradtx as gx
     >>> from gradtx.core.random import make_key, uniform
     >>> uniform(make_key(0), (2,))
     tensor([0.3990, 0.8805])
     """
+    if isinstance(seed, Tensor):
+        check_seed("make_key", seed)
+        first = seed.to(device=device, dtype=torch.int64)
+        return torch.stack([first, torch.full_like(first, _signed(counter))])
     for name, value in (("seed", seed), ("counter", counter)):
         if not -(2**63) <= value < 2**64:
             raise ValueError(f"make_key: {name} must fit in 64 bits, got {value}")
-    return torch.tensor([_signed(seed), _signed(counter)], dtype=torch.int64, device=device)
+    return torch.tensor([_signed(int(seed)), _signed(counter)], dtype=torch.int64, device=device)
 
 
 def next_key(key: Tensor) -> Tensor:

@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 
+def is_recorded() -> bool:
+    """Whether operations are being recorded: ``torch.compile``, ``make_fx`` and their like.
+
+    Python must not branch on values then.
+    """
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
 def is_watched(*args: Any) -> bool:
     """Whether anything may differentiate, map or compile what is computed of these arguments."""
     return (

@@ -16,6 +16,7 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from gradtx.core.autocast import outside_autocast
+from gradtx.core.watch import is_recorded
 from gradtx.ops.registry import has_kernel, operator, require_together
 
 __all__ = ["FEW", "coordinates", "coordinates_squares", "is_plain"]
@@ -77,7 +78,7 @@ def is_plain(*xs: Tensor) -> bool:
     >>> is_plain(torch.ones(2)), is_plain(torch.ones(2), torch.ones(2, requires_grad=True))
     (True, False)
     """
-    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+    if is_recorded() or forward_ad._current_level >= 0:
         return False
     differentiated = torch.is_grad_enabled()
     return all(

@@ -77,8 +77,8 @@ def moments(
         return r @ x if left else x @ r.mT
 
     turned = turned_by(r, m)
-    a = torch.addcmul(basis.mT @ x if left else x @ basis, turned, gain, value=-1)
-    spread = turned_by(r * r, torch.addcmul(v, m, ratio * m, value=-1))
+    a = torch.addcmul(basis.mT @ x if left else x @ basis, turned, -gain)
+    spread = turned_by(r * r, torch.addcmul(v, m, -ratio * m))
     moved = torch.addcmul(spread, turned, ratio * turned).abs()
     mu, nu = torch.lerp(turned, a, take1), torch.lerp(moved, a * a, take2)
     return mu / torch.addcmul(floor, root(nu), slope), mu, nu

@@ -13,6 +13,7 @@ from ..core.hyper import Hyper
 from ..core.parallel import parallel
 from ..core.protocol import GradientTransformation
 from ..core.quotient import as_gradients
+from ..core.random import Seed
 from ..core.select import Labels
 from ..transforms import (
     accumulate,
@@ -121,7 +122,7 @@ def finish(
     weight_decay: Hyper,
     mask: Labels | None,
     after: tuple[GradientTransformation, ...] = (),
-    rounding_seed: int | None = None,
+    rounding_seed: Seed | None = None,
 ) -> Chain:
     """Decoupled decay, the learning rate, and what comes after it."""
     tx = with_learning_rate(chain(*members, add_decayed_weights(weight_decay, mask)), lr)

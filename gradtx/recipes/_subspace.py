@@ -10,6 +10,7 @@ from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
+from ..core.random import Seed
 from ..subspace import (
     OneSided,
     Projector,
@@ -47,7 +48,7 @@ KINDS: Mapping[str, type[OneSided]] = {
 
 
 def make_projector(
-    who: str, kind: str | Projector, rank: int | None, side: str, matricize: bool, seed: int = 0
+    who: str, kind: str | Projector, rank: int | None, side: str, matricize: bool, seed: Seed = 0
 ) -> Projector:
     """A projector from its kind, or the one that was given.
 

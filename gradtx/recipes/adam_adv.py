@@ -9,6 +9,7 @@ from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
 from ..core.quotient import atan2 as by_atan2
 from ..core.quotient import divide, quotient
+from ..core.random import Seed
 from ..core.select import Labels
 from ..transforms import root_second_moment, undo_bias
 from ._advanced import BIAS, Moments, Numerator, finish, orthogonal
@@ -37,7 +38,7 @@ def adam_adv(
     vector_reshape: bool = True,
     grams_signed: bool = True,
     codec: Codec | torch.dtype | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """Adam whose features compose, with state of 0.14 bytes a parameter when factored.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
+from ..core.random import Seed
 from ..core.select import Labels
 from ..transforms import scale, scale_by_adopt, skip_first
 from ._advanced import Moments, Numerator, finish, orthogonal
@@ -84,7 +85,7 @@ def adopt_adv(
     vector_reshape: bool = True,
     grams_signed: bool = True,
     codec: Codec | torch.dtype | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """ADOPT whose features compose, with state of 0.14 bytes a parameter when factored.
 

@@ -8,6 +8,7 @@ from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
 from ..core.quotient import quotient
+from ..core.random import Seed
 from ..core.select import masked
 from ..subspace import Projector, Where, scale_by_low_rank_ratio, zero_based
 from ..transforms import (
@@ -38,7 +39,7 @@ def apollo(
     on_refresh: str = "keep",
     matricize: bool = False,
     where: Where | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """Scale the gradient of matrices by what Adam does to their coordinates in a random subspace.
 
@@ -115,7 +116,7 @@ def apollo_mini(
     limit_growth: bool = True,
     matricize: bool = False,
     where: Where | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """APOLLO with one random direction and one factor for every matrix.
 

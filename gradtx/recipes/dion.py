@@ -12,6 +12,7 @@ from ..compressors import power_iteration, top_columns
 from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
+from ..core.random import Seed
 from ..core.select import Labels
 from ..precondition import normalize_factor, normalize_neurons, orthogonalize, scale_by_shape
 from ..transforms import as_matrices, densify, in_basis, low_rank_momentum
@@ -38,7 +39,7 @@ def dion(
     matrices: Labels | None = None,
     other: GradientTransformation | None = None,
     codec: Codec | torch.dtype | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """Orthonormal updates of low rank from a warm power iteration.
 

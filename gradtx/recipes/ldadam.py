@@ -8,6 +8,7 @@ from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
+from ..core.random import Seed
 from ..core.select import Labels
 from ..subspace import Projector, Where, scale_by_ldadam
 from ..transforms import scale_by_adam
@@ -32,7 +33,7 @@ def ldadamw(
     error_codec: Codec | torch.dtype | None = None,
     matricize: bool = False,
     where: Where | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """AdamW in a subspace that follows the gradient, with feedback of what is left out.
 

@@ -9,6 +9,7 @@ from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
 from ..core.quotient import as_gradients
+from ..core.random import Seed
 from ..core.select import Labels
 from ..transforms import cautious_mask, clip_by_leaf_norm, orthogonalize_grad, scale_by_lion
 from ._advanced import Moments, finish
@@ -28,7 +29,7 @@ def lion_adv(
     clip_threshold: Hyper = 0.0,
     vector_reshape: bool = True,
     codec: Codec | torch.dtype | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """Lion with state of 0.13 bytes a parameter.
 

@@ -12,6 +12,7 @@ from ..core.chain import Chain, chain
 from ..core.finite import apply_if_leaf_finite
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
+from ..core.random import Seed
 from ..core.select import Labels
 from ..transforms import (
     add_decayed_weights,
@@ -45,7 +46,7 @@ def microadam(
     state_dtype: torch.dtype = torch.bfloat16,
     nonfinite: Literal["raise", "skip"] = "raise",
     parity: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """AdamW with 0.96 bytes of state a parameter.
 

@@ -13,6 +13,7 @@ from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
 from ..core.quotient import atan2 as by_atan2
 from ..core.quotient import divide, quotient
+from ..core.random import Seed
 from ..core.select import Labels
 from ..transforms import (
     add_decayed_weights,
@@ -131,7 +132,7 @@ def prodigy_adv(
     vector_reshape: bool = True,
     grams_signed: bool = True,
     codec: Codec | torch.dtype | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """Prodigy whose features compose, with state of 0.9 bytes a parameter when factored.
 
@@ -241,7 +242,7 @@ def prodigy_lion_adv(
     d_limiter: bool = False,
     vector_reshape: bool = True,
     codec: Codec | torch.dtype | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """Lion with steps of length d lr, d estimated from the run.
 
@@ -304,7 +305,7 @@ def prodigy_lion_adv(
 def _with_estimate(
     step: GradientTransformation,
     before: tuple[GradientTransformation, ...],
-    rounding_seed: int | None,
+    rounding_seed: Seed | None,
     **estimate: Any,
 ) -> Chain:
     """What changes the gradient, a step scaled by d, and stochastic rounding."""

@@ -8,6 +8,7 @@ from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.quotient import quotient
+from ..core.random import Seed
 from ..core.select import Labels
 from ..transforms import accumulate, root_second_moment
 from ._advanced import Moments, finish, orthogonal
@@ -30,7 +31,7 @@ def simplified_ademamix(
     numerator_correction: bool = True,
     vector_reshape: bool = True,
     codec: Codec | torch.dtype | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """One decayed sum of gradients with extra weight on the newest.
 

@@ -9,6 +9,7 @@ from ..core.functions import identity
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
 from ..core.quotient import quotient
+from ..core.random import Seed
 from ..subspace import Projector, Where, one_based, subspace_momentum
 from ..transforms import (
     first_moment,
@@ -40,7 +41,7 @@ def snsm(
     parity: bool = False,
     matricize: bool = False,
     where: Where | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """Any first moment over any second one: the family of subset norm and subspace momentum.
 
@@ -117,7 +118,7 @@ def snsm(
     return subspace_tail(step, *after, lr=lr, weight_decay=weight_decay)
 
 
-def _projector(kind: str | Projector, rank: int | None, matricize: bool, seed: int) -> Projector:
+def _projector(kind: str | Projector, rank: int | None, matricize: bool, seed: Seed) -> Projector:
     side = "larger" if kind in ("uniform", "topk") else "std"
     return make_projector("snsm", kind, rank, side, matricize, seed)
 
@@ -233,7 +234,7 @@ def adam_snsm(
     correct_bias: bool = True,
     matricize: bool = False,
     where: Where | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Chain:
     """Momentum in a subspace over one second moment per subset of entries.
 

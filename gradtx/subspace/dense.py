@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import check_seed, fold_in, make_key, next_key, normal
+from ..core.random import Seed, check_seed, fold_in, make_key, next_key, normal
 from ..core.tree import accumulator_dtype
 from ..ops import random_normal
 from .one_sided import OneSided
@@ -98,7 +98,7 @@ class VectorsProjector(DenseProjector):
 class SketchProjector(VectorsProjector):
     """A projector that multiplies the gradient by a random matrix first."""
 
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +128,7 @@ def stacked(xs: list[Tensor]) -> Tensor:
     return xs[0][None] if len(xs) == 1 else torch.stack(xs)
 
 
-def leaf_key(seed: int, p: Tensor, name: str) -> Tensor:
+def leaf_key(seed: Seed, p: Tensor, name: str) -> Tensor:
     """The key of a leaf: its random numbers are its own."""
     if p.is_meta:  # only the structure counts
         return torch.empty(2, dtype=torch.int64, device=p.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.autocast import define_outside_autocast, outside_autocast
+from ..core.declared import short_repr
 from ..core.leaves import LowRankUpdate
 from ..core.plain import Plain
 
@@ -91,9 +91,7 @@ class Projector(Plain):
         return type(self).__name__
 
     def __repr__(self) -> str:
-        values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
-        shown = ", ".join(f"{f.name}={v!r}" for f, v in values if v != f.default)
-        return f"{self.name}({shown})"
+        return short_repr(self.name, self)
 
     def takes(self, shape: tuple[int, ...]) -> bool:
         """Whether a leaf of this shape is a matrix for it; others are left as they are."""

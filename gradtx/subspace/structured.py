@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import check_seed, fold_in, next_key, random_bits
+from ..core.random import Seed, check_seed, fold_in, next_key, random_bits
 from .cosine import cosines
 from .dense import leaf_key
 from .one_sided import OneSided
@@ -35,7 +35,7 @@ class SignedSelected(NamedTuple):
 class _SignedTransform(OneSided):
     """Random rows of an orthonormal transform after random signs; define ``columns``."""
 
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.random import check_seed, next_key
+from ..core.random import Seed, check_seed, next_key
 from ..ops import random_bits
 from .dense import leaf_key
 from .selection import KeyedSelected, SelectionProjector
@@ -37,7 +37,7 @@ class uniform(SelectionProjector):
     tensor(6.)
     """
 
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

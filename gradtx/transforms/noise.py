@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.random import check_seed, fold_in, make_key, next_key, normal
+from ..core.random import Seed, check_seed, fold_in, make_key, next_key, normal
 from ..core.roots import root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -32,13 +32,13 @@ class add_noise(LeafTransform):
     """Add Gaussian noise of shrinking variance: ``u <- u + N(0, eta / t^gamma)``, t = 1, 2, ...
 
     The noise of a leaf depends on the seed, the leaf's name and the number of updates alone: it
-    is the same on every device, and a restored state continues the stream exactly. Copies of a
-    state under ``vmap`` see the same noise unless their keys are set apart.
+    is the same on every device, and a restored state continues the stream exactly. The members
+    of an ensemble under ``vmap`` draw noise of their own if the seed is mapped over.
 
     Args:
         eta: variance of the first noise, >= 0.
         gamma: how fast the variance shrinks, >= 0.
-        seed: an integer of at most 64 bits.
+        seed: an integer of at most 64 bits, or a 0-d integer tensor.
 
     Raises:
         ValueError: a value outside its range.
@@ -55,7 +55,7 @@ class add_noise(LeafTransform):
 
     eta: Hyper = dynamic(within="[0, inf)")
     gamma: Hyper = dynamic(within="[0, inf)")
-    seed: int = static(0)
+    seed: Seed = static(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

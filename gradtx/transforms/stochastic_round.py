@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..core.hyper import Values, static
 from ..core.leaves import LeafInfo
-from ..core.random import check_seed, fold_in, make_key, next_key, random_bits16
+from ..core.random import Seed, check_seed, fold_in, make_key, next_key, random_bits16
 from ..core.rounding import round_stochastically
 from ..core.transform import LeafTransform
 
@@ -38,7 +38,7 @@ class stochastic_round(LeafTransform):
     continues the stream.
 
     Args:
-        seed: an integer of at most 64 bits.
+        seed: an integer of at most 64 bits, or a 0-d integer tensor.
         clamp: keep finite parameters finite instead of rounding up to infinity.
 
     Raises:
@@ -58,7 +58,7 @@ class stochastic_round(LeafTransform):
 
     requires_params: ClassVar[bool] = True
 
-    seed: int = static(0)
+    seed: Seed = static(0)
     clamp: bool = static(False)
 
     def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -55,6 +57,40 @@ def test_vmap_hyper(row: Row) -> None:
             want, want_state = step(value)
             assert_close(pick(outs, i), want, rtol=1e-5)
             assert_close(pick(states, i), want_state, rtol=1e-5)
+
+
+def with_seed(node: Any, seed: Any) -> Any:
+    """A transform with another seed wherever it or anything inside has one."""
+    if isinstance(node, Mapping):
+        return {k: with_seed(v, seed) for k, v in node.items()}
+    if isinstance(node, tuple) and not hasattr(node, "_fields"):
+        return tuple(with_seed(v, seed) for v in node)
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
+        return node
+    parts = {f.name: getattr(node, f.name) for f in dataclasses.fields(node) if f.init}
+    new = {k: seed if k == "seed" else with_seed(v, seed) for k, v in parts.items()}
+    return dataclasses.replace(node, **{k: v for k, v in new.items() if v is not parts[k]})
+
+
+def test_vmap_seed(row: Row) -> None:
+    """The members of an ensemble draw numbers of their own if the seed is mapped over."""
+    if with_seed(row.make(), 17) == row.make():
+        return
+    params, grads = params_(), [grads_(1), grads_(2)]
+
+    def steps(seed: Any) -> Any:
+        tx = with_seed(row.make(), seed)
+        state, outs = tx.init(params), []
+        for each in grads:
+            out, state = call(tx, each, state, params)
+            outs.append(out)
+        return outs, state
+
+    outs, states = torch.func.vmap(steps)(torch.tensor([17, -3]))
+    wants = [steps(17), steps(-3)]
+    for i, (want, want_state) in enumerate(wants):
+        assert_close(pick(outs, i), want, rtol=1e-5)
+        assert_close(pick(states, i), want_state, rtol=1e-5)
 
 
 def test_grad_through_update(row: Row) -> None:

@@ -39,6 +39,24 @@ def test_leaves_steps_and_seeds_are_independent():
     assert correlation.abs().max() < 0.15
 
 
+def test_members_of_an_ensemble_draw_noise_of_their_own():
+    params = {"w": torch.zeros(500)}
+
+    def noise(seed):
+        tx = gx.add_noise(1.0, 0.0, seed=seed)
+        return tx.update(params, tx.init(params))[0]["w"]
+
+    draws = torch.func.vmap(noise)(torch.arange(4))
+    assert torch.equal(draws, torch.stack([noise(i) for i in range(4)]))
+    assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("seed", [torch.tensor(0.0), torch.tensor([1, 2]), torch.tensor(True), 0.5])
+def test_a_seed_that_is_none_is_refused(seed):
+    with pytest.raises(ValueError, match="seed"):
+        gx.add_noise(1.0, 0.0, seed=seed)
+
+
 def test_a_restored_state_continues_the_stream_bit_by_bit():
     tx = gx.add_noise(0.1, 0.55, seed=3)
     params = {"w": torch.zeros(5, 3), "s": torch.zeros(())}
