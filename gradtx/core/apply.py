@@ -33,10 +33,10 @@ def apply_updates(params: PyTree, updates: PyTree, random_bits: PyTree = None) -
     {'w': tensor([0., 2.])}
     """
     leaves, spec = tree.flatten(params)
-    news = tree.leaves_like("apply_updates", spec, updates, "update")
+    news = tree.leaves_like("apply_updates", spec, updates, "update", "parameter")
     bits: list[Any] = [None] * len(leaves)
     if random_bits is not None:
-        bits = tree.leaves_like("apply_updates", spec, random_bits, "random_bits")
+        bits = tree.leaves_like("apply_updates", spec, random_bits, "random_bits", "parameter")
     out: list[Any] = []
     for name, p, u, r in zip(tree.names(spec), leaves, news, bits, strict=True):
         if p is None or u is None:

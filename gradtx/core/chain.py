@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .errors import TreeMismatchError
+from .errors import TreeMismatchError, described
 from .protocol import GradientTransformation
 from .tree import PyTree
 
@@ -31,7 +31,7 @@ class Chain(GradientTransformation):
             if not isinstance(tx, GradientTransformation):
                 raise TypeError(
                     f"chain: member {name!r} must be a GradientTransformation, got "
-                    f"{type(tx).__name__}; wrap functions with gx.stateless or gx.transformation"
+                    f"{described(tx)}; wrap functions with gx.stateless or gx.transformation"
                 )
             if name in seen:
                 raise ValueError(f"named_chain: two members are called {name!r}")
@@ -99,11 +99,16 @@ def chain(*transforms: GradientTransformation) -> Chain:
     {'w': tensor([-0.2000])}
     """
     flat: list[tuple[str, GradientTransformation]] = []
-    for tx in transforms:
+    for i, tx in enumerate(transforms):
+        if isinstance(tx, (list, tuple)):
+            raise TypeError(
+                f"chain: member {i} must be a GradientTransformation, got {described(tx)}; "
+                "write chain(*transforms)"
+            )
         if isinstance(tx, Chain):  # a number that an inner chain gave is given anew
             flat.extend((_without_number(name, t), t) for name, t in tx.members)
         else:
-            flat.append((tx.name if isinstance(tx, GradientTransformation) else repr(tx), tx))
+            flat.append((tx.name if isinstance(tx, GradientTransformation) else str(i), tx))
     taken: set[str] = set()
     named = []
     for name, tx in flat:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import tree
-from .errors import UnsupportedLeafError, shape_mismatch
+from .errors import UnsupportedLeafError, described, shape_mismatch
 from .leaves import STRUCTURED
 from .tree import PyTree
 from .watch import is_recorded
@@ -42,9 +42,7 @@ def check_leaf(
             )
         return
     if not isinstance(leaf, Tensor):
-        raise TypeError(
-            f"{who}: leaf {name!r}: the {what} must be a tensor, got {type(leaf).__name__}"
-        )
+        raise TypeError(f"{who}: leaf {name!r}: the {what} must be a tensor, got {described(leaf)}")
     if leaf.layout != torch.strided:
         raise UnsupportedLeafError(
             f"{who}: leaf {name!r}: the {what} has layout {leaf.layout}; sparse "

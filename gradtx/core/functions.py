@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from .protocol import GradientTransformation
 from .tree import PyTree
 
@@ -69,7 +71,16 @@ class stateless(GradientTransformation):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        return self.fn(updates, params), state
+        try:
+            return self.fn(updates, params), state
+        except (TypeError, AttributeError) as error:
+            if isinstance(updates, Tensor):
+                raise
+            raise TypeError(
+                f"stateless: the function gets whole trees, here a {type(updates).__name__}, and "
+                f"fails with {type(error).__name__}: {error}; for a function of one leaf write "
+                "gx.stateless(lambda updates, params: gx.tree.map(fn, updates))"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 
 from . import tree
 from .chain import check_members
+from .errors import described
 from .leaves import STRUCTURED, LeafInfo, zeros_of
 from .protocol import GradientTransformation, Wrapper
 from .tree import PyTree
@@ -28,13 +29,13 @@ def label_leaves(who: str, by: Labels, updates: PyTree, params: PyTree) -> list[
         return _broadcast(who, by, updates)
     ps = leaves if params is None else tree.leaves_like(who, spec, params, "parameter")
     names = tree.names(spec)
-    described = [u if p is None else p for u, p in zip(leaves, ps, strict=True)]
-    for name, leaf in zip(names, described, strict=True):
+    shown = [u if p is None else p for u, p in zip(leaves, ps, strict=True)]
+    for name, leaf in zip(names, shown, strict=True):
         if not isinstance(leaf, (torch.Tensor, type(None), *STRUCTURED)):
-            raise TypeError(f"{who}: leaf {name!r}: must be a tensor, got {type(leaf).__name__}")
+            raise TypeError(f"{who}: leaf {name!r}: must be a tensor, got {described(leaf)}")
     return [
         None if leaf is None else by(LeafInfo.of(leaf, name))
-        for name, leaf in zip(names, described, strict=True)
+        for name, leaf in zip(names, shown, strict=True)
     ]
 
 
@@ -42,9 +43,10 @@ def _broadcast(who: str, labels: PyTree, updates: PyTree) -> list[Any]:
     """One label per leaf from a tree of labels that may stop above the leaves."""
     out: list[Any] = []
     label_leaves, spec = tree.flatten(labels)
-    for label, sub in zip(
-        label_leaves, tree.flatten_like(who, spec, updates, "update"), strict=True
-    ):
+    subtrees = tree.flatten_like(
+        who, spec, updates, "update", "label" if who == "partition" else "mask"
+    )
+    for label, sub in zip(label_leaves, subtrees, strict=True):
         out.extend([label] * len(tree.flatten(sub)[0]))
     return out
 

@@ -58,7 +58,9 @@ def names(spec: optree.PyTreeSpec) -> list[str]:
     return [".".join(str(k) for k in path) for path in spec.paths()]
 
 
-def flatten_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> list[Any]:
+def flatten_like(
+    who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str, against: str = "update"
+) -> list[Any]:
     """The subtrees of ``tree`` at the leaves of ``spec``.
 
     Raises:
@@ -72,7 +74,8 @@ def flatten_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> 
         return spec.flatten_up_to(tree)
     except ValueError as error:
         raise TreeMismatchError(
-            f"{who}: the {what} tree does not match the update tree: {_difference(spec, tree)}"
+            f"{who}: the {what} tree does not match the {against} tree: "
+            f"{_difference(spec, tree, against)}"
         ) from error
 
 
@@ -93,35 +96,37 @@ def matches(spec: optree.PyTreeSpec, tree: PyTree) -> bool:
     return True
 
 
-def _difference(spec: Any, tree: Any, path: str = "") -> str:
+def _difference(spec: Any, tree: Any, against: str, path: str = "") -> str:
     """Where ``tree`` first leaves the structure of ``spec``; no values are shown."""
     here = f"at {path!r} " if path else "at the root "
     want, got = spec.type or object, type(tree)
     if want is not got and not (issubclass(got, dict) and issubclass(want, dict)):
-        return f"{here}it has a {got.__name__}, the updates have a {want.__name__}"
+        return f"{here}it has a {got.__name__}, the {against}s have a {want.__name__}"
     children, _, entries, _ = optree.tree_flatten_one_level(
         tree, none_is_leaf=True, namespace=NAMESPACE
     )
     if list(entries) != spec.entries():
-        return f"{here}it has {list(entries)}, the updates have {spec.entries()}"
+        return f"{here}it has {list(entries)}, the {against}s have {spec.entries()}"
     for key, child_spec, child in zip(spec.entries(), spec.children(), children, strict=True):
         if not matches(child_spec, child):
-            return _difference(child_spec, child, f"{path}.{key}".lstrip("."))
+            return _difference(child_spec, child, against, f"{path}.{key}".lstrip("."))
     return f"{here}two containers hold different data"
 
 
-def leaves_like(who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str) -> list[Any]:
+def leaves_like(
+    who: str, spec: optree.PyTreeSpec, tree: PyTree, what: str, against: str = "update"
+) -> list[Any]:
     """Like ``flatten_like``, for a tree that must end where ``spec`` ends.
 
     >>> import gradtx as gx
     >>> gx.tree.leaves_like("me", gx.tree.flatten({"a": 1})[1], {"a": 2}, "parameter")
     [2]
     """
-    out = flatten_like(who, spec, tree, what)
+    out = flatten_like(who, spec, tree, what, against)
     for name, x in zip(names(spec), out, strict=True):
         if not optree.tree_is_leaf(x, none_is_leaf=True, namespace=NAMESPACE):
             raise TreeMismatchError(
-                f"{who}: leaf {name!r}: the update is one leaf, the {what} a {type(x).__name__}"
+                f"{who}: leaf {name!r}: the {against} is one leaf, the {what} a {type(x).__name__}"
             )
     return out
 
@@ -142,7 +147,7 @@ def map(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
     {'a': 11, 'b': None}
     """
     first, spec = flatten(tree)
-    others = [flatten_like("tree.map", spec, r, "second") for r in rest]
+    others = [flatten_like("tree.map", spec, r, "second", "first") for r in rest]
     out = [None if x is None else fn(x, *(o[i] for o in others)) for i, x in enumerate(first)]
     return spec.unflatten(out)
 

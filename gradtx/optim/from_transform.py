@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from ..core.chain import chain
+from ..core.chain import Chain, chain
 from ..core.errors import described
 from ..core.names import suggestion
 from ..core.protocol import GradientTransformation, declared_hyper
-from ..transforms import scale_by_learning_rate
+from ..transforms import scale, scale_by_learning_rate
 from .optimizer import Optimizer
 from .options import COMMON, Option, options_of
 
@@ -34,9 +35,18 @@ class TransformOptimizer(Optimizer):
     def __init__(
         self, params: Any, transform: GradientTransformation, lr: Any = None, **options: Any
     ) -> None:
+        if isinstance(params, GradientTransformation):
+            raise TypeError("from_transform: the chain comes first: from_transform(chain, params)")
         if not isinstance(transform, GradientTransformation):
             raise TypeError(
                 f"from_transform: expected a GradientTransformation, got {described(transform)}"
+            )
+        if _decays_late(transform, False)[1]:
+            warnings.warn(
+                "from_transform: add_decayed_weights comes after the learning rate, which turns "
+                "updates around: parameters grow by weight_decay of their size at every step; put "
+                "it before scale_by_learning_rate, or use gx.decay_after",
+                stacklevel=3,
             )
         self.transform, default_lr = _with_lr(transform)
         self._options = options_of(self.transform)
@@ -67,6 +77,27 @@ def _with_lr(tx: GradientTransformation) -> tuple[GradientTransformation, Any]:
         return chain(tx, scale_by_learning_rate(1e-3)), 1e-3
     # The chain has schedules of its own: the group's lr multiplies them.
     return chain(tx, scale_by_learning_rate(1.0, flip_sign=False)), 1.0
+
+
+def _decays_late(tx: GradientTransformation, turned: bool) -> tuple[bool, bool]:
+    """Whether updates are turned around after ``tx``, and whether it adds decay to such updates.
+
+    Args:
+        tx: a chain or a member.
+        turned: whether they are turned around before.
+    """
+    if isinstance(tx, scale_by_learning_rate):
+        return turned ^ tx.flip_sign, False
+    if isinstance(tx, scale):
+        factor = tx.step_size
+        return turned ^ (isinstance(factor, (int, float)) and factor < 0), False
+    if tx.name == "add_decayed_weights":
+        return turned, turned
+    late, inner = False, turned
+    for child in tx.inner.values():
+        after, found = _decays_late(child, inner if isinstance(tx, Chain) else turned)
+        inner, late = after, late or found
+    return inner, late
 
 
 def from_transform(

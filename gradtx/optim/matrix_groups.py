@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
+
+from .options import COMMON, check_unknown
+from .recipe_optimizer import RecipeOptimizer
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
@@ -33,7 +37,8 @@ def matrix_groups(
         or "vector"), ``matrix`` (True for the first) and the options; empty ones are left out.
 
     Raises:
-        ValueError: a head that the model does not have.
+        ValueError: a head that the model does not have, or an option that nothing is called.
+        TypeError: no module.
 
     >>> import torch, gradtx as gx
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
@@ -42,6 +47,13 @@ def matrix_groups(
     [('matrix', ['0.weight']), ('head', ['1.weight']), ('vector', ['0.bias', '1.bias'])]
     >>> opt = gx.optim.Muon(groups)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "matrix_groups: needs the module, to tell embeddings and heads from other matrices, "
+            f"got a {type(model).__name__}; write matrix_groups(model)"
+        )
+    for options in (matrices or {}, others or {}):
+        check_unknown("matrix_groups", options, options_known())
     modules = dict(model.named_modules())
     embedded = {id(m.weight) for m in modules.values() if isinstance(m, _EMBEDDINGS)}
     head_weights = _heads(modules, heads)
@@ -69,6 +81,19 @@ def matrix_groups(
         for kind, params in kinds.items()
         if params
     ]
+
+
+@functools.cache
+def options_known() -> tuple[str, ...]:
+    """The options of all classes that tell matrices from others."""
+    kinds: list[type[RecipeOptimizer]] = [RecipeOptimizer]
+    known = dict.fromkeys(COMMON)
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if kind.__module__.startswith(__package__ or ""):
+            known |= dict.fromkeys(kind.signature)
+    return tuple(known)
 
 
 def _heads(modules: Mapping[str, nn.Module], names: Iterable[str] | None) -> set[int]:

@@ -72,6 +72,11 @@ class Optimizer(torch.optim.Optimizer):
         self._forms = Forms()
         self._fused = FusedSteps()
         self._repeat: Repeat | None = None
+        if isinstance(params, torch.nn.Module):
+            raise TypeError(
+                f"{type(self).__name__}: params must be parameters or groups, got the module "
+                f"{type(params).__name__}; write model.parameters()"
+            )
         defaults = {name: plain(value) for name, value in defaults.items()}
         self._check_options(defaults)
         super().__init__(params, defaults)

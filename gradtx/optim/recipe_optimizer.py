@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ..core.names import suggestion
 from ..core.plain import whole_number
 from ..core.protocol import GradientTransformation
+from .embeddings import warn_of_embeddings
 from .optimizer import Optimizer
 from .options import COMMON, Option, intervals, per_entry
 
@@ -67,6 +68,8 @@ class RecipeOptimizer(Optimizer):
             bound.apply_defaults()
             options = dict(bound.arguments)
             Optimizer.__init__(options.pop("self"), options.pop("params"), options)
+            if "matrix" in cls.signature:
+                warn_of_embeddings(cls.__name__, self.param_groups)
 
         construct.__name__ = "__init__"
         construct.__qualname__ = f"{cls.__qualname__}.__init__"

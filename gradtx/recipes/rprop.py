@@ -8,7 +8,7 @@ from ..transforms import scale, scale_by_rprop
 
 
 def rprop(
-    lr: float = 1e-2,
+    lr: Hyper = 1e-2,
     eta_minus: Hyper = 0.5,
     eta_plus: Hyper = 1.2,
     min_step_size: Hyper = 1e-6,

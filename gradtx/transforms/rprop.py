@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.signs import sign
-from ..core.state import state_full, state_zeros
+from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
 
 
@@ -19,10 +19,12 @@ class ScaleByRpropState(NamedTuple):
     """State of ``scale_by_rprop``.
 
     Attributes:
+        step: int32, updates done.
         step_sizes: size of the next step, shaped like the parameter.
         previous: the last update that came in, zero where it changed its sign.
     """
 
+    step: Tensor
     step_sizes: Tensor
     previous: Tensor
 
@@ -35,7 +37,7 @@ class scale_by_rprop(LeafTransform):
     [min_step_size, max_step_size];  update = s * sign(u), zero where the sign changed.
 
     Args:
-        lr: first step size, > 0; not multiplied later.
+        lr: first step size, > 0; it counts at a leaf's first update only.
         eta_minus: factor at a change of sign, in (0, 1).
         eta_plus: factor while the sign lasts, > 1.
         min_step_size: smallest step.
@@ -56,19 +58,14 @@ class scale_by_rprop(LeafTransform):
     {'w': tensor([-0.6000])}
     """
 
-    lr: float = static()
+    lr: Hyper = dynamic(within="(0, inf)")
     eta_minus: Hyper = dynamic(0.5, within="(0, 1)")
     eta_plus: Hyper = dynamic(1.2, within="(1, inf)")
     min_step_size: Hyper = dynamic(1e-6, within="[0, inf)")
     max_step_size: Hyper = dynamic(50.0, within="(0, inf)")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.lr > 0:
-            raise ValueError(f"scale_by_rprop: lr must be in (0, inf), got {self.lr}")
-
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRpropState:
-        return ScaleByRpropState(state_full(p, self.lr), state_zeros(p))
+        return ScaleByRpropState(new_count([p]), state_zeros(p), state_zeros(p))
 
     def update_leaf(
         self, u: Tensor, s: ScaleByRpropState, p: Tensor | None, h: Values
@@ -77,10 +74,10 @@ class scale_by_rprop(LeafTransform):
         one = torch.ones_like(u)
         factor = torch.where(agreement > 0, one * h.eta_plus, one)
         factor = torch.where(agreement < 0, one * h.eta_minus, factor)
-        sizes = s.step_sizes.to(u.dtype) * factor
+        sizes = torch.where(s.step == 0, one * h.lr, s.step_sizes.to(u.dtype)) * factor
         sizes = torch.minimum(sizes, one * h.max_step_size)
         sizes = torch.maximum(sizes, one * h.min_step_size)
         kept = torch.where(agreement < 0, torch.zeros_like(u), u)
         return sizes * sign(kept), ScaleByRpropState(
-            sizes.to(s.step_sizes.dtype), kept.to(s.previous.dtype)
+            advance(s.step), sizes.to(s.step_sizes.dtype), kept.to(s.previous.dtype)
         )
