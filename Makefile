@@ -3,13 +3,17 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/gradtx-installed
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find gradtx_cuda/csrc -type f)
+OLDEST := .venv-oldest
+OLDEST_PIP := $(OLDEST)/bin/python -m pip --disable-pip-version-check
+# What pyproject.toml names as the oldest versions, and a setuptools of that time.
+OLDEST_VERSIONS := torch==2.10.0 optree==0.16.0 typing_extensions==4.10.0 setuptools==77.0.3
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all test-oldest lint bench clean
 
-demo: $(STAMP)  ## train a small GPT with three optimizers; writes out/lm
+demo: $(STAMP)  ## train a small GPT with five optimizers; writes out/lm
 	$(BIN)/python examples/train_lm.py --out out/lm
 
 test: $(STAMP)  ## the test suite without what is slow
@@ -17,6 +21,10 @@ test: $(STAMP)  ## the test suite without what is slow
 
 test-all: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-oldest: $(OLDEST)/gradtx-installed  ## the contract tests on the oldest supported versions
+	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" \
+	  tests/contract tests/parity
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -28,11 +36,20 @@ bench: $(STAMP)  ## step times as ratios to torch's fused AdamW; writes benchmar
 	$(BIN)/python benchmarks/chart.py benchmarks/results/step_time_cpu_2_threads.json
 
 clean:
-	rm -rf .venv build out *.egg-info gradtx_cuda/*.so
+	rm -rf .venv $(OLDEST) build out *.egg-info gradtx_cuda/*.so
 
 $(STAMP): $(SOURCES)
+	@echo "set-up in .venv: downloads torch (200 MB where the index has its CPU build, else about"
+	@echo "3 GB with CUDA) and some 100 MB of tools, then compiles the kernels; 2 to 10 minutes"
 	$(PYTHON) -m venv .venv
 	$(PIP) install -c constraints.txt "setuptools>=77" wheel ninja torch numpy optree
+	@echo "compiling the kernels: about a minute"
 	$(PIP) install -c constraints.txt --no-build-isolation --editable ".[dev]"
 	$(BIN)/python -m gradtx
 	touch $(STAMP)
+
+$(OLDEST)/gradtx-installed: pyproject.toml
+	@echo "set-up in $(OLDEST): downloads torch 2.10, which may bring 3 GB of CUDA libraries"
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST_PIP) install $(OLDEST_VERSIONS) wheel numpy pytest pytest-xdist hypothesis expecttest
+	touch $@

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import setuptools
 from setuptools import setup
+
+if int(setuptools.__version__.partition(".")[0]) < 77:  # older ones do not read pyproject.toml
+    raise SystemExit(
+        f"gradtx: setuptools >= 77 is needed, found {setuptools.__version__}: "
+        'pip install "setuptools>=77"'
+    )
 
 MODE = os.environ.get("GRADTX_BUILD", "auto")
 CSRC = Path("gradtx_cuda/csrc")
@@ -58,6 +66,8 @@ def require_torch() -> Any:
         ) from error
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH:
         raise NotBuildableError(f"the kernels need torch >= 2.10, found {torch.__version__}")
+    if not any(shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++")):
+        raise NotBuildableError("no C++ compiler was found (looked for $CXX, c++, g++)")
     return cpp_extension
 
 
@@ -143,6 +153,20 @@ def make_build_command(cpp_extension: Any) -> type:
     return BuildKernels
 
 
+def make_wheel_command() -> type:
+    """Return a bdist_wheel that is tagged as pure Python where no kernels were built."""
+    from setuptools.command.bdist_wheel import bdist_wheel
+
+    class TagWhatWasBuilt(bdist_wheel):
+        def run(self) -> None:
+            self.run_command("build")
+            if not self.distribution.ext_modules:
+                self.root_is_pure, self.py_limited_api = True, False
+            super().run()
+
+    return TagWhatWasBuilt
+
+
 def cpu_settings(cpp_extension: Any) -> dict[str, Any]:
     """Return what tells the CPU extension from the CUDA extension."""
     extension = make_cpu_extension(cpp_extension)
@@ -163,7 +187,10 @@ def kernel_options() -> dict[str, Any]:
         return {}
     return {
         "ext_modules": [make_extension(cpp_extension)],
-        "cmdclass": {"build_ext": make_build_command(cpp_extension)},
+        "cmdclass": {
+            "build_ext": make_build_command(cpp_extension),
+            "bdist_wheel": make_wheel_command(),
+        },
         "options": {"bdist_wheel": {"py_limited_api": "cp310"}},
     }
 

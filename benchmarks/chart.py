@@ -57,7 +57,8 @@ def save_chart(record: dict[str, Any], path: Path) -> None:
     for axes, (name, rows) in zip(figure.axes, sets.items(), strict=True):
         draw(axes, rows)
         axes.set_title(f"{name}, {record['threads']} threads")
-    figure.axes[-1].legend(loc="lower right", frameon=True, framealpha=1.0)
+    handles = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -6,6 +6,10 @@ Writes the numbers and one picture. ``python examples/fine_tune.py --help`` list
 defaults take about four minutes on two cores. Needs the extras ``pip install 'gradtx[examples]'``.
 """
 
+import lm.threads  # noqa: F401
+
+# isort: split
+
 import torch
 from torch.optim import Optimizer
 

@@ -5,6 +5,10 @@ picture. ``python examples/low_memory.py --help`` lists the options; the default
 minutes on two cores. Needs the extras ``pip install 'gradtx[examples]'``.
 """
 
+import lm.threads  # noqa: F401
+
+# isort: split
+
 import torch
 
 import gradtx as gx

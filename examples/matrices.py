@@ -7,6 +7,10 @@ Writes the numbers and one picture of loss against state memory. ``python exampl
 ``pip install 'gradtx[examples]'``.
 """
 
+import lm.threads  # noqa: F401
+
+# isort: split
+
 import torch
 
 import gradtx as gx

@@ -16,7 +16,7 @@ from . import (
     transforms,
 )
 from ._version import __version__
-from .core import tree
+from .core import masks, tree
 from .core.accumulate import apply_every, lookahead, multi_steps
 from .core.apply import apply_updates
 from .core.chain import chain, named_chain
@@ -83,6 +83,7 @@ __all__ = [
     "lift",
     "lookahead",
     "low_rank",
+    "masks",
     "masked",
     "matrix_groups",
     "multi_steps",

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -13,12 +12,12 @@ from gradtx.schedules import warmup_cosine_decay
 from lm.data import Corpus, batches
 from lm.model import GPT, GPTConfig
 from lm.report import results, summary
+from lm.threads import free_cores
 from lm.training import Run, train
 
 try:
-    from tqdm import tqdm
-
     from lm.figure import save_tradeoff
+    from lm.progress import progress
 except ModuleNotFoundError as missing:
     raise SystemExit(f"{missing}: run pip install 'gradtx[examples]' first") from None
 
@@ -40,7 +39,7 @@ def parser(doc: str | None, optimizers: Mapping[str, Make], out: str) -> argpars
     add("--heads", type=int, default=4, help="attention heads")
     add("--width", type=int, default=160, help="channels of the residual stream")
     add("--seed", type=int, default=0, help="seed of the weights and the batches")
-    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    add("--threads", type=int, default=free_cores(), help="CPU threads")
     add("--out", type=Path, default=Path(out), help="folder of the results")
     return made
 
@@ -60,12 +59,7 @@ def train_on(
         model,
         make(model),
         warmup_cosine_decay(0.1, 1.0, max(1, steps // 10), steps, 0.1),
-        tqdm(
-            batches(corpus.train, steps, seed=args.seed, **shape),
-            desc=name,
-            unit="step",
-            disable=None,  # draw on a terminal only
-        ),
+        progress(batches(corpus.train, steps, seed=args.seed, **shape), name),
         batches(corpus.validation, 8, seed=args.seed, **shape),
         validate_every=max(1, steps // 10),
     )

@@ -8,11 +8,21 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+from matplotlib.transforms import Bbox
 
 from lm.training import Run
 
 # Okabe-Ito: distinguishable with colour-vision deficiency.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+RADIUS = 8  # pixels around a point that no label may cover
+LABEL_PLACES = (  # offset in points and alignment, the best first
+    *((0, 9, "center", "bottom"), (0, -9, "center", "top")),
+    *((9, 0, "left", "center"), (-9, 0, "right", "center")),
+    *((9, 9, "left", "bottom"), (-9, 9, "right", "bottom")),
+    *((9, -9, "left", "top"), (-9, -9, "right", "top")),
+    *((0, side * far, "center", "center") for far in range(30, 120, 15) for side in (1, -1)),
+)
 LINE_STYLES = ("-", "--", ":", "-.")
 
 
@@ -87,18 +97,48 @@ def save_figure(runs: list[Run], path: Path) -> None:
 
 def plot_tradeoff(axes: Axes, runs: list[Run]) -> None:
     """Validation loss at the end against bytes of state, one point per optimizer."""
-    for index, run in enumerate(runs):
-        point = (run.bytes_per_parameter, run.validation_loss[-1])
+    points = [(run.bytes_per_parameter, run.validation_loss[-1]) for run in runs]
+    for index, point in enumerate(points):
         axes.plot(*point, "o", markersize=9, color=COLOURS[index % len(COLOURS)])
-        axes.annotate(run.optimizer, point, xytext=(0, 9), textcoords="offset points", ha="center")
     axes.set_xscale("log")
-    axes.margins(x=0.2, y=0.2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.margins(x=0.25, y=0.2)
     axes.set(
         title="Less memory, what loss?",
         xlabel="state, bytes per parameter",
         ylabel="final validation loss, nats per byte",
     )
     axes.grid(alpha=0.25)
+
+
+def label_points(axes: Axes, runs: list[Run]) -> None:
+    """Write names beside the points of ``plot_tradeoff``, where they cover nothing."""
+    axes.figure.canvas.draw()  # places are known now
+    points = [(run.bytes_per_parameter, run.validation_loss[-1]) for run in runs]
+    taken = [
+        Bbox.from_bounds(x - RADIUS, y - RADIUS, 2 * RADIUS, 2 * RADIUS)
+        for x, y in axes.transData.transform(points)
+    ]
+    for run, point in zip(runs, points, strict=True):
+        for x, y, horizontal, vertical in LABEL_PLACES:
+            label = axes.annotate(
+                run.optimizer,
+                point,
+                xytext=(x, y),
+                textcoords="offset points",
+                ha=horizontal,
+                va=vertical,
+            )
+            label.set_in_layout(False)
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            label.remove()
+        else:
+            axes.add_artist(label)
+        taken.append(box)
 
 
 def save_tradeoff(runs: list[Run], path: Path) -> None:
@@ -108,5 +148,6 @@ def save_tradeoff(runs: list[Run], path: Path) -> None:
     plot_tradeoff(tradeoff, runs)
     for axes in (losses, tradeoff):
         axes.spines[["top", "right"]].set_visible(False)
+    label_points(tradeoff, runs)
     figure.savefig(path, dpi=150)
     plt.close(figure)

@@ -37,7 +37,7 @@ def bindings() -> tuple[Any, Any]:
     if torch.version.hip:
         raise CannotFuseError("", "there is no back end for AMD devices")
     try:
-        from cuda.bindings import driver, nvrtc  # type: ignore[import-not-found,unused-ignore]
+        from cuda.bindings import driver, nvrtc
     except ImportError as error:
         raise CannotFuseError("", f"on CUDA devices cuda-bindings is needed: {error}") from error
     return driver, nvrtc

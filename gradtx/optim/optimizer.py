@@ -38,6 +38,11 @@ from .repeat import GroupValues, Repeat, Run
 from .saved_options import to_saved
 from .skeletons import Skeletons
 
+# torch 2.10 has it under its old name, which newer versions deprecate.
+_check_capture: Callable[[torch.optim.Optimizer], None] = getattr(
+    torch.optim.Optimizer, "_accelerator_graph_capture_health_check", None
+) or getattr(torch.optim.Optimizer, "_cuda_graph_capture_health_check")  # noqa: B009
+
 
 class Optimizer(torch.optim.Optimizer):
     """A chain of gradient transformations driving ``torch.nn`` parameters.
@@ -151,7 +156,7 @@ class Optimizer(torch.optim.Optimizer):
         Returns:
             What the closure returned, or None.
         """
-        self._accelerator_graph_capture_health_check()
+        _check_capture(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():

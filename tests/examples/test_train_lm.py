@@ -35,7 +35,7 @@ def results(out):
 
 def test_the_default_optimizers_run_in_order(results):
     names = [run["optimizer"] for run in results["runs"]]
-    assert names == ["torch-adamw", "gx-adamw", "composed"]
+    assert names == ["torch-adamw", "gx-adamw", "composed", "factored", "muon"]
 
 
 def test_environment_and_settings_are_recorded(results):
@@ -65,7 +65,7 @@ def test_losses_are_finite_and_fall(results):
 
 
 def test_gradtx_adamw_follows_torch_adamw(results):
-    reference, ours, composed = results["runs"]
+    reference, ours, composed = results["runs"][:3]
     assert ours["train_loss"] == pytest.approx(reference["train_loss"], abs=1e-3)
     assert ours["validation_loss"] == pytest.approx(reference["validation_loss"], abs=1e-3)
     # The comparison means something only if another optimizer fails it.
@@ -73,8 +73,13 @@ def test_gradtx_adamw_follows_torch_adamw(results):
 
 
 def test_two_float32_moments_are_counted_as_eight_bytes(results):
-    for run in results["runs"]:
+    for run in results["runs"][:3]:
         assert run["bytes_per_parameter"] == pytest.approx(8, rel=0.02)
+
+
+def test_the_others_keep_less(results):
+    factored, muon = results["runs"][3:]
+    assert factored["bytes_per_parameter"] < muon["bytes_per_parameter"] < 7
 
 
 def test_the_figure_is_a_png_of_readable_size(results, out):
@@ -106,7 +111,10 @@ def test_an_unknown_optimizer_is_refused_before_training(tmp_path, capsys, name)
     with pytest.raises(SystemExit):
         train(tmp_path, "--optimizers", "torch-adamw", name)
     captured = capsys.readouterr()
-    assert f"{name!r} is none of torch-adamw, gx-adamw, composed and gx:CLASS" in captured.err
+    assert (
+        f"{name!r} is none of torch-adamw, gx-adamw, composed, factored, muon and gx:CLASS"
+        in captured.err
+    )
     assert captured.out == ""
 
 
@@ -139,3 +147,61 @@ def test_output_without_a_terminal_is_plain_lines(tmp_path):
     assert done.stderr == ""
     assert "\r" not in done.stdout
     assert done.stdout.startswith(f"torch-adamw: {STEPS} steps in ")
+
+
+def test_a_run_without_a_terminal_says_how_far_it_is(capsys):
+    from lm.progress import progress
+
+    assert list(progress(range(4), "name", seconds=0.0)) == list(range(4))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in lines] == [f"name: step {n} of 4" for n in (1, 2, 3)]
+    assert list(progress(range(4), "name", seconds=60.0)) == list(range(4))
+    assert capsys.readouterr().out == ""
+
+
+def test_threads_sleep_and_are_as_many_as_free_cores(monkeypatch):
+    code = "import lm.threads, os; print(os.environ['OMP_WAIT_POLICY'])"
+    for policy, expected in ((None, "passive"), ("active", "active")):
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        environment |= {"PYTHONPATH": str(EXAMPLES)} | (
+            {"OMP_WAIT_POLICY": policy} if policy else {}
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
+    import lm.threads
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for load, free in ((0.0, 8), (2.6, 5), (50.0, 1)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert lm.threads.free_cores() == free
+
+
+def test_labels_of_near_points_do_not_overlap(tmp_path, monkeypatch):
+    import itertools
+
+    from lm import figure
+    from lm.training import Run
+
+    runs = [
+        Run(name, [2.0, 1.5], [0, 2], [2.0, loss], bytes_per_parameter=size)
+        for name, loss, size in (
+            *(("AdamW", 1.5, 8.0), ("LDAdam", 1.501, 7.5), ("a long name", 1.499, 7.8)),
+            *(("Muon", 1.5, 8.2), ("factored", 1.4, 0.2), ("factored, too", 1.4, 0.21)),
+        )
+    ]
+    kept = []
+    monkeypatch.setattr(figure.plt, "close", kept.append)
+    figure.save_tradeoff(runs, tmp_path / "tradeoff.png")
+    kept[0].canvas.draw()
+    axes = kept[0].axes[1]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(runs)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(kept[0].bbox.containsx(b.x0) and kept[0].bbox.containsx(b.x1) for b in boxes)

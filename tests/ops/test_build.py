@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,18 +20,22 @@ pytestmark = [
 ]
 
 
-def build(tmp_path: Path, **environment: str) -> tuple[subprocess.CompletedProcess, list[Path]]:
+def build(
+    tmp_path: Path, *command: str, **environment: str
+) -> tuple[subprocess.CompletedProcess, list[Path]]:
     """Build a small source tree around the kernels; return the process and the libraries made."""
     (tmp_path / "gradtx").mkdir()
     for name in ("__init__.py", "_version.py"):
         shutil.copy(ROOT / "gradtx" / name, tmp_path / "gradtx")
     shutil.copytree(ROOT / "gradtx_cuda", tmp_path / "gradtx_cuda", ignore=_ignore_built)
-    for name in ("setup.py", "pyproject.toml"):
+    for name in ("tests", "examples", "benchmarks", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "README.md").touch()
     (tmp_path / "LICENSE").touch()
     process = subprocess.run(
-        [sys.executable, "setup.py", "build", "--build-base", "out"],
+        [sys.executable, "setup.py", *(command or ("build", "--build-base", "out"))],
         cwd=tmp_path,
         env={**os.environ, "MAX_JOBS": "2", "PYTHONPATH": "", **environment},
         capture_output=True,
@@ -48,6 +54,43 @@ def test_broken_compiler_degrades(tmp_path):
     assert process.returncode == 0, process.stderr
     assert "gradtx: the kernels did not compile, installing pure Python: " in process.stderr
     assert libraries == []
+
+
+def test_a_wheel_without_kernels_is_tagged_as_one(tmp_path):
+    process, _ = build(
+        tmp_path, "bdist_wheel", GRADTX_BUILD="auto", CC="/bin/false", CXX="/bin/false"
+    )
+    assert process.returncode == 0, process.stderr
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as content:
+        assert not [name for name in content.namelist() if name.endswith(".so")]
+        assert "gradtx/__init__.py" in content.namelist()
+
+
+def test_an_old_setuptools_is_named(tmp_path):
+    (tmp_path / "setuptools").mkdir()
+    (tmp_path / "setuptools" / "__init__.py").write_text("__version__ = '65.5.0'; setup = None")
+    done = subprocess.run(
+        [sys.executable, ROOT / "setup.py", "bdist_wheel"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("gradtx: setuptools >= 77 is needed, found 65.5.0")
+
+
+def test_the_source_distribution_is_whole(tmp_path):
+    process, _ = build(tmp_path, "sdist", GRADTX_BUILD="0")
+    assert process.returncode == 0, process.stderr
+    (archive,) = (tmp_path / "dist").iterdir()
+    with tarfile.open(archive) as content:
+        names = {name.partition("/")[2] for name in content.getnames()}
+    for folder in ("tests", "examples", "benchmarks", "docs"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert str(path.relative_to(ROOT)) in names
 
 
 def test_broken_compiler_is_fatal_on_request(tmp_path):
