@@ -43,7 +43,7 @@ def draw(axes: Axes, rows: dict[str, Any]) -> None:
     axes.axvline(1.0, color="0.4", linewidth=1, linestyle=":")
     axes.grid(axis="x", alpha=0.25)
     axes.set_axisbelow(True)
-    axes.set_xlabel("step time / torch.optim.AdamW(fused=True)")
+    axes.set_xlabel("step time / torch's fused AdamW")
     axes.spines[["top", "right"]].set_visible(False)
 
 
