@@ -40,8 +40,9 @@ class rank1(Codec):
     For 1024 x 1024: 0.13 bytes a parameter with signs, 0.008 without.
 
     Other zeros come back as products of their row and column. Keep both moments so, or none: over
-    a second moment that is kept exactly, a first moment that came back this way counts only where
-    there has been a gradient, and small gradients among large ones make large steps.
+    a second moment that is kept in another way, such a first moment makes large steps where
+    gradients are small among large ones. Where there never was one it counts as zero only if the
+    second moment is kept exactly.
 
     Args:
         vector_reshape: factor vectors too; otherwise they stay dense.
