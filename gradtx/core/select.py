@@ -19,6 +19,7 @@ from .leaves import STRUCTURED, LeafInfo, zeros_of
 from .protocol import GradientTransformation, Wrapper
 from .tree import PyTree
 
+_TRUTH = ("bool", torch.bool)  # dtypes of truth values
 Labels = Callable[[LeafInfo], Hashable] | PyTree
 
 
@@ -64,6 +65,19 @@ def merge(updates: PyTree, chosen: list[bool], new: PyTree) -> PyTree:
     return spec.unflatten([n if yes else u for u, n, yes in zip(leaves, news, chosen, strict=True)])
 
 
+def _check_mask(who: str, mask: Labels) -> None:
+    """Raise unless a mask is a function or a tree of booleans.
+
+    Raises:
+        TypeError: another leaf.
+    """
+    for leaf in [] if callable(mask) else tree.leaves(mask):
+        if not isinstance(leaf, int) and getattr(leaf, "dtype", None) not in _TRUTH:
+            raise TypeError(
+                f"{who}: mask must be a function of LeafInfo or a tree of booleans, got {leaf!r}"
+            )
+
+
 @dataclass(frozen=True)
 class partition(GradientTransformation):
     """Different transforms for different leaves.
@@ -88,6 +102,14 @@ class partition(GradientTransformation):
 
     transforms: Mapping[str, GradientTransformation]
     by: Labels
+
+    def __post_init__(self) -> None:
+        for label, tx in self.transforms.items():
+            if not isinstance(tx, GradientTransformation):
+                raise TypeError(
+                    f"partition: transforms[{label!r}] must be a GradientTransformation, "
+                    f"got {described(tx)}"
+                )
 
     @property
     def inner(self) -> Mapping[str, GradientTransformation]:
@@ -149,6 +171,9 @@ class masked(Wrapper):
 
     mask: Labels
 
+    def __post_init__(self) -> None:
+        _check_mask(self.name, self.mask)
+
     def __hash__(self) -> int:
         return hash(self.transform)
 
@@ -181,6 +206,9 @@ class freeze(GradientTransformation):
     per_leaf: ClassVar[bool] = True
 
     mask: Labels
+
+    def __post_init__(self) -> None:
+        _check_mask(self.name, self.mask)
 
     def __hash__(self) -> int:
         return hash(freeze)

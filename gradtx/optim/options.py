@@ -123,6 +123,23 @@ def per_entry(tx: GradientTransformation) -> set[str]:
     return {f for f, (path, _, name) in split.items() if hyper_.is_per_entry(by_path[path], name)}
 
 
+def of_short_names(within: Mapping[str, str]) -> dict[str, str]:
+    """The interval for a short name, which reaches every member that has it: what all take."""
+    out: dict[str, str] = {}
+    for full, interval in within.items():
+        short = full.rpartition(".")[2]
+        out[short] = _common(out[short], interval) if short in out else interval
+    return out
+
+
+def _common(a: str, b: str) -> str:
+    """The intersection of two intervals."""
+    pairs = [(x, x[1:-1].split(", ")) for x in (a, b)]
+    left = max(((float(ends[0]), x[0] == "("), x[0] + ends[0]) for x, ends in pairs)
+    right = min(((float(ends[1]), x[-1] == "]"), ends[1] + x[-1]) for x, ends in pairs)
+    return f"{left[1]}, {right[1]}"
+
+
 def options_of(tx: GradientTransformation) -> dict[str, Option]:
     """Options for every dynamic hyperparameter of a chain that is not scheduled.
 

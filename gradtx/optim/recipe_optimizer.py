@@ -12,7 +12,7 @@ from ..core.plain import whole_number
 from ..core.protocol import GradientTransformation
 from .embeddings import warn_of_embeddings
 from .optimizer import Optimizer
-from .options import COMMON, Option, intervals, per_entry
+from .options import COMMON, Option, intervals, of_short_names, per_entry
 
 _EXAMPLE = """
 
@@ -89,8 +89,25 @@ class RecipeOptimizer(Optimizer):
         return _options(type(self), self._structure(group))  # type: ignore[arg-type]
 
     def _structure(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Values of the structural options."""
-        return tuple([_frozen(group[name]) for name in self.structural()])
+        """Values of the structural options.
+
+        Raises:
+            ValueError: another number of betas than the default has.
+            TypeError: a value that cannot be hashed.
+        """
+        for name in _betas(self.build):
+            value, count = group[name], len(self.signature[name])
+            if not isinstance(value, (tuple, list)) or len(value) != count:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must have {count} values, got {value!r}"
+                )
+        values = tuple([_frozen(group[name]) for name in self.structural()])
+        try:
+            hash(values)
+        except TypeError as error:
+            shown = dict(zip(self.structural(), values, strict=True))
+            raise TypeError(f"{type(self).__name__}: {error} among the options {shown}") from None
+        return values
 
 
 def _passing(
@@ -124,6 +141,11 @@ def _parameters(build: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(build).parameters)
 
 
+@functools.cache
+def _betas(build: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(name for name in _parameters(build) if name.endswith("betas"))
+
+
 @functools.lru_cache(maxsize=256)
 def _built(cls: Any, values: tuple[Any, ...]) -> GradientTransformation:
     return _same_object(cls.build(*values))
@@ -139,8 +161,7 @@ def _same_object(tx: GradientTransformation) -> GradientTransformation:
 def _options(cls: Any, values: tuple[Any, ...]) -> Mapping[str, Option]:
     tx = _built(cls, values)
     within, wide = intervals(tx), per_entry(tx)
-    # A short name reaches every member that has it.
-    within |= {full.rpartition(".")[2]: interval for full, interval in within.items()}
+    within |= of_short_names(within)
     off = {
         name for name, value in zip(_parameters(cls.build), values, strict=True) if value is None
     }

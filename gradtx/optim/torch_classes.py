@@ -178,10 +178,11 @@ class Adafactor(RecipeOptimizer):
     @staticmethod
     def build(beta2_decay: float, eps: tuple[float | None, float]) -> GradientTransformation:
         """The chain for these structural options."""
-        if beta2_decay > 0:
-            raise ValueError(f"Adafactor: beta2_decay must be <= 0, got {beta2_decay}")
-        if any(x is not None and not x >= 0 for x in eps):
-            raise ValueError(f"Adafactor: eps must be two values >= 0, got {eps}")
+        if not isinstance(beta2_decay, (int, float)) or not beta2_decay <= 0:
+            raise ValueError(f"Adafactor: beta2_decay must be <= 0, got {beta2_decay!r}")
+        values = [0.0 if x is None else x for x in eps] if isinstance(eps, tuple) else []
+        if len(values) != 2 or not all(isinstance(x, (int, float)) and x >= 0 for x in values):
+            raise ValueError(f"Adafactor: eps must be two values >= 0, got {eps!r}")
         return recipes.adafactor(
             decay_rate=-beta2_decay,
             eps=0.0,

@@ -59,7 +59,7 @@ def make_projector(
     """
     if isinstance(kind, Projector):
         return kind
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(
             f"{who}: the kind of subspace must be one of {tuple(KINDS)} or a projector of "
             f"gx.subspace, got {kind!r}"

@@ -78,8 +78,8 @@ def apollo(
     >>> gx.tree.get(gx.apollo(rank=4).init(params), "mu").shape
     torch.Size([64, 4])
     """
-    if not 0 <= scale < math.inf:
-        raise ValueError(f"apollo: scale must be in [0, inf), got {scale}")
+    if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
+        raise ValueError(f"apollo: scale must be in [0, inf), got {scale!r}")
     inner = quotient(first_moment(b1), root_second_moment(b2, eps, debias=False))
     members: list[GradientTransformation] = [inner]
     if rank is not None or isinstance(proj, Projector):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..codecs import Codec, affine_rows, rotated
 from ..compressors import top_columns
 from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
 from ..core.leaves import LeafInfo
+from ..core.plain import Plain
 from ..core.protocol import GradientTransformation
 from ..core.select import Labels, partition
 from ..transforms import (
@@ -27,8 +28,10 @@ from ._learning_rate import with_learning_rate
 
 
 @dataclass(frozen=True)
-class _Projected:
+class _Projected(Plain):
     """Which leaves have moments of low rank."""
+
+    name: ClassVar[str] = "dct_adamw"
 
     max_shape: int
 

@@ -205,7 +205,7 @@ def trion(
     >>> int(torch.linalg.matrix_rank(updates["w"]))
     1
     """
-    if scaling_type not in SCALINGS:
+    if not isinstance(scaling_type, str) or scaling_type not in SCALINGS:
         raise ValueError(
             f"trion: scaling_type must be one of {tuple(SCALINGS)}, got {scaling_type!r}"
         )

@@ -93,8 +93,9 @@ def microadam(
         raise ValueError(
             f"microadam: quant_block_size must be an even integer >= 2, got {quant_block_size!r}"
         )
-    if not (0 <= alpha < 1 or alpha == FEED_THROUGH):
-        raise ValueError(f"microadam: alpha must be in [0, 1) or -2, got {alpha}")
+    known = isinstance(alpha, (int, float)) and (0 <= alpha < 1 or alpha == FEED_THROUGH)
+    if not known:
+        raise ValueError(f"microadam: alpha must be in [0, 1) or -2, got {alpha!r}")
     if parity and (mask is not None or lr is None):
         raise ValueError("microadam: parity needs lr, and takes no mask")
     keep = block_top_k(density, block_size)

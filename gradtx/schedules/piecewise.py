@@ -114,7 +114,15 @@ def _pairs(boundaries: Boundaries) -> tuple[tuple[int, float], ...]:
 
 def _freeze_boundaries(schedule: piecewise_constant | piecewise_interpolate) -> None:
     """Check the boundaries and keep them as a sorted tuple, which can be hashed and compared."""
-    pairs = _pairs(schedule.boundaries_and_scales)
+    try:
+        pairs = tuple(
+            (boundary, scale) for boundary, scale in _pairs(schedule.boundaries_and_scales)
+        )
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"schedules.{type(schedule).__name__}: boundaries_and_scales must be {{step: factor}} "
+            f"or pairs, got {schedule.boundaries_and_scales!r}"
+        ) from None
     for boundary, scale in pairs:
         check_integer(schedule, "a boundary", boundary, 0)
         if isinstance(scale, Tensor) and scale.ndim == 0:

@@ -83,7 +83,7 @@ class InSubspace(DeclaredTransform, Wrapper):
         check_parts(self.name, self.projector, self.refresh)
         if self.on_refresh not in POLICIES:
             raise ValueError(
-                f"in_subspace: on_refresh must be one of {POLICIES}, got {self.on_refresh!r}"
+                f"{self.name}: on_refresh must be one of {POLICIES}, got {self.on_refresh!r}"
             )
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> InSubspaceState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ class scale_by_rss(LeafTransform):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_codec(self, "codec")
-        if not self.initial_accumulator_value >= 0:
+        if not 0 <= self.initial_accumulator_value < math.inf:
             raise ValueError(
                 "scale_by_rss: initial_accumulator_value must be in [0, inf), "
                 f"got {self.initial_accumulator_value}"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
+from ..core import hyper as hyper_
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import divide, divide_by_sum, root
@@ -64,7 +68,14 @@ class scale_by_rms(LeafTransform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_initial(self)
         check_codec(self, "nu_codec")
+
+    @cached_property
+    def declared(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Intervals by name: what is corrected for a start at zero must leave it."""
+        within = hyper_.declare(type(self))
+        return {**within, "decay": "[0, 1)"} if self.bias_correction else within
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRmsState:
         step = new_count([p]) if self.bias_correction else ()
@@ -136,8 +147,15 @@ class scale_by_stddev(LeafTransform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_initial(self)
         check_codec(self, "mu_codec")
         check_codec(self, "nu_codec")
+
+    @cached_property
+    def declared(self) -> Mapping[str, str]:  # type: ignore[override]
+        """Intervals by name: what is corrected for a start at zero must leave it."""
+        within = hyper_.declare(type(self))
+        return {**within, "decay": "[0, 1)"} if self.bias_correction else within
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByStddevState:
         step = new_count([p]) if self.bias_correction else ()
@@ -165,3 +183,8 @@ def _divide_by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool
     if not inside:
         return divide_by_sum(u, root(square), eps)
     return divide(u, root(square + eps))
+
+
+def _check_initial(tx: scale_by_rms | scale_by_stddev) -> None:
+    if not 0 <= tx.initial_scale < math.inf:
+        raise ValueError(f"{tx.name}: initial_scale must be in [0, inf), got {tx.initial_scale}")

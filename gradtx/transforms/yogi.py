@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,7 +72,7 @@ class scale_by_yogi(LeafTransform):
         super().__post_init__()
         check_codec(self, "mu_codec")
         check_codec(self, "nu_codec")
-        if not self.initial_accumulator_value >= 0:
+        if not 0 <= self.initial_accumulator_value < math.inf:
             raise ValueError(
                 "scale_by_yogi: initial_accumulator_value must be in [0, inf), "
                 f"got {self.initial_accumulator_value}"

@@ -1,0 +1,142 @@
+"""Options that choose structure: wrong ones are refused by name when a transform is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+import gradtx as gx
+from gradtx.core.protocol import GradientTransformation, members
+from tests.table import Row
+
+from .helpers import run, tensors, with_value
+
+BAD: tuple[Any, ...] = (
+    *(math.nan, -math.inf, -0.5, 1.5, True, None),
+    *("x", (), [], {}, object(), torch.float32),
+)
+_RAW = re.compile("not supported between|unhashable|unpack|not iterable|not callable")
+
+
+def static_fields(member: Any) -> list[str]:
+    fields = [f for f in dataclasses.fields(member) if f.init]
+    return [f.name for f in fields if f.metadata.get("gradtx.kind") == "static"]
+
+
+def refusal(make: Callable[[], Any]) -> str | None:
+    """The words of the error, None if there is none."""
+    try:
+        make()
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def test_wrong_static_options(row: Row) -> None:
+    """Every static field with every wrong value: an error that names it, or a transform."""
+    for _, member in members(row.make()):
+        if not dataclasses.is_dataclass(member):
+            continue
+        for name in static_fields(member):
+            for bad in BAD:
+                error = refusal(partial(dataclasses.replace, member, **{name: bad}))
+                if error is not None:
+                    assert error.startswith(f"{member.name}: "), (name, bad, error)
+                    assert not _RAW.search(error), (name, bad, error)
+
+
+def test_nan_is_no_static_option(row: Row) -> None:
+    """Where one may be constructed with it, no number has come of it."""
+    tx = row.make()
+    for _, member in members(tx):
+        for name in static_fields(member) if dataclasses.is_dataclass(member) else ():
+            try:
+                other = with_value(tx, [member], name, math.nan)
+            except (TypeError, ValueError):
+                continue
+            outs, _ = run(other, steps=2)
+            assert all(x.isfinite().all() for x in tensors(outs)), (member.name, name)
+
+
+PARTS = [
+    gx.codecs.affine(4),
+    gx.codecs.affine_rows(),
+    gx.codecs.blockwise(8),
+    gx.codecs.dense(torch.bfloat16),
+    gx.codecs.dynamic8(),
+    gx.codecs.rank1(),
+    gx.codecs.symmetric(4),
+    gx.compressors.block_top_k(0.5, 4),
+    gx.compressors.low_rank(1),
+    gx.compressors.power_iteration(0.5),
+    gx.compressors.random_k(0.5),
+    gx.compressors.sign(),
+    gx.compressors.threshold(1.0),
+    gx.compressors.top_columns(1),
+    gx.compressors.top_k(0.5),
+    gx.subspace.one_based(2),
+    gx.subspace.svd(1),
+    gx.subspace.gaussian(1),
+    gx.subspace.dct(1),
+    gx.schedules.linear(1.0, 0.0, 4),
+    gx.schedules.cosine_decay(1.0, 4),
+    gx.schedules.piecewise_constant(1.0, {1: 0.5}),
+    gx.multi_steps(gx.scale(1.0)),
+    gx.lookahead(gx.scale(1.0)),
+    gx.apply_if_finite(gx.scale(1.0)),
+    gx.skip_large_updates(gx.scale(1.0), 1.0),
+    gx.as_matrices(gx.scale(1.0)),
+    gx.split_rows(gx.scale(1.0), blocks=2),
+    gx.in_basis(gx.scale(1.0)),
+    gx.masked(gx.scale(1.0), {"w": True}),
+]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
+def test_wrong_options_of_parts(part: Any) -> None:
+    who = part.name if isinstance(part, GradientTransformation) else type(part).__name__
+    for field in dataclasses.fields(part):
+        for bad in BAD:
+            error = refusal(partial(dataclasses.replace, part, **{field.name: bad}))
+            if error is not None:
+                assert re.match(rf"(schedules\.)?{who}: ", error), (field.name, bad, error)
+                assert not _RAW.search(error), (field.name, bad, error)
+
+
+RECIPES = {
+    "apollo": {"scale": ["x", None, ()], "proj": [{}, 3]},
+    "dct_adamw": {"max_shape": ["x", None, 2.5]},
+    "galore_adamw": {"proj": [{}, [], 0.5]},
+    "ldadamw": {"proj_method": [{}, 1]},
+    "microadam": {"alpha": ["x", None, math.nan]},
+    "muon": {"other": ["x", {}, 1], "ns_dtype": ["bfloat16", 1]},
+    "rmsprop": {"initial_scale": [-1.0, math.nan, math.inf]},
+    "schedule_free_adamw": {"b2": [1.0, math.nan]},
+    "trion": {"scaling_type": [{}, 1]},
+    "ademamix": {"t_alpha": [math.nan, "x"]},
+    "adopt": {"clip": [math.nan, "x"]},
+    "scale_by_yogi": {"initial_accumulator_value": [math.inf, "x"]},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_wrong_options_of_recipes(name: str) -> None:
+    for option, values in RECIPES[name].items():
+        for bad in values:
+            with pytest.raises((TypeError, ValueError), match=r"^\w+: .*(must|needs)") as caught:
+                getattr(gx, name)(0.1, **{option: bad})
+            assert not _RAW.search(str(caught.value))
+
+
+def test_masks_are_functions_or_booleans() -> None:
+    for bad in ("x", 0.5, {"w": "yes"}):
+        for make in (lambda m: gx.masked(gx.scale(1.0), m), gx.freeze):
+            with pytest.raises(TypeError, match="mask must be a function"):
+                make(bad)

@@ -1,0 +1,65 @@
+"""Every option of every class with wrong values: refused when the optimizer is made."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+import gradtx as gx
+from gradtx.optim.recipe_optimizer import RecipeOptimizer
+
+BAD: tuple[Any, ...] = (
+    *(math.nan, -1, 2.5, True, None, "x", (), [], {}, object()),
+    *((0.9,), (0.9, math.nan), (0.9, 1.0)),
+)
+CLASSES = [
+    cls
+    for cls in vars(gx.optim).values()
+    if isinstance(cls, type) and issubclass(cls, RecipeOptimizer) and cls is not RecipeOptimizer
+]
+_RAW = re.compile("not supported between|unpack|not iterable|not callable|out of range")
+
+
+def refusal(make: Callable[[], Any]) -> str | None:
+    """The words of the error, None if there is none."""
+    try:
+        make()
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_wrong_values(cls: Any) -> None:
+    params = [torch.nn.Parameter(torch.ones(4, 3))]
+    for name in cls.signature:
+        for bad in BAD:
+            error = refusal(partial(cls, params, **{name: bad}))
+            if error is not None:
+                assert re.match(r"[\w.]+: ", error), (name, bad, error)
+                assert not _RAW.search(error), (name, bad, error)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("AdEMAMix", {"t_alpha": math.nan}),
+        ("Adopt", {"clip": math.nan}),
+        ("ScheduleFreeAdamW", {"betas": (0.9, 1.0)}),
+        ("AdamAdv", {"betas": ()}),
+        ("AdamW", {"betas": ()}),
+        ("Adafactor", {"eps": (None,)}),
+        ("Muon", {"ns_dtype": "bfloat16"}),
+        ("DCTAdamW", {"eps": 0.0}),
+    ],
+)
+def test_values_that_gave_nan_or_failed_inside(name: str, options: dict[str, Any]) -> None:
+    option = next(iter(options))
+    with pytest.raises((TypeError, ValueError), match=rf"{option.removeprefix('ns_')}|b2"):
+        getattr(gx.optim, name)([torch.nn.Parameter(torch.ones(4, 3))], **options)
