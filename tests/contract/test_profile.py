@@ -12,6 +12,9 @@ import gradtx as gx
 
 from .cases import assert_equal, parameters, run, set_gradients
 
+# torch 2.10 warns about a profiler that runs only once.
+pytestmark = pytest.mark.filterwarnings("ignore:.*Profiler clears events:UserWarning")
+
 
 def events(opt: torch.optim.Optimizer) -> list[str]:
     with profile(activities=[ProfilerActivity.CPU]) as prof:
