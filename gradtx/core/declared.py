@@ -47,6 +47,7 @@ class Call:
     reduce: Reduce
     unit: Any
     extra: Mapping[str, Any]
+    wanted: Mapping[str, list[Any]]
 
     def values_at(self, i: int, values: Mapping[str, Any]) -> dict[str, Any]:
         """Hyperparameters for leaf ``i``."""
@@ -85,6 +86,8 @@ class DeclaredTransform(GradientTransformation):
     requires_params: ClassVar[bool] = False
     needs_grad: ClassVar[bool] = False
     needs_unit: ClassVar[bool] = False
+    needs_value: ClassVar[bool] = False
+    needs_extra: ClassVar[tuple[str, ...]] = ()
     accepts: ClassVar[tuple[type, ...]] = (Tensor,)
     densifies: ClassVar[bool] = False  # structured updates arrive as tensors
 
@@ -149,7 +152,20 @@ class DeclaredTransform(GradientTransformation):
         us = [widen(u) for u in leaves]
         overrides = hyper_.overrides(self, extra.get("hyper"), spec, leaves)
         reduce, unit = extra.get("reduce", LOCAL), extra.get("unit", 1.0)
-        return Call(us, ps, gs, names, spec, overrides, reduce, unit, extra)
+        wanted = self._wanted(extra, spec)
+        return Call(us, ps, gs, names, spec, overrides, reduce, unit, extra, wanted)
+
+    def _wanted(self, extra: Mapping[str, Any], spec: Any) -> dict[str, list[Any]]:
+        """The extra arguments that are declared, per leaf."""
+        out: dict[str, list[Any]] = {}
+        for name in (*(("value",) if self.needs_value else ()), *self.needs_extra):
+            if name not in extra:
+                raise ValueError(f"{self.name}: needs {name}; pass {name}= to update")
+            if name == "value":
+                out[name] = [extra[name]] * spec.num_leaves
+            else:
+                out[name] = tree.leaves_like(self.name, spec, extra[name], name)
+        return out
 
     def _values_at(self, call: Call, count: Tensor | None) -> dict[str, Any]:
         """The own dynamic values at a count; those with one value an entry fit every leaf."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from . import tree
 from .checks import check_tensors
 from .errors import TreeMismatchError
+from .extra import map_trees
 from .leaves import ANY_UPDATE, densify_leaf
 from .protocol import Wrapper
 from .tree import PyTree
@@ -51,8 +52,7 @@ class flatten(Wrapper):
             raise TreeMismatchError(
                 f"flatten: leaf {missing[0]!r} has no update; the vector needs every leaf"
             )
-        if "grads" in extra:
-            extra["grads"] = _join(extra["grads"])
+        extra = map_trees(_join, extra, updates)
         flat_params = None if params is None else _join(params)
         new, state = self.update_transform(_join(updates), state, flat_params, extra)
         sizes = [x.numel() for x in leaves]

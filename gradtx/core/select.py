@@ -15,6 +15,7 @@ import torch
 from . import tree
 from .chain import check_members
 from .errors import described
+from .extra import map_trees
 from .leaves import STRUCTURED, LeafInfo, zeros_of
 from .protocol import GradientTransformation, Wrapper
 from .tree import PyTree
@@ -133,8 +134,9 @@ class partition(GradientTransformation):
         out, new_state = updates, {}
         for label in self.transforms:
             chosen, name = [x == label for x in labels], str(label)
+            given = map_trees(lambda t, chosen=chosen: keep(t, chosen), extra, updates)  # type: ignore[misc]
             new, new_state[name] = self.update_inner(
-                name, keep(updates, chosen), state[name], params, extra
+                name, keep(updates, chosen), state[name], params, given
             )
             out = merge(out, chosen, new)
         return out, new_state
@@ -184,7 +186,8 @@ class masked(Wrapper):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         chosen = self._chosen(updates, params)
-        new, state = self.update_transform(keep(updates, chosen), state, params, extra)
+        given = map_trees(lambda t: keep(t, chosen), extra, updates)
+        new, state = self.update_transform(keep(updates, chosen), state, params, given)
         return merge(updates, chosen, new), state
 
     def _chosen(self, updates: PyTree, params: PyTree) -> list[bool]:

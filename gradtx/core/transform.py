@@ -42,7 +42,9 @@ class LeafTransform(DeclaredTransform):
     define ``update_leaf``, and ``init_leaf`` if there is state. A state holds tensors, or ``()``
     for what is switched off, never None. Class attributes: ``requires_params`` (raise without
     them), ``needs_grad`` (``h.grad`` is the leaf's gradient), ``needs_unit`` (``h.unit`` is the
-    factor that updates carry, 1 unless a wrapper rescales them), ``accepts`` (kinds of updates).
+    factor that updates carry, 1 unless a wrapper rescales them), ``needs_value`` (``h.value`` is
+    the loss), ``needs_extra`` (names of further arguments of ``update`` that are trees like the
+    updates, ``h.name`` is the leaf), ``accepts`` (kinds of updates).
 
     >>> from dataclasses import dataclass
     >>> import torch, gradtx as gx
@@ -113,7 +115,7 @@ class LeafTransform(DeclaredTransform):
                 here["grad"] = widen(call.grads[i])
             if self.needs_unit:
                 here["unit"] = call.unit
-            here |= {name: column[i] for name, column in together.items()}
+            here |= {name: column[i] for name, column in (*call.wanted.items(), *together.items())}
             h = Values(here)
             p = None if call.params[i] is None else tree.accumulator(call.params[i])
             out, new = self.update_leaf(u, states[i], p, h)
@@ -145,7 +147,9 @@ class TreeTransform(DeclaredTransform):
 
     Define ``update_tree``; and ``init_tree`` if there is state. Both get lists of the leaves that
     are present. The state is a ``TreeState``: per-leaf states beside an explicit shared part.
-    Class attribute: ``of_leaf`` (hyperparameters of which every leaf may have its own value).
+    Class attributes: ``of_leaf`` (hyperparameters of which every leaf may have its own value),
+    ``needs_value`` (``h.value`` is the loss), ``needs_extra`` (names of tree arguments of
+    ``update``, ``h.name`` is a list of their leaves).
 
     >>> from dataclasses import dataclass
     >>> import torch, gradtx as gx
@@ -197,7 +201,10 @@ class TreeTransform(DeclaredTransform):
             return call.spec.unflatten(call.updates), state
         ps = [None if call.params[i] is None else tree.accumulator(call.params[i]) for i in there]
         us = [call.updates[i] for i in there]
-        h = Values(call.common(self.name, there, values, self.of_leaf))
+        wanted = {name: [column[i] for i in there] for name, column in call.wanted.items()}
+        if self.needs_value:
+            wanted["value"] = call.extra["value"]
+        h = Values({**call.common(self.name, there, values, self.of_leaf), **wanted})
         if not self.is_stateful:
             out, _, _ = self.update_tree(us, None, None, ps, h, call.reduce)
             return self._joined(call, there, out), state

@@ -1,0 +1,38 @@
+"""Extra arguments of ``update``: which of them are trees of leaves, like the updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import tree
+from .tree import PyTree
+
+# What has a meaning of its own, whatever its structure is.
+_NO_TREES = ("hyper", "reduce", "unit", "value")
+
+
+def map_trees(
+    fn: Callable[[PyTree], PyTree], extra: Mapping[str, Any], updates: PyTree
+) -> dict[str, Any]:
+    """The arguments, with ``fn`` applied to those that have the updates' structure and shapes.
+
+    Wrappers that show a transform another tree than they got, some leaves or one vector, treat
+    these like the updates.
+
+    >>> import torch
+    >>> from gradtx.core.extra import map_trees
+    >>> updates, extra = {"w": torch.ones(2)}, {"value": 1.0, "hessian": {"w": torch.zeros(2)}}
+    >>> map_trees(lambda t: "seen", extra, updates)
+    {'value': 1.0, 'hessian': 'seen'}
+    """
+    leaves, spec = tree.flatten(updates)
+
+    def is_like(given: Any) -> bool:
+        others, other_spec = tree.flatten(given)
+        return other_spec == spec and all(
+            x is None or u is None or getattr(x, "shape", None) == u.shape
+            for u, x in zip(leaves, others, strict=True)
+        )
+
+    return {k: fn(v) if k not in _NO_TREES and is_like(v) else v for k, v in extra.items()}
