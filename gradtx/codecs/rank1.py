@@ -44,6 +44,9 @@ class rank1(Codec):
     gradients are small among large ones. Where there never was one it counts as zero only if the
     second moment is kept exactly.
 
+    From updates of about 1e19 on, whose squares overflow float32, factors of the second moment are
+    infinite and what they multiply to NaN, where a dense moment gives zero steps.
+
     Args:
         vector_reshape: factor vectors too; otherwise they stay dense.
         vector_rule: what a vector is: one dimension ("ndim"), or one dimension that is not 1

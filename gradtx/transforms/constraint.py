@@ -44,6 +44,11 @@ class ZeroNansState(NamedTuple):
 class zero_nans(LeafTransform):
     """Replace NaN entries of updates by zero, and note in the state which leaves had any.
 
+    Without it an entry whose gradient is NaN gets a NaN for its update, in every transform, and
+    what has seen one, a moment or a number that leaves share, stays NaN. ``gx.apply_if_finite``
+    and ``gx.apply_if_leaf_finite`` skip steps or leaves instead. Infinity follows arithmetic: its
+    sign is 1, its quotient by a moment that has seen it NaN, later ones zero.
+
     >>> import torch, gradtx as gx
     >>> tx = gx.zero_nans()
     >>> updates, state = tx.update({"w": torch.tensor([torch.nan, 1.0])}, tx.init({

@@ -41,6 +41,9 @@ class scale_by_factored_rms(LeafTransform):
     u^2 + epsilon;  s = sqrt(r c / max(mean(r), floor));  update = u / max(s, floor).
     A leaf with fewer than two large enough dimensions keeps the average of u^2 + epsilon itself.
 
+    From updates of about 1e19 on, whose squares overflow float32, factors of the second moment are
+    infinite and what they multiply to NaN, where a dense moment gives zero steps.
+
     Args:
         factored: False keeps full second moments for all leaves.
         decay_rate: exponent of the decay, >= 0.

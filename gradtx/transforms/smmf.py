@@ -38,6 +38,9 @@ class scale_by_smmf(LeafTransform):
     m <- b_t m + (1 - b_t) u with b_t = beta growth_rate^(t-1);
     v <- c_t v + (1 - c_t) u^2 with c_t = 1 - t^decay_rate;  update = m / (sqrt(v) + eps).
 
+    From updates of about 1e19 on, whose squares overflow float32, factors of the second moment are
+    infinite and what they multiply to NaN, where a dense moment gives zero steps.
+
     Args:
         beta: first decay of m, in [0, 1); ignored without momentum.
         eps: added to the root, >= 0.

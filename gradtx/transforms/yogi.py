@@ -92,7 +92,9 @@ class scale_by_yogi(LeafTransform):
         square, old = u * u, nu_codec.decode(s.nu, u)
         moved = (old - self.initial_accumulator_value).abs()
         mu = average(first_moment_of(mu_codec, s.mu, u, moved), u, h.b1)
-        nu = old - (1 - h.b2) * sign(old - square) * square
+        # Equal ones apart: once both have overflowed their difference is no number.
+        towards = torch.where(old == square, 0.0, sign(old - square) * square)
+        nu = old - (1 - h.b2) * towards
         corrected = nu / one_minus_power(h.b2, step, u.dtype)
         mean = corrected_mean(mu, u, h.b1, step)
         out = divide_by_sum(mean, root(corrected + h.eps_root), h.eps)

@@ -68,3 +68,12 @@ def test_decompositions_give_nan(tx: gx.GradientTransformation) -> None:
         out = tx.update([bad, good], tx.init([bad, good]))[0]
         assert out[0].isnan().all()
         torch.testing.assert_close(out[1], want)
+
+
+@pytest.mark.parametrize("make", [gx.scale_by_yogi, gx.scale_by_adam, gx.scale_by_rms])
+def test_squares_that_overflow_give_no_steps(make: Any) -> None:
+    def huge(step: int) -> Any:
+        return gx.tree.map(lambda g: 1e20 * g, grads_(step))
+
+    outs, _ = run(make(), grads=huge)
+    assert all(x.eq(0).all() for x in gx.tree.leaves(outs))
