@@ -11,12 +11,11 @@ from . import cpp_blocks, cpp_codes
 from .cpp_matrix import MatrixPass
 from .cpp_pass import flat_pass
 from .cpp_prelude import PRELUDE
+from .cpp_tasks import TASKS
 from .cpp_values import Values, commit
 from .graph import BLOCKS
 from .places import Places
 from .schedule import Schedule, Stage
-
-_NEAR = 1 << 21  # elements of leaves that go through several passes together, while in cache
 
 
 class Emitter:
@@ -39,8 +38,7 @@ class Emitter:
             parts.append(_function(f"static void values_{s}{head} leaf{rows})", values))
             if stage.elements or stage.writes:
                 parts.append(_function(f"static void pass_{s}{head} task)", self._pass(stage)))
-        parts.append(self._commit())
-        parts.append(self._entry())
+        parts += [self._commit(), self._stages(), TASKS, self._entry()]
         return "\n".join(parts)
 
     def _pass(self, stage: Stage) -> list[str]:
@@ -57,74 +55,60 @@ class Emitter:
             lines += commit(self.places, target, i)
         return "\n".join(
             _function(f"static void {label}(const gx_args* A, gx_int leaf)", lines)
-            for label, lines in (("commit_leaf", own), ("commit_shared", shared))
+            for label, lines in (("gx_commit_leaf", own), ("gx_commit_all", shared))
+        )
+
+    def _stages(self) -> str:
+        """What ``cpp_tasks`` asks for, by number of a stage."""
+        values, tasks, passes, skips = [], [], [], []
+        for s, stage in enumerate(self.plan.stages):
+            some = self.plan.by_row(s)
+            values.append(f"case {s}: values_{s}(A, l{', 0, A->rows[l]' if some else ''}); break;")
+            if some:
+                skips.append(f"case {s}: return gx_whole(A, l);")
+            if stage.elements or stage.writes:
+                passes.append(f"case {s}: return true;")
+                tasks += [f"case {s}: {{", *(f"  {line}" for line in self._task(s)), "} break;"]
+        return "\n".join(
+            _function(head, ["switch (s) {", *(f"  {x}" for x in cases), "}", *end])
+            for head, cases, end in (
+                ("static void gx_values(const gx_args* A, gx_int s, gx_int l)", values, []),
+                ("static void gx_task(const gx_args* A, gx_int s, gx_int t)", tasks, []),
+                ("static bool gx_has_pass(gx_int s)", passes, ["return false;"]),
+                (
+                    "static bool gx_skips(const gx_args* A, gx_int s, gx_int l)",
+                    skips,
+                    ["return false;"],
+                ),
+            )
         )
 
     def _entry(self) -> str:
-        """``gx_run`` does stages ``first`` to ``last``, a few leaves at a time."""
-        bodies, cases, tree = [], [], []
+        """``gx_run`` does stages ``first`` to ``last``; leaves may end with it."""
+        run = ["gx_share_out(A, {first, last, ends != 0});"]
         for s, stage in enumerate(self.plan.stages):
-            some = self.plan.by_row(s)
-            rest, rows = ("if (!gx_whole(A, l)) ", ", 0, A->rows[l]") if some else ("", "")
-            lines = [
-                f"#pragma omp for schedule({'static' if self.graph.view is None else 'dynamic'})",
-                f"for (gx_int l = start; l < stop; ++l) {rest}values_{s}(A, l{rows});",
-            ]
-            if stage.elements or stage.writes:
-                lines += [
-                    "#pragma omp for schedule(dynamic)",
-                    "for (gx_int t = A->first_task[start]; t < A->first_task[stop]; ++t) {",
-                    *(f"  {line}" for line in self._task(s)),
-                    "}",
-                ]
-            head = f"static void stage_{s}(const gx_args* A, gx_int start, gx_int stop)"
-            bodies.append(_function(head, lines))
-            cases.append(f"      case {s}: stage_{s}(A, start, stop); break;")
             for i in stage.tree:
-                tree.append(f"if (last == {s}) {{")
-                tree += [*self._tree_partial(i), "}"]
-        near = "first < last" if self.plan.passes() > 1 else "false"
-        run = [
-            "#pragma omp parallel num_threads(A->threads) if (A->threads > 1)",
-            "for (gx_int start = 0, stop; start < A->leaves; start = stop) {",
-            "  gx_int size = A->numel[start];",
-            "  for (stop = start + 1; stop < A->leaves; ++stop) {",
-            "    size += A->numel[stop];",
-            f"    if ({near} && size > {_NEAR}) break;",
-            "  }",
-            "  for (gx_int stage = first; stage <= last; ++stage)",
-            "    switch (stage) {",
-            *cases,
-            "    }",
-            "}",
-            *tree,
+                run += [f"if (last == {s}) {{", *self._tree_partial(i), "}"]
+        commits = [
+            "if (shared) gx_commit_all(A, 0);",
+            "else for (gx_int l = 0; l < A->leaves; ++l) gx_commit_leaf(A, l);",
         ]
-        write = [
-            "if (shared) { commit_shared(A, 0); return; }",
-            "#pragma omp parallel for schedule(dynamic) num_threads(A->threads) if (A->threads > 1)"
-            if self.graph.view is not None
-            else "",
-            "for (gx_int l = 0; l < A->leaves; ++l) commit_leaf(A, l);",
-        ]
-        head = 'extern "C" void gx_'
+        arguments = "const gx_args* A, gx_int first, gx_int last, gx_int ends"
         return "\n".join(
             [
-                *bodies,
-                _function(f"{head}run(const gx_args* A, gx_int first, gx_int last)", run),
-                _function(f"{head}commit(const gx_args* A, gx_int shared)", write),
+                _function(f'extern "C" void gx_run({arguments})', run),
+                _function('extern "C" void gx_commit(const gx_args* A, gx_int shared)', commits),
             ]
         )
 
     def _task(self, s: int) -> list[str]:
         """A task of a stage, and of the stages after it that the same rows suffice for."""
-        lines = ["const gx_int l = A->task_leaf[t];"]
-        if self.plan.by_row(s):
-            return [*lines, f"if (!gx_whole(A, l)) pass_{s}(A, t);"]
-        lines.append(f"pass_{s}(A, t);")
-        if not self.plan.by_row(s + 1):
-            return [f"pass_{s}(A, t);"]
+        lines = [f"pass_{s}(A, t);"]
+        if self.plan.by_row(s) or not self.plan.by_row(s + 1):
+            return lines
         lines += [
-            "if (!gx_whole(A, l)) continue;",
+            "const gx_int l = A->task_leaf[t];",
+            "if (!gx_whole(A, l)) break;",
             "const gx_int from = (t - A->first_task[l]) * A->tile_rows[l];",
             "const gx_int to = gx_least(from + A->tile_rows[l], A->rows[l]);",
         ]

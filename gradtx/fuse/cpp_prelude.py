@@ -140,8 +140,12 @@ template <typename Op, typename T> GX double gx_total(const T* x, gx_int n) {
   return r;
 }
 union gx_slot { double d; gx_int i; };
+struct gx_piece { gx_int leaf, leaf_end, task, task_end, shared; };  // see pieces.py
+struct gx_sync {  // leaves and pieces to finish; what has happened; who sleeps
+  int open, apart_0[31], event, apart_1[31], waiters;
+};
 struct gx_args {
-  gx_int leaves, tasks, threads;
+  gx_int leaves, tasks, threads, pieces;
   const gx_int* numel; const gx_int* first_task;
   const gx_int* task_leaf; const gx_int* task_begin;
   const gx_int* rows; const gx_int* columns;
@@ -149,6 +153,8 @@ struct gx_args {
   char* const* pointers; char* const* shared; char* const* vectors;
   const double* hyper; const gx_int* hyper_row; gx_int hypers;
   gx_slot* slots; double* partial; const double* tree_in; double* tree_out;
+  const gx_piece* piece; const gx_int* own;  // the first piece of every thread, and of all
+  gx_u64* cursor; int* left; int* ready; gx_sync* sync;
 };
 // Whether every task of a leaf has whole rows.
 GX bool gx_whole(const gx_args* A, gx_int l) { return A->columns[l] <= A->tile_columns[l]; }

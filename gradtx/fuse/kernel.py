@@ -16,12 +16,14 @@ from .cpp_pass import chunk
 from .cpp_prelude import TILE, WIDTH
 from .expression import c_type
 from .graph import Graph
+from .pieces import share_out
 from .places import Places
 from .schedule import align, schedule
 
 _POINTER = ctypes.c_void_p
 _SMALL = 1 << 16  # elements below which a second thread costs more than it brings
 _NEAR = 1 << 14  # elements of a task that goes over its rows more than once: they stay in cache
+_SYNC = 65  # words of ``gx_sync``
 _TILES = 128  # of a large leaf: enough to share out, few beside their sums of columns
 
 
@@ -29,12 +31,13 @@ class Args(ctypes.Structure):
     """The argument block of the generated code; ``gx_args`` in ``cpp_prelude.PRELUDE``."""
 
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("leaves", "tasks", "threads")),
+        *((name, ctypes.c_int64) for name in ("leaves", "tasks", "threads", "pieces")),
         *((name, _POINTER) for name in ("numel", "first_task", "task_leaf", "task_begin")),
         *((name, _POINTER) for name in ("rows", "columns", "tile_rows", "tile_columns")),
         *((name, _POINTER) for name in ("pointers", "shared", "vectors", "hyper", "hyper_row")),
         ("hypers", ctypes.c_int64),
         *((name, _POINTER) for name in ("slots", "partial", "tree_in", "tree_out")),
+        *((name, _POINTER) for name in ("piece", "own", "cursor", "left", "ready", "sync")),
     )
 
 
@@ -59,14 +62,13 @@ class Kernel:
             (nodes[i].form, _SIZE[c_type(nodes[i].dtype, True)], graph.of_elements(i))
             for i in places.vector
         ]
-        self.commits_leaf = any(t.kind != "shared" for t, _ in self.schedule.commits)
         self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
         self.chunk = chunk(segment(graph))
         self.by_row = any(self.schedule.by_row(s) for s in range(self.stages))
         code = library(self.source, ("gx_run", "gx_commit"))
         self.run = code.gx_run
         self.commit = code.gx_commit
-        self.run.argtypes = (ctypes.POINTER(Args), ctypes.c_int64, ctypes.c_int64)
+        self.run.argtypes = (ctypes.POINTER(Args), *3 * [ctypes.c_int64])
         self.commit.argtypes = (ctypes.POINTER(Args), ctypes.c_int64)
         self.run.restype = self.commit.restype = None
 
@@ -138,16 +140,22 @@ class Table:
         self.tree_in = np.zeros(max(len(kernel.tree), 1))
         self.tree_out = np.zeros_like(self.tree_in)
         self.is_small = int(self.numel.sum()) < _SMALL
+        self.left = np.zeros((kernel.stages, n), dtype=np.int32)
+        self.ready = np.zeros(n, dtype=np.int32)
+        self.sync = np.zeros(_SYNC, dtype=np.int32)
         self.args = Args(
             n,
             tasks,
-            1,
+            0,
+            0,
             *(x.ctypes.data for x in (self.numel, self.first_task, self.task_leaf)),
             *(x.ctypes.data for x in (self.task_begin, *self.matrices, *self.tiles)),
             *(x.ctypes.data for x in (self.pointers, self.shared, self.vectors)),
             *(x.ctypes.data for x in (self.hyper, self.rows)),
             self.hyper.shape[1],
             *(x.ctypes.data for x in (self.slots, self.partial, self.tree_in, self.tree_out)),
+            *3 * [0],
+            *(x.ctypes.data for x in (self.left, self.ready, self.sync)),
         )
         self.reference = ctypes.byref(self.args)
 
@@ -167,15 +175,24 @@ class Table:
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         return scratch.ctypes.data + starts, scratch
 
-    def run(self, first: int, last: int) -> None:
-        """Run some stages."""
-        self.args.threads = 1 if self.is_small else torch.get_num_threads()
-        self.kernel.run(self.reference, first, min(last, self.kernel.stages - 1))
+    def _share_out(self, threads: int) -> None:
+        """Give every thread its pieces."""
+        pieces, own = share_out(self.numel.tolist(), self.first_task.tolist(), threads)
+        cursor = np.zeros((self.kernel.stages, len(pieces)), dtype=np.uint64)
+        self.pieces = pieces, own, cursor
+        self.args.threads, self.args.pieces = threads, len(pieces)
+        self.args.piece, self.args.own, self.args.cursor = (x.ctypes.data for x in self.pieces)
+
+    def run(self, first: int, last: int, ends: bool) -> None:
+        """Run some stages; where leaves end with them, they write their scalar state."""
+        threads = 1 if self.is_small else torch.get_num_threads()
+        if threads != self.args.threads:
+            self._share_out(threads)
+        self.kernel.run(self.reference, first, last, ends)
 
     def commit_leaves(self) -> None:
         """Write the scalar state of every leaf."""
-        if self.kernel.commits_leaf:
-            self.kernel.commit(self.reference, 0)
+        self.kernel.commit(self.reference, 0)
 
     def commit_shared(self) -> None:
         """Write the state that all leaves share."""
@@ -192,19 +209,18 @@ def _tiles(rows: np.ndarray, columns: np.ndarray, by_row: bool) -> np.ndarray:
 def run_tables(tables: Sequence[Table]) -> None:
     """Run the tables of one part together: stage by stage, joined by tree reductions.
 
-    Scalar state is written at the end: until then other leaves may still read it. What all leaves
-    share is written by one kind of leaf, for each kind computes the same.
+    What all leaves share is written at the end, by one kind of leaf, for each kind computes the
+    same.
     """
     joints = sorted({at for table in tables for at, _, _ in table.kernel.tree})
     first = 0
     for last in (*joints, max(table.kernel.stages for table in tables) - 1):
         for table in tables:
-            if first < table.kernel.stages:
-                table.run(first, last)
+            end = table.kernel.stages - 1
+            if first <= end:
+                table.run(first, min(last, end), ends=last >= end)
         _combine(tables, last)
         first = last + 1
-    for table in tables:
-        table.commit_leaves()
     writers = [t for t in tables if t.kernel.commits_shared]
     if writers:
         max(writers, key=lambda t: len(t.kernel.commits_shared)).commit_shared()

@@ -69,7 +69,7 @@ class Rows:
             else:
                 base = gradient if at.kind == "grad" else self.base[k]
                 self.table.pointers[k] = base + first * stride
-        self.table.run(0, 0)
+        self.table.run(0, 0, ends=False)
 
 
 class Late(Bound):
