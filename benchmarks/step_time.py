@@ -3,7 +3,8 @@
 One process; repetitions of a candidate and of AdamW are interleaved and the median of the ratios
 within a repetition is reported, so that a noisy machine moves numerator and denominator together.
 The table is gone through several times, each time in new memory, since minutes differ and so do the
-places where arrays happen to lie; other libraries are measured once.
+places where arrays happen to lie; other libraries are measured once. Medians are also given by
+setting (``settings.py``): cores that share a cache, cores that do not, one core kept busy.
 ``floor`` is the ratio of bytes that must move per parameter and step. ``first`` is the time of the
 first step, tracing and compilation included, and ``extra`` the memory that a later step needs at
 its peak, per parameter. Indented lines are other implementations of the row above, as far as they
@@ -16,7 +17,6 @@ import argparse
 import gc
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 from peers import Peer, Step, set_threads
 from rows import ROWS, Ours, Row
+from settings import Pair, Setting, busy_core, by_setting
 from torch import Tensor
 
 import gradtx as gx
@@ -45,6 +46,7 @@ class Result:
     milliseconds: float
     first_seconds: float
     extra_bytes: float
+    settings: dict[str, Setting]
     peers: dict[str, Result | str] = field(default_factory=dict)
 
 
@@ -102,9 +104,10 @@ def extra_bytes(step: Step) -> int:
 
 @dataclass
 class Sample:
-    """Some steps of a candidate: seconds of AdamW's step and of its own, and of its first one."""
+    """Some steps of a candidate, quiet and beside a busy process, and seconds of its first one."""
 
-    pairs: list[tuple[float, float]]
+    pairs: list[Pair]
+    busy: list[Pair]
     first_seconds: float
     extra_bytes: float
 
@@ -122,7 +125,9 @@ class Course:
         self._grads = [p.grad.clone() for p in self.params if p.grad is not None]
         self.count = sum(p.numel() for p in self.params)
 
-    def sample(self, make: Callable[[], Step], repetitions: int, settles: int = 0) -> Sample:
+    def sample(
+        self, make: Callable[[], Step], repetitions: int, settles: int = 0, busy: int = 0
+    ) -> Sample:
         """Measure one candidate, all tensors in new memory. Gradients are given anew."""
         grads = [g.clone() for g in self._grads]
         for p, x, g in zip(self.params, self._start, grads, strict=True):
@@ -142,29 +147,36 @@ class Course:
             timed(step)
         extra = extra_bytes(step) / self.count
         pairs = [(timed(reference), timed(step)) for _ in range(repetitions)]
-        return Sample(pairs, first, extra)
+        beside: list[Pair] = []
+        if busy:
+            with busy_core():
+                beside = [(timed(reference), timed(step)) for _ in range(busy)]
+        return Sample(pairs, beside, first, extra)
 
     def peer(self, peer: Peer, bytes_moved: float, repetitions: int) -> Result | str:
         """Measure another library's optimizer, or say why that is not possible."""
         try:
-            return result([self.sample(lambda: peer.step(self.params), repetitions)], bytes_moved)
+            sample = self.sample(lambda: peer.step(self.params), repetitions)
+            return result([sample], bytes_moved, self.count)
         except ModuleNotFoundError as error:
             return f"not installed: {error.name}"
         except Exception as error:  # other people's code, on a device it may not be made for
             return f"{type(error).__name__}: {error}".splitlines()[0][:100]
 
-    def run(self, rows: list[Row], repetitions: int, with_peers: bool) -> dict[str, Result]:
+    def run(
+        self, rows: list[Row], repetitions: int, busy: int, with_peers: bool
+    ) -> dict[str, Result]:
         """Measure rows and print them."""
         samples: dict[str, list[Sample]] = {row.name: [] for row in rows}
         for turn in range(TURNS):
-            count = len(range(turn, repetitions, TURNS))
+            count, beside = (len(range(turn, n, TURNS)) for n in (repetitions, busy))
             for row in rows:
                 made = partial(step_of, row.ours, self.params)
-                samples[row.name].append(self.sample(made, count, row.settles))
+                samples[row.name].append(self.sample(made, count, row.settles, beside))
                 gc.collect()
         found = {}
         for row in rows:
-            found[row.name] = ours = result(samples[row.name], row.bytes_moved)
+            found[row.name] = ours = result(samples[row.name], row.bytes_moved, self.count)
             show(row.name, ours)
             for peer in row.peers if with_peers else ():
                 ours.peers[peer.name] = self.peer(peer, row.bytes_moved, repetitions)
@@ -173,15 +185,17 @@ class Course:
         return found
 
 
-def result(samples: list[Sample], bytes_moved: float) -> Result:
+def result(samples: list[Sample], bytes_moved: float, count: int) -> Result:
     """What all samples of a candidate say."""
     pairs = [pair for sample in samples for pair in sample.pairs]
+    every = Setting.of(pairs)
     return Result(
-        statistics.median(ours / base for base, ours in pairs),
+        every.ratio,
         bytes_moved / ADAMW_BYTES,
-        1e3 * statistics.median(ours for _, ours in pairs),
+        every.milliseconds,
         samples[0].first_seconds,
         samples[0].extra_bytes,
+        by_setting(pairs, [pair for sample in samples for pair in sample.busy], count),
     )
 
 
@@ -196,6 +210,13 @@ def show(name: str, result: Result | str) -> None:
         f"   extra {result.extra_bytes:.1f} B",
         flush=True,
     )
+    if "one core busy" in result.settings or len(result.settings) > 1:
+        for setting, x in result.settings.items():
+            print(
+                f"    {setting:<56}{x.ratio:>7.2f}   {x.milliseconds:.1f} ms beside "
+                f"{x.adamw_milliseconds:.1f} ms of AdamW ({x.samples})",
+                flush=True,
+            )
 
 
 def versions() -> dict[str, str]:
@@ -214,6 +235,7 @@ def main() -> None:
     names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--busy", type=int, default=3, help="repetitions beside a busy process")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--only", nargs="*", default=names, choices=names)
@@ -226,7 +248,7 @@ def main() -> None:
         print(f"\n{name}, {args.threads} threads: ratio to torch.optim.AdamW(fused=True)")
         rows = [row for row in ROWS if row.name in args.only]
         rows = [row for row in rows if name == "gpt-23M" or not row.matrices]
-        results[name] = Course(SETS[name]).run(rows, args.repetitions, not args.no_peers)
+        results[name] = Course(SETS[name]).run(rows, args.repetitions, args.busy, not args.no_peers)
     args.out.mkdir(parents=True, exist_ok=True)
     record = {
         "date": date.today().isoformat(),
