@@ -47,10 +47,10 @@ class ErrorFeedbackState(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """One leaf between compression and the end of the step."""
+    """One leaf between compression and the end of the step; its error as it will be decoded."""
 
     rest: Tensor
-    error: Tensor
+    error: Tensor | None
     state: ErrorFeedbackLeaf
 
 
@@ -151,10 +151,13 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
         rest = self.compressor.residual(total, payload)
         error = codec.encode(rest, s.error)
         state = ErrorFeedbackLeaf(error, compressor)
-        return payload, _Kept(rest, codec.decode(error, u), state)
+        needed = self.release or self.leftover == "apply"
+        return payload, _Kept(rest, codec.decode(error, u) if needed else None, state)
 
     def _finished(self, call: Call, i: int, out: Any, leaf: _Kept) -> tuple[Any, ErrorFeedbackLeaf]:
         """The update of leaf ``i`` with its share of what was dropped, and its state."""
+        if leaf.error is None:
+            return out, leaf.state
         rounded, p = self._rounding(call, i), call.params[i]
         if self.leftover == "apply":
             if not self.in_param_dtype:
@@ -162,8 +165,6 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
             start = tree.accumulator(p)
             moved = rounded(rounded(start - leaf.rest) + rounded(leaf.error))
             return rounded(moved + densify_leaf(out)) - start, leaf.state
-        if not self.release:
-            return out, leaf.state
         out = rounded(rounded(densify_leaf(out)) + rounded(self.release * leaf.error))
         codec, old = self._codec(call.names[i]), leaf.state.error
         if self.requantize == "scale":
