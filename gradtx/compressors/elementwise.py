@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ..core.sums import element_sum
 from .compressor import Compressor
 
 
@@ -75,7 +76,7 @@ class sign(Compressor):
         n = x.numel()
         size = min(self.block_size or n, n)
         if size in (0, n):
-            return (x.abs().sum() / max(n, 1))[None]
+            return (element_sum(x.abs()) / max(n, 1))[None]
         mean = F.pad(x.abs().reshape(-1), (0, -n % size)).reshape(-1, size).sum(1) / size
         if n % size:  # the last block is shorter
             longer = torch.arange(mean.numel(), dtype=torch.int64, device=x.device) < n // size

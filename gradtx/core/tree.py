@@ -21,6 +21,7 @@ from .leaves import STRUCTURED
 from .leaves import choose_leaf as _choose_leaf
 from .leaves import densify_leaf as _densify_leaf
 from .roots import root
+from .sums import element_sum
 
 # Dicts keep their own order, like parameter groups do. The setting lasts as long as this object.
 _INSERTION_ORDER = optree.dict_insertion_ordered(True, namespace=NAMESPACE)
@@ -211,7 +212,7 @@ def vdot(a: PyTree, b: PyTree) -> Tensor:
     tensor(6.)
     """
     a, b = map(_densify_leaf, a), map(_densify_leaf, b)
-    products = map(lambda x, y: (accumulator(x) * accumulator(y)).sum(), a, b)
+    products = map(lambda x, y: element_sum(accumulator(x) * accumulator(y)), a, b)
     return total(leaves(products))
 
 
@@ -232,7 +233,7 @@ def squared_norm(x: Any) -> Tensor:
     >>> gx.tree.squared_norm(torch.tensor([3.0, 4.0]))
     tensor(25.)
     """
-    return accumulator(_densify_leaf(x)).square().sum()
+    return element_sum(accumulator(_densify_leaf(x)).square())
 
 
 def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:

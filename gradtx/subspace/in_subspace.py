@@ -15,6 +15,7 @@ from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, densify_leaf
 from ..core.protocol import GradientTransformation, Wrapper, members
 from ..core.roots import root
+from ..core.sums import element_mean
 from ..core.tree import PyTree
 from . import leaf as leaf_
 from .leaf import SubspaceLeaf, Turn, Where, Whole, check_parts
@@ -208,7 +209,7 @@ class Products(InSubspace):
 
 def _stand_in(p: Tensor, z: Tensor) -> Tensor:
     """A constant with the root mean square of the parameter, shaped like its coordinates."""
-    return root(tree.accumulator(p).square().mean().to(z.dtype)).expand(z.shape)
+    return root(element_mean(tree.accumulator(p).square()).to(z.dtype)).expand(z.shape)
 
 
 def in_subspace(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.roots import floored_root
+from ..core.sums import element_mean
 from ..core.transform import LeafTransform
 from ..core.tree import squared_norm
 
@@ -62,4 +63,4 @@ class scale_by_param_block_rms(LeafTransform):
     min_scale: Hyper = dynamic(1e-3, within="[0, inf)")
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
-        return u * floored_root(p.square().mean().to(u.dtype), h.min_scale), s
+        return u * floored_root(element_mean(p.square()).to(u.dtype), h.min_scale), s

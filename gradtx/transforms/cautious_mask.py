@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..core.hyper import Values, static
+from ..core.sums import element_mean, element_sum
 from ..core.transform import LeafTransform
 
 
@@ -48,7 +49,7 @@ class cautious_mask(LeafTransform):
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
         mask = (u * h.grad > 0).to(u.dtype)
         if self.rescale == "mean":
-            mask = mask / mask.mean().clamp(min=1e-3)
+            mask = mask / element_mean(mask).clamp(min=1e-3)
         elif self.rescale == "sum_plus_one":
-            mask = mask * (mask.numel() / (mask.sum() + 1))
+            mask = mask * (mask.numel() / (element_sum(mask) + 1))
         return u * mask, s

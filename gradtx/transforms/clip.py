@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
 from ..core.roots import clipping, floored_root
+from ..core.sums import element_mean, element_sum
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm, total
 
@@ -82,7 +83,7 @@ class clip_by_block_rms(LeafTransform):
     threshold: Hyper = dynamic(within="(0, inf)")
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
-        return u * clipping(u.square().mean(), h.threshold).to(u.dtype), s
+        return u * clipping(element_mean(u.square()), h.threshold).to(u.dtype), s
 
 
 @dataclass(frozen=True)
@@ -165,5 +166,5 @@ class adaptive_grad_clip(LeafTransform):
         if self.axis is not None:
             return x.square().sum(dim=self.axis, keepdim=True)
         if sum(n != 1 for n in x.shape) <= 1:
-            return x.square().sum()
+            return element_sum(x.square())
         return x.square().sum(dim=tuple(range(1, x.ndim)), keepdim=True)

@@ -20,6 +20,7 @@ from ..core.leaves import densify_leaf
 from ..core.protocol import Wrapper
 from ..core.roots import root
 from ..core.state import advance, new_count, state_zeros
+from ..core.sums import element_sum
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import PyTree
 
@@ -202,13 +203,13 @@ class scale_by_prodigy(TreeTransform, Wrapper):
         for i in there:
             p = self._part(tree.accumulator(call.params[i]))
             g = self._part(call.updates[i])
-            dot = (g * (kept[i].p0 - p)).sum().to(old.d)
+            dot = element_sum(g * (kept[i].p0 - p)).to(old.d)
             numerators.append(old.d / self.d0 * step_sizes[i] * dot)
             weight = _where_positive(rates[i], old.d) if self.safeguard_warmup else step_sizes[i]
             s = self._beta3(h) * kept[i].s + (old.d / self.d0 * weight).to(g) * g
             s = self._unless_frozen(old, like(s, kept[i].s), kept[i].s)
             kept[i] = ProdigyLeaf(s, kept[i].p0)
-            denominators.append(s.abs().sum().to(old.d))
+            denominators.append(element_sum(s.abs()).to(old.d))
         sums = (
             call.reduce.sum(tree.total([torch.zeros_like(old.d), *numerators])),
             call.reduce.sum(tree.total([torch.zeros_like(old.d), *denominators])),
