@@ -12,7 +12,7 @@ namespace {
 #if GX_HAS_AVX512
 
 constexpr int64_t kMostRank = 256;
-constexpr int64_t kGramRows = 8, kGramColumns = 16, kGramDepth = 64;
+constexpr int64_t kGramRows = 8, kGramColumns = 16, kGramDepth = 64, kGramParts = 16;
 // Pivots of Y^T Y over its diagonal, and the largest and smallest diagonal.
 constexpr double kPivot = 1e-12, kLarge = 1e60, kSmall = 1e-60;
 // What Y R^-1 amplifies rounding by, squared: at most so much at first, and for the result.
@@ -68,10 +68,11 @@ GX_AVX512 void add_gram(const float* y, int64_t rows, Triangle& gram) {
   }
 }
 
-// Y^T Y, of parts of the rows in parallel.
+// Y^T Y, of parts of the rows in parallel: as many whatever the number of threads, and so the same
+// bits.
 Triangle gram_of(const float* y, int64_t rows, int64_t rank) {
   const int64_t parts = std::max<int64_t>(
-      1, std::min<int64_t>(torch::stable::get_num_threads(), rows * rank * rank / kGrain));
+      1, std::min<int64_t>(kGramParts, rows * rank * rank / kGrain));
   std::vector<Triangle> grams(parts, Triangle(rank));
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     for (; begin < end; ++begin) {
