@@ -166,7 +166,8 @@ class _Ramp:
     """Adafactor's warm-up: a learning rate of 1e-6 times the number of this update."""
 
     def __call__(self, count: Any) -> Any:
-        return 1e-6 * (count + 1)
+        # Not count + 1: a counter at its end has no number above it.
+        return 1e-6 + 1e-6 * count
 
 
 def galore_adafactor(
