@@ -300,10 +300,11 @@ class Leafwise:
         self._done = set()
         self._buckets = {}
         self._kept = {p: kept for p, kept in self._kept.items() if p in self._names}
-        for tx, _ in optimizer._buckets():
+        chains = list(optimizer._buckets())
+        for tx, _ in chains:
             check_leafwise(who, tx)
-        optimizer._follow_options()
-        for tx, groups in optimizer._buckets():
+        optimizer._follow_options(chains, self._names)
+        for tx, groups in chains:
             bucket = Bucket(optimizer, tx, groups)
             self._buckets.update(dict.fromkeys(groups, bucket))
         self._fused = all(group["fused"] is not False for group in optimizer.param_groups)

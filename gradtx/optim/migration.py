@@ -28,7 +28,7 @@ logger = logging.getLogger("gradtx")
 
 Path = tuple[str, ...]
 # A chain with the parameters that it updates, and their groups.
-Bucket = tuple[GradientTransformation, Mapping[Tensor, Mapping[str, Any]]]
+Bucket = tuple[GradientTransformation, dict[Tensor, dict[str, Any]]]
 
 
 class Form(NamedTuple):

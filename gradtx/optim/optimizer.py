@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain as concat
 from typing import Any
 
@@ -32,7 +32,7 @@ from .leaves import (
     to_nested,
     with_own_memory,
 )
-from .migration import Forms
+from .migration import Bucket, Forms
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
 from .saved_options import to_saved
@@ -136,7 +136,7 @@ class Optimizer(torch.optim.Optimizer):
     def _names(self) -> dict[Tensor, str]:
         return names_of(self.param_groups)
 
-    def _buckets(self) -> Iterator[tuple[GradientTransformation, dict[Tensor, dict[str, Any]]]]:
+    def _buckets(self) -> Iterator[Bucket]:
         """Parameters with their groups, by chain: groups with equal chains are updated together."""
         buckets: dict[GradientTransformation, dict[Tensor, dict[str, Any]]] = {}
         for group in self.param_groups:
@@ -182,22 +182,26 @@ class Optimizer(torch.optim.Optimizer):
         if repeat is not None and not torch.is_grad_enabled() and repeat.run(self, extra):
             self._repeat = repeat
             return
-        undo = self._follow_options()
+        names, chains = self._names(), list(self._buckets())
+        undo = self._follow_options(chains, names)
         try:
-            self._step_anew(extra)
+            self._step_anew(chains, names, extra)
         except BaseException:
             undo()
             raise
 
-    def _follow_options(self) -> Callable[[], None]:
+    def _follow_options(
+        self, chains: Sequence[Bucket], names: Mapping[Tensor, str]
+    ) -> Callable[[], None]:
         """Put states into the form that the groups' options ask for now; gives what undoes it."""
-        who, buckets = type(self).__name__, list(self._buckets())
-        return self._forms.follow(who, buckets, self.structural(), self._names(), self.state)
+        who = type(self).__name__
+        return self._forms.follow(who, chains, self.structural(), names, self.state)
 
-    def _step_anew(self, extra: Mapping[str, Any]) -> None:
-        names = self._names()
+    def _step_anew(
+        self, chains: Sequence[Bucket], names: Mapping[Tensor, str], extra: Mapping[str, Any]
+    ) -> None:
         buckets = []
-        for tx, groups in self._buckets():
+        for tx, groups in chains:
             active = {p: g for p, g in groups.items() if p.grad is not None}
             if active:
                 buckets.append((tx, groups, active))
@@ -342,10 +346,10 @@ class Optimizer(torch.optim.Optimizer):
 
     def init_state(self) -> None:
         """Create the state of every parameter that has none, without a step."""
-        names = self._names()
-        self._follow_options()
+        names, chains = self._names(), list(self._buckets())
+        self._follow_options(chains, names)
         with torch.no_grad():
-            for tx, groups in self._buckets():
+            for tx, groups in chains:
                 state = self._gather(tx, groups, groups, names)
                 foreign = {storage_of(p) for p in groups}
                 for p in groups:
@@ -361,7 +365,7 @@ class Optimizer(torch.optim.Optimizer):
         has words instead; the optimizer that loads it must have them already.
         """
         handle = self.register_state_dict_post_hook(self._mark, prepend=True)
-        undo = self._follow_options()
+        undo = self._follow_options(list(self._buckets()), self._names())
         try:
             return super().state_dict()
         finally:
@@ -419,7 +423,7 @@ class Optimizer(torch.optim.Optimizer):
         )
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
-        undo = self._follow_options()
+        undo = self._follow_options(list(self._buckets()), self._names())
         own["state"] = self.state.copy()
         undo()
         return own
