@@ -30,6 +30,8 @@ Path = tuple[str, ...]
 # A chain with the parameters that it updates, and their groups.
 Bucket = tuple[GradientTransformation, dict[Tensor, dict[str, Any]]]
 
+Undo = Callable[[], None]
+
 
 class Form(NamedTuple):
     """What the state of a parameter was made by: a chain, and the options that chose it."""
@@ -51,7 +53,7 @@ class Forms:
         structural: Sequence[str],
         names: Mapping[Tensor, str],
         states: MutableMapping[Tensor, Nested],
-    ) -> Callable[[], None]:
+    ) -> Undo:
         """Put every state into the form that its chain has now.
 
         Args:

@@ -32,7 +32,7 @@ from .leaves import (
     to_nested,
     with_own_memory,
 )
-from .migration import Bucket, Forms
+from .migration import Bucket, Forms, Undo
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
 from .saved_options import to_saved
@@ -60,8 +60,7 @@ class Optimizer(torch.optim.Optimizer):
     Options may change between steps, also those that choose members of the chain. What is kept
     follows at the next step and in checkpoints: what both forms have goes on, new parts begin as at
     the first step, and a member that is switched off keeps its state. Where that would mix what
-    does not belong together, as with another codec, the state of those parameters starts anew, and
-    a warning in the log says so.
+    does not belong together, as with another codec, it starts anew, and a warning says so.
 
     Args:
         params: parameters, named parameters, or groups of either.
@@ -190,9 +189,7 @@ class Optimizer(torch.optim.Optimizer):
             undo()
             raise
 
-    def _follow_options(
-        self, chains: Sequence[Bucket], names: Mapping[Tensor, str]
-    ) -> Callable[[], None]:
+    def _follow_options(self, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -> Undo:
         """Put states into the form that the groups' options ask for now; gives what undoes it."""
         who = type(self).__name__
         return self._forms.follow(who, chains, self.structural(), names, self.state)
@@ -409,8 +406,7 @@ class Optimizer(torch.optim.Optimizer):
     # -- copies and printing -----------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hooks are left out, as torch does; what a subclass adds (its chain) is kept. The form of
-        # a state is left out too: it is that of the groups' options.
+        # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
         left_out = (
             "_optimizer_",
             "_zero_grad_profile",
