@@ -5,13 +5,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/gradtx-installed
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find gradtx_cuda/csrc -type f)
 OLDEST := .venv-oldest
 OLDEST_PIP := $(OLDEST)/bin/python -m pip --disable-pip-version-check
 # What pyproject.toml names as the oldest versions, and a setuptools of that time.
 OLDEST_VERSIONS := torch==2.10.0 optree==0.16.0 typing_extensions==4.10.0 setuptools==77.0.3
 
-.PHONY: demo test test-all test-oldest lint bench clean
+.PHONY: demo test test-all test-oldest sanitize lint bench clean
 
 demo: $(STAMP)  ## train a small GPT with five optimizers; writes out/lm
 	$(BIN)/python examples/train_lm.py --out out/lm
@@ -25,6 +26,15 @@ test-all: $(STAMP)  ## the whole test suite
 test-oldest: $(OLDEST)/gradtx-installed  ## the contract tests on the oldest supported versions
 	PYTHONPATH=$(CURDIR) $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" \
 	  tests/contract tests/parity
+
+sanitize: $(STAMP)  ## hostile calls of all kernels under address and undefined-behaviour sanitizers
+	mkdir -p out/sanitize/gradtx_cuda
+	cp gradtx_cuda/__init__.py out/sanitize/gradtx_cuda
+	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" GRADTX_BUILD=1 $(BIN)/python setup.py -q build_ext \
+		--build-lib out/sanitize --build-temp out/sanitize/build
+	PYTHONPATH=out/sanitize:. LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 GRADTX_HOSTILE_CASES=500 \
+		$(BIN)/python -m pytest --import-mode=append tests/ops/test_hostile.py
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
