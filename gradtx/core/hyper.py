@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from . import tree
 from .checks import can_read
@@ -116,8 +117,8 @@ def check_value(who: str, name: str, value: Any, within: str, per_entry: bool = 
     """Raise unless ``value`` may stand for a dynamic hyperparameter.
 
     Raises:
-        ValueError: a number outside the interval, or a tensor with more than one element without
-            ``per_entry``.
+        ValueError: a number outside the interval, also in a tensor that can be read without
+            waiting, or a tensor with more than one element without ``per_entry``.
         TypeError: neither a number, nor a tensor, nor a schedule.
     """
     if isinstance(value, Tensor):
@@ -128,6 +129,7 @@ def check_value(who: str, name: str, value: Any, within: str, per_entry: bool = 
             )
         if value.dtype == torch.bool or value.is_complex():
             raise TypeError(f"{who}: {name} must be a real number, got a tensor of {value.dtype}")
+        check_tensor(who, name, value, within)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if not contains(within, value):
             raise ValueError(f"{who}: {name} must be in {within}, got {value}")
@@ -135,6 +137,31 @@ def check_value(who: str, name: str, value: Any, within: str, per_entry: bool = 
         raise TypeError(
             f"{who}: {name} must be a number, a 0-d tensor or a schedule, got {described(value)}"
         )
+
+
+def check_tensor(who: str, name: str, value: Tensor, within: str) -> None:
+    """Raise if an entry of a tensor is outside an interval, where that costs no waiting.
+
+    Raises:
+        ValueError: one is.
+    """
+    if not is_readable(value) or not value.numel():
+        return
+    ends = (value,) if value.numel() == 1 else torch.aminmax(value.detach())
+    for number in (x.detach().item() for x in ends):
+        if not contains(within, number):
+            raise ValueError(f"{who}: {name} must be in {within}, got {number}")
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the value of a tensor is there: in host memory, and nothing is being traced."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, Parameter)
+        and x.device.type == "cpu"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._len_torch_dispatch_stack()
+    )
 
 
 def check_entries(

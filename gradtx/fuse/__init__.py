@@ -6,6 +6,7 @@ from .explain import explain
 from .fallback import FALLBACKS, Fallback
 from .nested import NestedEngine
 from .prepared import Prepared, write_all
+from .written import Written
 
 __all__ = [
     "FALLBACKS",
@@ -14,6 +15,7 @@ __all__ = [
     "NestedEngine",
     "Prepared",
     "Step",
+    "Written",
     "explain",
     "fuse",
     "write_all",

@@ -57,6 +57,7 @@ class Bound:
         kinds: per leaf its kind.
         batch: the leaves.
         back_end: what runs them.
+        spans: all that the step writes, of other tables too.
     """
 
     # Of the kernels of a part that is not the last: one that gives updates, one that writes state.
@@ -74,6 +75,7 @@ class Bound:
         kinds: list[Kind],
         batch: Batch,
         back_end: BackEnd,
+        spans: Spans,
     ) -> None:
         self.back_end = back_end
         self.parts = parts
@@ -90,9 +92,13 @@ class Bound:
         self.owned = Owned(batch.params, batch.every_state())
         self.rows = list(batch.rows)
         self.maximize = list(batch.maximize)
-        # Where a leaf is seen as a matrix or as blocks, its logical order counts.
+        # Where a leaf is seen as a matrix or as blocks, or has a state that lies as such, its
+        # logical order counts.
         seen = {k for kernel in kernels.values() for k, v in kernel.items() if v.graph.ordered}
-        self.ordered = [self.by_row or kind in seen for kind in kinds]
+        self.ordered = [
+            self.by_row or kind in seen or _is_reshaped(p, states)
+            for kind, p, states in zip(kinds, batch.params, batch.states, strict=True)
+        ]
         self.strides = list(map(order, batch.params, self.ordered))
         self.awkward = [
             i
@@ -109,7 +115,7 @@ class Bound:
             batch.params,
             [kind.signature.grad for kind in kinds],
             self.strides,
-            Spans(self.owned.tensors),
+            spans,
         )
         for key in self.groups:
             self._fill_owned(key, batch.params, batch.states)
@@ -365,6 +371,11 @@ class Bound:
                 u = self._like(i, p, u.dtype).copy_(u)
             out.append(u)
         return out
+
+
+def _is_reshaped(p: Tensor, states: Sequence[Tensor]) -> bool:
+    """Whether a state has the elements of a leaf in another shape."""
+    return any(s.shape != p.shape and s.numel() == p.numel() > 1 for s in states)
 
 
 def _is_awkward(p: Tensor, states: Sequence[Tensor], ordered: bool) -> bool:

@@ -23,7 +23,7 @@ from .inside import fused_inside
 from .kernel import Kernel
 from .late import Late
 from .layout import Paths, paths_of, skeleton_of, split, structure_of
-from .memory import check_plain
+from .memory import Spans, check_plain
 from .microadam import MicroAdam
 from .parts import Kind, Part, Parts, kind_of
 from .patterns import Matched
@@ -147,14 +147,20 @@ class Engine:
         """
         self.prepare(batch).write()
 
-    def prepare(self, batch: Batch) -> Prepared:
+    def prepare(self, batch: Batch, anew: bool = True) -> Prepared:
         """Everything of a step that may fail.
 
+        Args:
+            batch: the leaves.
+            anew: whether there may be new tables for them.
+
         Raises:
-            CannotFuseError: run the chain as it is.
+            CannotFuseError: run the chain as it is, or look at the leaves again first.
         """
         bound = self._bound
         if bound is None or not bound.fits(batch):
+            if not anew:
+                raise CannotFuseError("", "tensors lie in another way than at the last step")
             bound = self.bind(batch)
             self._bound = bound
         write = bound.prepare(batch)
@@ -182,8 +188,9 @@ class Engine:
             CannotFuseError: nothing of the chain can be fused.
         """
         self._validate(batch)
+        spans = Spans(batch.owned())
         for pattern in PATTERNS:
-            matched = pattern.match(self.tx, batch)
+            matched = pattern.match(self.tx, batch, spans)
             if matched is not None:
                 return matched
         device = batch.params[0].device
@@ -229,15 +236,21 @@ class Engine:
                 leaves.append([i for i in where if i not in large])
                 alone.append(False)
         if len(leaves) == 1:
-            return self._piece(parts, cuts[kinds[0]], kinds, batch, back)
+            return self._piece(parts, cuts[kinds[0]], kinds, batch, back, spans)
         pieces = [
-            self._piece(parts, cuts[kinds[where[0]]], [kinds[i] for i in where], part, back)
+            self._piece(parts, cuts[kinds[where[0]]], [kinds[i] for i in where], part, back, spans)
             for where, part in zip(leaves, Separate.cut(batch, leaves, alone), strict=True)
         ]
         return Separate(batch, list(zip(leaves, pieces, strict=True)))
 
     def _piece(
-        self, parts: Parts, cut: tuple[Part, ...], kinds: list[Kind], batch: Batch, back: BackEnd
+        self,
+        parts: Parts,
+        cut: tuple[Part, ...],
+        kinds: list[Kind],
+        batch: Batch,
+        back: BackEnd,
+        spans: Spans,
     ) -> Bound:
         """The tables of leaves that go through the same parts."""
         kernels: dict[tuple[Part, str], dict[Kind, Kernel]] = {}
@@ -254,7 +267,7 @@ class Engine:
                 kernels[part, variant] = dict(
                     zip(chosen, back.compile_together(list(chosen.values())), strict=True)
                 )
-        args = (self.hyper, parts, cut, kernels, kinds, batch, back)
+        args = (self.hyper, parts, cut, kernels, kinds, batch, back, spans)
         if late is None:
             return bound(*args)
         path, member = late

@@ -18,8 +18,8 @@ from ..core.tree import PyTree
 from .batch import Batch
 from .engine import Engine
 from .errors import CannotFuseError
-from .fallback import Fallback
-from .memory import overlaps_itself
+from .fallback import Fallback, step_purely
+from .written import Written, is_plain, unwritable
 
 logger = logging.getLogger("gradtx")
 
@@ -37,6 +37,10 @@ class Step:
         self._fallback = Fallback(tx, fallback)
         self.reasons: dict[tuple[str, str], None] = {}
         self._last: tuple[Any, Any, Batch] | None = None
+        self._written = Written()
+        self._tensors = {
+            k: v for k, v in self.engine.hyper.declared.items() if isinstance(v, Tensor)
+        }
 
     @outside_autocast
     def __call__(
@@ -57,9 +61,22 @@ class Step:
             hyper: overrides of dynamic hyperparameters by name.
             extra: further arguments of ``update``.
 
+        Inside transforms of ``torch.func`` nothing is overwritten: the pure chain runs there.
+
         Raises:
-            ValueError, TypeError: what the pure chain raises for bad input. Nothing has changed.
+            ValueError, TypeError: what the pure chain raises for bad input; parameters that share
+                memory; anything that is to be differentiated, which a step in place cannot be.
+                Nothing has changed.
+            UnsupportedLeafError: a parameter that cannot be written. Nothing has changed.
         """
+        if torch._C._are_functorch_transforms_active():
+            return step_purely(self.transform, grads, state, params, hyper, extra)
+        if torch.compiler.is_compiling():
+            with torch.no_grad():
+                return self._pure(params, grads, state, hyper, extra)
+        differentiable = torch.is_grad_enabled()
+        if differentiable:
+            self._refuse_derivatives(hyper)
         with torch.no_grad():
             try:
                 for name, value in extra.items():
@@ -67,7 +84,8 @@ class Step:
                         raise CannotFuseError("", f"argument {name!r} is no 0-d tensor")
                 batch = self._repeat(params, grads, state, hyper, extra)
                 if batch is None:
-                    state = _unshared(state)
+                    self._check(params, grads, state, differentiable)
+                    state = _unshared(params, grads, state)
                     batch = self.engine.gather(params, grads, state, hyper, extra)
                     # Gradients and losses may be freed between steps.
                     kept = replace(batch, grads=[], extra={})
@@ -77,6 +95,7 @@ class Step:
                     self._note(name, reason)
             except CannotFuseError as error:
                 self._note("", str(error))
+                self._check(params, grads, state, differentiable)
                 return self._pure(params, grads, state, hyper, extra)
         return params, state
 
@@ -111,6 +130,23 @@ class Step:
         return replace(
             batch, grads=[gs[i] for i in positions], hyper=rows, rows=by_leaf, extra=extra
         )
+
+    def _refuse_derivatives(self, hyper: Mapping[str, Any] | None) -> None:
+        """Raise if a hyperparameter requires a derivative."""
+        for name, value in (*self._tensors.items(), *(hyper or {}).items()):
+            if any(isinstance(x, Tensor) and x.requires_grad for x in tree.leaves(value)):
+                raise ValueError(_NO_DERIVATIVE.format(f"hyperparameter {name!r} requires grad"))
+
+    def _check(self, params: PyTree, grads: PyTree, state: PyTree, differentiable: bool) -> None:
+        """Raise if parameters cannot be written, or are results of what is differentiated."""
+        ps, spec = tree.flatten(params)
+        gs = tree.flatten_like("fuse", spec, grads, "gradient")
+        where = [i for i, p in enumerate(ps) if isinstance(p, Tensor) and gs[i] is not None]
+        names = tree.names(spec)
+        self._written.check("fuse", [ps[i] for i in where], lambda: [names[i] for i in where])
+        for what, xs in (("parameter", ps), ("state", tree.leaves(state))):
+            if differentiable and any(isinstance(x, Tensor) and x.grad_fn is not None for x in xs):
+                raise ValueError(_NO_DERIVATIVE.format(f"a {what} has a history"))
 
     def _note(self, member: str, reason: str) -> None:
         """Remember why something is not fused; log it when it is new."""
@@ -158,13 +194,20 @@ def fuse(tx: GradientTransformation, fallback: str = "eager") -> Step:
     return Step(tx, fallback)
 
 
-def _unshared(state: PyTree) -> PyTree:
-    """The state with a copy wherever two entries are one tensor."""
+_NO_DERIVATIVE = (
+    "fuse: a step in place cannot be differentiated, but {}; "
+    "use update and gx.apply_updates, or torch.no_grad()"
+)
+
+
+def _unshared(params: PyTree, grads: PyTree, state: PyTree) -> PyTree:
+    """The state with a copy wherever two entries are one tensor, or one is a parameter's."""
     leaves, spec = tree.flatten(state)
-    seen: set[int] = set()
+    others = [*tree.leaves(params), *tree.leaves(grads)]
+    seen = {x.data_ptr() for x in others if isinstance(x, Tensor) and is_plain(x) and x.numel()}
     changed = False
     for i, x in enumerate(leaves):
-        if isinstance(x, Tensor) and x.numel():
+        if isinstance(x, Tensor) and is_plain(x) and x.numel():
             if x.data_ptr() in seen:
                 leaves[i], changed = x.clone(), True
             seen.add(x.data_ptr())
@@ -183,7 +226,7 @@ def _into(old: PyTree, new: PyTree) -> PyTree:
             isinstance(a, Tensor)
             and isinstance(b, Tensor)
             and (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
-            and not overlaps_itself(a)
+            and (torch.compiler.is_compiling() or not unwritable(a))
         )
         out.append(a.copy_(b) if fits else b)
     return spec.unflatten(out)

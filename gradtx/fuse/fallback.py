@@ -41,7 +41,7 @@ class Fallback:
         if how not in FALLBACKS:
             raise ValueError(f"fallback must be one of {FALLBACKS}, got {how!r}")
         self.transform = tx
-        self._eager = functools.partial(_step, tx)
+        self._eager = functools.partial(step_purely, tx)
         self._compiles = how == "compile"
         self._compiled: Callable[..., Any] | None = None
 
@@ -81,7 +81,7 @@ class Fallback:
         return _as(params, out[0]), _as(state, out[1])
 
 
-def _step(
+def step_purely(
     tx: GradientTransformation,
     grads: PyTree,
     state: PyTree,
@@ -89,6 +89,7 @@ def _step(
     hyper: Mapping[str, Any] | None,
     extra: Mapping[str, Any],
 ) -> tuple[PyTree, PyTree]:
+    """New parameters and new state; nothing is changed."""
     known = None if hyper is None else Overrides(hyper)
     updates, state = tx.update(grads, state, params, hyper=known, **extra)
     return apply_updates(params, updates), state

@@ -111,13 +111,13 @@ class Spans:
 
 
 def _spans(tensors: Iterable[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    spans = [(x.data_ptr(), _extent(x)) for x in tensors]
+    spans = [(x.data_ptr(), extent(x)) for x in tensors]
     table = np.array(spans, dtype=np.int64).reshape(-1, 2)
     table = table[table[:, 1] > 0]
     return table[:, 0], table[:, 0] + table[:, 1]
 
 
-def _extent(x: Tensor) -> int:
+def extent(x: Tensor) -> int:
     """Bytes from the first element to behind the last."""
     if x.is_contiguous():
         return x.nbytes

@@ -22,6 +22,7 @@ from ..transforms.sliding_window import sliding_window_adam
 from ..transforms.weight_decay import _AddDecayedWeights
 from .batch import Batch
 from .errors import CannotFuseError
+from .memory import Spans
 from .patterns import Matched
 
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -42,8 +43,8 @@ class MicroAdam(Matched):
 
     label: ClassVar[str] = "microadam kernel"
 
-    def __init__(self, found: Members, batch: Batch) -> None:
-        super().__init__(batch)
+    def __init__(self, found: Members, batch: Batch, spans: Spans) -> None:
+        super().__init__(batch, spans)
         self.found = found
         blocks = [found.compressor.blocks(p.numel()) for p in batch.params]
         self.sizes = [b.size for b in blocks]
@@ -51,7 +52,7 @@ class MicroAdam(Matched):
         self.columns = [list(column) for column in zip(*batch.states, strict=True)]
 
     @staticmethod
-    def match(tx: GradientTransformation, batch: Batch) -> MicroAdam | None:
+    def match(tx: GradientTransformation, batch: Batch, spans: Spans) -> MicroAdam | None:
         found = match(tx)
         key = batch.params[0].device.type.upper()
         if found is None or batch.extra or not has_kernel("microadam_", key):
@@ -61,7 +62,7 @@ class MicroAdam(Matched):
             return None
         if len(batch.shared) != sum(hyper_.is_scheduled(tx) for _, tx in found.sources):
             return None
-        return MicroAdam(found, batch)
+        return MicroAdam(found, batch, spans)
 
     @property
     def fails_late(self) -> bool:

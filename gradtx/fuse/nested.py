@@ -127,7 +127,7 @@ class NestedEngine:
         if not _same_lists(tensors, last.states) or not all(map(is_, shared, last.shared)):
             last = replace(last, states=tensors, shared=shared)
         last = replace(last, rows=list(rows), maximize=list(maximize))
-        step = self.again(last, grads, hyper, extra)
+        step = self.again(last, grads, hyper, extra, anew=True)
 
         def write() -> None:
             step.write()
@@ -149,6 +149,7 @@ class NestedEngine:
         grads: Sequence[Tensor],
         hyper: Sequence[Mapping[str, Any]],
         extra: Mapping[str, Tensor] | None = None,
+        anew: bool = False,
     ) -> Prepared:
         """A former step once more, with other gradients and other values.
 
@@ -158,13 +159,14 @@ class NestedEngine:
             grads: gradients of its parameters.
             hyper: as many rows as at that step.
             extra: 0-d tensors for the chain.
+            anew: whether its tensors may lie elsewhere, or in another way.
 
         Raises:
             CannotFuseError: run the chain as it is. The text says why.
         """
         batch = replace(last, grads=list(grads), hyper=hyper, extra=extra or {})
         with torch.no_grad():
-            step = self.engine.prepare(batch)
+            step = self.engine.prepare(batch, anew)
         return Prepared(torch.no_grad()(step.write), step.fails_late)
 
     def _describe(self, params: list[Tensor], whole: PyTree) -> Batch:

@@ -22,23 +22,21 @@ class Matched(ABC):
 
     Args:
         batch: the leaves, validated: ordinary dense tensors on one device.
-
-    Raises:
-        CannotFuseError: two of them share memory.
+        spans: all that is written.
     """
 
     label: ClassVar[str]
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, spans: Spans) -> None:
         self.batch = replace(batch, grads=[])  # those may be freed between steps
         self.owned = Owned(batch.params, batch.every_state())
         self.dtypes = [g.dtype for g in batch.grads]
         strides = [order(p, True) for p in batch.params]
-        self.gradients = Gradients(batch.params, self.dtypes, strides, Spans(self.owned.tensors))
+        self.gradients = Gradients(batch.params, self.dtypes, strides, spans)
 
     @staticmethod
     @abstractmethod
-    def match(tx: GradientTransformation, batch: Batch) -> Matched | None:
+    def match(tx: GradientTransformation, batch: Batch, spans: Spans) -> Matched | None:
         """The bound leaves, or None if the operator does not compute this chain on them."""
 
     @abstractmethod

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import chain as concat
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..codecs import ENCODINGS
@@ -94,38 +95,61 @@ def check_members(who: str, have: Sequence[list[str]], saved: Sequence[Sequence[
             )
 
 
-def check_tensors(who: str, name: str, skeleton: PyTree, stored: Any, path: str = "") -> None:
-    """Raise unless the tensors in the state of one parameter have the shapes and dtypes needed.
+class Wanted(NamedTuple):
+    """What a tensor of a parameter's state must be.
 
-    A buffer may have another floating dtype, unless a codec has encoded it.
+    Attributes:
+        path: where it stands in nested dicts.
+        shape, dtype: its own.
+        encoded: whether it is part of an encoded moment, whose dtype its codec fixes.
+    """
 
-    Args:
-        who: name for the message.
-        name: the parameter's name.
-        skeleton: a state of the wanted structure, shapes and dtypes.
-        stored: the nested dicts that were saved.
-        path: where the two stand in the parameter's state.
+    path: tuple[str, ...]
+    shape: torch.Size
+    dtype: torch.dtype
+    encoded: bool
+
+
+def wanted(
+    skeleton: PyTree, name: str, path: tuple[str, ...] = (), encoded: bool = False
+) -> list[Wanted]:
+    """What the tensors of one parameter's state must be, from a state of that structure."""
+    if isinstance(skeleton, Leaves):
+        return wanted(skeleton[name], name, path)
+    if isinstance(skeleton, Tensor):
+        return [Wanted(path, skeleton.shape, skeleton.dtype, encoded)]
+    encoded = encoded or isinstance(skeleton, ENCODINGS)
+    below = children(skeleton) or ()
+    return [w for key, child in below for w in wanted(child, name, (*path, key), encoded)]
+
+
+def check_tensors(
+    who: str, name: str, tensors: Sequence[Wanted], stored: Any, loading: bool = False
+) -> None:
+    """Raise unless the tensors of a parameter's state have the shapes and kinds that it needs.
+
+    Floating-point tensors may have another floating-point dtype, as parameters may be converted;
+    when they are loaded, those of codecs may not.
 
     Raises:
-        ValueError: names the parameter, the tensor and both shapes and dtypes.
+        ValueError: names the parameter, the tensor, and both shapes and dtypes.
     """
-    if isinstance(skeleton, Leaves):
-        return check_tensors(who, name, skeleton[name], stored, path)
-    encoded = isinstance(skeleton, ENCODINGS)
-    for field, want in children(skeleton) or ():
-        here, got = f"{path}.{field}".lstrip("."), stored.get(field)
-        if not isinstance(want, Tensor):
-            check_tensors(who, name, want, {} if got is None else got, here)
-        elif kind(got) != kind(want) and (encoded or not _both_floating(got, want)):
+    for want in tensors:
+        got = stored
+        for key in want.path:
+            got = got.get(key) if isinstance(got, dict) else None
+        if got is None:  # members that were not there get a state
+            continue
+        fits = isinstance(got, Tensor) and got.shape == want.shape
+        if fits and got.dtype != want.dtype:
+            free = got.is_floating_point() and want.dtype.is_floating_point
+            fits = free and not (loading and want.encoded)
+        if not fits:
             raise ValueError(
                 f"{who}: the state of parameter {name!r} does not fit"
-                f"{' its codec' if encoded else ''}: {here} is {kind(got)}, needed is {kind(want)}"
+                f"{' its codec' if want.encoded else ''}: {'.'.join(want.path)} is {kind(got)}, "
+                f"needed is {want.dtype} of shape {tuple(want.shape)}"
             )
-
-
-def _both_floating(got: Any, want: Tensor) -> bool:
-    same = isinstance(got, Tensor) and got.shape == want.shape
-    return same and got.is_floating_point() and want.is_floating_point()
 
 
 def onto(p: Tensor, nested: Any) -> Any:

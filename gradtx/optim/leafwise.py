@@ -13,12 +13,13 @@ from ..core.autocast import outside_autocast
 from ..core.declared import ScheduledState
 from ..core.protocol import GradientTransformation, members
 from ..core.tree import PyTree, children
-from ..fuse import NestedEngine, Prepared
+from ..fuse import NestedEngine, Prepared, Written
 from .fused import FusedSteps
 from .leaves import (
     Leaves,
     Nested,
     from_nested,
+    gradient_of,
     map_tensors,
     merge_into,
     part_of,
@@ -27,7 +28,7 @@ from .leaves import (
     to_nested,
     with_own_memory,
 )
-from .optimizer import Optimizer, _gradient
+from .optimizer import Optimizer
 from .repeat import GroupValues
 
 
@@ -140,9 +141,12 @@ class Bucket:
     def step(self, p: Tensor, name: str, kept: Kept, fused: bool) -> None:
         """Update one parameter. Nothing has changed if an exception is raised."""
         optimizer, group = self.optimizer, self.groups[p]
-        grad = _gradient(self.tx, name, p, group)
+        grad = gradient_of(self.tx, name, p, group)
         assert grad is not None
-        skeletons, states = optimizer._skeletons.complete(self.tx, [p], {p: name}, optimizer.state)
+        who = type(optimizer).__name__
+        skeletons, states = optimizer._skeletons.complete(
+            who, self.tx, [p], {p: name}, optimizer.state
+        )
         skeleton, state = skeletons[name], states[name]
         shared = self._enter(skeleton, name, state, kept)
         if self.summing or not (fused and self._run_fused(p, name, state, kept)):
@@ -287,6 +291,7 @@ class Leafwise:
         self._names: dict[Tensor, str] = {}
         self._done: set[Tensor] = set()
         self._fused = True
+        self._written = Written()
 
     def begin(self, who: str) -> None:
         """Begin a step with the optimizer's groups as they are now.
@@ -307,6 +312,10 @@ class Leafwise:
         for tx, groups in chains:
             bucket = Bucket(optimizer, tx, groups)
             self._buckets.update(dict.fromkeys(groups, bucket))
+        writes = [p for p in self._buckets if p.requires_grad]
+        self._written.check(
+            type(optimizer).__name__, writes, lambda: [self._names[p] for p in writes]
+        )
         self._fused = all(group["fused"] is not False for group in optimizer.param_groups)
 
     @outside_autocast

@@ -15,6 +15,8 @@ import optree
 import torch
 from torch import Tensor
 
+from ..core.errors import UnsupportedLeafError
+from ..core.protocol import GradientTransformation
 from ..core.tree import NAMESPACE, PyTree, children, rebuild
 
 Nested = dict[str, Any]
@@ -205,3 +207,16 @@ def merge_into(target: Nested, source: Nested, in_place: bool) -> None:
             old.copy_(value)
         else:
             target[name] = value
+
+
+def gradient_of(
+    tx: GradientTransformation, name: str, p: Tensor, group: Mapping[str, Any]
+) -> Tensor | None:
+    """The gradient of a parameter, turned round if its group maximizes; sparse ones are refused."""
+    grad = p.grad
+    if grad is not None and grad.layout != torch.strided:
+        raise UnsupportedLeafError(
+            f"{next(iter(tx.inner), tx.name)}: leaf {name!r}: the gradient has layout "
+            f"{grad.layout}; sparse gradients are not supported, use dense gradients"
+        )
+    return -grad if grad is not None and group["maximize"] else grad

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from .._version import __version__
 from ..core.autocast import outside_autocast
-from ..core.errors import UnsupportedLeafError
 from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
-from ..fuse import Prepared, write_all
+from ..fuse import Prepared, Written, write_all
 from .checkpoint import read
 from .fused import FusedSteps
 from .leaves import (
     Leaves,
     Nested,
     from_nested,
+    gradient_of,
     is_empty,
     merge_into,
     names_of,
@@ -75,6 +75,7 @@ class Optimizer(torch.optim.Optimizer):
         self._skeletons = Skeletons()
         self._forms = Forms()
         self._fused = FusedSteps()
+        self._written = Written()
         self._repeat: Repeat | None = None
         if isinstance(params, torch.nn.Module):
             raise TypeError(
@@ -199,19 +200,21 @@ class Optimizer(torch.optim.Optimizer):
     ) -> None:
         buckets = []
         for tx, groups in chains:
-            active = {p: g for p, g in groups.items() if p.grad is not None}
-            if active:
-                buckets.append((tx, groups, active))
+            some = {p: g for p, g in groups.items() if p.grad is not None}
+            if some:
+                buckets.append((tx, groups, some))
+        active = [p for _, _, some in buckets for p in some]
+        self._written.check(type(self).__name__, active, lambda: [names[p] for p in active])
         # All that may fail comes first. Of steps that fail late there can be one, so that nothing
         # has been written if it does.
         fused: list[tuple[Prepared, dict[Tensor, Nested], Run]] = []
         computed = []
-        for tx, groups, active in buckets:
+        for tx, groups, some in buckets:
             late = any(step.fails_late for step, _, _ in fused)
-            found = self._prepare(tx, groups, active, names, extra, late)
+            found = self._prepare(tx, groups, some, names, extra, late)
             if found is None:
-                new = self._compute(tx, groups, active, names, extra)
-                computed.append((groups, active, [names[p] for p in active], *new))
+                new = self._compute(tx, groups, some, names, extra)
+                computed.append((groups, some, [names[p] for p in some], *new))
             else:
                 fused.append(found)
         write_all(step for step, _, _ in fused)
@@ -240,7 +243,7 @@ class Optimizer(torch.optim.Optimizer):
         if torch.is_grad_enabled() or any(option is False for option in options):
             return None
         for p, group in active.items():
-            _gradient(tx, names[p], p, group)
+            gradient_of(tx, names[p], p, group)
         engine = self._fused.engine(tx)
         distinct = {id(g): g for g in active.values()}
         rows = [GroupValues(self, g, engine) for g in distinct.values()]
@@ -249,7 +252,9 @@ class Optimizer(torch.optim.Optimizer):
                 raise RuntimeError(f"{type(self).__name__}: fused=True, but an option has entries")
             return None
         row_of = {key: i for i, key in enumerate(distinct)}
-        skeletons, nested = self._skeletons.complete(tx, active, names, self.state)
+        skeletons, nested = self._skeletons.complete(
+            type(self).__name__, tx, active, names, self.state
+        )
         first = next(iter(active))
         held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
         if held and not self.state.get(first):  # what all share is read from the first
@@ -287,7 +292,7 @@ class Optimizer(torch.optim.Optimizer):
     ) -> tuple[Leaves, dict[str, Nested], Nested]:
         """New parameters, new state per parameter and its shared part; changes nothing."""
         params = Leaves({names[p]: p for p in active})
-        grads = Leaves({names[p]: _gradient(tx, names[p], p, g) for p, g in active.items()})
+        grads = Leaves({names[p]: gradient_of(tx, names[p], p, g) for p, g in active.items()})
         state = self._gather(tx, groups, active, names)
         hyper = per_leaf(active, names, self._values)
         how = check_fallback(type(self).__name__, next(iter(active.values())))
@@ -308,7 +313,9 @@ class Optimizer(torch.optim.Optimizer):
         names: Mapping[Tensor, str],
     ) -> PyTree:
         """The state of the active parameters as the chain knows it."""
-        skeletons, nested = self._skeletons.complete(tx, active, names, self.state)
+        skeletons, nested = self._skeletons.complete(
+            type(self).__name__, tx, active, names, self.state
+        )
         # Any parameter that has a state holds the shared part, also one without a gradient now.
         held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
         return from_nested(skeletons, nested, {**next(iter(nested.values()), {}), **held})
@@ -414,6 +421,7 @@ class Optimizer(torch.optim.Optimizer):
             "_skeletons",
             "_forms",
             "_fused",
+            "_written",
             "_repeat",
             "_step_supports_amp_scaling",
         )
@@ -427,6 +435,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._skeletons, self._forms = Skeletons(), Forms()
         self._fused, self._repeat = FusedSteps(), None
+        self._written = Written()
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():
@@ -435,15 +444,3 @@ class Optimizer(torch.optim.Optimizer):
     def __repr__(self) -> str:
         chains = dict.fromkeys(repr(self.transform_of(g)) for g in self.param_groups)
         return super().__repr__() + "".join(f"\n{text}" for text in chains)
-
-
-def _gradient(
-    tx: GradientTransformation, name: str, p: Tensor, group: Mapping[str, Any]
-) -> Tensor | None:
-    grad = p.grad
-    if grad is not None and grad.layout != torch.strided:
-        raise UnsupportedLeafError(
-            f"{next(iter(tx.inner), tx.name)}: leaf {name!r}: the gradient has layout "
-            f"{grad.layout}; sparse gradients are not supported, use dense gradients"
-        )
-    return -grad if grad is not None and group["maximize"] else grad

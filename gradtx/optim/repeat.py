@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..core.hyper import is_readable
 from ..core.protocol import GradientTransformation
 from ..fuse import CannotFuseError, NestedEngine, write_all
 from .options import Option
@@ -66,7 +67,7 @@ class GroupValues:
             values.update(option.values(self.group[name]))
         self.row = self._engine.row(values)
         self.per_entry = any(isinstance(v, Tensor) and v.ndim > 0 for v in values.values())
-        # A list, or a tensor that is read through a view, may change and stay the same object.
+        # A list or a tensor may change and stay the same object.
         steady = not any(_may_change(self.group[name]) for name in options)
         self._entries = entries if steady else []
 
@@ -185,7 +186,7 @@ def _modes(group: Mapping[str, Any]) -> list[Any]:
 def _may_change(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return isinstance(value, list) or any(map(_may_change, value))
-    return isinstance(value, Tensor) and value.ndim > 0
+    return isinstance(value, Tensor) and (value.ndim > 0 or is_readable(value))
 
 
 def _dicts(nested: Any) -> Iterator[dict[str, Any]]:

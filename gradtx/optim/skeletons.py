@@ -11,11 +11,11 @@ from torch import Tensor
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
-from .checkpoint import check_tensors
+from .checkpoint import Wanted, check_tensors, wanted
 from .leaves import Leaves, Nested, hollow, paths, to_nested
 
-# A state's structure for one parameter, and the members that have a state.
-Skeleton = tuple[PyTree, frozenset[str]]
+# A state's structure for one parameter, the members that have a state, and all its tensors.
+Skeleton = tuple[PyTree, frozenset[str], list[Wanted]]
 
 
 class Skeletons:
@@ -30,23 +30,30 @@ class Skeletons:
         if info not in known:
             with torch.no_grad():
                 skeleton = hollow(tx.init(Leaves({name: p})))
-            known[info] = skeleton, frozenset(to_nested(skeleton, name))
+            names = frozenset(to_nested(skeleton, name))
+            known[info] = skeleton, names, wanted(skeleton, name)
         return known[info]
 
     def complete(
         self,
+        who: str,
         tx: GradientTransformation,
         params: Iterable[Tensor],
         names: Mapping[Tensor, str],
         stored: Mapping[Tensor, Nested],
     ) -> tuple[dict[str, PyTree], dict[str, Nested]]:
-        """Structures and stored states of parameters, fresh entries where they have none yet."""
+        """Structures and stored states of parameters, fresh entries where they have none yet.
+
+        Raises:
+            ValueError: a stored tensor does not fit its parameter; nothing has changed.
+        """
         skeletons, nested, fresh = {}, {}, {}
         for p in params:
             name = names[p]
-            skeletons[name], wanted = self.of(tx, p, name)
+            skeletons[name], members, tensors = self.of(tx, p, name)
             nested[name] = stored.get(p) or {}
-            if not wanted <= nested[name].keys():  # new
+            check_tensors(who, name, tensors, nested[name])
+            if not members <= nested[name].keys():  # new
                 fresh[name] = p
         if fresh:
             state = tx.init(Leaves(fresh))
@@ -61,8 +68,8 @@ class Skeletons:
         Shapes must agree, and dtypes except for those of floating-point buffers. There may be other
         members, which are switched off.
         """
-        skeleton, wanted = self.of(tx, p, name)
-        now = {k: v for k, v in stored.items() if k in wanted or not isinstance(v, dict)}
+        skeleton, members, tensors = self.of(tx, p, name)
+        now = {k: v for k, v in stored.items() if k in members or not isinstance(v, dict)}
         want, got = set(paths(to_nested(skeleton, name))), set(paths(now))
         if want - got:
             got = set(paths(stored))
@@ -71,4 +78,4 @@ class Skeletons:
                 f"{who}: the state of parameter {name!r} does not fit the chain {list(tx.inner)}: "
                 f"missing {sorted(want - got)}, unexpected {sorted(got - want)}"
             )
-        check_tensors(who, name, skeleton, stored)
+        check_tensors(who, name, tensors, stored, loading=True)
