@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -39,12 +40,14 @@ class MultiStepsState(NamedTuple):
         mini_step: int32 in [0, k), calls since the last applied update.
         gradient_step: int32, updates applied.
         gathered: per leaf the mean of its gradients, one buffer the size of the parameters.
+        value: 0-d, the mean of what the calls passed as ``value``.
         inner_state: state of the inner transform, which counts applied updates only.
     """
 
     mini_step: Tensor
     gradient_step: Tensor
     gathered: PyTree
+    value: Tensor
     inner_state: PyTree
 
 
@@ -52,9 +55,10 @@ class MultiStepsState(NamedTuple):
 class multi_steps(Wrapper):
     """Average gradients over ``every_k`` calls and apply the inner transform once.
 
-    The calls between give zero updates; structured ones become tensors. It keeps one buffer the
-    size of the parameters; with torch modules, accumulating in ``.grad`` costs none. ``every_k=1``
-    changes nothing but the buffer.
+    The calls between give zero updates; structured ones become tensors. Of a ``value`` that calls
+    pass the inner transform sees the mean. It keeps one buffer the size of the parameters; with
+    torch modules, accumulating in ``.grad`` costs none. ``every_k=1`` changes nothing but the
+    buffer.
 
     Args:
         transform: the inner transform.
@@ -83,7 +87,10 @@ class multi_steps(Wrapper):
         check_tensors(self.name, params, what="parameter")
         count = new_count(tree.leaves(params))
         empty = _per_leaf(lambda p: Gathered(new_count([p]), state_zeros(p)), params)
-        return MultiStepsState(count, count.clone(), empty, self.transform.init(params))
+        dtypes = [tree.accumulator_dtype(p.dtype) for p in tree.leaves(params)]
+        wide = functools.reduce(torch.promote_types, dtypes, torch.float32)
+        value = torch.zeros((), dtype=wide, device=count.device)
+        return MultiStepsState(count, count.clone(), empty, value, self.transform.init(params))
 
     def update(
         self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any
@@ -94,9 +101,11 @@ class multi_steps(Wrapper):
         gathered = tree.map(_gather, updates, state.gathered)
         mean = tree.map(lambda g, s: s.mean, updates, gathered)
         emit = state.mini_step >= self.every_k - 1
-        new, inner = self.update_transform(
-            mean, state.inner_state, params, {**extra, "grads": mean}
-        )
+        value, extra = state.value, {**extra, "grads": mean}
+        if extra.get("value") is not None:
+            value = value + (extra["value"] - value) / (state.mini_step + 1)
+            extra["value"] = value
+        new, inner = self.update_transform(mean, state.inner_state, params, extra)
         # A leaf without a gradient in this call is not emitted and keeps what it has gathered.
         left = tree.map(lambda g, s: tree.where(~emit, s, tree.zeros_like(s)), updates, gathered)
         return (
@@ -105,6 +114,7 @@ class multi_steps(Wrapper):
                 torch.where(emit, 0, advance(state.mini_step)).to(torch.int32),
                 torch.where(emit, advance(state.gradient_step), state.gradient_step),
                 _fill(left, state.gathered),
+                torch.where(emit, 0, value).to(state.value.dtype),
                 tree.where(emit, inner, state.inner_state),
             ),
         )

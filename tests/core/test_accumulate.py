@@ -117,3 +117,18 @@ def test_periods(bad: Any) -> None:
 def test_slow_step_size(bad: float) -> None:
     with pytest.raises(ValueError, match=r"lookahead: slow_step_size must be in \[0, 1\], got"):
         gx.lookahead(gx.identity(), slow_step_size=bad)
+
+
+def test_multi_steps_passes_on_the_mean_of_all_values() -> None:
+    """Plateaus are judged by all micro-batches, not by the last one of each step."""
+
+    def seen(updates: Any, state: Any, params: Any = None, *, value: Any, **_: Any) -> Any:
+        return gx.tree.map(lambda u: u * 0 + value, updates), state
+
+    tx = gx.multi_steps(gx.transformation(lambda params: (), seen), every_k=2)
+    params = {"w": torch.zeros(3, dtype=torch.float64)}
+    state, outs = tx.init(params), []
+    for value in (1.0, 4.0, 7.0, 1.0):
+        out, state = tx.update(params, state, params, value=torch.tensor(value))
+        outs.append(out["w"][0].item())
+    assert outs == [0.0, 2.5, 0.0, 4.0]
