@@ -142,9 +142,14 @@ def check_value(who: str, name: str, value: Any, within: str, per_entry: bool = 
 def check_tensor(who: str, name: str, value: Tensor, within: str) -> None:
     """Raise if an entry of a tensor is outside an interval, where that costs no waiting.
 
+    What is to be positive may be zero in a tensor: as in a schedule, it may have fallen to it.
+
     Raises:
         ValueError: one is.
     """
+    low, _, high = within[1:-1].partition(",")
+    if within[0] == "(" and float(low) == 0:
+        within = f"[0,{high}{within[-1]}"
     if not is_readable(value) or not value.numel():
         return
     ends = (value,) if value.numel() == 1 else torch.aminmax(value.detach())
