@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class Group:
         self.states = states
         self.columns = {where: k for k, where in enumerate(table.kernel.columns)}
 
-    def fill(self, where: Input, addresses: Sequence[int]) -> None:
+    def fill(self, where: Input, addresses: Sequence[int] | np.ndarray) -> None:
         """Write one column of the pointer table from the addresses of all leaves."""
         k = self.columns.get(where)
         if k is None:
@@ -110,7 +111,7 @@ class Bound:
                 if overlaps_itself(x):
                     raise CannotFuseError("", f"elements of parameter or state {i} share memory")
         self.groups = {key: self._group(key[0], by_kind, batch) for key, by_kind in kernels.items()}
-        self.gradient_addresses: list[int] = []
+        self.gradient_addresses = np.empty(0, dtype=np.int64)
         self.gradients = Gradients(
             batch.params,
             [kind.signature.grad for kind in kinds],

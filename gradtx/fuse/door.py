@@ -7,42 +7,18 @@ have and leave in the order in which their leaves are gone through, lazy bits re
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from operator import attrgetter, is_
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import CannotFuseError
+from .glance import Glance, addresses
 from .memory import Spans, is_dense
 
 _SHAPE, _DTYPE, _DEVICE = attrgetter("shape"), attrgetter("dtype"), attrgetter("device")
-
-
-def addresses(tensors: Sequence[Tensor]) -> list[int]:
-    """Where tensors begin.
-
-    Raises:
-        CannotFuseError: one has no memory of its own.
-    """
-    try:
-        return list(map(Tensor.data_ptr, tensors))
-    except RuntimeError:
-        pass
-    raise CannotFuseError("", "a tensor wraps another one, or has no memory")
-
-
-def layouts(tensors: Sequence[Tensor]) -> tuple[list[Any], ...]:
-    """How tensors lie, wherever that is."""
-    return (
-        list(map(Tensor.stride, tensors)),
-        list(map(_SHAPE, tensors)),
-        list(map(_DTYPE, tensors)),
-        list(map(Tensor.is_neg, tensors)),
-    )
 
 
 class Owned:
@@ -55,13 +31,9 @@ class Owned:
 
     def __init__(self, params: Sequence[Tensor], states: Sequence[Tensor]) -> None:
         self.tensors = [*params, *states]
-        self._params = params
-        self._addresses = addresses(self.tensors)
-        self._layouts = layouts(params)
-        many = [s for s in states if s.ndim]
-        self._plain = [s for s in many if s.is_contiguous()]
-        self._strided = [s for s in many if not s.is_contiguous()]
-        self._strides = list(map(Tensor.stride, self._strided))
+        self._params, self._states = list(params), list(states)
+        self._lazy = list(map(Tensor.is_neg, params))
+        self._form, self._state_form = Glance(params), Glance(states)
 
     def is_(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are the same tensors."""
@@ -69,20 +41,20 @@ class Owned:
 
     def lies_still(self) -> bool:
         """Whether everything lies where and as it did."""
-        return (
-            self._addresses == addresses(self.tensors)
-            and self._layouts == layouts(self._params)
-            and all(map(Tensor.is_contiguous, self._plain))
-            and self._strides == list(map(Tensor.stride, self._strided))
+        seen = ((self._form, self._params), (self._state_form, self._states))
+        return self._lazy == list(map(Tensor.is_neg, self._params)) and all(
+            (at := form.at(tensors)) is not None and np.array_equal(at, form.addresses)
+            for form, tensors in seen
         )
 
     def forget(self) -> None:
         """Let go of the tensors."""
-        self.tensors, self._params, self._plain, self._strided = [], [], [], []
+        self.tensors, self._params, self._states = [], [], []
 
     def lies_like(self, params: Sequence[Tensor]) -> bool:
         """Whether other parameters lie as these did, wherever that is."""
-        return self._layouts == layouts(params)
+        lazy = list(map(Tensor.is_neg, params))
+        return self._lazy == lazy and self._form.at(list(params)) is not None
 
 
 class Gradients:
@@ -109,10 +81,11 @@ class Gradients:
         self._strides = list(strides)
         sizes = [p.numel() * d.itemsize for p, d in zip(params, dtypes, strict=True)]
         self._sizes = np.array(sizes, dtype=np.int64)
-        self._last: list[weakref.ref[Tensor]] = []
-        self._at: tuple[list[int], list[Any]] = [], []
+        self._types = [Tensor] * len(self._shapes)
+        self._form: Glance | None = None  # of gradients that were not copied
+        self._at: np.ndarray = np.empty(0, dtype=np.int64)
 
-    def admit(self, grads: list[Tensor]) -> tuple[list[Tensor], list[int]]:
+    def admit(self, grads: list[Tensor]) -> tuple[list[Tensor], np.ndarray]:
         """Gradients that can be read by address, and their addresses.
 
         Copies stand for those that lie in another order, carry a lazy bit or have no memory.
@@ -120,23 +93,31 @@ class Gradients:
         Raises:
             CannotFuseError: one is of another kind than it was, or in memory that is written.
         """
-        at = addresses(grads), list(map(Tensor.stride, grads))
         lazy = any(map(Tensor.is_neg, grads))
-        if at == self._at and not lazy and all(map(is_, grads, [ref() for ref in self._last])):
-            return grads, at[0]
+        if self._form is not None and not lazy and list(map(type, grads)) == self._types:
+            at = self._form.at(grads)
+            if at is not None and np.array_equal(at, self._at):
+                return grads, at
+            if at is not None and at[self._sizes > 0].all():
+                self.spans.check_disjoint(at, self._sizes)
+                self._at = at
+                return grads, at
+        return self._admit_others(grads, lazy)
+
+    def _admit_others(self, grads: list[Tensor], lazy: bool) -> tuple[list[Tensor], np.ndarray]:
+        here = addresses(grads)
         self._refuse_others(grads)
-        here, strides = at
-        if lazy or strides != self._strides or 0 in here:
+        if lazy or 0 in here or list(map(Tensor.stride, grads)) != self._strides:
             copied = list(map(_in_order, grads, self._strides, here))
         else:
             copied = grads
+        form = Glance(copied)
+        self.spans.check_disjoint(form.addresses, self._sizes)
         if all(map(is_, grads, copied)):
-            self._last, self._at = list(map(weakref.ref, grads)), at
+            self._form, self._at = form, form.addresses
         else:
-            self._last, self._at = [], ([], [])
-            here = addresses(copied)
-        self.spans.check_disjoint(here, self._sizes)
-        return copied, here
+            self._form = None
+        return copied, form.addresses
 
     def _refuse_others(self, grads: Sequence[Tensor]) -> None:
         kinds = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ class Spans:
         if (self.first[1:] < self.stop[:-1]).any():
             raise CannotFuseError("", "two of the parameters and state tensors share memory")
 
-    def check_disjoint(self, addresses: Sequence[int], sizes: np.ndarray) -> None:
+    def check_disjoint(self, addresses: np.ndarray, sizes: np.ndarray) -> None:
         """Raise if something that is read overlaps with what is written.
 
         Args:
@@ -100,7 +100,7 @@ class Spans:
             CannotFuseError: it does.
         """
         there = sizes > 0
-        low = np.array(addresses, dtype=np.int64)[there]
+        low = addresses[there]
         if not len(self.first) or not len(low):
             return
         high = low + sizes[there]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain as concat
-from operator import attrgetter, is_
+from operator import is_
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from ..core.hyper import is_readable
@@ -15,7 +14,6 @@ from ..core.protocol import GradientTransformation
 from ..fuse import CannotFuseError, NestedEngine, write_all
 from .options import Option
 
-_layout = attrgetter("layout")
 # Options that are no hyperparameters, yet change what a step does.
 _MODES = ("maximize", "capturable", "differentiable", "fused")
 
@@ -135,8 +133,6 @@ class Repeat:
         if [g is None for g in grads] != self._absent:
             return False
         there = [[grads[i] for i in where] for where in self._where]
-        if any(x is not torch.strided for x in map(_layout, concat.from_iterable(there))):
-            return False
         for run, _ in self._runs:
             for row in run.rows:
                 row.refresh(optimizer)
