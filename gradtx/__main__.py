@@ -86,8 +86,9 @@ def _fused_passes() -> str:
     plan = explain(
         scale(2.0), {"w": torch.ones(2, dtype=torch.float32, device="cpu")}
     ).splitlines()[-1]
-    if plan.startswith("not fused: "):
-        return f"inactive: {plan.removeprefix('not fused: ')}"
+    if plan.startswith("not compiled: "):
+        why = plan.removeprefix("not compiled: ")
+        return f"inactive: {why}; pointwise chains run as multi-tensor operations"
     folder = cache.directory()
     return f"active: {cache.compiler()}, {f'kept in {folder}' if folder else 'not kept on disk'}"
 

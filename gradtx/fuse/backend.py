@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import kernel, multi_tensor
 from .cuda_blocks import block_size
 from .cuda_launch import bindings
 from .cuda_table import CudaBackEnd
 from .errors import CannotFuseError
 from .graph import Graph
-from .kernel import Table, compile_together, run_tables
 from .view import matrix
 
 
@@ -25,10 +25,12 @@ class BackEnd(Protocol):
     Attributes:
         device: where the leaves are.
         table: class of the tables, see ``kernel.Table``.
+        lacks: why it does without compiled passes; None if it has them.
     """
 
     device: torch.device
     table: Any
+    lacks: str | None
 
     def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
         """Kernels for graphs that run together."""
@@ -46,11 +48,23 @@ class BackEnd(Protocol):
 class CpuBackEnd:
     """The C++ back end."""
 
+    lacks: str | None = None
+    table: Any = kernel.Table
+
     def __init__(self) -> None:
         self.device = torch.device("cpu")
-        self.table = Table
-        self.compile_together = compile_together
-        self.run_tables = run_tables
+
+    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
+        """Kernels for graphs that run together.
+
+        Raises:
+            CannotCompileError: nothing can be compiled here.
+        """
+        return kernel.compile_together(graphs)
+
+    def run_tables(self, tables: Any) -> None:
+        """Run the tables of one part together."""
+        kernel.run_tables(tables)
 
     def numbers(self, rows: int, columns: int) -> np.ndarray:
         """Storage for rows of hyperparameters."""
@@ -65,6 +79,36 @@ class CpuBackEnd:
         if isinstance(value, Tensor) and value.ndim:
             raise CannotFuseError("", "a hyperparameter has one value an entry")
         return float(value)
+
+
+class TensorBackEnd(CpuBackEnd):
+    """Torch operations on many leaves at once, for pointwise graphs.
+
+    Args:
+        lacks: why nothing is compiled.
+    """
+
+    table = multi_tensor.TensorTable
+
+    def __init__(self, lacks: str) -> None:
+        super().__init__()
+        self.lacks = lacks
+
+    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
+        """Kernels for graphs that run together.
+
+        Raises:
+            CannotFuseError: one is not pointwise.
+        """
+        try:
+            return multi_tensor.compile_together(graphs)
+        except CannotFuseError as error:
+            reason = f"{error.reason}, all else needs compiled passes: {self.lacks}"
+            raise CannotFuseError(error.member, reason) from None
+
+    def run_tables(self, tables: Any) -> None:
+        """Run the tables of one part together."""
+        multi_tensor.run_tables(tables)
 
 
 def refuse_unsupported(back: BackEnd, graph: Graph) -> None:

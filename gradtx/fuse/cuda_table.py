@@ -268,6 +268,7 @@ class CudaBackEnd:
     ) -> None:
         self.device = device
         self.table = CudaTable
+        self.lacks: str | None = None
         self._loader = loader
         self._kernels: dict[tuple[Graph, Any], CudaKernel] = {}
 

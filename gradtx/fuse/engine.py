@@ -14,10 +14,10 @@ from ..core import tree
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
-from .backend import BackEnd, back_end
+from .backend import BackEnd, TensorBackEnd, back_end
 from .batch import Batch, HyperNames
 from .bound import Bound
-from .errors import CannotFuseError
+from .errors import CannotCompileError, CannotFuseError
 from .forms import Forms
 from .inside import fused_inside
 from .kernel import Kernel
@@ -54,6 +54,7 @@ class Engine:
         self._skeleton: Any = None
         self._paths: dict[Any, tuple[Any, Paths]] = {}
         self._parts: dict[BackEnd, Parts] = {}
+        self._back: list[TensorBackEnd] = []  # where nothing can be compiled, the one that runs
         self._bound: Bound | Separate | Matched | None = None
         self._forms = Forms(lambda choice: specialize(tx, choice, label=False))
 
@@ -175,6 +176,11 @@ class Engine:
         """Members that run as torch operations, and why."""
         return {name: why for parts in self._parts.values() for name, why in parts.refused.items()}
 
+    @property
+    def lacks(self) -> str | None:
+        """Why it runs multi-tensor operations in place of compiled passes; None if it does not."""
+        return self._back[0].lacks if self._back else None
+
     def describe(self, batch: Batch) -> Bound | Separate | Matched:
         """The tables for a batch, without running them."""
         if self._bound is None or not self._bound.fits(batch):
@@ -194,7 +200,15 @@ class Engine:
             if matched is not None:
                 return matched
         device = batch.params[0].device
-        back = back_end(device)
+        if not self._back or device.type != "cpu":
+            try:
+                return self._bind(batch, back_end(device), spans)
+            except CannotCompileError as error:
+                self._back.append(TensorBackEnd(error.reason))
+        return self._bind(batch, self._back[0], spans)
+
+    def _bind(self, batch: Batch, back: BackEnd, spans: Spans) -> Bound | Separate:
+        device = batch.params[0].device
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
         kinds = [

@@ -15,3 +15,15 @@ class CannotFuseError(Exception):
         super().__init__(f"{member}: {reason}" if member else reason)
         self.member = member
         self.reason = reason
+
+
+class CannotCompileError(Exception):
+    """No graph can be compiled here: another back end has to run all of them.
+
+    Attributes:
+        reason: what stands in the way.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason

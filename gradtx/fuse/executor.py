@@ -91,16 +91,18 @@ class Step:
                     kept = replace(batch, grads=[], extra={})
                     self._last = (tree.flatten(params), tree.flatten(state), kept)
                 self.engine.run(batch)
+                if self.engine.lacks is not None:
+                    self._note("", "as multi-tensor operations", self.engine.lacks)
                 for name, reason in self.engine.refused().items():
-                    self._note(name, reason)
+                    self._note(name, "as torch operations", reason)
             except CannotFuseError as error:
-                self._note("", str(error))
+                self._note("", self._fallback.runs, str(error))
                 self._check(params, grads, state, differentiable)
                 return self._pure(params, grads, state, hyper, extra)
         return params, state
 
     def report(self) -> str:
-        """What has run as torch operations so far, and why."""
+        """What has not run as compiled passes so far, and why."""
         lines = [f"{member or 'whole chain'}: {reason}" for member, reason in self.reasons]
         return "\n".join(lines) or "everything is fused"
 
@@ -148,12 +150,11 @@ class Step:
             if differentiable and any(isinstance(x, Tensor) and x.grad_fn is not None for x in xs):
                 raise ValueError(_NO_DERIVATIVE.format(f"a {what} has a history"))
 
-    def _note(self, member: str, reason: str) -> None:
+    def _note(self, member: str, runs: str, reason: str) -> None:
         """Remember why something is not fused; log it when it is new."""
         if (member, reason) not in self.reasons:
             self.reasons[member, reason] = None
             name = member or self.transform.name
-            runs = "as torch operations" if member else self._fallback.runs
             logger.info("gradtx.fuse: %s runs %s: %s", name, runs, reason)
 
     def _pure(

@@ -23,7 +23,8 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
     """A table of what runs where when the chain is fused.
 
     Per member: whether it is part of a compiled pass or runs as torch operations and why, and the
-    bytes of its state per parameter; then the bytes that a step moves per parameter.
+    bytes of its state per parameter; then the bytes that a step moves per parameter. Where nothing
+    can be compiled, pointwise members run as multi-tensor operations, and the last line says why.
 
     Args:
         tx: the transform.
@@ -54,7 +55,10 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
         lines.append(f"{name:<26}{runs[name]:<20}{size:>11.2f}")
     reasons = step.engine.refused().items()
     lines += [f"{name}: {why}" for name, why in reasons]
-    return "\n".join([*lines, total])
+    lines.append(total)
+    if step.engine.lacks is not None:
+        lines.append(f"not compiled: {step.engine.lacks}")
+    return "\n".join(lines)
 
 
 def _own(state: PyTree) -> PyTree:
@@ -74,14 +78,15 @@ def _runs(bound: Bound | Separate | Matched, names: list[str]) -> dict[str, str]
                 passes = max(kernel.schedule.passes() for kernel in kernels)
             for path in piece.parts.members_of(part):
                 found[path[0] if path else names[0]].add(passes)
-    return {name: _words(passes) for name, passes in found.items()}
+    word = "fused" if bound.pieces[0].back_end.lacks is None else "multi-tensor"
+    return {name: _words(passes, word) for name, passes in found.items()}
 
 
-def _words(passes: set[int]) -> str:
+def _words(passes: set[int], word: str) -> str:
     most = max(passes)
     if not most:
         return "torch operations"
-    return f"{'partly' if 0 in passes else 'fused'}, {most} {'pass' if most == 1 else 'passes'}"
+    return f"{'partly' if 0 in passes else word}, {most} {'pass' if most == 1 else 'passes'}"
 
 
 def _moved(bound: Bound | Separate | Matched, count: int) -> str:

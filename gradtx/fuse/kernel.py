@@ -14,6 +14,7 @@ from .cpp import emit
 from .cpp_blocks import segment
 from .cpp_pass import chunk
 from .cpp_prelude import TILE, WIDTH
+from .errors import CannotCompileError, CannotFuseError
 from .expression import c_type
 from .graph import Graph
 from .pieces import share_out
@@ -45,7 +46,7 @@ class Kernel:
     """One graph, scheduled and compiled.
 
     Raises:
-        CannotFuseError: it cannot be compiled here.
+        CannotCompileError: nothing can be compiled here.
     """
 
     def __init__(self, graph: Graph, tree_stage: Mapping[Any, int]) -> None:
@@ -65,7 +66,10 @@ class Kernel:
         self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
         self.chunk = chunk(segment(graph))
         self.by_row = any(self.schedule.by_row(s) for s in range(self.stages))
-        code = library(self.source, ("gx_run", "gx_commit"))
+        try:
+            code = library(self.source, ("gx_run", "gx_commit"))
+        except CannotFuseError as error:
+            raise CannotCompileError(error.reason) from None
         self.run = code.gx_run
         self.commit = code.gx_commit
         self.run.argtypes = (ctypes.POINTER(Args), *3 * [ctypes.c_int64])
@@ -82,7 +86,7 @@ def compile_together(graphs: Sequence[Graph]) -> list[Kernel]:
     """Kernels for graphs that run together, sharing the reductions over the tree.
 
     Raises:
-        CannotFuseError: they cannot be compiled here.
+        CannotCompileError: nothing can be compiled here.
     """
     stages = align(graphs)
     out = []

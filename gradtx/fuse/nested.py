@@ -69,6 +69,11 @@ class NestedEngine:
         """Members that run as torch operations, and why."""
         return self.engine.refused()
 
+    @property
+    def lacks(self) -> str | None:
+        """Why it runs multi-tensor operations in place of compiled passes; None if it does not."""
+        return self.engine.lacks
+
     def run(self, *args: Any, **options: Any) -> None:
         """One step in place, see ``prepare``."""
         self.prepare(*args, **options).write()

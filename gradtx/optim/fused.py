@@ -31,12 +31,15 @@ class FusedSteps:
             self._fallbacks[tx, how] = Fallback(tx, how)
         return self._fallbacks[tx, how]
 
-    def prepare(self, tx: GradientTransformation, how: str, **step: Any) -> Prepared | str:
+    def prepare(
+        self, tx: GradientTransformation, how: str, compiled: bool = False, **step: Any
+    ) -> Prepared | str:
         """A step of ``NestedEngine.prepare``, or why there is none.
 
         Args:
             tx: the chain.
             how: its fallback, for the log.
+            compiled: whether multi-tensor operations will not do in place of compiled passes.
             step: arguments of ``NestedEngine.prepare``.
         """
         if self._failures.get(tx, 0) > 1:
@@ -49,4 +52,5 @@ class FusedSteps:
             self._failures[tx] = self._failures.get(tx, 0) + 1
             return str(error)
         self._failures.pop(tx, None)
-        return prepared
+        lacks = self.engine(tx).lacks
+        return lacks if compiled and lacks is not None else prepared

@@ -87,11 +87,13 @@ class OneLeaf(FusedSteps):
             self._engines[tx] = self._all.engine(tx).another()
         return self._engines[tx]
 
-    def prepare(self, tx: GradientTransformation, how: str, **step: Any) -> Prepared | str:
+    def prepare(
+        self, tx: GradientTransformation, how: str, compiled: bool = False, **step: Any
+    ) -> Prepared | str:
         """As of all leaves; what cannot be fused is said once, not leaf by leaf."""
         if tx in self._all._failures:
             self._failures.setdefault(tx, 1)
-        prepared = super().prepare(tx, how, **step)
+        prepared = super().prepare(tx, how, compiled, **step)
         if isinstance(prepared, str):
             self._all._failures.setdefault(tx, 1)
         return prepared
@@ -194,6 +196,7 @@ class Bucket:
         prepared = kept.fused.prepare(
             self.tx,
             "eager",
+            bool(group["fused"]),
             params=[p],
             grads=[p.grad],
             states=[state],

@@ -263,6 +263,7 @@ class Optimizer(torch.optim.Optimizer):
         step = self._fused.prepare(
             tx,
             check_fallback(type(self).__name__, next(iter(active.values()))),
+            any(options),
             params=list(active),
             grads=[p.grad for p in active],
             states=list(nested.values()),
