@@ -31,7 +31,7 @@ def map_trees(
     def is_like(given: Any) -> bool:
         others, other_spec = tree.flatten(given)
         return other_spec == spec and all(
-            x is None or u is None or getattr(x, "shape", None) == u.shape
+            x is None or u is None or getattr(x, "shape", None) == getattr(u, "shape", None)
             for u, x in zip(leaves, others, strict=True)
         )
 

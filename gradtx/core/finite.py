@@ -73,7 +73,7 @@ class apply_if_leaf_finite(Wrapper):
         if not there or not _readable(there):
             return not there
         try:
-            if all(torch.stack([ok.to(there[0].device) for ok in there]).tolist()):
+            if bool(torch.stack([ok.to(there[0].device) for ok in there]).all()):
                 return True
         except RuntimeError:  # under vmap, or without values
             return False

@@ -206,13 +206,15 @@ class Wrapper(GradientTransformation):
     {'w': tensor([-0.2500])}
     """
 
+    given_as: ClassVar[str] = "transform"  # the argument's name in messages
+
     transform: GradientTransformation
 
     def _prepare(self) -> None:
         super()._prepare()
         if not isinstance(self.transform, GradientTransformation):
             raise TypeError(
-                f"{self.name}: transform must be a GradientTransformation, "
+                f"{self.name}: {self.given_as} must be a GradientTransformation, "
                 f"got {described(self.transform)}"
             )
 

@@ -58,6 +58,7 @@ class InSubspace(DeclaredTransform, Wrapper):
     """A transform in a subspace; made by ``in_subspace``."""
 
     per_leaf: ClassVar[bool] = True
+    given_as: ClassVar[str] = "inner"
     densifies: ClassVar[bool] = True
 
     projector: Projector = static()
@@ -76,11 +77,6 @@ class InSubspace(DeclaredTransform, Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.transform, GradientTransformation):
-            raise TypeError(
-                "in_subspace: inner must be a GradientTransformation, "
-                f"got {type(self.transform).__name__}"
-            )
         check_parts(self.name, self.projector, self.refresh)
         if self.on_refresh not in POLICIES:
             raise ValueError(

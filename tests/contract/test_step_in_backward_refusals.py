@@ -143,7 +143,7 @@ def test_a_sparse_gradient_is_refused():
 
 
 def test_fused_true_means_it(monkeypatch):
-    def refuse(self, batch):
+    def refuse(self, *args):
         raise CannotFuseError("", "of a test")
 
     monkeypatch.setattr(Engine, "prepare", refuse)

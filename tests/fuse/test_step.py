@@ -83,10 +83,14 @@ def test_hyper_overrides_a_schedule() -> None:
     assert_same(fused, pure)
 
 
-def test_hyper_of_a_tree_transform_comes_from_the_first_leaf() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_hyper_of_a_tree_transform_is_the_same_for_all_leaves(fused: bool) -> None:
+    tx, params = gx.clip_by_global_norm(1.0), tensors({"a": (5,), "b": (4,)}, 0)
     hyper = {"max_norm": {"a": 0.1, "b": 100.0}}
-    fused, pure, _ = run_both(gx.clip_by_global_norm(1.0), {"a": (5,), "b": (4,)}, hyper=hyper)
-    assert_same(fused, pure)
+    update = gx.fuse(tx) if fused else tx.update
+    trees = (params, copy(params), tx.init(params))
+    with pytest.raises(ValueError, match="max_norm must be the same for all leaves"):
+        update(*(trees if fused else (*trees[1:], params)), hyper=hyper)
 
 
 def test_a_value_outside_its_interval_changes_nothing() -> None:

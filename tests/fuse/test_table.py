@@ -33,13 +33,14 @@ _MIXED = ("-codecs", "-mixed")
 UNFUSED |= {row.id: "blocks of a matrix" for row in ROWS if row.id.endswith(_MIXED)}
 UNFUSED["galore_adamw8bit"] = "constant tensor"
 _FUSED = {
-    *("apply_if_leaf_finite", "apply_if_leaf_finite-skip", "decay_first", "round_updates"),
+    *("apply_if_leaf_finite-skip", "decay_first", "round_updates"),
     *("compress-identity", "compress-threshold"),
     *("decay_after", "limit_norm_growth", "scale_by_bias_factor", "galore_adamw-dense"),
     *("root_subset_norm-runs", "root_subset_norm-leaf", "snsm-momentum", "adamw_sn"),
     *("scale_by_subset_norm-matrix", "scale_by_subset_norm-entries"),
 }
 UNFUSED |= {row.id: "compressed state" for row in COMPRESSION if row.id not in _FUSED}
+UNFUSED["apply_if_leaf_finite"] = "reads it on the host"
 UNFUSED |= {row.id: "subspaces, or subsets" for row in SUBSPACE if row.id not in _FUSED}
 if gradtx_cuda.status().active:
     del UNFUSED["microadam"]
