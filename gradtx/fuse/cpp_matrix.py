@@ -8,8 +8,6 @@ sums of columns are left behind per tile and added up in order by whoever needs 
 
 from __future__ import annotations
 
-import torch
-
 from .cpp_blocks import Arrays
 from .cpp_pass import Accumulator, body, pointers, slices, uniforms
 from .cpp_prelude import STORAGE, STRIP, WIDTH
@@ -114,7 +112,7 @@ class MatrixPass:
             lines.append(f"const gx_int i{r} = i + {k};")
             lines += [f"double {part.total} = {part.start};" for part in sums[r]]
             lines += [self._load(a, f"i{r}", r) for a in self._of_form("row")]
-        block = [line for r in rows for line in (*self._ahead(r), *self._flags(r))]
+        block = [line for r in rows for line in self._flags(r)]
         block += self.arrays.before("i * b + c")
         block += [line for part in every for line in part.declare()]
         block.append(f"#pragma omp simd {' '.join(part.clauses() for part in every)}")
@@ -152,18 +150,6 @@ class MatrixPass:
             *body(self.places, self.stage, f"i{row} * b + c + k", self.arrays, row),
             *(line for part in parts for line in part.step()),
             *taken,
-        ]
-
-    def _ahead(self, row: str) -> list[str]:
-        """Ask for what comes two blocks later: processors do not fetch ahead beyond a page."""
-        written = {target for target, _ in self.stage.writes}
-        inputs = [self.nodes[i] for i in self.stage.elements if self.nodes[i].op == "input"]
-        return [
-            f"for (gx_int k = 0; k < size; k += {64 // getattr(torch, n.dtype).itemsize}) "
-            f"__builtin_prefetch(p_{label(n.value)} + i{row} * b + c + {2 * _BLOCK} + k, "
-            f"{int(n.value in written)});"
-            for n in inputs
-            if n.form == "element" and n.step is None and n.block is None
         ]
 
     def _flags(self, row: str) -> list[str]:
