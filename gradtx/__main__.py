@@ -13,7 +13,7 @@ import torch
 import gradtx_cuda
 from gradtx import explain, scale
 from gradtx._version import __version__
-from gradtx.fuse import cache
+from gradtx.fuse.ir import cache
 from gradtx.ops import OPS
 from gradtx.ops.registry import has_kernel
 

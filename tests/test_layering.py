@@ -109,7 +109,7 @@ def test_dependencies_are_declared() -> None:
     import sys
 
     allowed = THIRD_PARTY | set(sys.stdlib_module_names) | {"gradtx", "gradtx_cuda"}
-    with_a_gpu = {"gradtx.fuse.cuda_launch": {"cuda"}}
+    with_a_gpu = {"gradtx.fuse.cuda.launch": {"cuda"}}
     wrong = [
         f"{name} imports {target}"
         for name in MODULES

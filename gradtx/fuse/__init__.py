@@ -1,12 +1,12 @@
 """Chains as a few compiled passes over memory: trace, schedule, emit, launch."""
 
-from .errors import CannotFuseError
-from .executor import Step, fuse
-from .explain import explain
-from .fallback import FALLBACKS, Fallback
-from .nested import NestedEngine
-from .prepared import Prepared, write_all
-from .written import Written
+from .ir.errors import CannotFuseError
+from .runtime.executor import Step, fuse
+from .runtime.explain import explain
+from .runtime.fallback import FALLBACKS, Fallback
+from .runtime.nested import NestedEngine
+from .runtime.prepared import Prepared, write_all
+from .runtime.written import Written
 
 __all__ = [
     "FALLBACKS",

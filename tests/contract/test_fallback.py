@@ -11,7 +11,7 @@ import torch
 
 import gradtx as gx
 from gradtx.fuse import CannotFuseError
-from gradtx.fuse.engine import Engine
+from gradtx.fuse.runtime.engine import Engine
 
 from .cases import (
     BY_NAME,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
-from gradtx.fuse.engine import Engine
+from gradtx.fuse.runtime.engine import Engine
 
 from .cases import BY_NAME, Case, _chain, assert_close, assert_equal, parameters, run
 from .in_backward import assert_same, backward, every_case, pair, plain_step, snapshot

@@ -7,7 +7,7 @@ import torch
 
 import gradtx as gx
 from gradtx.fuse import CannotFuseError
-from gradtx.fuse.engine import Engine
+from gradtx.fuse.runtime.engine import Engine
 
 from .cases import assert_equal, assert_same_state, parameters
 from .in_backward import backward, snapshot

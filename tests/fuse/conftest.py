@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradtx.fuse import cuda_table, engine
-from gradtx.fuse.cuda_table import CudaBackEnd
+from gradtx.fuse.cuda import table as cuda_table
+from gradtx.fuse.cuda.table import CudaBackEnd
+from gradtx.fuse.runtime import engine
 from tests.fuse import cuda_emulator
 from tests.fuse.cuda_emulator import Emulated
 

@@ -11,7 +11,7 @@ import re
 
 import torch
 
-from gradtx.fuse.cache import library
+from gradtx.fuse.ir.cache import library
 
 _BEFORE = """\
 #include <math.h>

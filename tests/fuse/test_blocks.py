@@ -12,8 +12,10 @@ import torch
 
 import gradtx as gx
 from gradtx import ops
-from gradtx.fuse import cache, cpp_codes, kernel
-from gradtx.fuse.cpp_prelude import PRELUDE
+from gradtx.fuse.cpp import kernel
+from gradtx.fuse.cpp.prelude import PRELUDE
+from gradtx.fuse.ir import cache
+from gradtx.fuse.ir import codes as cpp_codes
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
 
 FUSED = "everything is fused"

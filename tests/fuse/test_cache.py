@@ -20,8 +20,8 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.fuse import cache
-from gradtx.fuse.errors import CannotFuseError
+from gradtx.fuse.ir import cache
+from gradtx.fuse.ir.errors import CannotFuseError
 
 SOURCE = 'extern "C" int gx_answer() { return 42; }'
 CXX = cache.compiler()

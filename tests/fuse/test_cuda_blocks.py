@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.fuse.cuda_prelude import CHUNK
+from gradtx.fuse.cuda.prelude import CHUNK
 from tests.fuse.cuda_emulator import Emulated
 from tests.fuse.helpers import assert_same, run_both
 

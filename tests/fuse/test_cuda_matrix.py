@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.fuse.cuda_prelude import ENTRIES, WIDTH
-from gradtx.fuse.cuda_source import CudaSource
-from gradtx.fuse.errors import CannotFuseError
-from gradtx.fuse.graph import Graph, Input, Node
-from gradtx.fuse.schedule import schedule
-from gradtx.fuse.view import matrix
+from gradtx.fuse.cuda.prelude import ENTRIES, WIDTH
+from gradtx.fuse.cuda.source import CudaSource
+from gradtx.fuse.ir.errors import CannotFuseError
+from gradtx.fuse.ir.graph import Graph, Input, Node
+from gradtx.fuse.ir.stages import schedule
+from gradtx.fuse.ir.view import matrix
 from tests.fuse.cuda_emulator import Emulated
 from tests.fuse.helpers import assert_same, run_both, tensors
 from tests.fuse.test_matrix import CHAINS, FUSED, MATRICES, TOLERANCE, R, factored_adam, run_nan

@@ -17,11 +17,14 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
-from gradtx.fuse import backend, cuda_launch, cuda_table, engine, parts
-from gradtx.fuse.cuda_blocks import PRELUDE as BLOCKS
-from gradtx.fuse.cuda_prelude import CHUNK, PRELUDE
-from gradtx.fuse.cuda_table import CudaBackEnd
-from gradtx.fuse.errors import CannotFuseError
+from gradtx.fuse.cuda import launch as cuda_launch
+from gradtx.fuse.cuda import table as cuda_table
+from gradtx.fuse.cuda.blocks import PRELUDE as BLOCKS
+from gradtx.fuse.cuda.prelude import CHUNK, PRELUDE
+from gradtx.fuse.cuda.table import CudaBackEnd
+from gradtx.fuse.ir.errors import CannotFuseError
+from gradtx.fuse.runtime import backend, engine
+from gradtx.fuse.runtime import segments as parts
 from tests.fuse import cuda_emulator
 from tests.fuse.cuda_emulator import Emulated
 from tests.fuse.helpers import assert_same, copy, run_both, tensors

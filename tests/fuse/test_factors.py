@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.fuse.graph import Input
+from gradtx.fuse.ir.graph import Input
 from tests.fuse.helpers import assert_same, run_both, tensors
 
 SHAPES = {"tall": (40, 12), "wide": (12, 40), "square": (12, 12), "thin": (9, 1), "b": (7,)}

@@ -11,7 +11,7 @@ import torch
 
 import gradtx as gx
 from gradtx.fuse import CannotFuseError, Fallback
-from gradtx.fuse.engine import Engine
+from gradtx.fuse.runtime.engine import Engine
 from tests.fuse.helpers import assert_same, copy, tensors
 
 SHAPES = {"b": (7,), "w": (5, 6)}

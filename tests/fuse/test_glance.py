@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradtx.fuse import CannotFuseError, glance
-from gradtx.fuse.glance import Glance
+from gradtx.fuse import CannotFuseError
+from gradtx.fuse.runtime import glance
+from gradtx.fuse.runtime.glance import Glance
 
 
 @pytest.fixture(params=["C", "Python"], autouse=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.fuse import late
+from gradtx.fuse.runtime import late
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
 
 SHAPES = {"tall": (40, 12), "wide": (12, 40), "square": (12, 12), "thin": (9, 1), "b": (7,)}

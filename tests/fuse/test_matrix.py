@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
-from gradtx.fuse import kernel, trace
-from gradtx.fuse.cpp_prelude import WIDTH
-from gradtx.fuse.view import find, matrix
+from gradtx.fuse.cpp import kernel
+from gradtx.fuse.cpp.prelude import WIDTH
+from gradtx.fuse.frontend import trace
+from gradtx.fuse.ir.view import find, matrix
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
 from tests.fuse.user import by_order, scale_by_extremes
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import gradtx as gx
 import gradtx_cuda
-from gradtx.fuse.microadam import match
+from gradtx.fuse.runtime.microadam import match
 
 from .helpers import assert_same, copy, tensors
 

@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 import gradtx as gx
-from gradtx.fuse import CannotFuseError, kernel, multi_tensor
+from gradtx.fuse import CannotFuseError
+from gradtx.fuse.cpp import kernel
+from gradtx.fuse.runtime import multi_tensor
 from tests.fuse.helpers import SHAPES, assert_same, copy, counted, run_both, tensors
 from tests.fuse.test_table import CHAINS, check_not_finite
 from tests.table import ROWS, Row

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
-from gradtx.fuse.cuda_prelude import CHUNK, WIDTH
+from gradtx.fuse.cuda.prelude import CHUNK, WIDTH
 from tests.fuse.cuda_emulator import Emulated
 from tests.fuse.helpers import assert_same, run_both, tensors
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.fuse.graph import Graph, Input, Node
-from gradtx.fuse.squares import with_squares
+from gradtx.fuse.ir.graph import Graph, Input, Node
+from gradtx.fuse.ir.squares import with_squares
 from gradtx.ops.coordinates import has_squares
 from tests.fuse.helpers import assert_same, run_both, tensors
 

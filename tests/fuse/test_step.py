@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
-from gradtx.fuse import trace as tracing
+from gradtx.fuse.frontend import trace as tracing
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.fuse.cpp_prelude import WIDTH
+from gradtx.fuse.cpp.prelude import WIDTH
 from tests.fuse.helpers import assert_same, run_both, tensors
 
 RUNS = {

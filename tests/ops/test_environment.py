@@ -9,7 +9,8 @@ import torch
 
 import gradtx_cuda
 from gradtx.__main__ import environment, format_environment
-from gradtx.fuse import cache, kernel
+from gradtx.fuse.cpp import kernel
+from gradtx.fuse.ir import cache
 from gradtx.ops import OPS
 
 KERNELS = {

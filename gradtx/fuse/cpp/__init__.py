@@ -1,0 +1,1 @@
+"""The back end that compiles graphs to C++."""

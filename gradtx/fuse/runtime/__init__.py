@@ -1,0 +1,1 @@
+"""Launch plans over lists of leaves: what runs, in which order, and what runs instead."""

@@ -1,0 +1,153 @@
+"""Which back end runs leaves on a device."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cpp import kernel
+from ..cuda.blocks import block_size
+from ..cuda.launch import bindings
+from ..cuda.table import CudaBackEnd
+from ..ir.errors import CannotFuseError
+from ..ir.graph import Graph
+from ..ir.view import matrix
+from . import multi_tensor
+
+
+class BackEnd(Protocol):
+    """Compiles graphs for a device and runs them on tables of leaves.
+
+    Attributes:
+        device: where the leaves are.
+        table: class of the tables, see ``kernel.Table``.
+        lacks: why it does without compiled passes; None if it has them.
+    """
+
+    device: torch.device
+    table: Any
+    lacks: str | None
+
+    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
+        """Kernels for graphs that run together."""
+
+    def run_tables(self, tables: Any) -> None:
+        """Run the tables of one part together."""
+
+    def numbers(self, rows: int, columns: int) -> np.ndarray:
+        """Storage for rows of hyperparameters."""
+
+    def number(self, value: Any) -> Any:
+        """An entry of ``numbers``."""
+
+
+class CpuBackEnd:
+    """The C++ back end."""
+
+    lacks: str | None = None
+    table: Any = kernel.Table
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
+        """Kernels for graphs that run together.
+
+        Raises:
+            CannotCompileError: nothing can be compiled here.
+        """
+        return kernel.compile_together(graphs)
+
+    def run_tables(self, tables: Any) -> None:
+        """Run the tables of one part together."""
+        kernel.run_tables(tables)
+
+    def numbers(self, rows: int, columns: int) -> np.ndarray:
+        """Storage for rows of hyperparameters."""
+        return np.zeros((rows, columns))
+
+    def number(self, value: Any) -> float:
+        """An entry of ``numbers``.
+
+        Raises:
+            CannotFuseError: a value for every entry of a leaf.
+        """
+        if isinstance(value, Tensor) and value.ndim:
+            raise CannotFuseError("", "a hyperparameter has one value an entry")
+        return float(value)
+
+
+class TensorBackEnd(CpuBackEnd):
+    """Torch operations on many leaves at once, for pointwise graphs.
+
+    Args:
+        lacks: why nothing is compiled.
+    """
+
+    table = multi_tensor.TensorTable
+
+    def __init__(self, lacks: str) -> None:
+        super().__init__()
+        self.lacks = lacks
+
+    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
+        """Kernels for graphs that run together.
+
+        Raises:
+            CannotFuseError: one is not pointwise.
+        """
+        try:
+            return multi_tensor.compile_together(graphs)
+        except CannotFuseError as error:
+            reason = f"{error.reason}, all else needs compiled passes: {self.lacks}"
+            raise CannotFuseError(error.member, reason) from None
+
+    def run_tables(self, tables: Any) -> None:
+        """Run the tables of one part together."""
+        multi_tensor.run_tables(tables)
+
+
+def refuse_unsupported(back: BackEnd, graph: Graph) -> None:
+    """Raise where a graph has nodes that a back end does not know.
+
+    Raises:
+        CannotFuseError: names the member.
+    """
+    if isinstance(back, CudaBackEnd):
+        block_size(graph)
+
+
+def make_table(
+    back: BackEnd,
+    kernel: Any,
+    leaves: Sequence[Tensor],
+    rows: Sequence[int],
+    hyper: np.ndarray,
+    shared: Sequence[int],
+) -> Any:
+    """The launch tables of a kernel for some leaves, see ``kernel.Table``."""
+    table = (kernel, [p.numel() for p in leaves], rows, hyper, shared)
+    view = kernel.graph.view
+    if view is None:
+        return back.table(*table)
+    return back.table(*table, [matrix(view, p.shape) for p in leaves])
+
+
+@functools.cache
+def back_end(device: torch.device) -> BackEnd:
+    """The back end of a device.
+
+    Raises:
+        CannotFuseError: there is none.
+    """
+    if device.type == "cpu":
+        return CpuBackEnd()
+    if device.type == "cuda":
+        bindings()
+        return CudaBackEnd(device)
+    raise CannotFuseError("", f"there is no back end for {device}")

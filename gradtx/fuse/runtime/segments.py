@@ -1,0 +1,363 @@
+"""A chain as parts that are fused and members that run as torch operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.chain import Chain
+from ...core.protocol import GradientTransformation, members
+from ...core.tree import accumulator_dtype
+from ..frontend.forms import Form, Forms, form_of
+from ..frontend.layout import Structure, shared_in, sites_in
+from ..frontend.sequence import Path, Sequence, at, paths
+from ..frontend.specialize import Choice, specialize
+from ..frontend.trace import Signature, trace
+from ..ir.errors import CannotFuseError
+from ..ir.graph import TREE_REDUCTIONS, Graph
+from ..ir.squares import with_squares
+from .backend import BackEnd
+from .check import check
+
+
+@dataclass(frozen=True)
+class Part:
+    """Members ``start`` to ``stop`` of a chain, fused or run as they are.
+
+    Attributes:
+        factored: the update between this part and its neighbour is the gradient times something
+            small, and that is all that one gives to the other.
+        measured: squared norms of the gradient's rows or columns come with it.
+    """
+
+    start: int
+    stop: int
+    fused: bool
+    factored: bool = False
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of leaf: leaves of one kind have the same graphs."""
+
+    choice: Choice
+    signature: Signature
+
+
+class Parts:
+    """Graphs of a chain's parts for kinds of leaves, traced when first asked for.
+
+    Args:
+        tx: the transform; anything but a chain counts as one member.
+        skeleton: a state of one leaf.
+        values: declared hyperparameters by full name.
+        back_end: what runs the parts.
+    """
+
+    def __init__(
+        self,
+        tx: GradientTransformation,
+        skeleton: Any,
+        values: Mapping[str, Any],
+        back_end: BackEnd,
+    ) -> None:
+        self.tx = tx
+        self.values = values
+        self.back_end = back_end
+        self.skeleton = skeleton
+        self.paths = paths(tx)
+        self.names = [".".join(path) for path in self.paths]
+        self.refused: dict[str, str] = {}
+        self._graphs: dict[tuple[Part, Kind], Graph | tuple[str, str]] = {}
+        self._members: dict[tuple[Part, Choice | None], GradientTransformation] = {}
+        each = [at(skeleton, path) for path in self.paths]
+        self._one_by_one = all(m.per_leaf and not hasattr(m, "finish") for _, m in members(tx))
+        self._sites = _offsets([sites_in(s) for s in each])
+        self._shared = _offsets([shared_in(s) for s in each])
+
+    def cuts(self, kinds: list[Kind]) -> dict[Kind, tuple[Part, ...]]:
+        """The parts in which every kind of leaves is updated.
+
+        Where no member joins leaves, a kind that cannot be fused leaves the others alone.
+
+        Raises:
+            CannotFuseError: no member can be fused.
+        """
+        if self._one_by_one and len(kinds) > 1:
+            found: dict[Kind, tuple[Part, ...]] = {}
+            for kind in kinds:
+                try:
+                    found[kind] = self.cut([kind])
+                except CannotFuseError as error:
+                    self._note(error)
+                    found[kind] = self._none()
+            if any(cut != self._none() for cut in found.values()):
+                joined = any(self._joins(part, kind) for kind, cut in found.items() for part in cut)
+                if not joined:
+                    for kind, cut in found.items():
+                        self.graph(cut[-1], kind)
+                    return found
+        return dict.fromkeys(kinds, self.cut(kinds))
+
+    def one_by_one(self, cut: tuple[Part, ...], kinds: list[Kind]) -> bool:
+        """Whether leaves can as well go through these parts one after the other."""
+        pure = [part for part in cut if not part.fused]
+        if not pure or not self._one_by_one or self.late(cut) is not None:
+            return False
+        if any(self._joins(part, kind) for part in cut for kind in dict.fromkeys(kinds)):
+            return False
+        return not any(getattr(m, "is_together", False) for m in self._as_they_are(cut))
+
+    def steady(self, cut: tuple[Part, ...]) -> bool:
+        """Whether there are members that run as they are and cannot fail where they have not."""
+        found = self._as_they_are(cut)
+        return bool(found) and all(m.steady for m in found)
+
+    def _as_they_are(self, cut: tuple[Part, ...]) -> list[GradientTransformation]:
+        """All that runs as torch operations."""
+        pure = [part for part in cut if not part.fused]
+        return [m for part in pure for _, m in members(self.as_it_is(part))]
+
+    def _none(self) -> tuple[Part, ...]:
+        """All members as they are."""
+        n = len(self.names)
+        return (*(Part(i, i + 1, False) for i in range(n)), Part(n, n, True))
+
+    def _joins(self, part: Part, kind: Kind) -> bool:
+        """Whether a part combines something over the tree."""
+        nodes = self.graph(part, kind).nodes if part.fused else ()
+        return any(node.op in TREE_REDUCTIONS for node in nodes)
+
+    def _note(self, error: CannotFuseError) -> None:
+        self.refused.setdefault(error.member or self.tx.name, error.reason)
+
+    def cut(self, kinds: list[Kind]) -> tuple[Part, ...]:
+        """The parts in which these kinds of leaves can be updated together.
+
+        The last part is fused and adds the update to the parameters; it may have no members.
+
+        Raises:
+            CannotFuseError: no member can be fused.
+        """
+        pure: dict[str, str] = {}
+        while True:
+            parts = self._around(pure)
+            fused = [part for part in parts if part.fused]
+            if all(part.start == part.stop for part in fused):
+                member, reason = next(iter(pure.items()), ("", "the chain is empty"))
+                raise CannotFuseError(member, reason)
+            failure = self._first_failure(fused, kinds)
+            if failure is None:
+                self.refused.update(pure)
+                return self._factored(parts, kinds)
+            pure.update(self._blame(*failure, kinds))
+
+    def _factored(self, parts: list[Part], kinds: list[Kind]) -> tuple[Part, ...]:
+        """The same parts, with factors in place of the first update where that is possible."""
+        first, *rest = parts
+        if not first.fused and rest[0].fused and all(kind.signature.factor for kind in kinds):
+            measured = len(parts) == 2 and any(kind.signature.squares for kind in kinds)
+            changed = [replace(part, factored=True, measured=measured) for part in (first, rest[0])]
+            if self._first_failure(changed[1:], kinds) is None:
+                return (*changed, *rest[1:])
+        return tuple(parts)
+
+    def graph(self, part: Part, kind: Kind) -> Graph:
+        """The graph of a fused part.
+
+        Raises:
+            CannotFuseError: names the member and the reason.
+        """
+        key = (part, kind)
+        if key not in self._graphs:
+            try:
+                skeleton, signature = self.skeleton_of(part), self.signature(part, kind.signature)
+                apply = part.stop == len(self.names) and not signature.blind
+                graph = trace(self.transform(part, kind.choice), skeleton, signature, apply)
+                if signature.squares is not None:
+                    graph = with_squares(graph, signature.squares)
+                self._check_width(part, kind, graph)
+                pure = self.transform(part, kind.choice, label=False)
+                check(self.back_end, pure, skeleton, signature, self.values, apply, graph)
+                self._graphs[key] = graph
+            except CannotFuseError as error:
+                # Never the error itself: its traceback holds the frames of a step, and gradients.
+                self._graphs[key] = error.member, error.reason
+        found = self._graphs[key]
+        if isinstance(found, tuple):
+            raise CannotFuseError(*found)
+        return found
+
+    # -- pieces of a part ----------------------------------------------------------------------
+
+    def transform(self, part: Part, choice: Choice, label: bool = True) -> GradientTransformation:
+        """The members of a part as one transform for leaves with this choice."""
+        return Sequence.of(specialize(self.tx, choice, label), self.members_of(part))
+
+    def as_it_is(self, part: Part, choice: Choice | None = None) -> GradientTransformation:
+        """The members of a part as one transform for all leaves, or for those with a choice."""
+        if (part, choice) not in self._members:
+            tx = self.tx if choice is None else specialize(self.tx, choice, label=False)
+            found = Sequence.of(tx, self.members_of(part))
+            if part.factored:
+                ((path, member),) = found.members
+                found = Sequence(((path, member.factors()),))  # type: ignore[attr-defined]
+            self._members[part, choice] = found
+        return self._members[part, choice]
+
+    def late(self, cut: tuple[Part, ...]) -> tuple[Path, GradientTransformation] | None:
+        """The first member in its form for ``Late``, and where it stands.
+
+        None if it has no such form, or if anything else runs as torch operations.
+        """
+        first = cut[0]
+        if len(cut) != 2 or first.fused:
+            return None
+        ((path, member),) = Sequence.of(self.tx, self.members_of(first)).members
+        form = getattr(member, "factors" if first.factored else "products", None)
+        return None if form is None else (path, form())
+
+    def members_of(self, part: Part) -> list[Path]:
+        """The members of a part."""
+        return self.paths[part.start : part.stop]
+
+    def skeleton_of(self, part: Part) -> Any:
+        """The skeleton of a part's state."""
+        return {".".join(path): at(self.skeleton, path) for path in self.members_of(part)}
+
+    def structure(self, part: Part, whole: Any) -> tuple[Any, slice]:
+        """A leaf's structure in a part, and where its tensors are in the leaf's list."""
+        return whole.part(self._sites[part.start], self._sites[part.stop])
+
+    def shared(self, part: Part) -> slice:
+        """Where a part's shared tensors are in the list of all."""
+        return slice(self._shared[part.start], self._shared[part.stop])
+
+    def signature(self, part: Part, whole: Signature) -> Signature:
+        """The signature of a part."""
+        structure, where = self.structure(part, whole.structure)
+        return replace(
+            whole,
+            update=accumulator_dtype(whole.grad) if part.start else None,
+            factor=whole.factor if part.factored else None,
+            squares=whole.squares if part.measured else None,
+            states=whole.states[where],
+            structure=structure,
+            shared=whole.shared[self.shared(part)],
+        )
+
+    # ------------------------------------------------------------------------------------------
+
+    def _around(self, pure: dict[str, str]) -> list[Part]:
+        parts: list[Part] = []
+        start = 0
+        for i, name in enumerate(self.names):
+            if name in pure:
+                if i > start:
+                    parts.append(Part(start, i, True))
+                parts.append(Part(i, i + 1, False))
+                start = i + 1
+        return [*parts, Part(start, len(self.names), True)]
+
+    def _first_failure(self, parts: list[Part], kinds: list[Kind]) -> tuple[Part, str, str] | None:
+        """The first part that has no graph, the member that it fails at, and why."""
+        for part in parts:
+            for kind in kinds:
+                try:
+                    self.graph(part, kind)
+                except CannotFuseError as error:  # kept, it would keep all frames above
+                    return part, error.member, error.reason
+        return None
+
+    def _blame(self, part: Part, member: str, reason: str, kinds: list[Kind]) -> dict[str, str]:
+        """The members of a part that stand in the way."""
+        names = self.names[part.start : part.stop]
+        for name in names:
+            if f"{member}.".startswith(f"{name}."):
+                return {name: reason}
+        if len(names) == 1:
+            return {names[0]: reason}
+        alone = {}
+        for i, name in enumerate(names, part.start):
+            failure = self._first_failure([Part(i, i + 1, True)], kinds)
+            if failure is not None:
+                alone[name] = failure[2]
+        if not alone:
+            raise CannotFuseError(member, reason)
+        return alone
+
+    def _check_width(self, part: Part, kind: Kind, graph: Graph) -> None:
+        """Between parts updates have the accumulator's dtype, those of a blind one have its own."""
+        for target, i in graph.outputs:
+            signature = kind.signature
+            want = signature.param if signature.blind else accumulator_dtype(signature.grad)
+            if target.kind == "update" and graph.nodes[i].dtype != _name(want):
+                raise CannotFuseError("", f"gives updates of dtype {graph.nodes[i].dtype}")
+
+
+def _offsets(counts: list[int]) -> list[int]:
+    out = [0]
+    for n in counts:
+        out.append(out[-1] + n)
+    return out
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def kind_of(
+    forms: Forms,
+    p: Tensor,
+    g: Tensor,
+    states: list[Tensor],
+    shared: list[Tensor],
+    structure: Any,
+    choice: Choice,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    maximize: bool,
+    tx: GradientTransformation,
+    blind: bool,
+) -> Kind:
+    """The kind of a leaf."""
+    described = forms.describe(p, choice, structure, states)
+    return Kind(
+        choice,
+        Signature(
+            described.probes,
+            described.checks,
+            g.dtype,
+            p.dtype,
+            None,
+            tuple((s.dtype, form) for s, form in zip(states, described.forms, strict=True)),
+            structure,
+            tuple((s.dtype, form_of(s)) for s in shared),
+            *names,
+            maximize,
+            *_factor_of(tx, p, g, structure),
+            blind,
+        ),
+    )
+
+
+def _factor_of(
+    tx: GradientTransformation, p: Tensor, g: Tensor, structure: Structure
+) -> tuple[Form | None, str | None]:
+    """The form of what a chain's first member multiplies gradients with, if it does that.
+
+    And the form of the squared norms of gradients that it gives besides, if it does.
+    """
+    first = next(iter(tx.inner.values()), None) if isinstance(tx, Chain) else None
+    form = getattr(first, "factor_form", None)
+    if first is None or form is None:
+        return None, None
+    inside, _ = structure.part(0, 1)
+    name = form(tuple(p.shape), inside.subtrees([None] * inside.count)[0])
+    if name is None:
+        return None, None
+    return Form(name, None if name == "scalar" else 1), first.squares_form(g)  # type: ignore[attr-defined]
