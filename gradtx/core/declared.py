@@ -152,20 +152,48 @@ class DeclaredTransform(GradientTransformation):
         us = [widen(u) for u in leaves]
         overrides = hyper_.overrides(self, extra.get("hyper"), spec, leaves)
         reduce, unit = extra.get("reduce", LOCAL), extra.get("unit", 1.0)
-        wanted = self._wanted(extra, spec)
+        wanted = self._wanted(extra, us, spec)
         return Call(us, ps, gs, names, spec, overrides, reduce, unit, extra, wanted)
 
-    def _wanted(self, extra: Mapping[str, Any], spec: Any) -> dict[str, list[Any]]:
+    def _wanted(
+        self, extra: Mapping[str, Any], updates: list[Any], spec: Any
+    ) -> dict[str, list[Any]]:
         """The extra arguments that are declared, per leaf."""
         out: dict[str, list[Any]] = {}
         for name in (*(("value",) if self.needs_value else ()), *self.needs_extra):
-            if name not in extra:
-                raise ValueError(f"{self.name}: needs {name}; pass {name}= to update")
-            if name == "value":
-                out[name] = [extra[name]] * spec.num_leaves
-            else:
-                out[name] = tree.leaves_like(self.name, spec, extra[name], name)
+            given = extra.get(name)
+            if given is None:
+                torch_way = "closure" if name == "value" else f"{name}=..."
+                raise ValueError(
+                    f"{self.name}: needs {name}; pass {name}= to update "
+                    f"(a torch optimizer: step({torch_way}))"
+                )
+            if name != "value":
+                out[name] = self._tree_like(name, given, updates, spec)
+                continue
+            if isinstance(given, Tensor) and given.ndim:
+                raise ValueError(
+                    f"{self.name}: value must be a number or a 0-d tensor, "
+                    f"got a tensor of shape {tuple(given.shape)}"
+                )
+            out[name] = [given] * spec.num_leaves
         return out
+
+    def _tree_like(self, name: str, given: PyTree, updates: list[Any], spec: Any) -> list[Any]:
+        """The leaves of an extra tree, one for every update.
+
+        Raises:
+            TreeMismatchError: another structure, a missing leaf, or one of another shape.
+        """
+        out = tree.leaves_like(self.name, spec, given, name)
+        for path, u, x in zip(tree.names(spec), updates, out, strict=True):
+            if u is None:
+                continue
+            if x is None:
+                raise TreeMismatchError(f"{self.name}: leaf {path!r} has an update, but no {name}")
+            if tuple(x.shape) != tuple(u.shape):
+                raise shape_mismatch(self.name, path, "update", u.shape, name, x.shape)
+        return [widen(x) for x in out]
 
     def _values_at(self, call: Call, count: Tensor | None) -> dict[str, Any]:
         """The own dynamic values at a count; those with one value an entry fit every leaf."""

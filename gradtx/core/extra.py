@@ -26,6 +26,25 @@ def map_trees(
     >>> map_trees(lambda t: "seen", extra, updates)
     {'value': 1.0, 'hessian': 'seen'}
     """
+    is_like = _like(updates)
+    return {k: fn(v) if k not in _NO_TREES and is_like(v) else v for k, v in extra.items()}
+
+
+def without_trees(extra: Mapping[str, Any], updates: PyTree) -> dict[str, Any]:
+    """The arguments without those that have the updates' structure and shapes.
+
+    For wrappers whose transform sees other coordinates, in which nothing is known of these.
+
+    >>> import torch
+    >>> from gradtx.core.extra import without_trees
+    >>> without_trees({"value": 1.0, "hessian": [torch.zeros(2)]}, [torch.ones(2)])
+    {'value': 1.0}
+    """
+    is_like = _like(updates)
+    return {k: v for k, v in extra.items() if k in _NO_TREES or not is_like(v)}
+
+
+def _like(updates: PyTree) -> Callable[[Any], bool]:
     leaves, spec = tree.flatten(updates)
 
     def is_like(given: Any) -> bool:
@@ -35,4 +54,4 @@ def map_trees(
             for u, x in zip(leaves, others, strict=True)
         )
 
-    return {k: fn(v) if k not in _NO_TREES and is_like(v) else v for k, v in extra.items()}
+    return is_like

@@ -220,3 +220,34 @@ def gradient_of(
             f"{grad.layout}; sparse gradients are not supported, use dense gradients"
         )
     return -grad if grad is not None and group["maximize"] else grad
+
+
+def commit(
+    state: Any,
+    groups: Mapping[Tensor, dict[str, Any]],
+    active: Mapping[Tensor, dict[str, Any]],
+    keys: list[str],
+    params: Leaves,
+    nested: Mapping[str, Nested],
+    shared: Nested,
+) -> None:
+    """Write new parameters, and new states into ``optimizer.state``.
+
+    Args:
+        state: the optimizer's.
+        groups: of all parameters of a chain.
+        active: of those that have been updated.
+        keys: names of these.
+        params: new parameters.
+        nested: new states.
+        shared: the part of them that all share.
+    """
+    for (p, group), key in zip(active.items(), keys, strict=True):
+        if params[key] is not p:
+            p.copy_(params[key])
+        merge_into(state[p], nested[key], in_place=group["capturable"])
+    if is_empty(shared):
+        return
+    for p, group in groups.items():
+        if p not in active and state.get(p):
+            merge_into(state[p], shared, in_place=group["capturable"])

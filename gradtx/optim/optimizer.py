@@ -15,14 +15,15 @@ from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from ..fuse import Prepared, Written, write_all
+from .arguments import arguments, has_trees, of_parameters
 from .checkpoint import read
 from .fused import FusedSteps
 from .leaves import (
     Leaves,
     Nested,
+    commit,
     from_nested,
     gradient_of,
-    is_empty,
     merge_into,
     names_of,
     part_of,
@@ -147,14 +148,21 @@ class Optimizer(torch.optim.Optimizer):
 
     # -- step --------------------------------------------------------------------------------
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **extra: Any) -> Any:
         """Update every parameter that has a gradient.
 
         Args:
             closure: reevaluates the model and returns the loss; called once, under ``enable_grad``.
+                Its result is the ``value`` of members that ask for the loss.
+            extra: what other members ask for, such as ``hessian``: a tensor per parameter, as a
+                mapping from parameters or their names or as a sequence; or a number, as ``value``.
 
         Returns:
             What the closure returned, or None.
+
+        Raises:
+            TypeError, ValueError: an argument that no member takes, or that does not fit the
+                parameters. Nothing has changed.
         """
         _check_capture(self)
         loss = None
@@ -162,7 +170,7 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(any(g["differentiable"] for g in self.param_groups)):
-            self._step(loss)
+            self._step(loss, extra)
         return loss
 
     def _check_step(self) -> None:
@@ -170,16 +178,19 @@ class Optimizer(torch.optim.Optimizer):
 
     @torch._disable_dynamo
     @outside_autocast
-    def _step(self, loss: Any) -> None:
+    def _step(self, loss: Any, given: Mapping[str, Any]) -> None:
         if torch.is_inference_mode_enabled() and not any(p.is_inference() for p in self._names()):
             # State outlives the mode, and could not be overwritten later.
             with torch.inference_mode(False), torch.no_grad():
-                self._step(loss)
+                self._step(loss, given)
             return
         self._check_step()
-        extra = {"value": loss} if isinstance(loss, Tensor) else {}
+        extra = {"value": loss.reshape(())} if _is_number(loss) else {}
+        if given:
+            extra |= arguments(type(self).__name__, given, self._names(), self._buckets())
         repeat, self._repeat = self._repeat, None
-        if repeat is not None and not torch.is_grad_enabled() and repeat.run(self, extra):
+        again = repeat is not None and not torch.is_grad_enabled() and not has_trees(extra)
+        if again and repeat.run(self, extra):  # type: ignore[union-attr]
             self._repeat = repeat
             return
         names, chains = self._names(), list(self._buckets())
@@ -222,7 +233,7 @@ class Optimizer(torch.optim.Optimizer):
             if self.state.get(p) is not nested:
                 self.state[p] = nested
         for values in computed:
-            self._commit(*values)
+            commit(self.state, *values)
         if not computed and fused:
             self._repeat = Repeat(self, names, [run for _, _, run in fused])
 
@@ -241,6 +252,10 @@ class Optimizer(torch.optim.Optimizer):
         """
         options = [g["fused"] for g in groups.values()]
         if torch.is_grad_enabled() or any(option is False for option in options):
+            return None
+        if has_trees(extra):
+            if any(options):
+                raise RuntimeError(f"{type(self).__name__}: fused=True, but step got {list(extra)}")
             return None
         for p, group in active.items():
             gradient_of(tx, names[p], p, group)
@@ -298,6 +313,7 @@ class Optimizer(torch.optim.Optimizer):
         hyper = per_leaf(active, names, self._values)
         how = check_fallback(type(self).__name__, next(iter(active.values())))
         step = self._fused.fallback(tx, how)
+        extra = of_parameters(extra, active, names)
         new_params, new_state = step(grads, state, params, hyper, extra)
         foreign = {storage_of(t) for p in active for t in (p, p.grad) if t is not None}
         for p, group in active.items():
@@ -327,25 +343,6 @@ class Optimizer(torch.optim.Optimizer):
         for name, option in self.options(group).items():
             values.update(option.values(group[name]))
         return values
-
-    def _commit(
-        self,
-        groups: Mapping[Tensor, dict[str, Any]],
-        active: Mapping[Tensor, dict[str, Any]],
-        keys: list[str],
-        params: Leaves,
-        nested: Mapping[str, Nested],
-        shared: Nested,
-    ) -> None:
-        for (p, group), key in zip(active.items(), keys, strict=True):
-            if params[key] is not p:
-                p.copy_(params[key])
-            merge_into(self.state[p], nested[key], in_place=group["capturable"])
-        if is_empty(shared):
-            return
-        for p, group in groups.items():
-            if p not in active and self.state.get(p):
-                merge_into(self.state[p], shared, in_place=group["capturable"])
 
     # -- state -------------------------------------------------------------------------------
 
@@ -445,3 +442,7 @@ class Optimizer(torch.optim.Optimizer):
     def __repr__(self) -> str:
         chains = dict.fromkeys(repr(self.transform_of(g)) for g in self.param_groups)
         return super().__repr__() + "".join(f"\n{text}" for text in chains)
+
+
+def _is_number(loss: Any) -> bool:
+    return isinstance(loss, Tensor) and loss.numel() == 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core import tree
 from ..core.declared import Call, DeclaredTransform, like, with_fields_of
 from ..core.errors import TreeMismatchError
+from ..core.extra import without_trees
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, densify_leaf
 from ..core.protocol import GradientTransformation, Wrapper, members
@@ -133,7 +134,10 @@ class InSubspace(DeclaredTransform, Wrapper):
         inner = self._carried(call, state.inner_state, states, turns, low)
         lowered = call.spec.unflatten(low)
         given = call.spec.unflatten(params) if wants_params else None
-        extra = {**call.extra, "grads": lowered}
+        known = (
+            without_trees(call.extra, call.spec.unflatten(call.updates)) if turns else call.extra
+        )
+        extra = {**known, "grads": lowered}
         out, inner = self.update_transform(lowered, inner, given, extra)
         outs = tree.leaves_like(self.name, call.spec, out, "inner update")
         for i, turn in turns.items():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from ..core import tree
+from ..core.extra import without_trees
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import STRUCTURED, LeafInfo, LowRankUpdate, densify_leaf
 from ..core.protocol import Wrapper
@@ -146,6 +147,8 @@ class low_rank(Wrapper):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         factors = tree.map(lambda u: u.factor if isinstance(u, LowRankUpdate) else u, updates)
+        if any(isinstance(u, LowRankUpdate) for u in tree.leaves(updates)):
+            extra = without_trees(extra, updates)
         out, state = self.update_transform(factors, state, None, {**extra, "grads": factors})
 
         def joined(u: Any, new: Any) -> Any:

@@ -12,6 +12,7 @@ from ..core import tree
 from ..core.checks import check_tensors
 from ..core.declared import widen
 from ..core.errors import TreeMismatchError
+from ..core.extra import map_trees, without_trees
 from ..core.leaves import ANY_UPDATE, densify_leaf
 from ..core.protocol import Wrapper
 from ..core.tree import PyTree
@@ -57,8 +58,7 @@ class as_matrices(Wrapper):
         check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
         updates = tree.map(densify_leaf, updates)
         seen = None if params is None else tree.map(self._view, params)
-        if "grads" in extra:
-            extra["grads"] = tree.map(self._view, extra["grads"])
+        extra = map_trees(lambda t: tree.map(self._view, t), extra, updates)
         new, state = self.update_transform(tree.map(self._view, updates), state, seen, extra)
         return tree.map(lambda u, x: densify_leaf(x).reshape(u.shape), updates, new), state
 
@@ -113,8 +113,7 @@ class split_rows(Wrapper):
         check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
         updates = tree.map(densify_leaf, updates)
         seen = None if params is None else self._cut_like(updates, params)
-        if "grads" in extra:
-            extra["grads"] = self._cut_like(updates, extra["grads"])
+        extra = map_trees(lambda t: self._cut_like(updates, t), extra, updates)
         if extra.get("hyper"):
             extra["hyper"] = {k: self._repeat(updates, v) for k, v in extra["hyper"].items()}
         blocks = tree.map_with_name(self._cut, updates)
@@ -211,7 +210,7 @@ class in_basis(Wrapper):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         self._check(updates, params, "update", ANY_UPDATE)
-        extra.pop("grads", None)
+        extra = without_trees(extra, updates)
 
         def turn(x: Any, inverse: bool) -> Tensor:
             return rotate(densify_leaf(x), self.basis, self.side, self.transform_by, inverse)

@@ -44,11 +44,32 @@ def label(info: gx.LeafInfo) -> str:
     return "matrix" if info.ndim == 2 else "other"
 
 
+def dense(tx: Any) -> Any:
+    return gx.chain(gx.densify(), tx)
+
+
+def one() -> Any:
+    return gx.stateless(lambda u, p: gx.tree.map(lambda x: x + 1, u))
+
+
 WRAPPERS = {
+    "apply_if_finite": gx.apply_if_finite,
+    "apply_if_leaf_finite": gx.apply_if_leaf_finite,
+    "as_gradients": gx.as_gradients,
+    "as_matrices": lambda tx: gx.as_matrices(tx),
     "chain": gx.chain,
+    "conditionally": lambda tx: gx.conditionally_transform(tx, lambda count: count >= 0),
+    "error_feedback": lambda tx: gx.error_feedback(
+        gx.compressors.top_k(density=1.0), inner=dense(tx)
+    ),
     "flatten": gx.flatten,
+    "lookahead": gx.lookahead,
     "masked": lambda tx: gx.masked(tx, is_matrix),
     "multi_steps": gx.multi_steps,
+    "parallel": gx.parallel,
+    "quotient": lambda tx: gx.quotient(tx, gx.chain(gx.scale(0.0), one())),
+    "skip_large_updates": lambda tx: gx.skip_large_updates(tx, 100.0),
+    "split_rows": lambda tx: gx.split_rows(tx, blocks=2),
     "partition": lambda tx: gx.partition({"matrix": tx, "other": tx}, by=label),
 }
 
@@ -100,3 +121,35 @@ def test_value_reaches_a_fused_step() -> None:
     step = gx.fuse(gx.chain(by_value(), gx.scale(-1.0)))
     step(params, {"w": torch.ones(3)}, step.transform.init(params), value=torch.tensor(2.0))
     assert params["w"].tolist() == [-2.0, -2.0, -2.0]
+
+
+@pytest.mark.parametrize("kind", [newton, newton_tree])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"hessian": {"b": HESSIAN["b"], "w": HESSIAN["b"]}}, r"leaf 'w'.*\(2, 2\).*hessian"),
+        ({"hessian": {"b": HESSIAN["b"], "w": None}}, "leaf 'w' has an update, but no hessian"),
+        ({"hessian": HESSIAN["b"]}, "the hessian tree does not match"),
+        ({"value": torch.ones(2)}, "value must be a number or a 0-d tensor"),
+    ],
+)
+def test_what_does_not_fit_is_refused(kind: Any, bad: Any, message: str) -> None:
+    extra = {"value": torch.tensor(1.0), "hessian": HESSIAN, **bad}
+    with pytest.raises(ValueError, match=message):
+        kind().update(UPDATES, (), **extra)
+
+
+def test_other_coordinates_have_no_tree() -> None:
+    tx = gx.in_basis(newton())
+    updates, hessian = {"w": UPDATES["w"]}, {"w": HESSIAN["w"]}
+    with pytest.raises(ValueError, match="needs hessian"):
+        tx.update(updates, tx.init(updates), value=torch.tensor(1.0), hessian=hessian)
+
+
+def test_a_fused_step_takes_trees_too() -> None:
+    """As torch operations: kernels have no place for them."""
+    params = {"b": torch.zeros(2), "w": torch.zeros(2, 2)}
+    step = gx.fuse(gx.chain(newton(), gx.scale(-1.0)))
+    step(params, UPDATES, step.transform.init(params), value=torch.tensor(10.0), hessian=HESSIAN)
+    assert params["w"].tolist() == [[-5.0, -5.0], [-5.0, -5.0]]
+    assert "'hessian' is no 0-d tensor" in step.report()
