@@ -11,6 +11,7 @@ import gradtx as gx
 SECTIONS: dict[str, tuple[ModuleType, str]] = {
     "Transforms": (gx.transforms, "gx."),
     "Preconditioning": (gx.precondition, "gx."),
+    "Inverse roots": (gx.inverse_roots, "gx.inverse_roots."),
     "Subspaces": (gx.subspace, "gx.subspace."),
     "Compressors": (gx.compressors, "gx.compressors."),
     "State codecs": (gx.codecs, "gx.codecs."),

@@ -36,6 +36,7 @@ from .core.transform import LeafTransform, TreeTransform
 from .fuse import explain, fuse
 from .optim import matrix_groups
 from .precondition import *  # noqa: F403
+from .precondition import inverse_roots
 from .recipes import *  # noqa: F403
 from .subspace import (
     in_subspace,
@@ -80,6 +81,7 @@ __all__ = [
     "graft",
     "identity",
     "in_subspace",
+    "inverse_roots",
     "lift",
     "lookahead",
     "low_rank",

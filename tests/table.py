@@ -18,6 +18,7 @@ from .rows import Row
 
 # Exports of gradtx that are no transforms: they need no row.
 NOT_TRANSFORMS = {
+    "matrix_root": "takes roots of a stack of matrices",
     "atan2": "a function for quotient",
     "divide": "a function for quotient",
     "apply_updates": "adds updates to parameters",

@@ -1,0 +1,85 @@
+"""Chebyshev polynomials, summed by Clenshaw's recurrence."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...core.constants import constant
+from .method import RootMethod, identity, multiply, require_at_least, require_low, with_ridge
+from .scaling import Scaling, frobenius
+
+NODES = 10_000
+
+
+@dataclass(frozen=True)
+class chebyshev(RootMethod):
+    """Approximate inverse roots by a polynomial of fixed degree, any p > 0.
+
+    The Chebyshev series of ``x^(-1/p)`` on [resolution, 1 + resolution] at R / c + resolution I,
+    R = A + eps I, summed by Clenshaw's recurrence: degree - 1 products. The result tends to
+    ``(R + c resolution I)^(-1/p)``, the better the larger the resolution.
+
+    Args:
+        degree: of the polynomial, >= 1.
+        resolution: eigenvalues below c times this are not told apart, > 0.
+        scaling: c, at least the largest eigenvalue.
+        matmul_dtype: float16 or bfloat16 for the factors of products.
+        rescale: False leaves out the factor c^(-1/p), as the published code does.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Source: arXiv 2602.02016.
+
+    >>> import torch, gradtx as gx
+    >>> a = torch.diag(torch.tensor([16.0, 81.0]))[None]
+    >>> gx.matrix_root(a, 4, gx.inverse_roots.chebyshev(60)).root.diagonal(dim1=1, dim2=2)
+    tensor([[0.4989, 0.3331]])
+    """
+
+    degree: int = 60
+    resolution: float = 1e-3
+    scaling: Scaling = field(default_factory=frobenius)
+    matmul_dtype: torch.dtype | None = None
+    rescale: bool = True
+
+    def __post_init__(self) -> None:
+        require_at_least(self.name, "degree", self.degree)
+        require_low(self.name, self.matmul_dtype)
+        if not self.resolution > 0:
+            raise ValueError(f"chebyshev: resolution must be > 0, got {self.resolution}")
+
+    def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
+        r = with_ridge(a, ridge)
+        c = self.scaling(r, start)  # (batch, 1, 1)
+        one = identity(r).expand_as(r)
+        low = self.matmul_dtype
+        s = (2 / c).to(r.dtype) * r - one
+        first, *rest = coefficients(self.degree, self.resolution, float(p))
+        after, b = torch.zeros_like(r), rest[-1] * one  # b_(k+1) and b_k
+        for i, number in enumerate(reversed([first, *rest[:-1]])):
+            twice = 1.0 if i == self.degree - 1 else 2.0
+            # The highest term is a multiple of the identity and needs no product.
+            product = rest[-1] * s if i == 0 else multiply(s, b, low=low)
+            after, b = b, twice * product - after + number * one
+        return b * c.to(r.dtype) ** (-1 / p) if self.rescale else b
+
+
+@constant
+def coefficients(degree: int, resolution: float, p: float) -> tuple[float, ...]:
+    """Those of ``x^(-1/p)`` on [resolution, 1 + resolution], c_0 halved, in float32."""
+    return _coefficients(degree, resolution, p)
+
+
+@functools.lru_cache(maxsize=64)
+def _coefficients(degree: int, resolution: float, p: float) -> tuple[float, ...]:
+    angles = np.pi * (np.arange(NODES) + 0.5) / NODES
+    values = (np.cos(angles) / 2 + (1 + 2 * resolution) / 2) ** (-1 / p)
+    series = 2 / NODES * np.cos(np.arange(degree + 1)[:, None] * angles) @ values
+    series[0] /= 2
+    return tuple(float(x) for x in series.astype(np.float32))
