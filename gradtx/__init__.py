@@ -29,7 +29,7 @@ from .core.hyper import Hyper, dynamic, static
 from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
 from .core.parallel import graft, parallel
 from .core.protocol import GradientTransformation, Wrapper
-from .core.quotient import as_gradients, atan2, divide, quotient
+from .core.quotient import as_gradients, atan2, divide, on_gradients, quotient
 from .core.rounding import round_stochastically
 from .core.select import freeze, masked, partition
 from .core.transform import LeafTransform, TreeTransform
@@ -90,6 +90,7 @@ __all__ = [
     "matrix_groups",
     "multi_steps",
     "named_chain",
+    "on_gradients",
     "optim",
     "parallel",
     "partition",

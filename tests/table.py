@@ -13,23 +13,34 @@ import torch
 
 import gradtx as gx
 
-from . import table_advanced, table_codecs, table_compression, table_spectral, table_subspace
+from . import (
+    table_advanced,
+    table_codecs,
+    table_compression,
+    table_kronecker,
+    table_spectral,
+    table_subspace,
+)
 from .rows import Row
 
 # Exports of gradtx that are no transforms: they need no row.
 NOT_TRANSFORMS = {
     "matrix_root": "takes roots of a stack of matrices",
     "atan2": "a function for quotient",
+    "blocks": "says how leaves are cut",
     "divide": "a function for quotient",
     "apply_updates": "adds updates to parameters",
     "dynamic": "declares a hyperparameter",
+    "eigenbasis": "says when and how bases are found",
     "explain": "says what runs where",
     "fuse": "makes a step of a transform",
     "graft": "a merge function for parallel",
+    "kronecker_factors": "says what is gathered of gradients",
     "matrix_groups": "makes parameter groups",
     "round_stochastically": "rounds one tensor",
     "schedule_free_eval_params": "gives parameters",
     "schedule_free_train_params": "gives parameters",
+    "spectrum": "says how eigenvalues are followed",
     "static": "declares a hyperparameter",
 }
 
@@ -327,6 +338,7 @@ ROWS = [
     *table_advanced.ROWS,
     *table_codecs.ROWS,
     *table_compression.ROWS,
+    *table_kronecker.ROWS,
     *table_subspace.ROWS,
     *table_spectral.ROWS,
 ]

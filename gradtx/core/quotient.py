@@ -110,3 +110,37 @@ def as_gradients(*transforms: GradientTransformation) -> AsGradients:
     {'w': tensor([-1.])}
     """
     return AsGradients(transforms[0] if len(transforms) == 1 else chain(*transforms))
+
+
+@dataclass(frozen=True)
+class on_gradients(Wrapper):
+    """Run a transform on the gradients, in place of the updates that arrive.
+
+    For a denominator or a norm that follows the gradients while the update is a filtered one. Which
+    gradients these are ``gx.as_gradients`` says, by default those that entered the outermost chain.
+
+    Args:
+        transform: the transform.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.chain(gx.scale(3.0), gx.on_gradients(gx.scale(2.0)))
+    >>> tx.update({"w": torch.ones(1)}, tx.init({"w": torch.zeros(1)}))[0]
+    {'w': tensor([2.])}
+    """
+
+    per_leaf: ClassVar[bool] = True
+
+    def init(self, params: PyTree) -> PyTree:
+        return self.transform.init(params)
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        if "grads" not in extra:
+            raise ValueError(
+                "on_gradients: needs the gradients; use it inside gx.chain, "
+                "or pass grads= to update"
+            )
+        # A leaf without an update is left alone, whatever its gradient is.
+        grads = tree.map(lambda u, g: densify_leaf(g), updates, extra["grads"])
+        return self.update_transform(grads, state, params, extra)

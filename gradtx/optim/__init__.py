@@ -30,6 +30,7 @@ from .classes import (
     Yogi,
 )
 from .from_transform import TransformOptimizer, from_transform
+from .kronecker_classes import SOAP
 from .matrix_classes import DCTAdamW, Dion, Dion2, Muon, NorMuon, Trion
 from .matrix_groups import matrix_groups
 from .microadam import MicroAdam
@@ -74,6 +75,7 @@ __all__ = [
     "SM3",
     "SMMF",
     "SNSM",
+    "SOAP",
     "AMSGrad",
     "APOLLOMini",
     "AdEMAMix",

@@ -35,6 +35,7 @@ from .sign import signsgd, signum
 from .simplified_ademamix import simplified_ademamix
 from .sm3 import sm3
 from .smmf import smmf
+from .soap import soap
 from .subset_norm import adagrad_sn, adam_snsm, adamw_sn, rmsprop_sn, snsm
 from .yogi import yogi
 
@@ -97,6 +98,7 @@ __all__ = [
     "sm3",
     "smmf",
     "snsm",
+    "soap",
     "trion",
     "yogi",
 ]

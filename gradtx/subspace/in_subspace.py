@@ -13,6 +13,7 @@ from ..core.declared import Call, DeclaredTransform, like, with_fields_of
 from ..core.errors import TreeMismatchError
 from ..core.extra import without_trees
 from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.leaf_states import map_leaf_states
 from ..core.leaves import LeafInfo, densify_leaf
 from ..core.protocol import GradientTransformation, Wrapper, members
 from ..core.roots import root
@@ -23,7 +24,7 @@ from .leaf import SubspaceLeaf, Turn, Where, Whole, check_parts
 from .one_sided import OneSided
 from .projector import Projector
 from .refresh import Refresh, zero_based
-from .transport import POLICIES, check_rotation, map_leaf_states, reset, rotated
+from .transport import POLICIES, check_rotation, reset, rotated
 
 
 class InSubspaceState(NamedTuple):

@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import optree
 import torch
 from torch import Tensor
 
 from ..core import tree
-from ..core.tree import PyTree
+from ..core.leaf_states import FIRST_MOMENTS, SECOND_MOMENTS, map_fields
 from .projector import Rotation
 
 POLICIES = ("keep", "reset", "rotate")
-
-# State fields that a rotation knows how to carry over.
-_FIRST = {"mu", "trace", "ema", "slow", "trace_1", "trace_2"}
-_SECOND = {"nu", "nu_max"}
-
-
-def map_leaf_states(fn: Callable[[int, Any], Any], state: PyTree, spec: Any) -> PyTree:
-    """Apply ``fn(i, state of leaf i)`` wherever a state has the parameters' structure."""
-
-    def like_params(node: Any) -> bool:
-        return tree.matches(spec, node)
-
-    def visit(node: Any) -> Any:
-        if not like_params(node):
-            return node
-        return spec.unflatten([fn(i, s) for i, s in enumerate(spec.flatten_up_to(node))])
-
-    return optree.tree_map(
-        visit, state, is_leaf=like_params, none_is_leaf=True, namespace=tree.NAMESPACE
-    )
-
-
-def map_fields(fn: Callable[[str, Any], Any], node: Any, name: str = "") -> Any:
-    """Apply ``fn(field, tensor)`` to the tensors of one leaf's state."""
-    if isinstance(node, Tensor):
-        return fn(name, node)
-    inside = tree.children(node)
-    if not inside:
-        return node
-    return tree.rebuild(node, [map_fields(fn, child, key) for key, child in inside])
 
 
 def check_rotation(who: str, leaf: str, state: Any, shape: tuple[int, ...]) -> None:
@@ -54,7 +22,7 @@ def check_rotation(who: str, leaf: str, state: Any, shape: tuple[int, ...]) -> N
     """
 
     def check(field: str, x: Tensor) -> Tensor:
-        moment = field in _FIRST | _SECOND and tuple(x.shape) == tuple(shape)
+        moment = field in FIRST_MOMENTS | SECOND_MOMENTS and tuple(x.shape) == tuple(shape)
         if x.ndim and x.numel() > 1 and not moment:
             raise ValueError(
                 f"{who}: on_refresh='rotate' does not know how to carry the state {field!r} of "
@@ -69,10 +37,10 @@ def rotated(state: Any, rotation: Rotation, moved: Tensor) -> Any:
     """A leaf's state in new coordinates where they have ``moved``."""
 
     def turn(field: str, x: Tensor) -> Tensor:
-        if x.ndim != 2 or field not in _FIRST | _SECOND:
+        if x.ndim != 2 or field not in FIRST_MOMENTS | SECOND_MOMENTS:
             return x
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        new = rotation.first(wide) if field in _FIRST else rotation.second(wide)
+        new = rotation.first(wide) if field in FIRST_MOMENTS else rotation.second(wide)
         return torch.where(moved, new.to(x.dtype), x)
 
     return map_fields(turn, state)

@@ -44,7 +44,7 @@ from .monitor import monitor, snapshot
 from .nadam import ScaleByNadamState, scale_by_nadam
 from .noise import AddNoiseState, add_noise
 from .norm_growth import NormGrowthState, limit_norm_growth
-from .normalize import centralize, normalize_by_update_norm
+from .normalize import centralize, normalize_by_block_rms, normalize_by_update_norm
 from .novograd import ScaleByNovogradState, scale_by_novograd
 from .optimistic import ScaleByOptimisticGradientState, scale_by_optimistic_gradient
 from .orthogonalize_grad import orthogonalize_grad
@@ -146,6 +146,7 @@ __all__ = [
     "low_rank_momentum",
     "mars",
     "monitor",
+    "normalize_by_block_rms",
     "normalize_by_update_norm",
     "orthogonalize_grad",
     "root_second_moment",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.reduce import Reduce
-from ..core.roots import divide, root
+from ..core.roots import divide, divide_by_sum, root
+from ..core.sums import element_mean
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm, total
 
@@ -49,6 +50,27 @@ class normalize_by_update_norm(TreeTransform):
         norm = root(reduce.sum(total([squared_norm(u) for u in us])))
         factor = divide(h.scale_factor * torch.ones_like(norm), norm + h.eps)
         return [u * factor.to(u.device, u.dtype) for u in us], leaves, shared
+
+
+@dataclass(frozen=True)
+class normalize_by_block_rms(LeafTransform):
+    """Divide every leaf's update by its root mean square: ``u <- u / (sqrt(mean(u^2)) + eps)``.
+
+    Args:
+        eps: added to the root, >= 0.
+
+    Raises:
+        ValueError: a negative ``eps``.
+
+    >>> import torch, gradtx as gx
+    >>> gx.normalize_by_block_rms().update({"w": torch.tensor([-3.0, 3.0])}, ())[0]
+    {'w': tensor([-1.,  1.])}
+    """
+
+    eps: Hyper = dynamic(1e-30, within="[0, inf)")
+
+    def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
+        return divide_by_sum(u, root(element_mean(u.square())).to(u.dtype), h.eps), s
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""What a state holds of every leaf, wherever a member has put it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optree
+from torch import Tensor
+
+from . import tree
+from .tree import PyTree
+
+# State fields that hold moments: those that turn with the coordinates, and averages of squares.
+FIRST_MOMENTS = frozenset({"mu", "trace", "ema", "slow", "trace_1", "trace_2"})
+SECOND_MOMENTS = frozenset({"nu", "nu_max"})
+
+
+def map_leaf_states(fn: Callable[[int, Any], Any], state: PyTree, spec: Any) -> PyTree:
+    """Apply ``fn(i, state of leaf i)`` wherever a state has the parameters' structure."""
+
+    def like_params(node: Any) -> bool:
+        return tree.matches(spec, node)
+
+    def visit(node: Any) -> Any:
+        if not like_params(node):
+            return node
+        return spec.unflatten([fn(i, s) for i, s in enumerate(spec.flatten_up_to(node))])
+
+    return optree.tree_map(
+        visit, state, is_leaf=like_params, none_is_leaf=True, namespace=tree.NAMESPACE
+    )
+
+
+def map_fields(fn: Callable[[str, Any], Any], node: Any, name: str = "") -> Any:
+    """Apply ``fn(field, tensor)`` to the tensors of one leaf's state."""
+    if isinstance(node, Tensor):
+        return fn(name, node)
+    inside = tree.children(node)
+    if not inside:
+        return node
+    return tree.rebuild(node, [map_fields(fn, child, key) for key, child in inside])

@@ -1,0 +1,59 @@
+"""How moments that a transform keeps in a basis follow when the basis turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...codecs import as_codec
+from ...core import tree
+from ...core.leaf_states import FIRST_MOMENTS, SECOND_MOMENTS, map_leaf_states
+from ...core.protocol import GradientTransformation
+from ...core.tree import PyTree
+
+# (leaf, moment in full, whether it is a second one) -> the moment in the new basis.
+Carry = Callable[[int, Tensor, bool], Tensor]
+
+
+def carried(
+    tx: GradientTransformation, state: PyTree, spec: Any, likes: list[Any], carry: Carry
+) -> PyTree:
+    """The state of ``tx`` with every moment of the leaves' shape replaced by ``carry`` of it.
+
+    Args:
+        tx: the transform that has the state.
+        state: its state.
+        spec: structure of the updates.
+        likes: tensors of the updates' shape and dtype; None for leaves that stay.
+        carry: the function.
+    """
+    inner = tx.inner
+    if inner and isinstance(state, Mapping) and set(state) == set(inner):
+        return {name: carried(inner[name], state[name], spec, likes, carry) for name in state}
+
+    def leaf(i: int, s: Any) -> Any:
+        return s if likes[i] is None else _moments(tx, s, "", i, likes[i], carry)
+
+    return map_leaf_states(leaf, state, spec)
+
+
+def _moments(
+    tx: GradientTransformation, node: Any, name: str, i: int, like: Tensor, carry: Carry
+) -> Any:
+    """One leaf's state, gone through field by field."""
+    if name in FIRST_MOMENTS | SECOND_MOMENTS and node != ():
+        second = name in SECOND_MOMENTS
+        if isinstance(node, Tensor):
+            if node.shape != like.shape:
+                return node
+            return carry(i, node.to(like.dtype), second).to(node.dtype)
+        codec = as_codec(getattr(tx, f"{name}_codec", None) or getattr(tx, "codec", None))
+        return codec.encode(carry(i, codec.decode(node, like), second), node)
+    if isinstance(node, Tensor):
+        return node
+    inside = tree.children(node)
+    if not inside:
+        return node
+    return tree.rebuild(node, [_moments(tx, x, key, i, like, carry) for key, x in inside])

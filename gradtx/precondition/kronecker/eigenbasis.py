@@ -1,0 +1,176 @@
+"""When and how the eigenvectors of Kronecker factors are found."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...core.checks import can_read
+from ...core.constants import constant
+from .policy import Policy
+
+INITS = ("eigh", "identity")
+REFRESHES = ("qr", "power_qr_sorted", "eigh", "qr_algorithm")
+WHENS = ("after", "before")
+
+
+class Turned(NamedTuple):
+    """A basis that has been refreshed.
+
+    Attributes:
+        factor: (n, d, d), in coordinates of the new basis.
+        rotation: (n, d, d), q = Q_old^T Q_new.
+        order: (n, d), which old column each new one continues, or ().
+    """
+
+    factor: Tensor
+    rotation: Tensor
+    order: Tensor | tuple[()]
+
+
+@dataclass(frozen=True, repr=False)
+class eigenbasis(Policy):
+    """Bases in which Kronecker factors are nearly diagonal, and when they are chosen anew.
+
+    The factors F are kept in coordinates of their basis, where they are nearly diagonal, so that a
+    refresh is a decomposition of F, and the sides' second moments are its diagonal.
+
+    Args:
+        init: the first basis: "eigh" of the first factor, eigenvalues descending, or "identity".
+        refresh: "qr" orthonormalises F's columns; "power_qr_sorted" does too, the largest diagonal
+            entries first, and second moments move along; "eigh" is exact, ascending;
+            "qr_algorithm" takes one step F = q r -> r q and sorts the result ascending.
+        every: updates from one refresh to the next, >= 1.
+        when: "after" the update, which then is made in a basis that has not seen its gradient, or
+            "before" it.
+        start: with "before", the first update at which there is a refresh; None for ``every``.
+        staggered: give every leaf a phase of its own, which spreads the cost.
+        ridge: added to the diagonal for "qr_algorithm", >= 0.
+
+    Raises:
+        ValueError: a value that is not among these.
+
+    Source: arXiv 2409.11321.
+
+    >>> import gradtx as gx
+    >>> gx.eigenbasis(every=10)
+    eigenbasis()
+    """
+
+    init: Literal["eigh", "identity"] = "eigh"
+    refresh: Literal["qr", "power_qr_sorted", "eigh", "qr_algorithm"] = "power_qr_sorted"
+    every: int = 10
+    when: Literal["after", "before"] = "after"
+    start: int | None = None
+    staggered: bool = False
+    ridge: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, known in (("init", INITS), ("refresh", REFRESHES), ("when", WHENS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"eigenbasis: {name} must be one of {known}, got {getattr(self, name)!r}"
+                )
+        check_interval("eigenbasis", self.every, self.start)
+        if not self.ridge >= 0:
+            raise ValueError(f"eigenbasis: ridge must be >= 0, got {self.ridge}")
+
+    @property
+    def first_refresh(self) -> int:
+        """The first update with a refresh, of those "before" updates."""
+        return self.start or self.every
+
+    def phase(self, name: str, like: Tensor) -> Tensor | tuple[()]:
+        """A leaf's phase, or () where all have the same."""
+        return phase_of(name, self.every, like) if self.staggered else ()
+
+    def turned(self, factor: Tensor, how: str, ridge: Tensor | float = 0.0) -> Turned:
+        """The next basis of factors (n, d, d); ``how`` is one of the names of ``refresh``."""
+        if how in ("eigh", "eigh_descending"):
+            values, q = eigh(factor)
+            if how == "eigh_descending":
+                values, q = values.flip(-1), q.flip(-1)
+            return Turned(torch.diag_embed(values), q, ())
+        diagonal = factor.diagonal(dim1=-2, dim2=-1)
+        if how == "qr_algorithm":
+            eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+            q, r = qr(factor + ridge * eye)
+            new = symmetrized(r @ q) - ridge * eye
+            order = torch.argsort(new.diagonal(dim1=-2, dim2=-1), dim=-1, stable=True)
+            new = _columns(_columns(new, order).mT, order)
+            return Turned(new, _columns(q, order), ())
+        if how == "qr":
+            q, r = qr(factor)
+            return Turned(symmetrized(r @ q), q, ())
+        order = torch.argsort(diagonal, dim=-1, descending=True, stable=True)
+        # F[:, order] = q r, so that q^T F = r with its columns put back.
+        q, r = qr(_columns(factor, order))
+        back = torch.argsort(order, dim=-1)
+        return Turned(symmetrized(_columns(r, back) @ q), q, order)
+
+
+def due(k: Tensor, every: int, phase: Tensor | tuple[()], start: int | None = None) -> Tensor:
+    """Whether there is a refresh at update k, counted from 1.
+
+    Every so many updates, at the leaf's own phase; with ``start`` first there and only after it.
+    """
+    regular = k % every == (phase if isinstance(phase, Tensor) else 0)
+    return regular & (k > 0) if start is None else (k == start) | (regular & (k > start))
+
+
+def check_interval(who: str, every: Any, start: Any) -> None:
+    """Raise ValueError unless these are whole numbers of at least one."""
+    for name, value in (("every", every), ("start", start)):
+        if value is None and name == "start":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{who}: {name} must be an integer >= 1, got {value!r}")
+
+
+def phase_of(name: str, every: int, like: Tensor) -> Tensor:
+    """A phase that follows from a leaf's name, int32."""
+    return torch.full((), _hash(name) % every, dtype=torch.int32, device=like.device)
+
+
+@constant
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
+
+
+def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues ascending, and eigenvectors, of symmetric (n, d, d); NaN where one is not finite.
+
+    A constant for derivatives, which are not finite for equal eigenvalues.
+    """
+    x = x.detach()
+    finite = torch.isfinite(x).all((-2, -1))[..., None, None]
+    safe = torch.where(finite, x, 0.0)
+    try:
+        values, vectors = torch.linalg.eigh(safe)
+    except torch.linalg.LinAlgError:
+        if not can_read(safe):
+            raise
+        values, vectors = (y.to(x.dtype) for y in torch.linalg.eigh(safe.double()))
+    return torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)
+
+
+def qr(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Decompositions q r of (n, d, d) with a diagonal of r >= 0; constants for derivatives."""
+    q, r = torch.linalg.qr(x.detach())
+    diagonal = r.diagonal(dim1=-2, dim2=-1)
+    sign = torch.where(diagonal < 0, -torch.ones_like(diagonal), 1.0)
+    return q * sign[..., None, :], r * sign[..., :, None]
+
+
+def symmetrized(x: Tensor) -> Tensor:
+    """The symmetric part."""
+    return 0.5 * (x + x.mT)
+
+
+def _columns(x: Tensor, order: Tensor) -> Tensor:
+    """The columns of (n, d, d) in another order, one a matrix."""
+    return torch.gather(x, -1, order.unsqueeze(-2).expand_as(x))

@@ -1,0 +1,137 @@
+"""Averages of what a gradient is along each of its sides: Shampoo's Kronecker factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...core.hyper import one_minus_power
+from ...core.tree import accumulator_dtype
+from ...ops.symmetric_product import symmetric_product
+from .policy import Policy
+from .stacks import unfolded
+
+FORMS = ("plain", "kl")
+SIDES = ("all", "short")
+
+
+@dataclass(frozen=True, repr=False)
+class kronecker_factors(Policy):
+    """What is gathered of blocks G along their sides, for preconditioners.
+
+    L_i <- b L_i + (1 - b) W W^T with W the block as a matrix whose rows lie along side i. In the
+    form "plain" W is G. In the form "kl" it is G, preconditioned along all other sides, and W W^T
+    is divided by the number of its columns: the factors of the covariance that is nearest in the
+    Kullback-Leibler divergence.
+
+    Args:
+        b: decay of the average, in [0, 1]; 1 sums up.
+        form: "plain" or "kl".
+        bias_correction: divide by 1 - b^t, by which averages lack at first.
+        average: False for b L_i + W W^T.
+        max_dim: longest side that has a factor, >= 1; None for any.
+        one_dim: whether blocks of one dimension have a factor.
+        sides: "all", or "short" for the shorter one of matrices alone.
+        whole_first: let the first gradient count in full, not 1 - b.
+        packed: keep the upper triangles alone, in half the memory.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Source: arXiv 1802.09568, arXiv 2509.03378.
+
+    >>> import gradtx as gx
+    >>> gx.kronecker_factors(0.95, max_dim=1000).of((2000, 10))
+    (1,)
+    """
+
+    b: float = 0.95
+    form: Literal["plain", "kl"] = "plain"
+    bias_correction: bool = False
+    average: bool = True
+    max_dim: int | None = None
+    one_dim: bool = False
+    sides: Literal["all", "short"] = "all"
+    whole_first: bool = False
+    packed: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.b <= 1:
+            raise ValueError(f"kronecker_factors: b must be in [0, 1], got {self.b}")
+        for name, known in (("form", FORMS), ("sides", SIDES)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"kronecker_factors: {name} must be one of {known}, got {getattr(self, name)!r}"
+                )
+        if self.max_dim is not None and not self.max_dim >= 1:
+            raise ValueError(f"kronecker_factors: max_dim must be >= 1, got {self.max_dim}")
+
+    @property
+    def sums(self) -> bool:
+        """Whether factors are sums, so that there is no bias."""
+        return self.b == 1 or not self.average
+
+    def of(self, block: Sequence[int]) -> tuple[int, ...]:
+        """The sides of a block that have a factor."""
+        if 0 in block or (len(block) == 1 and not self.one_dim):
+            return ()
+        most = max(block, default=0) if self.max_dim is None else self.max_dim
+        found = tuple(i for i, d in enumerate(block) if d <= most)
+        if self.sides == "short" and len(block) > 1:
+            return found and (min(found, key=lambda i: block[i]),)
+        return found
+
+    def init(self, block: Sequence[int], n: int, like: Tensor) -> tuple[Tensor, ...]:
+        """Zeros for n blocks of one shape, one tensor a side that has a factor."""
+        dtype, device = accumulator_dtype(like.dtype), like.device
+        shapes = [
+            (d * (d + 1) // 2,) if self.packed else (d, d)
+            for d in map(block.__getitem__, self.of(block))
+        ]
+        return tuple(torch.zeros(n, *shape, dtype=dtype, device=device) for shape in shapes)
+
+    def weights(self, step: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """What the old factor and the new product count, 0-d; ``step`` includes this one."""
+        one = torch.ones((), dtype=dtype, device=step.device)
+        if self.sums:
+            return self.b * one, one
+        new = (1 - self.b) * one
+        if self.bias_correction:
+            new = new / one_minus_power(self.b, step, dtype)
+        return one - new, new
+
+    def updated(self, factor: Tensor, w: Tensor, side: int, old: Tensor, new: Tensor) -> Tensor:
+        """The factor of one side after another gradient.
+
+        Args:
+            factor: (n, d, d), not packed.
+            w: blocks (n, d_1, .. d_o).
+            side: which one.
+            old: weight of what there was, (n,).
+            new: weight of the new one, (n,).
+        """
+        x = unfolded(w, side)
+        if self.form == "kl":
+            new = new / max(x.shape[-1], 1)
+        gram = symmetric_product(x, x.mT)
+        return old[:, None, None] * factor + new[:, None, None] * gram
+
+    def kept(self, factor: Tensor) -> Tensor:
+        """A factor as it is stored."""
+        if not self.packed:
+            return factor
+        i, j = torch.triu_indices(*factor.shape[-2:], dtype=torch.int64, device=factor.device)
+        return factor[:, i, j]
+
+    def whole(self, kept: Tensor) -> Tensor:
+        """The factor (n, d, d) of what is stored."""
+        if not self.packed:
+            return kept
+        d = int(((8 * kept.shape[-1] + 1) ** 0.5 - 1) / 2 + 0.5)
+        at = torch.arange(d, dtype=torch.int64, device=kept.device)
+        low, high = torch.minimum(at[:, None], at), torch.maximum(at[:, None], at)
+        return kept[:, low * (2 * d - low - 1) // 2 + high]

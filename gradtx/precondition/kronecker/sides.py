@@ -1,0 +1,98 @@
+"""What happens to stacks of blocks with a basis on some of their sides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .eigenbasis import Turned, eigenbasis
+from .factors import kronecker_factors
+from .spectrum import spectrum
+from .stacks import along, contract, unfolded
+from .units import Kind
+
+Sides = tuple[Tensor, ...]
+
+
+def rotated(kind: Kind, x: Tensor, bases: Sides) -> Tensor:
+    """The coordinates of blocks (n, d_1, .. d_o) in the bases of their sides."""
+    for q, side in zip(bases, kind.sides, strict=True):
+        x = contract(x, q, side)
+    return x
+
+
+def back(kind: Kind, x: Tensor, bases: Sides) -> Tensor:
+    """The blocks with these coordinates."""
+    for q, side in zip(bases, kind.sides, strict=True):
+        x = contract(x, q, side, transpose=True)
+    return x
+
+
+class Gathered(NamedTuple):
+    """Attributes: ``factors`` and ``roots``, one a side, after another gradient."""
+
+    factors: Sides
+    roots: Sides
+
+
+def gathered(
+    how: kronecker_factors,
+    track: spectrum | None,
+    kind: Kind,
+    x: Tensor,
+    factors: Sides,
+    roots: Sides,
+    old: Tensor,
+    new: Tensor,
+) -> Gathered:
+    """Factors and inverse roots after the coordinates x of another gradient."""
+    new_factors, new_roots = [], []
+    order, n = x.ndim - 1, max(math.prod(kind.block), 1)
+    by = roots
+    if track is not None and track.source == "factors":
+        by = tuple(map(track.of_factor, factors))
+    for k, side in enumerate(kind.sides):
+        w = x
+        if how.form == "kl":
+            for j, other in enumerate(kind.sides):
+                if j != k:
+                    w = w * along(by[j], other, order)
+        factor = how.updated(factors[k], w, side, old, new)
+        new_factors.append(factor)
+        if track is not None and track.source == "tracked":
+            mean = unfolded(w, side).square().sum(-1) / (n // kind.block[side])
+            others = torch.ones_like(old)
+            for j in range(len(kind.sides)):
+                if j != k:
+                    others = others * roots[j].square().mean(-1)
+            new_roots.append(track.following(roots[k], mean, others, old, new))
+    return Gathered(tuple(new_factors), tuple(new_roots))
+
+
+def first_factors(
+    how: kronecker_factors, kind: Kind, x: Tensor, factors: Sides, new: Tensor
+) -> Sides:
+    """The factors of a first gradient, in the coordinates that it comes in."""
+    zero = torch.zeros_like(new)
+    pairs = zip(factors, kind.sides, strict=True)
+    return tuple(how.updated(torch.zeros_like(f), x, side, zero, new) for f, side in pairs)
+
+
+def turn(how: eigenbasis, method: str, factors: Sides) -> tuple[Turned, ...]:
+    """The next bases of all sides."""
+    return tuple(how.turned(f, method, how.ridge) for f in factors)
+
+
+def carry(kind: Kind, x: Tensor, turns: Sequence[Turned], second: bool) -> Tensor:
+    """Coordinates of blocks, or averages of their squares, after the bases have turned."""
+    for t, side in zip(turns, kind.sides, strict=True):
+        if not second:
+            x = contract(x, t.rotation, side)
+        elif isinstance(t.order, Tensor):
+            index = along(t.order, side, x.ndim - 1).expand_as(x)
+            x = torch.gather(x, side + 1, index)
+    return x

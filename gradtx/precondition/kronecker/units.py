@@ -1,0 +1,108 @@
+"""The blocks of all leaves of a tree, in batches by shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from .blocks import BlockPlan, blocks
+from .factors import kronecker_factors
+from .stacks import together
+
+
+class Kind(NamedTuple):
+    """What blocks of one batch have in common.
+
+    Attributes:
+        block: shape of a block.
+        sides: those that have a factor.
+        dtype, device: of the updates.
+    """
+
+    block: tuple[int, ...]
+    sides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Unit(NamedTuple):
+    """The blocks of one region of one leaf.
+
+    Attributes:
+        leaf: position of the leaf.
+        region: position in its plan.
+        kind: what they are.
+    """
+
+    leaf: int
+    region: int
+    kind: Kind
+
+
+class Units:
+    """The units of the leaves that are there, and their plans.
+
+    Args:
+        cut: how leaves are cut.
+        factors: which sides have a factor.
+        leaves: tensors, or None where there is none.
+    """
+
+    def __init__(self, cut: blocks, factors: kronecker_factors, leaves: Sequence[Any]) -> None:
+        self.plans: list[BlockPlan | None] = [
+            None if x is None else cut.plan(x.shape) for x in leaves
+        ]
+        self.all: list[Unit] = []
+        for i, plan in enumerate(self.plans):
+            for j, region in enumerate(plan.regions if plan is not None else ()):
+                x, sides = leaves[i], factors.of(region.shape)
+                self.all.append(Unit(i, j, Kind(region.shape, sides, x.dtype, x.device)))
+
+    def count(self, unit: Unit) -> int:
+        """How many blocks it has."""
+        plan = self.plans[unit.leaf]
+        assert plan is not None
+        return torch.Size(plan.regions[unit.region].counts).numel()
+
+    def gather(self, leaves: Sequence[Any]) -> list[Any]:
+        """The stacks of every unit; None where a leaf is not there."""
+        cut: list[Any] = [
+            None if x is None or plan is None else plan.gather(x)
+            for x, plan in zip(leaves, self.plans, strict=True)
+        ]
+        return [None if cut[u.leaf] is None else cut[u.leaf][u.region] for u in self.all]
+
+    def scatter(self, stacks: Sequence[Any]) -> list[Any]:
+        """The leaves with these stacks; None where there are none."""
+        parts: list[list[Any]] = [[] for _ in self.plans]
+        for unit, x in zip(self.all, stacks, strict=True):
+            parts[unit.leaf].append(x)
+        return [
+            None if plan is None or any(x is None for x in xs) else plan.scatter(xs)
+            for plan, xs in zip(self.plans, parts, strict=True)
+        ]
+
+    def each(
+        self, where: Sequence[int], fn: Callable[..., Any], *columns: Sequence[Any]
+    ) -> dict[int, Any]:
+        """``fn(kind, ...)`` of some units in batches: by unit, what it gives.
+
+        Args:
+            where: positions of the units.
+            fn: function of a kind and of trees of stacks.
+            columns: per argument, a tree for every unit.
+        """
+        by_kind: dict[Kind, list[int]] = {}
+        for i in where:
+            by_kind.setdefault(self.all[i].kind, []).append(i)
+        out: dict[int, Any] = {}
+        for kind, mine in by_kind.items():
+            chosen = [[column[i] for i in mine] for column in columns]
+
+            def of_kind(*xs: Any, kind: Kind = kind) -> Any:
+                return fn(kind, *xs)
+
+            out |= zip(mine, together(of_kind, *chosen), strict=True)
+        return out
