@@ -4,6 +4,10 @@ Chains of pure gradient transformations over pytrees of tensors, usable as they 
 loops, and as ``torch.optim.Optimizer`` classes.
 """
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from . import (
     codecs,
     compressors,
@@ -49,6 +53,19 @@ from .subspace import (
 )
 from .transforms import *  # noqa: F403
 
+if TYPE_CHECKING:
+    from . import capacity
+
+# Rooms that few programs need are imported when they are first asked for.
+_LATER = ("capacity",)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LATER:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "GradientTransformation",
     "Hyper",
@@ -67,6 +84,7 @@ __all__ = [
     "apply_updates",
     "as_gradients",
     "atan2",
+    "capacity",
     "chain",
     "codecs",
     "compressors",

@@ -31,6 +31,7 @@ ALLOWED = {
     "fuse": BASE,
     "distributed": BASE,
     "func": BASE,
+    "capacity": BASE,
 }
 TOP = {"__init__", "__main__", "_version"}  # modules of the package itself: may import all rooms
 SEES_THE_EXTENSION = {"ops", "__main__"}
@@ -104,17 +105,21 @@ def test_only_ops_sees_the_extension() -> None:
 def test_dependencies_are_declared() -> None:
     """The standard library, the four run-time dependencies, and ourselves.
 
-    The binding to NVRTC comes with torch's CUDA builds and is imported only when a GPU is used.
+    The binding to NVRTC comes with torch's CUDA builds and is imported only when a GPU is used,
+    matplotlib only when a picture is drawn.
     """
     import sys
 
     allowed = THIRD_PARTY | set(sys.stdlib_module_names) | {"gradtx", "gradtx_cuda"}
-    with_a_gpu = {"gradtx.fuse.cuda.launch": {"cuda"}}
+    with_extras = {
+        "gradtx.fuse.cuda.launch": {"cuda"},
+        "gradtx.capacity.picture": {"matplotlib"},
+    }
     wrong = [
         f"{name} imports {target}"
         for name in MODULES
         for target in imports(name)
-        if target.split(".")[0] not in allowed | with_a_gpu.get(name, set())
+        if target.split(".")[0] not in allowed | with_extras.get(name, set())
     ]
     assert not wrong, "\n".join(wrong)
 

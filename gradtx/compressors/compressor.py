@@ -56,8 +56,23 @@ class Compressor(Plain):
         """What is dropped: ``x - decompress(payload)``."""
         return x - self.decompress(payload)
 
+    def nbits(self, payload: Payload) -> float:
+        """Bits that a payload takes: those of its values and of their positions.
+
+        Where blocks begin follows from the leaf's size and is not counted.
+        """
+        if isinstance(payload, SparseUpdate):
+            return _bits(payload.values) + _bits(payload.indices)
+        if isinstance(payload, LowRankUpdate):
+            return _bits(payload.factor) + _bits(payload.basis)
+        return _bits(payload)
+
     def __repr__(self) -> str:
         return short_repr(type(self).__name__, self)
+
+
+def _bits(x: Tensor) -> float:
+    return 8.0 * x.numel() * x.element_size()
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..core.sums import element_sum
-from .compressor import Compressor
+from .compressor import Compressor, Payload
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +39,14 @@ class threshold(Compressor):
 
     def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         return torch.where(x.abs() < self.bound, 0.0, x), state
+
+    def nbits(self, payload: Payload) -> float:
+        """The values that are not zero, and the entropy of where they are."""
+        assert isinstance(payload, Tensor)
+        n = max(payload.numel(), 1)
+        kept = int(torch.count_nonzero(payload))
+        where = sum(k * math.log2(n / k) for k in (kept, n - kept) if k > 0)
+        return 8.0 * payload.element_size() * kept + where
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +78,13 @@ class sign(Compressor):
     def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         each = self.spread(self.magnitudes(x), x.numel())
         return each.reshape(x.shape) * torch.sign(x), state
+
+    def nbits(self, payload: Payload) -> float:
+        """One bit a sign, and a number a block."""
+        assert isinstance(payload, Tensor)
+        n = payload.numel()
+        blocks = -(-n // max(min(self.block_size or n, n), 1))
+        return n + 8.0 * payload.element_size() * blocks
 
     def magnitudes(self, x: Tensor) -> Tensor:
         """The mean magnitude of every block, shape (blocks,)."""

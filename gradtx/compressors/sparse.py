@@ -222,6 +222,11 @@ class random_k(SparseCompressor):
             next_key(state.key)
         )
 
+    def nbits(self, payload: Payload) -> float:
+        """The values alone: everybody can draw their positions."""
+        assert isinstance(payload, SparseUpdate)
+        return 8.0 * payload.values.numel() * payload.values.element_size()
+
     def residual(self, x: Tensor, payload: Payload) -> Tensor:
         kind = Compressor if self.unbiased else SparseCompressor
         return kind.residual(self, x, payload)

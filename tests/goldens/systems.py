@@ -13,6 +13,7 @@ from .golden import Golden
 from .steppers import Extra, Factory, Meta, Stepper
 
 Conformance = Callable[[Mapping[str, Tensor]], list[tuple[str, Any, Any]]]
+Case = Callable[[Golden], list[tuple[str, Any, Any, float]]]
 
 _HARNESS = {"__main__", "golden", "replay", "steppers", "systems"}
 
@@ -42,12 +43,13 @@ def peer(meta: Meta, extra: Extra) -> Stepper:
 
 SYSTEMS: dict[str, Factory] = {**_gather("SYSTEMS"), **({"peers": peer} if PEERS else {})}
 CONFORMANCE: dict[str, Conformance] = _gather("CONFORMANCE")
+CASES: dict[str, Case] = _gather("CASES")
 
 
 def is_known(golden: Golden) -> bool:
     """Whether a file can be replayed."""
     if not golden.is_trajectory:
-        return golden.system in CONFORMANCE
+        return golden.system in CONFORMANCE or golden.system in CASES
     if golden.system == "peers":
         return golden.meta["optimizer"] in PEERS
     return golden.system in SYSTEMS
