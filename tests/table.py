@@ -20,6 +20,7 @@ from . import (
     table_kronecker,
     table_spectral,
     table_subspace,
+    table_windows,
 )
 from .rows import Row
 
@@ -34,6 +35,7 @@ NOT_TRANSFORMS = {
     "eigenbasis": "says when and how bases are found",
     "explain": "says what runs where",
     "fuse": "makes a step of a transform",
+    "gradient_window": "functions of a window",
     "graft": "a merge function for parallel",
     "kronecker_factors": "says what is gathered of gradients",
     "matrix_groups": "makes parameter groups",
@@ -341,4 +343,5 @@ ROWS = [
     *table_kronecker.ROWS,
     *table_subspace.ROWS,
     *table_spectral.ROWS,
+    *table_windows.ROWS,
 ]

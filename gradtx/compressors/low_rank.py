@@ -32,12 +32,13 @@ class low_rank(Compressor):
 
     P = orthonormal columns of X Q, then X ≈ P (P^T X) and the next Q = (P^T X)^T. A leaf of shape
     (m, ...) is a matrix with m rows. Vectors, and matrices that would not become smaller, are kept
-    whole. For automatic differentiation P is a constant.
+    whole; ``always`` compresses those matrices too. For automatic differentiation P is a constant.
 
     Args:
         rank: of what is kept, >= 1.
         iterations: power iterations an update, >= 1.
         seed: of the first Q, normal numbers.
+        always: keep no matrix whole; the rank is at most its smaller dimension.
 
     Raises:
         ValueError: a number below 1.
@@ -54,6 +55,7 @@ class low_rank(Compressor):
     rank: int = 4
     iterations: int = 1
     seed: Seed = 0
+    always: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rank", "iterations"):
@@ -62,19 +64,21 @@ class low_rank(Compressor):
                 raise ValueError(f"low_rank: {name} must be an integer >= 1, got {value!r}")
         check_seed("low_rank", self.seed)
 
-    def _columns(self, shape: tuple[int, ...]) -> int | None:
-        """Columns of the leaf as a matrix, None if it is kept whole."""
+    def basis_shape(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
+        """Columns of a leaf as a matrix, and the rank that is kept; None if it is kept whole."""
         if len(shape) < 2:
             return None
         m, n = shape[0], math.prod(shape[1:])
-        return n if self.rank * (m + n) < m * n else None
+        if self.always and m and n:
+            return n, min(self.rank, m, n)
+        return (n, self.rank) if self.rank * (m + n) < m * n else None
 
     def init(self, p: Tensor, name: str = "") -> LowRankState:
-        n = self._columns(tuple(p.shape))
-        if n is None:
+        shape = self.basis_shape(tuple(p.shape))
+        if shape is None:
             return LowRankState(())
         key = fold_in(make_key(self.seed, device=p.device), name)
-        return LowRankState(normal(key, (n, self.rank), accumulator_dtype(p.dtype)))
+        return LowRankState(normal(key, shape, accumulator_dtype(p.dtype)))
 
     def compress(self, x: Tensor, state: LowRankState) -> tuple[Payload, LowRankState]:
         if not self.applies(state):
@@ -96,14 +100,14 @@ class low_rank(Compressor):
         Raises:
             TreeMismatchError: the state is that of a leaf of another shape.
         """
-        n = self._columns(tuple(x.shape))
+        shape = self.basis_shape(tuple(x.shape))
         assert isinstance(state.basis, Tensor)
-        if n is None or state.basis.shape != (n, self.rank):
+        if shape is None or state.basis.shape != shape:
             raise TreeMismatchError(
                 f"low_rank: a leaf of shape {tuple(x.shape)} needs a basis of shape "
-                f"{(n, self.rank)}, the state has {tuple(state.basis.shape)}"
+                f"{shape}, the state has {tuple(state.basis.shape)}"
             )
-        return x.reshape(x.shape[0], n), state.basis.to(x.dtype)
+        return x.reshape(x.shape[0], shape[0]), state.basis.to(x.dtype)
 
     def kept(
         self, left: Tensor, factor: Tensor, x: Tensor, state: LowRankState

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,18 @@ from .protocol import Wrapper
 from .tree import PyTree
 
 
+class FlattenState(NamedTuple):
+    """State of ``flatten(live="nonzero")``.
+
+    Attributes:
+        live: int64, positions in the vector of the entries that are kept.
+        inner_state: state of the inner transform.
+    """
+
+    live: Tensor
+    inner_state: PyTree
+
+
 @dataclass(frozen=True)
 class flatten(Wrapper):
     """Run a transform on all leaves concatenated into one vector, then cut the result up again.
@@ -26,8 +38,12 @@ class flatten(Wrapper):
 
     Args:
         transform: the inner transform.
+        live: which entries the vector has: "all", or the "nonzero" ones of the parameters that
+            ``init`` gets, whose values it reads. The updates of others are zero, so that a pruned
+            model stays pruned.
 
     Raises:
+        ValueError: another ``live``; from ``update``, all parameters were zero at ``init``.
         TreeMismatchError: a leaf has no update.
 
     >>> import torch, gradtx as gx
@@ -37,9 +53,19 @@ class flatten(Wrapper):
     {'a': tensor([0.6000]), 'b': tensor([0.8000])}
     """
 
+    live: Literal["all", "nonzero"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.live not in ("all", "nonzero"):
+            raise ValueError(f"flatten: live must be 'all' or 'nonzero', got {self.live!r}")
+
     def init(self, params: PyTree) -> PyTree:
         check_tensors(self.name, params, what="parameter")
-        return self.transform.init(_join(params))
+        joined = _join(params)
+        if self.live == "all":
+            return self.transform.init(joined)
+        live = joined["flat"].detach().nonzero()[:, 0]
+        return FlattenState(live, self.transform.init(_at(live, joined)))
 
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
@@ -53,8 +79,12 @@ class flatten(Wrapper):
                 f"flatten: leaf {missing[0]!r} has no update; the vector needs every leaf"
             )
         extra = map_trees(_join, extra, updates)
+        flat = _join(updates)
         flat_params = None if params is None else _join(params)
-        new, state = self.update_transform(_join(updates), state, flat_params, extra)
+        if self.live == "all":
+            new, state = self.update_transform(flat, state, flat_params, extra)
+        else:
+            new, state = self._update_live(flat, state, flat_params, extra)
         sizes = [x.numel() for x in leaves]
         parts = torch.split(densify_leaf(new["flat"]), sizes)
         cut = [
@@ -62,6 +92,24 @@ class flatten(Wrapper):
             for part, x in zip(parts, leaves, strict=True)
         ]
         return spec.unflatten(cut), state
+
+    def _update_live(
+        self, flat: PyTree, state: FlattenState, params: PyTree, extra: dict[str, Any]
+    ) -> tuple[PyTree, FlattenState]:
+        """Run the inner transform on the live entries."""
+        live, inner = state
+        if not live.numel():
+            raise ValueError("flatten: live='nonzero', but all parameters were zero at init")
+        extra = map_trees(lambda x: _at(live, x), extra, flat)
+        given = None if params is None else _at(live, params)
+        new, inner = self.update_transform(_at(live, flat), inner, given, extra)
+        out = densify_leaf(new["flat"])
+        zeros = torch.zeros_like(flat["flat"], dtype=out.dtype)
+        return {"flat": zeros.index_put((live,), out)}, FlattenState(live, inner)
+
+
+def _at(live: Tensor, joined: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"flat": joined["flat"][live]}
 
 
 def _join(values: PyTree) -> dict[str, Tensor]:

@@ -147,7 +147,8 @@ class TreeTransform(DeclaredTransform):
 
     Define ``update_tree``; and ``init_tree`` if there is state. Both get lists of the leaves that
     are present. The state is a ``TreeState``: per-leaf states beside an explicit shared part.
-    Class attributes: ``of_leaf`` (hyperparameters of which every leaf may have its own value),
+    ``h.names`` are the leaves' names. Class attributes: ``of_leaf`` (hyperparameters of which every
+    leaf may have its own value), ``needs_grad`` (``h.grads`` are the leaves' gradients),
     ``needs_value`` (``h.value`` is the loss), ``needs_extra`` (names of tree arguments of
     ``update``, ``h.name`` is a list of their leaves).
 
@@ -202,8 +203,11 @@ class TreeTransform(DeclaredTransform):
         ps = [None if call.params[i] is None else tree.accumulator(call.params[i]) for i in there]
         us = [call.updates[i] for i in there]
         wanted = {name: [column[i] for i in there] for name, column in call.wanted.items()}
+        wanted["names"] = [call.names[i] for i in there]
         if self.needs_value:
             wanted["value"] = call.extra["value"]
+        if self.needs_grad:
+            wanted["grads"] = [widen(call.grads[i]) for i in there]
         h = Values({**call.common(self.name, there, values, self.of_leaf), **wanted})
         if not self.is_stateful:
             out, _, _ = self.update_tree(us, None, None, ps, h, call.reduce)

@@ -20,6 +20,7 @@ from gradtx.ops.symmetric import dequantize_symmetric, quantize_symmetric
 from gradtx.ops.symmetric_product import symmetric_product
 from gradtx.ops.top_indices import top_indices
 from gradtx.ops.window_moments import window_moments
+from gradtx.ops.window_products import sparse_window_combine, sparse_window_dots, window_dots
 
 __all__ = [
     "OPS",
@@ -51,9 +52,12 @@ __all__ = [
     "random_normal",
     "rotate",
     "round_stochastic",
+    "sparse_window_combine",
+    "sparse_window_dots",
     "symmetric_product",
     "top_indices",
     "unpack_signs",
+    "window_dots",
     "window_moments",
 ]
 

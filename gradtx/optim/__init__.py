@@ -66,11 +66,13 @@ from .torch_classes import (
     RMSprop,
 )
 from .torch_state import to_torch_state_dict
+from .window_classes import MFAC
 
 __all__ = [
     "APOLLO",
     "LAMB",
     "LARS",
+    "MFAC",
     "SGD",
     "SM3",
     "SMMF",

@@ -66,20 +66,20 @@ class MicroAdam(RecipeOptimizer):
             rounding=rounding,
             include_zero=include_zero,
             requantize=requantize,
-            state_dtype=_dtype(state_dtype),
+            state_dtype=dtype_of("MicroAdam", "state_dtype", state_dtype),
             nonfinite=nonfinite,
             parity=parity,
             seed=seed,
         )
 
 
-def _dtype(value: str | torch.dtype) -> torch.dtype:
-    """The dtype of that name.
+def dtype_of(who: str, name: str, value: str | torch.dtype) -> torch.dtype:
+    """The dtype of that name, for an option.
 
     Raises:
         ValueError: torch has none.
     """
     found = getattr(torch, value, None) if isinstance(value, str) else value
     if not isinstance(found, torch.dtype):
-        raise ValueError(f"MicroAdam: state_dtype must be 'bfloat16' or 'float32', got {value!r}")
+        raise ValueError(f"{who}: {name} must be 'bfloat16' or 'float32', got {value!r}")
     return found

@@ -11,22 +11,32 @@ from .kronecker import (
     kronecker_factors,
     spectrum,
 )
+from .mfac import precondition_mfac
 from .orthogonalize import orthogonalize
 from .shape import NormalizeNeuronsState, normalize_factor, normalize_neurons, scale_by_shape
+from .window import GradientWindowState, WindowLeaf, gradient_window
+from .window_rows import DenseRows, LowRankRows, SparseRows
 
 __all__ = [
     "BlockPlan",
+    "DenseRows",
     "EigenbasisLeaf",
+    "GradientWindowState",
     "InEigenbasisState",
+    "LowRankRows",
     "NormalizeNeuronsState",
+    "SparseRows",
+    "WindowLeaf",
     "blocks",
     "eigenbasis",
+    "gradient_window",
     "in_eigenbasis",
     "kronecker_factors",
     "matrix_root",
     "normalize_factor",
     "normalize_neurons",
     "orthogonalize",
+    "precondition_mfac",
     "scale_by_shape",
     "spectrum",
 ]

@@ -20,6 +20,7 @@ from .lion import lion
 from .lion_adv import lion_adv
 from .low_bit import adamw4bit, adamw8bit
 from .mars import mars_adamw
+from .mfac import mfac
 from .microadam import microadam
 from .muon import muon, normuon
 from .nadam import nadam, nadamw
@@ -75,6 +76,7 @@ __all__ = [
     "lion",
     "lion_adv",
     "mars_adamw",
+    "mfac",
     "microadam",
     "muon",
     "nadam",

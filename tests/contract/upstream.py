@@ -62,6 +62,12 @@ def own(cls: type, *grid: dict[str, Any]) -> Any:
     )
 
 
+def tuned(cls: Any, **defaults: Any) -> Any:
+    """A class with other defaults, for problems as small and as regular as those of the tests."""
+    members = {"signature": {**cls.signature, **defaults}, "__doc__": cls.__doc__}
+    return type(cls.__name__, (cls,), members)
+
+
 DROP_IN = [
     drop_in(getattr(gx.optim, name))
     for name in (
@@ -95,6 +101,7 @@ OWN = [
     own(gx.optim.LAMB, {"betas": (0.8, 0.95)}),
     own(gx.optim.LARS, {"momentum": 0.5}),
     own(gx.optim.Lion, {"betas": (0.8, 0.95)}),
+    own(tuned(gx.optim.MFAC, window=3, damping=1.0), {"momentum": 0.5}),
     own(gx.optim.MARSAdamW, {"betas": (0.8, 0.95), "gamma": 0.1}),
     own(gx.optim.NovoGrad),
     own(gx.optim.ScheduleFreeAdamW, {"warmup_steps": 3, "r": 0.5}, {"inner_momentum": 0.5}),
@@ -122,4 +129,6 @@ OWN = [
     own(gx.optim.APOLLO, {"rank": 2}),
     own(gx.optim.APOLLOMini),
 ]
+# The update of a parameter depends on the others.
+COUPLED = {"GGT", "LowRankMFAC", "MFAC", "SparseMFAC"}
 GRADTX_DB = [*DROP_IN, *OWN]

@@ -12,6 +12,7 @@ from tests.table import ROWS, Row
 from tests.table_compression import ROWS as COMPRESSION
 from tests.table_spectral import ROWS as SPECTRAL
 from tests.table_subspace import ROWS as SUBSPACE
+from tests.table_windows import ROWS as WINDOWS
 
 # Rows that run as torch operations, wholly or in part, with a word of the reason.
 _OTHER_SHAPE = "no scalar, leaf, row or column"
@@ -49,6 +50,7 @@ _FUSED = {
     *("normalize_neurons", "split_rows"),
 }
 UNFUSED |= {row.id: "products of matrices" for row in SPECTRAL if row.id not in _FUSED}
+UNFUSED |= {row.id: "a window of rows" for row in WINDOWS}
 
 
 def check_not_finite(tx: gx.GradientTransformation, step: Any, fused: Any, pure: Any) -> None:

@@ -112,6 +112,41 @@ def window_moments_samples() -> list[tuple[Any, ...]]:
     return samples
 
 
+def window_dots_samples() -> list[tuple[Any, ...]]:
+    """Small integers, whose sums are exact in any order."""
+    return [
+        (whole(3, 70), whole(70)),
+        (whole(5, 9, dtype=torch.bfloat16), whole(9)),
+        (whole(9, 4, dtype=torch.float64).t(), whole(9, dtype=torch.float64)),
+        (whole(2, 0), whole(0)),
+    ]
+
+
+def sparse_rows(numel: int, block: int, k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Three rows by their largest entries, small integers."""
+    tail = min(numel % block, k)
+    rows = [values((numel,), seed=seed) for seed in range(3)]
+    indices = torch.stack([block_top_k(x, block, k, tail, torch.int16) for x in rows])
+    return indices, whole(*indices.shape, dtype=dtype)
+
+
+SPARSE = [
+    (48, 16, 3, torch.float32),
+    (53, 16, 3, torch.bfloat16),
+    (7, 7, 7, torch.float64),
+    (0, 1, 1, torch.float32),
+]
+
+
+def sparse_window_dots_samples() -> list[tuple[Any, ...]]:
+    return [(*sparse_rows(n, b, k, d), whole(n), b, k) for n, b, k, d in SPARSE]
+
+
+def sparse_window_combine_samples() -> list[tuple[Any, ...]]:
+    weights = torch.tensor([0.5, 0.0, -1.25], dtype=torch.float64)
+    return [(*sparse_rows(n, b, k, d), weights, n, b, k) for n, b, k, d in SPARSE]
+
+
 def block_quantize_samples() -> list[tuple[Any, ...]]:
     samples: list[tuple[Any, ...]] = [
         (values((64,)), 8, 16, True),
@@ -287,6 +322,9 @@ SAMPLES: dict[str, Samples] = {
     "unpack_signs": unpack_signs_samples,
     "block_top_k": block_top_k_samples,
     "window_moments": window_moments_samples,
+    "window_dots": window_dots_samples,
+    "sparse_window_dots": sparse_window_dots_samples,
+    "sparse_window_combine": sparse_window_combine_samples,
     "quantize_symmetric": quantize_symmetric_samples,
     "dequantize_symmetric": dequantize_symmetric_samples,
     "quantize_affine": quantize_samples,

@@ -27,6 +27,12 @@ def moments(x: Tensor) -> Tensor:
     return first + second.cos()
 
 
+def products(x: Tensor) -> Tensor:
+    dots = gx.ops.sparse_window_dots(INDICES, x[:2, :4], x[:, :2].reshape(-1), 4, 2)
+    rows = gx.ops.sparse_window_combine(INDICES, x[2:, 2:], dots, 8, 4, 2)
+    return rows.cos() * gx.ops.window_dots(x[:2], x[2]).sum()
+
+
 OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "coordinates": lambda x: gx.ops.coordinates(x, x.mT[:, :1] * x.sum(), left=False),
     "dct": lambda x: gx.ops.dct(x, "fft") ** 2,
@@ -36,6 +42,7 @@ OPERATORS: dict[str, Callable[[Tensor], Tensor]] = {
     "rotate": lambda x: gx.ops.rotate(x, "dct3", "left"),
     "symmetric_product": lambda x: gx.ops.symmetric_product(x[None], x.mT[None]),
     "window_moments": moments,
+    "window_products": products,
 }
 
 

@@ -1,0 +1,204 @@
+"""M-FAC: the inverse of the Fisher matrix of the last gradients, never formed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..compressors import Compressor
+from ..core.checks import can_read
+from ..core.hyper import Hyper, Values, dynamic, is_readable, static
+from ..core.leaves import ANY_UPDATE, LeafInfo, isfinite_leaf
+from ..core.reduce import Reduce
+from ..core.transform import TreeTransform
+from .window import GradientWindowState, check_window, gradient_window
+
+
+@dataclass(frozen=True)
+class PreconditionMFAC(TreeTransform):
+    """Updates times the inverse Fisher matrix; made by ``precondition_mfac``."""
+
+    accepts: ClassVar[tuple[type, ...]] = ANY_UPDATE
+
+    window: int = static(1024)
+    damping: Hyper = dynamic(1e-5, within="(0, inf)")
+    compressor: Compressor | None = static(None)
+    dtype: torch.dtype | None = static(None)
+    normalize: Literal["capacity", "count"] = static("capacity")
+    query: Literal["newest", "gradient", "decayed"] = static("newest")
+    fisher: Literal["model", "leaf"] = static("model")
+    nonfinite: Literal["ignore", "raise"] = static("ignore")
+
+    @property
+    def name(self) -> str:
+        return "precondition_mfac"
+
+    @property
+    def needs_grad(self) -> bool:  # type: ignore[override]
+        return self.query == "gradient"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_window(self.name, self)
+        if self.query not in ("newest", "gradient", "decayed"):
+            raise ValueError(
+                f"{self.name}: query must be 'newest', 'gradient' or 'decayed', got {self.query!r}"
+            )
+        if self.fisher not in ("model", "leaf"):
+            raise ValueError(f"{self.name}: fisher must be 'model' or 'leaf', got {self.fisher!r}")
+        if self.nonfinite not in ("ignore", "raise"):
+            raise ValueError(
+                f"{self.name}: nonfinite must be 'ignore' or 'raise', got {self.nonfinite!r}"
+            )
+
+    @property
+    def rows(self) -> gradient_window:
+        """The window that is kept."""
+        return gradient_window(self.window, self.compressor, self.dtype, self.normalize)
+
+    def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[list[Any], Any]:
+        if self.fisher == "leaf":
+            return [self.rows.init([p]) for p in ps], ()
+        state = self.rows.init(ps)
+        return state.leaves, state._replace(leaves=())
+
+    def update_tree(
+        self,
+        us: list[Any],
+        leaves: list[Any] | None,
+        shared: Any,
+        ps: list[Any],
+        h: Values,
+        reduce: Reduce,
+    ) -> tuple[list[Any], list[Any], Any]:
+        check_damping(self.name, h.damping)
+        assert leaves is not None
+        if self.fisher == "model":
+            state = shared._replace(leaves=leaves)
+            out, state = self.step(us, state, self.queries(us, ps, h), h, reduce)
+            return out, state.leaves, state._replace(leaves=())
+        outs, states = [], []
+        queries = self.queries(us, ps, h)
+        for i, (u, state) in enumerate(zip(us, leaves, strict=True)):
+            query = None if queries is None else queries[i : i + 1]
+            out, state = self.step([u], state, query, h, reduce)
+            outs.append(out[0])
+            states.append(state)
+        return outs, states, shared
+
+    def queries(self, us: list[Any], ps: list[Any], h: Values) -> list[Any] | None:
+        """What F^-1 is applied to by its general formula, None if to the newest row alone."""
+        return h.grads if self.query == "gradient" else None
+
+    def step(
+        self,
+        us: list[Any],
+        state: GradientWindowState,
+        queries: list[Any] | None,
+        h: Values,
+        reduce: Reduce,
+    ) -> tuple[list[Any], GradientWindowState]:
+        """Push updates, and multiply."""
+        state = self.rows.push(state, us, reduce)
+        if self.nonfinite == "raise":
+            self._check_finite(state, us, h.names)
+        if queries is None:
+            return self.rows.newest_inverse_product(state, h.damping, us), state
+        return self.rows.inverse_vector_product(state, queries, h.damping, reduce), state
+
+    def _check_finite(self, state: GradientWindowState, us: list[Any], names: list[str]) -> None:
+        """Raise if the newest row is not finite: its square, which is there, is not then."""
+        square = torch.where(self.rows.newest(state), state.gram.diagonal(), 0).sum()
+        if not can_read(square) or math.isfinite(square.item()):
+            return
+        finite = [bool(isfinite_leaf(u)) for u in us]
+        raise ValueError(
+            f"{self.name}: leaf {names[finite.index(False)]!r}: the update has a NaN or an "
+            "infinity; nothing has been changed. Skip such steps with gx.apply_if_finite"
+        )
+
+
+@dataclass(frozen=True)
+class _Decayed(PreconditionMFAC):
+    """With weight decay in the query alone."""
+
+    requires_params: ClassVar[bool] = True
+
+    weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
+
+    def queries(self, us: list[Any], ps: list[Any], h: Values) -> list[Any]:
+        return [h.weight_decay * p for p in ps]
+
+    def step(
+        self, us: list[Any], state: GradientWindowState, queries: Any, h: Values, reduce: Reduce
+    ) -> tuple[list[Any], GradientWindowState]:
+        """Both terms by themselves: only the decay's loses digits."""
+        own, state = super().step(us, state, None, h, reduce)
+        decay = self.rows.inverse_vector_product(state, queries, h.damping, reduce)
+        return [a + b for a, b in zip(own, decay, strict=True)], state
+
+
+def precondition_mfac(
+    window: int = 1024,
+    damping: Hyper = 1e-5,
+    compressor: Compressor | None = None,
+    dtype: torch.dtype | None = None,
+    normalize: Literal["capacity", "count"] = "capacity",
+    query: Literal["newest", "gradient", "decayed"] = "newest",
+    weight_decay: Hyper = 0.0,
+    fisher: Literal["model", "leaf"] = "model",
+    nonfinite: Literal["ignore", "raise"] = "ignore",
+) -> PreconditionMFAC:
+    """Multiply updates by the inverse Fisher matrix of the last ``window`` of them.
+
+    With g_i the last updates, all leaves one vector, F = damping I + (1/window) sum_i g_i g_i^T;
+    the update is F^-1 g for the newest g. It is computed as window G^T (G G^T + window damping
+    I)^-1 e, which loses no digits, with inner products and factor in float64. No matrix of all
+    parameters is formed; the window takes ``window`` numbers a parameter, or what a compressor
+    keeps of them. Behind ``gx.error_feedback`` with the same compressor this is sparse or low-rank
+    M-FAC. A leaf without a gradient counts as zero in that row.
+
+    Args:
+        window: gradients that are remembered, >= 1.
+        damping: > 0; the first steps are about 1 / damping times the gradient.
+        compressor: what makes the updates that arrive, None for dense ones.
+        dtype: of the rows, None for at least float32, or bfloat16.
+        normalize: what the sum is divided by, "capacity" or the "count" of gradients so far.
+        query: what F^-1 is applied to. "newest": the update that was pushed. "gradient": the
+            gradient that entered the chain. "decayed": the update plus weight_decay times the
+            parameter. What is not the newest row loses digits where damping is small.
+        weight_decay: of the "decayed" query, >= 0.
+        fisher: one Fisher matrix of the whole "model", or one of every "leaf".
+        nonfinite: "raise" for an update that is not finite, which waits for the device, or
+            "ignore" it: it spoils ``window`` steps.
+
+    Raises:
+        ValueError: a value outside its range; from ``update``, damping that has fallen to zero, or
+            an update that is not finite.
+        TypeError: no compressor.
+
+    Source: arXiv 2107.03356, arXiv 2306.06098.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.precondition_mfac(window=2, damping=1.0)
+    >>> tx.update({"w": torch.tensor([2.0, 0.0])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([0.6667, 0.0000])}
+    """
+    options = (window, damping, compressor, dtype, normalize, query, fisher, nonfinite)
+    return _Decayed(*options, weight_decay) if query == "decayed" else PreconditionMFAC(*options)
+
+
+def check_damping(who: str, damping: Any) -> None:
+    """Raise where damping has fallen to zero, as a schedule may let it.
+
+    Raises:
+        ValueError: it has, or it is not finite.
+    """
+    if isinstance(damping, Tensor) and is_readable(damping):
+        damping = float(damping)
+    if isinstance(damping, (int, float)) and not 0 < damping < float("inf"):
+        raise ValueError(f"{who}: damping must be in (0, inf), got {damping}; F has no inverse")
