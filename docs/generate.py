@@ -19,6 +19,7 @@ SECTIONS: dict[str, tuple[ModuleType, str]] = {
     "Schedules": (gx.schedules, "gx.schedules."),
     "Torch optimizers": (gx.optim, "gx.optim."),
     "Several processes": (gx.distributed, "gx.distributed."),
+    "Adapters of low rank": (gx.adapters, "gx.adapters."),
     "Capacity of formats": (gx.capacity, "gx.capacity."),
 }
 

@@ -54,10 +54,10 @@ from .subspace import (
 from .transforms import *  # noqa: F403
 
 if TYPE_CHECKING:
-    from . import capacity
+    from . import adapters, capacity
 
 # Rooms that few programs need are imported when they are first asked for.
-_LATER = ("capacity",)
+_LATER = ("adapters", "capacity")
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -78,6 +78,7 @@ __all__ = [
     "UnsupportedLeafError",
     "Wrapper",
     "__version__",
+    "adapters",
     "apply_every",
     "apply_if_finite",
     "apply_if_leaf_finite",

@@ -31,6 +31,7 @@ ALLOWED = {
     "fuse": BASE,
     "distributed": BASE,
     "func": BASE,
+    "adapters": BASE,
     "capacity": BASE,
 }
 TOP = {"__init__", "__main__", "_version"}  # modules of the package itself: may import all rooms
@@ -106,7 +107,7 @@ def test_dependencies_are_declared() -> None:
     """The standard library, the four run-time dependencies, and ourselves.
 
     The binding to NVRTC comes with torch's CUDA builds and is imported only when a GPU is used,
-    matplotlib only when a picture is drawn.
+    matplotlib only when a picture is drawn, safetensors only when such a file is read.
     """
     import sys
 
@@ -114,6 +115,7 @@ def test_dependencies_are_declared() -> None:
     with_extras = {
         "gradtx.fuse.cuda.launch": {"cuda"},
         "gradtx.capacity.picture": {"matplotlib"},
+        "gradtx.adapters.peft": {"safetensors"},
     }
     wrong = [
         f"{name} imports {target}"

@@ -157,8 +157,11 @@ def stepper_for(golden: Golden, mode: str = "pure") -> Stepper | None:
 
 def trajectory(
     golden: Golden, stepper: Stepper, reverse: bool = False
-) -> Iterator[tuple[int, Tree, dict[str, dict[str, Tensor]]]]:
-    """Step, parameters and states to check, step by step; ``reverse`` gives the last leaf first."""
+) -> Iterator[tuple[int, Tree, dict[str, dict[str, Tensor]], dict[str, Tensor]]]:
+    """Step, parameters, states and other arrays to check, step by step.
+
+    ``reverse`` gives the last leaf first.
+    """
 
     def ordered(tree: Tree) -> Tree:
         return dict(reversed(tree.items())) if reverse else tree
@@ -166,19 +169,22 @@ def trajectory(
     params = ordered(golden.tree("param", 0))
     state = stepper.init(params)
     checks = getattr(stepper, "checks", lambda state, params: {})
+    show = getattr(stepper, "shown", lambda state: {})
     for t in range(1, golden.steps + 1):
         params, state = stepper.step(params, ordered(golden.tree("grad", t)), state, t)
-        yield t, params, checks(state, params)
+        yield t, params, checks(state, params), show(state)
 
 
 def compare(golden: Golden, stepper: Stepper, reverse: bool = False) -> Comparison:
     """Replay a trajectory and compare it with the recorded one."""
     meta = golden.meta
     comparison = Comparison(meta["rtol"], meta["atol"], bits=golden.holds_bits)
-    for t, params, checks in trajectory(golden, stepper, reverse):
+    for t, params, checks, shown in trajectory(golden, stepper, reverse):
         for leaf, want in golden.tree("param", t).items():
             if want is not None:
                 comparison(f"param/{t}/{leaf}", params[leaf], want)
+        for key, got in shown.items():
+            comparison(key, got, golden.tensor(key))
         for key, leaves in golden.states(t).items():
             for leaf, want in leaves.items() if key in checks else ():
                 name = f"state/{t}/{key}/{leaf}"

@@ -23,7 +23,8 @@ Hyper = Mapping[str, Any]
 
 class Stepper(Protocol):
     """What a golden is replayed with. ``checks(state, params) -> {key: {leaf: tensor}}`` may be
-    there too, for the states that a file records."""
+    there too, for the states that a file records, and ``shown(state) -> {key: tensor}`` for other
+    arrays."""
 
     def init(self, params: Tree) -> Any: ...
 

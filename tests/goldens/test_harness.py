@@ -124,7 +124,7 @@ def test_states_are_compared(tmp_path):
 def test_leaves_in_reverse_order_give_the_same_bits(path):
     golden = Golden(path)
     runs = [list(trajectory(golden, stepper_for(golden), reverse)) for reverse in (False, True)]
-    for (_, there, _), (_, back, _) in zip(*runs, strict=True):
+    for (_, there, *_), (_, back, *_) in zip(*runs, strict=True):
         assert list(there) == list(LEAVES)
         assert list(back) == list(reversed(LEAVES))
         assert all(torch.equal(there[leaf], back[leaf]) for leaf in LEAVES)
