@@ -21,6 +21,7 @@ SECTIONS: dict[str, tuple[ModuleType, str]] = {
     "Several processes": (gx.distributed, "gx.distributed."),
     "Adapters of low rank": (gx.adapters, "gx.adapters."),
     "Capacity of formats": (gx.capacity, "gx.capacity."),
+    "Checks": (gx.testing, "gx.testing."),
 }
 
 

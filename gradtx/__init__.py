@@ -17,6 +17,7 @@ from . import (
     recipes,
     schedules,
     subspace,
+    testing,
     transforms,
 )
 from ._version import __version__
@@ -126,6 +127,7 @@ __all__ = [
     "static",
     "subspace",
     "subspace_momentum",
+    "testing",
     "transformation",
     "tree",
     *precondition.__all__,

@@ -16,13 +16,15 @@ class Row:
         name: the export that the row covers.
         make: builds the transform; called anew in every test.
         variant: tells rows of one export apart.
-        fails: property (test function without ``test_``) -> why it cannot hold.
+        fails: property (of ``gradtx.testing``) -> why it cannot hold.
+        runs: whether ``gx.fuse`` runs it in kernels: ``"fused"``, ``"partly"`` or ``"eager"``.
     """
 
     name: str
     make: Callable[[], gx.GradientTransformation]
     variant: str = ""
     fails: Mapping[str, str] = field(default_factory=dict)
+    runs: str = "fused"
 
     @property
     def id(self) -> str:

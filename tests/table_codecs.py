@@ -23,6 +23,7 @@ ROWS = [
         "scale_by_adam",
         lambda: gx.scale_by_adam(0.8, mu_codec=MATRICES, nu_codec=BITS8, amsgrad="raw"),
         "mixed",
+        runs="partly",
     ),
     Row(
         "scale_by_adamax",
@@ -33,6 +34,7 @@ ROWS = [
         "scale_by_adan",
         lambda: gx.scale_by_adan(0.8, 0.9, mu_codec=BITS8, nu_codec=RANK1),
         "codecs",
+        runs="eager",
     ),
     Row(
         "scale_by_belief",
@@ -45,6 +47,7 @@ ROWS = [
         "scale_by_nadam",
         lambda: gx.scale_by_nadam(0.8, 0.9, mu_codec=RANK1, nu_codec=BITS8),
         "codecs",
+        runs="eager",
     ),
     Row(
         "scale_by_novograd",
@@ -68,6 +71,7 @@ ROWS = [
         "scale_by_yogi",
         lambda: gx.scale_by_yogi(0.8, 0.9, mu_codec=RANK1, nu_codec=BITS8),
         "codecs",
+        runs="eager",
     ),
     Row("trace", lambda: gx.trace(0.9, codec=RANK1), "rank1"),
     Row("trace", lambda: gx.trace(0.9, codec=BITS4), "4bit"),

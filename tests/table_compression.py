@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 import gradtx as gx
+import gradtx_cuda
 
 from .rows import Row
 
@@ -30,6 +31,7 @@ PARTS = [
         "apply_if_leaf_finite",
         lambda: gx.apply_if_leaf_finite(gx.scale_by_adam()),
         fails=ASKED,
+        runs="eager",
     ),
     Row(
         "apply_if_leaf_finite",
@@ -41,12 +43,14 @@ PARTS = [
         "compress",
         lambda: gx.chain(gx.compress(HALF), gx.scale(2.0), gx.densify()),
         fails={"override_per_entry": "entries of a compressed update are others"},
+        runs="eager",
     ),
     Row(
         "compress",
         lambda: gx.chain(gx.compress(gx.compressors.random_k(0.5, unbiased=True)), gx.densify()),
         "random",
         fails=NAMED | NOT_KEPT,
+        runs="eager",
     ),
     Row("compress", lambda: gx.compress(gx.compressors.threshold(0.5)), "threshold"),
     Row("compress", lambda: gx.compress(gx.compressors.identity()), "identity"),
@@ -58,6 +62,7 @@ PARTS = [
     Row(
         "error_feedback",
         lambda: gx.chain(gx.error_feedback(gx.compressors.top_k(0.3)), gx.densify()),
+        runs="eager",
     ),
     Row(
         "error_feedback",
@@ -67,17 +72,20 @@ PARTS = [
             gx.scale_by_adam(0.8, 0.9),
         ),
         "top_k_adam",
+        runs="eager",
     ),
     Row(
         "error_feedback",
         lambda: gx.chain(gx.trace(0.9), gx.error_feedback(gx.compressors.sign(2), torch.bfloat16)),
         "sign_momentum",
+        runs="partly",
     ),
     Row(
         "error_feedback",
         lambda: gx.chain(gx.error_feedback(gx.compressors.low_rank(1)), gx.densify()),
         "low_rank",
         fails=NAMED,
+        runs="eager",
     ),
     Row(
         "error_feedback",
@@ -86,15 +94,21 @@ PARTS = [
         ),
         "stochastic",
         fails=NAMED,
+        runs="eager",
     ),
     Row(
         "round_updates",
         lambda: gx.chain(gx.scale(0.3), gx.round_updates(), gx.scale(2.0)),
         fails=ROUNDS,
     ),
-    Row("sliding_window_adam", lambda: gx.chain(gx.compress(HALF), window())),
-    Row("sliding_window_adam", lambda: gx.sliding_window_adam(window=2, eps=1e-3), "dense"),
-    Row("sliding_window_moments", lambda: gx.sliding_window_moments(0.8, 0.9, 3)),
+    Row("sliding_window_adam", lambda: gx.chain(gx.compress(HALF), window()), runs="eager"),
+    Row(
+        "sliding_window_adam",
+        lambda: gx.sliding_window_adam(window=2, eps=1e-3),
+        "dense",
+        runs="eager",
+    ),
+    Row("sliding_window_moments", lambda: gx.sliding_window_moments(0.8, 0.9, 3), runs="eager"),
     Row(
         "sliding_window_moments",
         lambda: gx.chain(
@@ -104,25 +118,39 @@ PARTS = [
             ),
         ),
         "window",
+        runs="eager",
     ),
 ]
 
 SMALL = {"density": 0.5, "window": 3, "block_size": 4, "quant_block_size": 2}
 
 RECIPES = [
-    Row("microadam", lambda: gx.microadam(0.1, weight_decay=0.1, **SMALL), fails=ASKED),
+    Row(
+        "microadam",
+        lambda: gx.microadam(0.1, weight_decay=0.1, **SMALL),
+        fails=ASKED,
+        runs="fused" if gradtx_cuda.status().active else "eager",
+    ),
     Row(
         "microadam",
         lambda: gx.microadam(0.1, alpha=0.2, include_zero=True, **SMALL),
         "release",
         ASKED,
+        runs="eager",
     ),
-    Row("microadam", lambda: gx.microadam(0.1, alpha=-2, nonfinite="skip", **SMALL), "feed", ASKED),
+    Row(
+        "microadam",
+        lambda: gx.microadam(0.1, alpha=-2, nonfinite="skip", **SMALL),
+        "feed",
+        ASKED,
+        runs="eager",
+    ),
     Row(
         "microadam",
         lambda: gx.microadam(0.1, alpha=0.2, parity=True, **SMALL),
         "parity",
         ROUNDS | ASKED,
+        runs="eager",
     ),
 ]
 

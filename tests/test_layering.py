@@ -33,6 +33,7 @@ ALLOWED = {
     "func": BASE,
     "adapters": BASE,
     "capacity": BASE,
+    "testing": (*BASE, "fuse"),
 }
 TOP = {"__init__", "__main__", "_version"}  # modules of the package itself: may import all rooms
 SEES_THE_EXTENSION = {"ops", "__main__"}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,27 +11,10 @@ import torch
 from torch.distributed import checkpoint as dcp
 
 import gradtx as gx
+from gradtx.testing.resume import through_a_file
 from tests.table import ROWS, Row
 
 from .helpers import params_, run, same_bits
-
-
-def through_a_file(value: Any) -> Any:
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def test_state_through_a_file(row: Row) -> None:
-    tx, params = row.make(), params_()
-    _, state = run(tx, params, steps=2)
-    loaded = gx.tree.from_dict(tx.init(params), through_a_file(gx.tree.to_dict(state)))
-    assert same_bits(loaded, state)
-    outs, last = run(tx, params, state=state, start=2, steps=3)
-    again, same = run(tx, params, state=loaded, start=2, steps=3)
-    assert same_bits(again, outs)
-    assert same_bits(same, last)
 
 
 @pytest.mark.parametrize("some", ROWS[::25], ids=lambda row: row.id)

@@ -7,37 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import gradtx as gx
-from gradtx.core.leaves import densify_leaf
-from tests.table import Row
+from gradtx.testing.gradients import leaf_of, with_bad
 
 from .helpers import grads_, run
-
-
-def with_bad(step: int, leaf: str, bad: float, at: int = 1) -> Any:
-    """Gradients of a step; from step ``at`` on the second entry of one leaf is ``bad``."""
-    grads = grads_(step)
-    if step >= at:
-        x = leaf_of(grads, leaf).clone()
-        x.reshape(-1)[min(1, x.numel() - 1)] = bad
-        grads = {**grads, "deep": {"s": x}} if leaf == "s" else {**grads, leaf: x}
-    return grads
-
-
-def leaf_of(tree: Any, leaf: str) -> Tensor:
-    x: Tensor = densify_leaf(tree["deep"]["s"] if leaf == "s" else tree[leaf])
-    return x
-
-
-def test_nan_in_nan_out(row: Row) -> None:
-    """The update of an entry whose gradient is NaN is NaN."""
-    tx = row.make()
-    for leaf in ("b", "s", "w"):
-        outs, _ = run(tx, grads=lambda step, leaf=leaf: with_bad(step, leaf, math.nan), steps=2)
-        u = leaf_of(outs[1], leaf).reshape(-1)
-        assert u[min(1, u.numel() - 1)].isnan()
 
 
 @pytest.mark.parametrize("make", [gx.adagrad, gx.lion, gx.signum, gx.sm3, gx.rprop, gx.adamw])

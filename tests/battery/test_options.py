@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,57 +12,8 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.core.protocol import GradientTransformation, members
-from tests.table import Row
-
-from .helpers import run, tensors, with_value
-
-BAD: tuple[Any, ...] = (
-    *(math.nan, -math.inf, -0.5, 1.5, True, None),
-    *("x", (), [], {}, object(), torch.float32),
-)
-_RAW = re.compile("not supported between|unhashable|unpack|not iterable|not callable")
-
-
-def static_fields(member: Any) -> list[str]:
-    fields = [f for f in dataclasses.fields(member) if f.init]
-    return [f.name for f in fields if f.metadata.get("gradtx.kind") == "static"]
-
-
-def refusal(make: Callable[[], Any]) -> str | None:
-    """The words of the error, None if there is none."""
-    try:
-        make()
-    except (TypeError, ValueError) as error:
-        return str(error)
-    return None
-
-
-def test_wrong_static_options(row: Row) -> None:
-    """Every static field with every wrong value: an error that names it, or a transform."""
-    for _, member in members(row.make()):
-        if not dataclasses.is_dataclass(member):
-            continue
-        for name in static_fields(member):
-            for bad in BAD:
-                error = refusal(partial(dataclasses.replace, member, **{name: bad}))
-                if error is not None:
-                    assert error.startswith(f"{member.name}: "), (name, bad, error)
-                    assert not _RAW.search(error), (name, bad, error)
-
-
-def test_nan_is_no_static_option(row: Row) -> None:
-    """Where one may be constructed with it, no number has come of it."""
-    tx = row.make()
-    for _, member in members(tx):
-        for name in static_fields(member) if dataclasses.is_dataclass(member) else ():
-            try:
-                other = with_value(tx, [member], name, math.nan)
-            except (TypeError, ValueError):
-                continue
-            outs, _ = run(other, steps=2)
-            assert all(x.isfinite().all() for x in tensors(outs)), (member.name, name)
-
+from gradtx.core.protocol import GradientTransformation
+from gradtx.testing.options import BAD, RAW, refusal_of
 
 PARTS = [
     gx.codecs.affine(4),
@@ -104,10 +54,10 @@ def test_wrong_options_of_parts(part: Any) -> None:
     who = part.name if isinstance(part, GradientTransformation) else type(part).__name__
     for field in dataclasses.fields(part):
         for bad in BAD:
-            error = refusal(partial(dataclasses.replace, part, **{field.name: bad}))
+            error = refusal_of(partial(dataclasses.replace, part, **{field.name: bad}))
             if error is not None:
                 assert re.match(rf"(schedules\.)?{who}: ", error), (field.name, bad, error)
-                assert not _RAW.search(error), (field.name, bad, error)
+                assert not RAW.search(error), (field.name, bad, error)
 
 
 RECIPES = {
@@ -132,7 +82,7 @@ def test_wrong_options_of_recipes(name: str) -> None:
         for bad in values:
             with pytest.raises((TypeError, ValueError), match=r"^\w+: .*(must|needs)") as caught:
                 getattr(gx, name)(0.1, **{option: bad})
-            assert not _RAW.search(str(caught.value))
+            assert not RAW.search(str(caught.value))
 
 
 def test_masks_are_functions_or_booleans() -> None:

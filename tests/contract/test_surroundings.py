@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.testing.surroundings import surroundings
 from tests.battery.helpers import random_tree
-from tests.battery.test_surroundings import surroundings
 
 # Elementwise; codes; a subspace by every kind of product; one kernel for the whole chain.
 CLASSES = ("AdamW", "AdamW8bit", "DCTAdamW", "Dion", "GaLoreAdamW8bit", "LDAdamW", "MicroAdam")

@@ -61,12 +61,6 @@ def run_both(
     return (params, state), (pure_params, pure_state), step
 
 
-def step_both(tx: gx.GradientTransformation, step: Any, fused: Any, pure: Any, grads: Any) -> Any:
-    """What one more step makes of both."""
-    updates, pure_state = tx.update(grads, pure[1], pure[0])
-    return step(fused[0], grads, fused[1]), (gx.apply_updates(pure[0], updates), pure_state)
-
-
 def assert_same(fused: Any, pure: Any, rtol: float = 2e-5, atol: float = 2e-6) -> None:
     """Equal to rounding, entry by entry."""
     a, b = gx.tree.flatten(fused), gx.tree.flatten(pure)

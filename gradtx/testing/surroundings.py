@@ -7,13 +7,14 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from tests.table import Row
-
-from .helpers import STEPS, grads_, params_, run, same_bits
+from .claims import require_same
+from .subject import Subject, holds_for_all
+from .trees import STEPS, number, run, some_grads, some_params
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Another default dtype."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -25,11 +26,12 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Deterministic algorithms, which also fill memory that is not written yet with NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(before)
 
 
 @contextmanager
@@ -43,20 +45,19 @@ def surroundings() -> Iterator[None]:
         yield
 
 
-def test_surroundings(row: Row) -> None:
+@holds_for_all
+def settings(s: Subject) -> None:
     """All settings at once, from construction on; the same bits."""
-    want = run(row.make())
-    params, grads = params_(), [grads_(step) for step in range(STEPS)]
-    extra = {"value": torch.tensor(1.5)}
+    params, grads = some_params(), [some_grads(step) for step in range(STEPS)]
+    extra = {"value": number(1.5)}
     with surroundings():
-        got = run(row.make(), params, lambda step: grads[step], extra=lambda step, state: extra)
-    assert same_bits(got[0], want[0])
-    assert same_bits(got[1], want[1])
+        got = run(s.make(), params, lambda step: grads[step], extra=lambda step, state: extra)
+    require_same(got, s.plain, "in other surroundings")
 
 
-def test_inference_mode(row: Row) -> None:
-    want = run(row.make())
+@holds_for_all
+def inference_mode(s: Subject) -> None:
+    """The same bits in inference mode, from construction on."""
     with torch.inference_mode():
-        got = run(row.make())
-    assert same_bits(got[0], want[0])
-    assert same_bits(got[1], want[1])
+        got = run(s.make())
+    require_same(got, s.plain, "in inference mode")
