@@ -10,7 +10,7 @@ CODEC = gx.codecs.dynamic8(min_size=0)
 CODES = dict.fromkeys(("compile", "vmap"), "a code is another one where rotations round apart")
 
 PARTS = [
-    Row("in_eigenbasis", lambda: gx.in_eigenbasis(gx.scale_by_adam(eps=1e-3))),
+    Row("in_eigenbasis", lambda: gx.in_eigenbasis(gx.scale_by_adam(eps=1e-3)), runs="partly"),
     Row(
         "in_eigenbasis",
         lambda: gx.in_eigenbasis(
@@ -20,6 +20,7 @@ PARTS = [
             cut=gx.blocks(2),
         ),
         "before",
+        runs="eager",
     ),
     Row("normalize_by_block_rms", lambda: gx.normalize_by_block_rms(1e-3)),
     Row(
@@ -29,7 +30,7 @@ PARTS = [
 ]
 
 RECIPES = [
-    Row("soap", lambda: gx.soap(0.1, eps=1e-3, precondition_frequency=2)),
+    Row("soap", lambda: gx.soap(0.1, eps=1e-3, precondition_frequency=2), runs="partly"),
     Row(
         "soap",
         lambda: gx.soap(
@@ -40,12 +41,14 @@ RECIPES = [
             normalize_grads=True,
         ),
         "current",
+        runs="partly",
     ),
     Row(
         "soap",
         lambda: gx.soap(0.1, eps=1e-3, precondition_frequency=2, codec=CODEC),
         "codec",
         fails=CODES,
+        runs="partly",
     ),
 ]
 
