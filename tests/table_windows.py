@@ -10,7 +10,7 @@ ASKED = {"nan_in_nan_out": "it is what one asks for another rule with"}
 DAMPED = {"hyperparameters_may_reach_zero": "F has no inverse without damping"}
 
 PARTS = [
-    Row("precondition_mfac", lambda: gx.precondition_mfac(3, 0.1), fails=DAMPED),
+    Row("precondition_mfac", lambda: gx.precondition_mfac(3, 0.1), fails=DAMPED, runs="eager"),
     Row(
         "precondition_mfac",
         lambda: gx.chain(
@@ -19,17 +19,21 @@ PARTS = [
         ),
         "gradient",
         DAMPED,
+        runs="partly",
     ),
     Row(
         "precondition_mfac",
         lambda: gx.precondition_mfac(2, 0.1, query="decayed", weight_decay=0.2, fisher="leaf"),
         "decayed",
         DAMPED,
+        runs="eager",
     ),
 ]
 
 RECIPES = [
-    Row("mfac", lambda: gx.mfac(0.1, 3, 0.1, weight_decay=0.1), fails=ASKED | DAMPED),
+    Row(
+        "mfac", lambda: gx.mfac(0.1, 3, 0.1, weight_decay=0.1), fails=ASKED | DAMPED, runs="partly"
+    ),
     Row(
         "mfac",
         lambda: gx.mfac(
@@ -37,6 +41,7 @@ RECIPES = [
         ),
         "sum",
         DAMPED,
+        runs="partly",
     ),
 ]
 
