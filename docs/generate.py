@@ -18,6 +18,7 @@ SECTIONS: dict[str, tuple[ModuleType, str]] = {
     "Recipes": (gx.recipes, "gx."),
     "Schedules": (gx.schedules, "gx.schedules."),
     "Torch optimizers": (gx.optim, "gx.optim."),
+    "Derivatives of training": (gx.meta, "gx.meta."),
     "Several processes": (gx.distributed, "gx.distributed."),
     "Adapters of low rank": (gx.adapters, "gx.adapters."),
     "Capacity of formats": (gx.capacity, "gx.capacity."),

@@ -12,6 +12,7 @@ from . import (
     codecs,
     compressors,
     distributed,
+    meta,
     optim,
     precondition,
     recipes,
@@ -39,6 +40,7 @@ from .core.rounding import round_stochastically
 from .core.select import freeze, masked, partition
 from .core.transform import LeafTransform, TreeTransform
 from .fuse import explain, fuse
+from .meta import stop_gradient
 from .optim import matrix_groups
 from .precondition import *  # noqa: F403
 from .precondition import inverse_roots
@@ -108,6 +110,7 @@ __all__ = [
     "masks",
     "masked",
     "matrix_groups",
+    "meta",
     "multi_steps",
     "named_chain",
     "on_gradients",
@@ -125,6 +128,7 @@ __all__ = [
     "skip_large_updates",
     "stateless",
     "static",
+    "stop_gradient",
     "subspace",
     "subspace_momentum",
     "testing",

@@ -44,6 +44,7 @@ NOT_TRANSFORMS = {
     "schedule_free_train_params": "gives parameters",
     "spectrum": "says how eigenvalues are followed",
     "static": "declares a hyperparameter",
+    "stop_gradient": "cuts derivatives of a tree",
 }
 
 

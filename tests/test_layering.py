@@ -34,6 +34,7 @@ ALLOWED = {
     "adapters": BASE,
     "capacity": BASE,
     "testing": (*BASE, "fuse"),
+    "meta": BASE,
 }
 TOP = {"__init__", "__main__", "_version"}  # modules of the package itself: may import all rooms
 SEES_THE_EXTENSION = {"ops", "__main__"}

@@ -1,0 +1,29 @@
+"""Training as a function: scans, implicit and zero-order derivatives, curvature, inner loops."""
+
+from .curvature import fisher_diag, ggn_vp, hessian_diag, hutchinson, hvp
+from .implicit import implicit_fixed_point, implicit_root
+from .inner_loop import FunctionalModel, InnerOptimizer, inner_loop
+from .scan import scan, stop_gradient, truncated
+from .solvers import cg, minres, neumann, normal_cg
+from .zero_order import zero_order
+
+__all__ = [
+    "FunctionalModel",
+    "InnerOptimizer",
+    "cg",
+    "fisher_diag",
+    "ggn_vp",
+    "hessian_diag",
+    "hutchinson",
+    "hvp",
+    "implicit_fixed_point",
+    "implicit_root",
+    "inner_loop",
+    "minres",
+    "neumann",
+    "normal_cg",
+    "scan",
+    "stop_gradient",
+    "truncated",
+    "zero_order",
+]
