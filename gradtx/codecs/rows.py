@@ -11,7 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..core.tree import accumulator_dtype
+from ..core.watch import is_watched
+from ..ops import dequantize_affine, quantize_affine
 from ..ops.basis import check_basis, rotate
+from ..ops.quantize import Quantized
 from .codec import Codec, Encoding, check_shapes
 
 
@@ -87,6 +90,9 @@ class affine_rows(Codec):
         assert isinstance(enc, Rows)
         codes, rows = self._shapes(like)
         check_shapes(self, like, enc, codes, rows, rows)
+        if self._is_block_format(like, enc.codes, enc.lo, enc.hi):
+            code = Quantized(enc.codes, enc.lo.view(-1), enc.hi.view(-1))
+            return dequantize_affine(code, like.shape, self.bits, _matrix(like)[1])
         flat = enc.codes
         if self.bits == 4:
             flat = torch.stack([flat >> 4, flat & 15], dim=-1).reshape(-1)[: like.numel()]
@@ -102,6 +108,9 @@ class affine_rows(Codec):
         x = full.reshape(_matrix(full))
         if not x.numel():
             return enc
+        if self._is_block_format(full, enc.lo):
+            code = quantize_affine(x, self.bits, x.shape[1])
+            return Rows(code.codes, code.lo[:, None], code.hi[:, None])
         lo, hi = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
         if self.include_zero:
             lo, hi = lo.clamp(max=0), hi.clamp(min=0)
@@ -113,6 +122,12 @@ class affine_rows(Codec):
             pairs = F.pad(codes, (0, codes.numel() % 2)).reshape(-1, 2)
             codes = (pairs[:, 0] << 4) | pairs[:, 1]
         return Rows(codes, lo.to(enc.lo.dtype), hi.to(enc.hi.dtype))
+
+    def _is_block_format(self, x: Tensor, *others: Tensor) -> bool:
+        """Whether the codes are those of ``ops.quantize_affine``, which knows no derivatives."""
+        same = self._top == 2**self.bits - 1 and not self.include_zero and x.numel() > 0
+        single = all(t.dtype == torch.float32 for t in (x, *others[-1:]))
+        return same and single and not is_watched(x, *others)
 
     @property
     def _top(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.leaves import LowRankUpdate
 from ..core.state import advance
 from ..ops import top_indices
-from ..ops.basis import SIDES, axis_of, basis_norms, check_basis
+from ..ops.basis import SIDES, axis_of, basis_norms, basis_vectors, check_basis, rotate
 from .compressor import Compressor, Payload
 
 _NORMS = {"l1": 1, "l2": 2}
@@ -34,8 +34,9 @@ class TopColumnsState(NamedTuple):
 class top_columns(Compressor):
     """Keep the columns of a matrix with the largest norms, or its rows.
 
-    The kept ones go on in ascending order, of equal norms the lower index. Behind ``gx.in_basis``
-    they are coordinates in that basis.
+    The kept ones go on in ascending order, of equal norms the lower index. With a ``basis`` they
+    are those of the matrix's coordinates S = x Q (or Q^T x), and S[:, kept] Q[:, kept]^T is what
+    is kept of x.
 
     Args:
         rank: how many, >= 1, at most the smaller dimension.
@@ -45,6 +46,8 @@ class top_columns(Compressor):
         side: "right" for columns, "left" for rows; "std" keeps some of whatever there are fewer
             of (columns of a square matrix), "std_left" too (rows of a square matrix).
         weights: multiply scores by the norms of this basis's columns; None does not.
+        basis: Q, of the dimension that ``side`` names, see ``gx.in_basis``; None is the identity.
+        transform: how a cosine transform is computed, see ``gx.in_basis``.
 
     Raises:
         ValueError: a value outside its range, or a leaf that is no matrix.
@@ -65,6 +68,8 @@ class top_columns(Compressor):
     every: int = 1
     side: str = "std"
     weights: str | None = None
+    basis: str | None = None
+    transform: str = "auto"
 
     def __post_init__(self) -> None:
         if (self.rank is None) == (self.fraction is None):
@@ -82,6 +87,7 @@ class top_columns(Compressor):
             raise ValueError(f"top_columns: side must be one of {SIDES}, got {self.side!r}")
         if self.weights is not None:
             check_basis("top_columns", self.weights)
+        check_basis("top_columns", self.basis or "dct2", self.transform)
 
     def axis(self, shape: tuple[int, ...]) -> int:
         """1 if columns are kept of a matrix of this shape, 0 if rows are.
@@ -110,7 +116,11 @@ class top_columns(Compressor):
         return TopColumnsState(torch.zeros((), dtype=torch.int32, device=p.device), chosen)
 
     def compress(self, x: Tensor, state: Any) -> tuple[Payload, Any]:
-        axis, k = self.axis(tuple(x.shape)), self.kept(tuple(x.shape))
+        shape = tuple(x.shape)
+        axis, k = self.axis(shape), self.kept(shape)
+        side = "right" if axis == 1 else "left"
+        if self.basis is not None:
+            x = rotate(x, self.basis, side, self.transform)
         power = _NORMS[self.norm]
         seen = x.detach()
         # Ten times as fast as vector_norm along a dimension.
@@ -124,6 +134,22 @@ class top_columns(Compressor):
             due = (t == 1) | (t % self.every == 0)
             chosen = torch.where(due, chosen, state.chosen.to(chosen.dtype))
             state = TopColumnsState(t, chosen.to(state.chosen.dtype))
-        factor = x[:, chosen] if axis == 1 else x[chosen]
-        side = "right" if axis == 1 else "left"
-        return LowRankUpdate(factor, chosen, tuple(x.shape), side), state
+        factor = x.index_select(axis, chosen)
+        if self.basis is None:
+            return LowRankUpdate(factor, chosen, shape, side), state
+        vectors = basis_vectors(self.basis, axis, shape[axis], chosen, x.dtype)
+        return LowRankUpdate(factor, vectors, shape, side, chosen), state
+
+    def residual(self, x: Tensor, payload: Payload) -> Tensor:
+        assert isinstance(payload, LowRankUpdate)
+        if self.basis is None or payload.chosen is None:
+            return super().residual(x, payload)
+        right, y, q = payload.side == "right", payload.factor, payload.basis
+        n, k = q.shape
+        if 2 * k < n:
+            return torch.addmm(x, *((y, q.mT) if right else (q, y)), alpha=-1)
+        # Less is dropped than kept, nothing at all if k = n: the product of what is dropped.
+        kept = torch.zeros(n, dtype=torch.int32, device=x.device).index_fill(0, payload.chosen, 1)
+        dropped = top_indices(-kept, n - k)
+        q = basis_vectors(self.basis, int(right), n, dropped, x.dtype)
+        return (x @ q) @ q.mT if right else q @ (q.mT @ x)

@@ -7,7 +7,7 @@ projected gradient from the member that makes it to the members that understand 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -109,6 +109,8 @@ class LowRankUpdate:
             selected columns (side "right") or rows (side "left").
         shape: shape of the dense leaf.
         side: which side of the matrix was projected.
+        chosen: int64 (r,), which vectors of a fixed orthonormal basis the floating ``basis`` holds,
+            or None.
 
     >>> import torch, gradtx as gx
     >>> u = gx.LowRankUpdate(torch.ones(2, 1), torch.tensor([[1.0], [0.0], [2.0]]), (2, 3))
@@ -120,6 +122,7 @@ class LowRankUpdate:
     basis: Tensor
     shape: tuple[int, ...]
     side: str = "right"
+    chosen: Tensor | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,7 +136,7 @@ class LowRankUpdate:
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> LowRankUpdate:
         """Apply a linear elementwise function to the factor."""
-        return LowRankUpdate(fn(self.factor), self.basis, self.shape, self.side)
+        return replace(self, factor=fn(self.factor))
 
     @outside_autocast
     def to_dense(self) -> Tensor:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradtx.ops.dct import dct, idct
+from gradtx.ops.dct import dct, dct_vectors, idct
 from gradtx.ops.hadamard import hadamard
 
-__all__ = ["BASES", "SIDES", "axis_of", "basis_norms", "check_basis", "rotate"]
+__all__ = [
+    "BASES",
+    "SIDES",
+    "axis_of",
+    "basis_norms",
+    "basis_vectors",
+    "check_basis",
+    "rotate",
+]
 
 BASES = ("dct2", "dct3", "released_matmul", "hadamard")
 SIDES = ("std", "std_left", "left", "right")
@@ -70,10 +78,35 @@ def rotate(
     if basis == "hadamard":
         out = hadamard(rows)
     else:
-        if basis == "released_matmul":
-            basis = "dct3" if axis == 1 else "dct2"
-        out = (idct if (basis == "dct3") != inverse else dct)(rows, transform)
+        out = (idct if _is_inverse(basis, axis) != inverse else dct)(rows, transform)
     return out if axis == 1 else out.mT
+
+
+def _is_inverse(basis: str, axis: int) -> bool:
+    """Whether a cosine basis is that of the inverse transform."""
+    return basis == "dct3" or (basis == "released_matmul" and axis == 1)
+
+
+def basis_vectors(basis: str, axis: int, n: int, chosen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Some columns of Q, (n, k), for a dimension of n numbers.
+
+    Args:
+        basis: see ``rotate``.
+        axis: the dimension of matrices that Q is of.
+        n: its size.
+        chosen: int64 (k,), which columns.
+        dtype: theirs.
+
+    >>> import torch
+    >>> from gradtx.ops.basis import basis_vectors
+    >>> basis_vectors("dct2", 1, 2, torch.tensor([1]), torch.float32)
+    tensor([[ 0.7071],
+            [-0.7071]])
+    """
+    if basis != "hadamard":
+        return dct_vectors(n, chosen, dtype, inverse=_is_inverse(basis, axis))
+    every = torch.arange(n, dtype=chosen.dtype, device=chosen.device)
+    return hadamard((chosen[:, None] == every).to(dtype)).mT  # symmetric
 
 
 def basis_norms(x: Tensor, basis: str, axis: int, p: int) -> Tensor:

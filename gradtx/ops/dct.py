@@ -26,6 +26,7 @@ __all__ = ["dct", "dct_matrix", "idct"]
 
 _METHODS = ("auto", "fft", "matmul")
 _SHORT = 128  # up to here a product with the basis is faster
+_KEPT = 1024  # up to here a matrix of the basis is small enough to keep
 _CHUNK = 1 << 17  # elements that a core keeps in its cache between the passes
 
 
@@ -100,7 +101,9 @@ def _dct(x: Tensor, inverse: bool, method: str) -> Tensor:
         twiddle = _twiddle(n, rows.dtype, rows.device, inverse)
         out = torch.empty_like(rows, memory_format=torch.contiguous_format)
         size = _CHUNK // n * torch.get_num_threads() if x.device.type == "cpu" else len(rows)
-        for part, result in zip(*(a.split(max(1, size)) for a in (rows, out)), strict=True):
+        whole = size >= len(rows)
+        pieces = ((a,) if whole else a.split(max(1, size)) for a in (rows, out))
+        for part, result in zip(*pieces, strict=True):
             spectrum = _fft(dct_before(part, twiddle, inverse), n, inverse)
             dct_after_(result, spectrum, twiddle, inverse)
     return out.to(x.dtype).reshape(x.shape)
@@ -134,6 +137,29 @@ def dct_matrix(
     if n < 1:
         raise ValueError(f"dct_matrix: n must be >= 1, got {n}")
     return _matrix(n, dtype, torch.device(device))
+
+
+def dct_vectors(n: int, chosen: Tensor, dtype: torch.dtype, inverse: bool = False) -> Tensor:
+    """Vectors of the basis as columns, (n, k): those of frequencies ``chosen``.
+
+    Args:
+        n: their length.
+        chosen: int64 (k,).
+        dtype: theirs.
+        inverse: those of the transposed basis instead.
+
+    >>> import torch
+    >>> from gradtx.ops.dct import dct_vectors
+    >>> dct_vectors(2, torch.tensor([1]), torch.float32)
+    tensor([[ 0.7071],
+            [-0.7071]])
+    """
+    if 0 < n <= _KEPT and not torch.compiler.is_compiling():
+        matrix = _matrix(n, dtype, chosen.device)
+        return matrix.index_select(1, chosen) if inverse else matrix.index_select(0, chosen).mT
+    every = torch.arange(n, dtype=chosen.dtype, device=chosen.device)
+    units = (chosen[:, None] == every).to(dtype)
+    return (dct if inverse else idct)(units).mT
 
 
 class _Rotation(torch.autograd.Function):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ..codecs import Codec, affine_rows, rotated
+from ..codecs import Codec, affine_rows
 from ..compressors import top_columns
 from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
@@ -112,24 +112,27 @@ def dct_adamw(
         raise ValueError(
             f"dct_adamw: ef_domain must be 'parameter' or 'spectral', got {ef_domain!r}"
         )
+    spectral = use_ef and ef_bits is not None and ef_domain == "spectral"
     columns = top_columns(
         rank,
         norm=selection_norm,
         every=update_proj_gap,
         side=side,
         weights=basis if scale_by_basis_norm else None,
+        basis=None if spectral else basis,
+        transform=transform,
     )
     adam: GradientTransformation = scale_by_column_adam(columns, b1, b2, eps, rotate_subspace)
     if use_ef:
         codec: Codec | None = None if ef_bits is None else affine_rows(ef_bits, ef_levels)
-        if codec is not None and ef_domain == "parameter":
-            codec = rotated(codec, basis, side, transform)
         inner = chain(error_feedback(columns, codec, adam), densify())
     else:
         inner = chain(compress(columns), adam, densify())
+    if spectral:
+        inner = in_basis(inner, basis, transform, side)
     moments = partition(
         {
-            "low_rank": as_matrices(in_basis(inner, basis, transform, side)),
+            "low_rank": as_matrices(inner),
             "full": scale_by_adam(b1, b2, eps),
         },
         _Projected(max_shape),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -90,11 +90,12 @@ class scale_by_column_adam(LeafTransform):
     def update_leaf(
         self, u: Any, s: ScaleByColumnAdamState, p: Tensor | None, h: Values
     ) -> tuple[LowRankUpdate, ScaleByColumnAdamState]:
-        if not isinstance(u, LowRankUpdate) or u.basis.is_floating_point():
+        now = _chosen(u)
+        if now is None:
             raise ValueError(
                 f"{self.name}: takes updates of chosen columns; put gx.compress before"
             )
-        x, now = u.factor, u.basis
+        x = u.factor
         if x.shape != s.mu.shape or now.shape != s.indices.shape:
             raise TreeMismatchError(
                 f"{self.name}: chosen columns of shape {tuple(x.shape)} do not fit the state's "
@@ -103,7 +104,8 @@ class scale_by_column_adam(LeafTransform):
         mu, nu = s.mu.to(x.dtype), s.nu.to(x.dtype)
         if self.transfer and now.numel():
             dim = 1 if u.side == "right" else 0
-            mu, nu = (move_columns(m, s.indices, now, dim) for m in (mu, nu))
+            places = _places(s.indices, now)
+            mu, nu = _moved(mu, *places, dim), _moved(nu, *places, dim)
         step = advance(s.step)
         mu, nu = average(mu, x, h.b1), average(nu, x * x, h.b2)
         mean, square = (
@@ -112,7 +114,14 @@ class scale_by_column_adam(LeafTransform):
         )
         out = divide_by_sum(mean, root(square), h.eps)
         new = ScaleByColumnAdamState(step, mu, nu, now.to(s.indices.dtype))
-        return LowRankUpdate(out, now, u.shape, u.side), new
+        return replace(u, factor=out), new
+
+
+def _chosen(u: Any) -> Tensor | None:
+    """Which columns or rows, or which vectors of a basis, an update consists of."""
+    if not isinstance(u, LowRankUpdate):
+        return None
+    return u.chosen if u.basis.is_floating_point() else u.basis
 
 
 def move_columns(x: Tensor, old: Tensor, new: Tensor, dim: int = 1) -> Tensor:
@@ -126,8 +135,15 @@ def move_columns(x: Tensor, old: Tensor, new: Tensor, dim: int = 1) -> Tensor:
     >>> move_columns(x, torch.tensor([0, 4, 7]), torch.tensor([1, 4, 5]))
     tensor([[0., 2., 0.]])
     """
-    same = new.long()[:, None] == old.long()[None, :]
-    source = same.to(torch.int32).argmax(1)
-    moved = x[:, source] if dim == 1 else x[source]
-    there = same.any(1)
-    return torch.where(there if dim == 1 else there[:, None], moved, torch.zeros_like(moved))
+    return _moved(x, *_places(old, new), dim)
+
+
+def _places(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each of the ``new`` indices is among the ``old`` ones, and whether it is not."""
+    there, source = (new[:, None] == old).to(torch.int32).max(1)
+    return source, there == 0
+
+
+def _moved(x: Tensor, source: Tensor, gone: Tensor, dim: int) -> Tensor:
+    moved = x.index_select(dim, source)
+    return moved.masked_fill(gone if dim == 1 else gone[:, None], 0.0)
