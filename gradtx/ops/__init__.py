@@ -5,6 +5,7 @@ from gradtx.ops.add_product import add_product_
 from gradtx.ops.basis import rotate
 from gradtx.ops.block_quantize import block_dequantize, block_quantize
 from gradtx.ops.block_top_k import block_top_k
+from gradtx.ops.column_adam import column_adam
 from gradtx.ops.coordinates import coordinates, coordinates_squares
 from gradtx.ops.dct import dct, dct_matrix, idct
 from gradtx.ops.hadamard import hadamard
@@ -30,6 +31,7 @@ __all__ = [
     "block_dequantize",
     "block_quantize",
     "block_top_k",
+    "column_adam",
     "coordinates",
     "coordinates_squares",
     "dct",

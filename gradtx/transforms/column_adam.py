@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..compressors import top_columns
 from ..core.errors import TreeMismatchError
-from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate
-from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
-from .adam import average
+from ..ops.column_adam import column_adam, moments
+from ..ops.coordinates import is_plain
 
 
 class ScaleByColumnAdamState(NamedTuple):
@@ -101,18 +101,11 @@ class scale_by_column_adam(LeafTransform):
                 f"{self.name}: chosen columns of shape {tuple(x.shape)} do not fit the state's "
                 f"{tuple(s.mu.shape)}"
             )
-        mu, nu = s.mu.to(x.dtype), s.nu.to(x.dtype)
-        if self.transfer and now.numel():
-            dim = 1 if u.side == "right" else 0
-            places = _places(s.indices, now)
-            mu, nu = _moved(mu, *places, dim), _moved(nu, *places, dim)
-        step = advance(s.step)
-        mu, nu = average(mu, x, h.b1), average(nu, x * x, h.b2)
-        mean, square = (
-            mu / one_minus_power(h.b1, step, x.dtype),
-            nu / one_minus_power(h.b2, step, x.dtype),
-        )
-        out = divide_by_sum(mean, root(square), h.eps)
+        mu, nu, step = s.mu.to(x.dtype), s.nu.to(x.dtype), advance(s.step)
+        args = x, mu, nu, s.indices, now, step, h.b1, h.b2, h.eps
+        numbers = all(isinstance(v, float) for v in (h.b1, h.b2, h.eps))
+        adam = column_adam if numbers and is_plain(x, mu, nu) else moments
+        out, mu, nu = adam(*args, 1 if u.side == "right" else 0, self.transfer)
         new = ScaleByColumnAdamState(step, mu, nu, now.to(s.indices.dtype))
         return replace(u, factor=out), new
 
@@ -122,28 +115,3 @@ def _chosen(u: Any) -> Tensor | None:
     if not isinstance(u, LowRankUpdate):
         return None
     return u.chosen if u.basis.is_floating_point() else u.basis
-
-
-def move_columns(x: Tensor, old: Tensor, new: Tensor, dim: int = 1) -> Tensor:
-    """Columns that belong to indices ``old`` at the places of the same indices in ``new``.
-
-    Those of other indices are zero. Both are ascending.
-
-    >>> import torch
-    >>> from gradtx.transforms.column_adam import move_columns
-    >>> x = torch.tensor([[1.0, 2.0, 3.0]])
-    >>> move_columns(x, torch.tensor([0, 4, 7]), torch.tensor([1, 4, 5]))
-    tensor([[0., 2., 0.]])
-    """
-    return _moved(x, *_places(old, new), dim)
-
-
-def _places(old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each of the ``new`` indices is among the ``old`` ones, and whether it is not."""
-    there, source = (new[:, None] == old).to(torch.int32).max(1)
-    return source, there == 0
-
-
-def _moved(x: Tensor, source: Tensor, gone: Tensor, dim: int) -> Tensor:
-    moved = x.index_select(dim, source)
-    return moved.masked_fill(gone if dim == 1 else gone[:, None], 0.0)

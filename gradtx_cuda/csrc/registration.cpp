@@ -27,6 +27,7 @@ STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(add_product_, cpu)
   GX_IMPL(ldadam_columns, cpu)
   GX_IMPL(ldadam_moments_, cpu)
+  GX_IMPL(column_adam, cpu)
   GX_IMPL(orthonormalize_, cpu)
   GX_IMPL(symmetric_product, cpu)
   GX_IMPL(newton_schulz, cpu)

@@ -58,6 +58,11 @@ Tensor ldadam_columns_cpu(const Tensor& x, const Tensor& basis, const Tensor& m,
                           const Tensor& weight, bool left);
 Tensor ldadam_moments__cpu(const Tensor& x, const Tensor& basis, const Tensor& old,
                            const Tensor& m, const Tensor& v, const Tensor& weights, bool left);
+std::tuple<Tensor, Tensor, Tensor> column_adam_cpu(const Tensor& x, const Tensor& mu,
+                                                   const Tensor& nu, const Tensor& old,
+                                                   const Tensor& now, const Tensor& count,
+                                                   double b1, double b2, double eps, int64_t dim,
+                                                   bool transfer);
 Tensor orthonormalize__cpu(const Tensor& y, const Tensor& q);
 Tensor symmetric_product_cpu(const Tensor& x, const Tensor& y, const std::optional<Tensor>& c,
                              double beta, double alpha, bool mixed);

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import gradtx as gx
 from gradtx.core.protocol import Wrapper
-from gradtx.transforms.column_adam import move_columns
+from gradtx.ops.column_adam import move_columns
 
 from .golden import Tree
 from .steppers import Checks, Extra, Hyper, Meta, Steps, fields, learning_rates

@@ -18,6 +18,7 @@ KERNELS = {
     "block_dequantize",
     "block_quantize",
     "block_top_k",
+    "column_adam",
     "coordinates",
     "coordinates_squares",
     "dct_after_",
