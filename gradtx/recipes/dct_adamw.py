@@ -125,7 +125,7 @@ def dct_adamw(
     adam: GradientTransformation = scale_by_column_adam(columns, b1, b2, eps, rotate_subspace)
     if use_ef:
         codec: Codec | None = None if ef_bits is None else affine_rows(ef_bits, ef_levels)
-        inner = chain(error_feedback(columns, codec, adam), densify())
+        inner: GradientTransformation = chain(error_feedback(columns, codec, adam), densify())
     else:
         inner = chain(compress(columns), adam, densify())
     if spectral:
