@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ from .errors import described
 from .plain import plain
 from .watch import is_watched
 
-Hyper: TypeAlias = "float | Tensor | Callable[[Any], Any]"
+_DYNAMIC = "gradtx.dynamic"
+Hyper: TypeAlias = Annotated[float | Tensor | Callable[[Any], Any], _DYNAMIC]
 
 _KIND = "gradtx.kind"
 _WITHIN = "gradtx.within"
@@ -72,6 +73,16 @@ def static(default: Any = _REQUIRED) -> Any:
     trace(decay=0.9, nesterov=True)
     """
     return dataclasses.field(default=default, metadata={_KIND: "static"})
+
+
+def is_dynamic(hint: Any) -> bool:
+    """Whether an annotation, as ``typing.get_type_hints`` evaluates it with extras, has ``Hyper``.
+
+    >>> from gradtx.core.hyper import Hyper, is_dynamic
+    >>> is_dynamic(Hyper | None), is_dynamic(float)
+    (True, False)
+    """
+    return _DYNAMIC in getattr(hint, "__metadata__", ()) or any(map(is_dynamic, get_args(hint)))
 
 
 def declare(cls: type) -> Mapping[str, str]:

@@ -35,7 +35,7 @@ __all__ = [
     "uniform",
 ]
 
-Seed: TypeAlias = "int | Tensor"
+Seed: TypeAlias = int | Tensor
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _MASK = 0xFFFFFFFF

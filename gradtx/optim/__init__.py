@@ -15,6 +15,7 @@ from .advanced_classes import (
     LionAdv,
     SimplifiedAdEMAMix,
 )
+from .averaging import ScheduleFreeOptimizer
 from .classes import (
     LAMB,
     LARS,
@@ -29,16 +30,17 @@ from .classes import (
     Signum,
     Yogi,
 )
+from .estimating import ProdigyOptimizer
 from .from_transform import TransformOptimizer, from_transform
 from .kronecker_classes import SOAP
 from .matrix_classes import DCTAdamW, Dion, Dion2, Muon, NorMuon, Trion
 from .matrix_groups import matrix_groups
 from .microadam import MicroAdam
 from .optimizer import Optimizer
-from .prodigy import Prodigy, ProdigyAdv, ProdigyLionAdv, ProdigyOptimizer
+from .prodigy import Prodigy, ProdigyAdv, ProdigyLionAdv
 from .recipe_optimizer import RecipeOptimizer
 from .saved_options import SAFE
-from .schedule_free import ScheduleFreeAdamW, ScheduleFreeOptimizer, ScheduleFreeSGD
+from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from .step_in_backward import StepInBackward, step_in_backward
 from .subspace_classes import (
     APOLLO,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,24 +47,25 @@ class Option:
     """One dynamic group option.
 
     Attributes:
-        names: the hyperparameters it feeds, one for a number, several for a tuple (``betas``);
-            "" for a part that the chain has no use for.
-        within: the interval of each.
+        names: the hyperparameters that each part of it feeds: one part for a number, several for a
+            tuple (``betas``); none for a part that the chain has no use for.
+        within: the interval of each part.
         default: value for groups that do not set it.
         per_entry: whether a tensor may hold one value for every entry of a parameter.
     """
 
-    names: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
     within: tuple[str, ...]
     default: Any
     per_entry: bool = False
 
     def values(self, value: Any) -> dict[str, Any]:
         """Hyperparameter values from an option's value."""
-        return {n: v for n, v in zip(self.names, self.parts(value), strict=True) if n}
+        parts = zip(self.names, self.parts(value), strict=True)
+        return {name: part for names, part in parts for name in names}
 
     def parts(self, value: Any) -> list[Any]:
-        """One value for each of ``names``."""
+        """The values of all parts."""
         several = len(self.names) > 1 or isinstance(value, (tuple, list))
         return [_scalar(v) for v in (value if several else (value,))]
 
@@ -123,13 +125,10 @@ def per_entry(tx: GradientTransformation) -> set[str]:
     return {f for f, (path, _, name) in split.items() if hyper_.is_per_entry(by_path[path], name)}
 
 
-def of_short_names(within: Mapping[str, str]) -> dict[str, str]:
-    """The interval for a short name, which reaches every member that has it: what all take."""
-    out: dict[str, str] = {}
-    for full, interval in within.items():
-        short = full.rpartition(".")[2]
-        out[short] = _common(out[short], interval) if short in out else interval
-    return out
+def common_interval(within: Iterable[str]) -> str | None:
+    """The intersection of intervals, None without any."""
+    found = list(within)
+    return functools.reduce(_common, found) if found else None
 
 
 def _common(a: str, b: str) -> str:
@@ -160,10 +159,11 @@ def options_of(tx: GradientTransformation) -> dict[str, Option]:
     betas = [b for b in ("b1", "b2", "b3") if b in names]
     if len(betas) > 1 and betas[0] == "b1":
         fed = tuple(names.pop(b) for b in betas)
-        out["betas"] = Option(fed, tuple(within[k] for k in fed), tuple(declared[k] for k in fed))
+        values = tuple(declared[k] for k in fed)
+        out["betas"] = Option(tuple((k,) for k in fed), tuple(within[k] for k in fed), values)
     for name, full_name in names.items():
         out[name] = Option(
-            (full_name,), (within[full_name],), declared[full_name], full_name in wide
+            ((full_name,),), (within[full_name],), declared[full_name], full_name in wide
         )
     return out
 
@@ -209,8 +209,9 @@ def check_agree(
         if name not in other:
             continue
         pairs = zip(option.parts(group[name]), option.parts(other[name]), strict=False)
-        for target, (a, b) in zip(option.names, pairs, strict=False):
-            member = next((f for f in shared if target and f".{f}".endswith(f".{target}")), "")
+        for targets, (a, b) in zip(option.names, pairs, strict=False):
+            ends = tuple(f".{target}" for target in targets)
+            member = next((f for f in shared if f".{f}".endswith(ends)), "")
             if member and hyper_.differ(a, b):
                 raise ValueError(
                     f"{who}: groups must agree in {name}, which counts for all parameters together "

@@ -2,125 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
-
 from .. import recipes
-from ..core.protocol import GradientTransformation
-from ..transforms.schedule_free import evaluation_point, training_point
-from .recipe_optimizer import RecipeOptimizer
-from .torch_classes import switch
+from .averaging import ScheduleFreeOptimizer
 
 
-class ScheduleFreeOptimizer(RecipeOptimizer):
-    """Base of the schedule-free classes: the parameters are y in training, x in evaluation.
-
-    Call ``eval()`` before evaluating or saving the model and ``train()`` before training goes on.
-    The mode is the group option ``train_mode``, so it is part of the state dict; a new optimizer is
-    in training mode.
-
-    >>> import torch, gradtx as gx
-    >>> w = torch.nn.Parameter(torch.tensor([8.0]))
-    >>> opt = gx.optim.ScheduleFreeSGD([w], lr=1.0)
-    >>> for _ in range(2):
-    ...     w.grad = torch.ones(1)
-    ...     opt.step()
-    >>> opt.eval()
-    >>> w.data  # the mean of 7 and 6
-    tensor([6.5000])
-    """
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, in the mode of the others."""
-        if isinstance(param_group, dict) and self.param_groups:
-            param_group.setdefault("train_mode", self.param_groups[0]["train_mode"])
-        super().add_param_group(param_group)
-
-    def train(self) -> None:
-        """Put the training point y into the parameters; nothing if they hold it already."""
-        self._move(True, training_point)
-
-    def eval(self) -> None:
-        """Put the average x into the parameters; nothing if they hold it already."""
-        self._move(False, evaluation_point)
-
-    @torch._disable_dynamo
-    def _move(self, mode: bool, point: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-        with torch.no_grad():
-            for group in self.param_groups:
-                if group["train_mode"] == mode:
-                    continue
-                for p in dict.fromkeys(group["params"]):
-                    if self.state.get(p):
-                        held = self.state[p]["schedule_free"]
-                        p.copy_(point(p, held["z"], held["b1"]))
-                group["train_mode"] = mode
-
-    def _check_step(self) -> None:
-        if not all(group["train_mode"] for group in self.param_groups):
-            raise RuntimeError(
-                f"{type(self).__name__}: step() in evaluation mode; call train() before training"
-            )
-
-
-class ScheduleFreeAdamW(ScheduleFreeOptimizer):
+class ScheduleFreeAdamW(
+    ScheduleFreeOptimizer,
+    recipe=recipes.schedule_free_adamw,
+    options="lr betas eps weight_decay warmup_steps r weight_lr_power inner_momentum",
+):
     """AdamW without a schedule, to be switched by ``train()`` and ``eval()``.
 
     The chain is ``gx.schedule_free_adamw``.
     """
 
-    signature: ClassVar[Mapping[str, Any]] = {
-        "lr": 2.5e-3,
-        "betas": (0.9, 0.999),
-        "eps": 1e-8,
-        "weight_decay": 0.0,
-        "warmup_steps": 0,
-        "r": 0.0,
-        "weight_lr_power": 2.0,
-        "inner_momentum": 0.0,
-        "train_mode": True,
-    }
-    feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "betas": ("schedule_free.b1", "scale_by_rms.decay|scale_by_adam.b2"),
-        "inner_momentum": ("scale_by_adam.b1",),
-    }
 
-    @staticmethod
-    def build(
-        warmup_steps: int, r: float, weight_lr_power: float, inner_momentum: Any
-    ) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.schedule_free_adamw(
-            inner_momentum=switch(inner_momentum),
-            warmup_steps=warmup_steps,
-            r=r,
-            weight_lr_power=weight_lr_power,
-        )
-
-
-class ScheduleFreeSGD(ScheduleFreeOptimizer):
+class ScheduleFreeSGD(
+    ScheduleFreeOptimizer, recipe=recipes.schedule_free_sgd, rename={"momentum": "b1"}
+):
     """Gradient descent without a schedule, to be switched by ``train()`` and ``eval()``.
 
     The chain is ``gx.schedule_free_sgd``.
     """
-
-    signature: ClassVar[Mapping[str, Any]] = {
-        "lr": 1.0,
-        "momentum": 0.9,
-        "weight_decay": 0.0,
-        "warmup_steps": 0,
-        "r": 0.0,
-        "weight_lr_power": 2.0,
-        "train_mode": True,
-    }
-    feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {"momentum": ("schedule_free.b1",)}
-
-    @staticmethod
-    def build(warmup_steps: int, r: float, weight_lr_power: float) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.schedule_free_sgd(
-            warmup_steps=warmup_steps, r=r, weight_lr_power=weight_lr_power
-        )

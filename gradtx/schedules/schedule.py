@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.checks import can_read
 from ..core.plain import Plain
 
-Count: TypeAlias = "int | Tensor"
+Count: TypeAlias = int | Tensor
 Value: TypeAlias = Any
 """``float`` for a Python count, ``Tensor`` for a tensor count."""
 
