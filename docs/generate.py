@@ -23,6 +23,7 @@ SECTIONS: dict[str, tuple[ModuleType, str]] = {
     "Adapters of low rank": (gx.adapters, "gx.adapters."),
     "Capacity of formats": (gx.capacity, "gx.capacity."),
     "Checks": (gx.testing, "gx.testing."),
+    "Properties of solutions": (gx.solutions, "gx.solutions."),
 }
 
 

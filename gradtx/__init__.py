@@ -57,10 +57,10 @@ from .subspace import (
 from .transforms import *  # noqa: F403
 
 if TYPE_CHECKING:
-    from . import adapters, capacity
+    from . import adapters, capacity, solutions
 
 # Rooms that few programs need are imported when they are first asked for.
-_LATER = ("adapters", "capacity")
+_LATER = ("adapters", "capacity", "solutions")
 
 
 def __getattr__(name: str) -> ModuleType:
@@ -126,6 +126,7 @@ __all__ = [
     "scale_by_low_rank_ratio",
     "schedules",
     "skip_large_updates",
+    "solutions",
     "stateless",
     "static",
     "stop_gradient",

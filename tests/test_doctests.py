@@ -22,7 +22,7 @@ VALUES = {"Hyper", "__version__"}
 def public() -> dict[str, Any]:
     """Functions and classes that a user can reach by a public name."""
     rooms = {"gx": gx, "gx.schedules": gx.schedules, "gx.optim": gx.optim}
-    rooms |= {"gx.adapters": gx.adapters, "gx.capacity": gx.capacity}
+    rooms |= {"gx.adapters": gx.adapters, "gx.capacity": gx.capacity, "gx.solutions": gx.solutions}
     found = {}
     for room, module in rooms.items():
         for name in module.__all__:

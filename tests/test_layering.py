@@ -35,6 +35,7 @@ ALLOWED = {
     "capacity": BASE,
     "testing": (*BASE, "fuse"),
     "meta": BASE,
+    "solutions": (*BASE, "capacity"),
 }
 TOP = {"__init__", "__main__", "_version"}  # modules of the package itself: may import all rooms
 SEES_THE_EXTENSION = {"ops", "__main__"}
@@ -117,6 +118,7 @@ def test_dependencies_are_declared() -> None:
     with_extras = {
         "gradtx.fuse.cuda.launch": {"cuda"},
         "gradtx.capacity.picture": {"matplotlib"},
+        "gradtx.solutions.picture": {"matplotlib"},
         "gradtx.adapters.peft": {"safetensors"},
     }
     wrong = [
