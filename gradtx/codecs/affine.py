@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import Seed, check_seed, fold_in, make_key, next_key
+from ..core.random import Seed, check_seed, derived_key, next_key
 from ..ops import dequantize_affine, dequantize_symmetric, quantize_affine, quantize_symmetric
 from ..ops.quantize import Quantized
 from .codec import Codec, Encoding, check_shapes
@@ -81,7 +81,7 @@ class _Blocks(Codec):
     def _key(self, p: Tensor) -> Tensor | tuple[()]:
         if self.rounding == "nearest":
             return ()
-        return fold_in(make_key(self.seed, device=p.device), self.stream)
+        return derived_key(self.seed, self.stream, p.device)
 
     def _sizes(self, n: int) -> tuple[tuple[int], tuple[int]]:
         """Shapes of the codes and of the numbers that a block has."""

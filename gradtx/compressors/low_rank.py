@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
-from ..core.random import Seed, check_seed, fold_in, make_key, normal
+from ..core.random import Seed, check_seed, derived_key, normal
 from ..core.tree import accumulator_dtype
 from .compressor import Compressor, Payload
 
@@ -77,7 +77,7 @@ class low_rank(Compressor):
         shape = self.basis_shape(tuple(p.shape))
         if shape is None:
             return LowRankState(())
-        key = fold_in(make_key(self.seed, device=p.device), name)
+        key = derived_key(self.seed, name, p.device)
         return LowRankState(normal(key, shape, accumulator_dtype(p.dtype)))
 
     def compress(self, x: Tensor, state: LowRankState) -> tuple[Payload, LowRankState]:

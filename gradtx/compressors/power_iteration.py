@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
-from ..core.random import Seed, check_seed, fold_in, make_key, normal
+from ..core.random import Seed, check_seed, derived_key, normal
 from ..core.roots import divide_by_sum
 from ..core.tree import accumulator_dtype
 from .compressor import Compressor, Payload
@@ -83,7 +83,7 @@ class power_iteration(Compressor):
         return least, min(rank, least)
 
     def init(self, p: Tensor, name: str = "") -> PowerIterationState:
-        key = fold_in(make_key(self.seed, device=p.device), name)
+        key = derived_key(self.seed, name, p.device)
         shape = self.basis_shape(tuple(p.shape))
         return PowerIterationState(normal(key, shape, accumulator_dtype(p.dtype)))
 

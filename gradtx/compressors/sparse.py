@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ..core.leaves import SparseUpdate
-from ..core.random import Seed, check_seed, fold_in, make_key, next_key, uniform
+from ..core.random import Seed, check_seed, derived_key, next_key, uniform
 from ..ops.block_top_k import block_starts
 from .compressor import Compressor, Payload
 
@@ -205,7 +205,7 @@ class random_k(SparseCompressor):
         return Blocks.of_density(numel, self.block_size, self.density, torch.int16)
 
     def init(self, p: Tensor, name: str = "") -> RandomKState:
-        return RandomKState(fold_in(make_key(self.seed, device=p.device), name))
+        return RandomKState(derived_key(self.seed, name, p.device))
 
     def compress(self, x: Tensor, state: RandomKState) -> tuple[SparseUpdate, RandomKState]:
         blocks, device = self.blocks(x.numel()), x.device

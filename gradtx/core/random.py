@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ __all__ = [
     "Seed",
     "check_key",
     "check_seed",
+    "derived_key",
     "fold_in",
     "make_key",
     "next_key",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 Seed: TypeAlias = int | Tensor
+_Word = TypeVar("_Word", int, Tensor)
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _MASK = 0xFFFFFFFF
@@ -46,15 +48,15 @@ _ROUNDS = 10
 _UNIFORM_BITS = {torch.float64: 32, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
 
 
-def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def philox(counter: Sequence[_Word], key: Sequence[_Word]) -> tuple[_Word, ...]:
     """Apply the Philox-4x32-10 bijection.
 
     Args:
-        counter: four broadcastable int64 tensors holding uint32 values.
-        key: two broadcastable int64 tensors holding uint32 values.
+        counter: four broadcastable int64 tensors holding uint32 values, or four such numbers.
+        key: two of the same kind.
 
     Returns:
-        Four int64 tensors holding uint32 values.
+        Four of the same kind.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -125,12 +127,26 @@ def fold_in(key: Tensor, data: int | str) -> Tensor:
         data: an integer, or a string (hashed with BLAKE2b, stable across processes).
     """
     check_key("fold_in", key)
-    index = _hash_string(data) if isinstance(data, str) else data
     ones = torch.full_like(key[0], _MASK)
-    block = (torch.full_like(ones, index & _MASK), torch.full_like(ones, (index >> 32) & _MASK))
+    block = [torch.full_like(ones, word) for word in _split(_index(data))]
     words = philox((*block, ones, ones), _split(key[0]))
     high = words[1] - ((words[1] >> 31) << 32)  # as a signed number, so that the sum fits
     return torch.stack([high * 2**32 + words[0], key[1]])
+
+
+def derived_key(seed: Seed, data: int | str, device: torch.device | str = "cpu") -> Tensor:
+    """``fold_in(make_key(seed), data)``; of a seed that is a number without tensor operations.
+
+    >>> import torch
+    >>> from gradtx.core.random import derived_key, fold_in, make_key
+    >>> torch.equal(derived_key(-3, "w"), fold_in(make_key(-3), "w"))
+    True
+    """
+    if isinstance(seed, Tensor):
+        return fold_in(make_key(seed, device=device), data)
+    check_seed("derived_key", seed)
+    words = philox((*_split(_index(data)), _MASK, _MASK), _split(int(seed)))
+    return make_key((words[1] << 32) | words[0], device=device)
 
 
 def random_bits(key: Tensor, numel: int) -> Tensor:
@@ -215,7 +231,7 @@ def normal_of(bits: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return values.reshape(-1)[:numel].to(dtype).reshape(tuple(shape))
 
 
-def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
+def _multiply(word: _Word, multiplier: int) -> tuple[_Word, _Word]:
     """Return the high and low words of a 32 x 32 bit product.
 
     In halves: a product beyond 2**63 would be undefined behaviour in generated C++, and compilers
@@ -226,7 +242,7 @@ def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
 
 
-def _split(value: Tensor) -> tuple[Tensor, Tensor]:
+def _split(value: _Word) -> tuple[_Word, _Word]:
     """Split 64-bit numbers into their low and high 32-bit words."""
     return value & _MASK, (value >> 32) & _MASK
 
@@ -234,6 +250,10 @@ def _split(value: Tensor) -> tuple[Tensor, Tensor]:
 def _signed(value: int) -> int:
     """Reinterpret a 64-bit number as a signed one."""
     return (value + 2**63) % 2**64 - 2**63
+
+
+def _index(data: int | str) -> int:
+    return _hash_string(data) if isinstance(data, str) else data
 
 
 @constant

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import Seed, check_seed, fold_in, make_key, next_key, normal
+from ..core.random import Seed, check_seed, derived_key, next_key, normal
 from ..core.tree import accumulator_dtype
 from ..ops import random_normal
 from .one_sided import OneSided
@@ -132,7 +132,7 @@ def leaf_key(seed: Seed, p: Tensor, name: str) -> Tensor:
     """The key of a leaf: its random numbers are its own."""
     if p.is_meta:  # only the structure counts
         return torch.empty(2, dtype=torch.int64, device=p.device)
-    return fold_in(make_key(seed, device=p.device), name)
+    return derived_key(seed, name, p.device)
 
 
 def normal_numbers(key: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:

@@ -10,11 +10,13 @@ from .claims import require_close
 from .subject import Subject, holds_for_all
 from .trees import call, number, some_grads, some_params
 
+SHAPES = {"b": (3,), "w": (3, 2)}  # the compiler takes its time for every leaf
+
 
 @holds_for_all
 def compile(s: Subject) -> None:
     """One graph, the numbers of eager mode, and no recompilation for other values."""
-    params = some_params()
+    params = some_params(SHAPES)
 
     def step(grads: Any, state: Any, hyper: Any) -> Any:
         return call(s.tx, grads, state, params, hyper=hyper)
@@ -26,8 +28,8 @@ def compile(s: Subject) -> None:
         for t in range(3):
             hyper = {d.key: number(d.other_value(0.1 + 0.2 * t)) for d in s.dynamics}
             with torch.compiler.set_stance("fail_on_recompile" if t else "default"):
-                out, state = compiled(some_grads(t), state, hyper)
-            want, want_state = step(some_grads(t), want_state, hyper)
+                out, state = compiled(some_grads(t, SHAPES), state, hyper)
+            want, want_state = step(some_grads(t, SHAPES), want_state, hyper)
             require_close(out, want, f"the updates of step {t}", rtol=1e-5)
             require_close(state, want_state, f"the state after step {t}", rtol=1e-5)
     finally:

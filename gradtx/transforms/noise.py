@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.random import Seed, check_seed, fold_in, make_key, next_key, normal
+from ..core.random import Seed, check_seed, derived_key, next_key, normal
 from ..core.roots import root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -62,7 +62,7 @@ class add_noise(LeafTransform):
         check_seed(self.name, self.seed)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> AddNoiseState:
-        key = fold_in(make_key(self.seed, device=p.device), info.name)
+        key = derived_key(self.seed, info.name, p.device)
         return AddNoiseState(new_count([p]), key)
 
     def update_leaf(

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..core.hyper import Values, static
 from ..core.leaves import LeafInfo
-from ..core.random import Seed, check_seed, fold_in, make_key, next_key, random_bits16
+from ..core.random import Seed, check_seed, derived_key, next_key, random_bits16
 from ..core.rounding import round_stochastically
 from ..core.transform import LeafTransform
 
@@ -68,7 +68,7 @@ class stochastic_round(LeafTransform):
     def init_leaf(self, p: Tensor, info: LeafInfo) -> StochasticRoundState:
         if info.dtype != torch.bfloat16:
             return StochasticRoundState(())
-        return StochasticRoundState(fold_in(make_key(self.seed, device=p.device), info.name))
+        return StochasticRoundState(derived_key(self.seed, info.name, p.device))
 
     def update_leaf(
         self, u: Tensor, s: StochasticRoundState, p: Tensor, h: Values

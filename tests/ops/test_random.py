@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gradtx.core.random import (
+    derived_key,
     fold_in,
     make_key,
     next_key,
@@ -158,3 +159,16 @@ def test_normal_shapes():
     assert normal(key, (3, 1), torch.bfloat16).shape == (3, 1)
     assert normal(key, ()).shape == ()
     assert torch.equal(normal(key, (5,)), normal(key, (6,))[:5])
+
+
+@pytest.mark.parametrize("seed", [0, -3, 2**63 - 1, -(2**63), 2**64 - 1])
+@pytest.mark.parametrize("data", [0, 1, 2**40 + 5, -1, "w", "layer/0.weight"])
+def test_a_derived_key_is_a_folded_one(seed: int, data: int | str) -> None:
+    assert torch.equal(derived_key(seed, data), fold_in(make_key(seed), data))
+
+
+def test_a_derived_key_of_a_tensor_is_mapped() -> None:
+    keys = torch.func.vmap(lambda seed: derived_key(seed, "w"))(torch.tensor([1, -2]))
+    assert torch.equal(keys, torch.stack([derived_key(1, "w"), derived_key(-2, "w")]))
+    with pytest.raises(ValueError, match="derived_key: seed must be a 64-bit integer"):
+        derived_key(2**64, "w")
