@@ -28,6 +28,7 @@ from .core.apply import apply_updates
 from .core.chain import chain, named_chain
 from .core.conditional import apply_if_finite, conditionally_transform, skip_large_updates
 from .core.errors import TreeMismatchError, UnsupportedLeafError
+from .core.execution import Execution, NextShared
 from .core.finite import apply_if_leaf_finite
 from .core.flatten import flatten
 from .core.functions import identity, stateless, transformation
@@ -38,7 +39,7 @@ from .core.protocol import GradientTransformation, Wrapper
 from .core.quotient import as_gradients, atan2, divide, on_gradients, quotient
 from .core.rounding import round_stochastically
 from .core.select import freeze, masked, partition
-from .core.transform import LeafTransform, TreeTransform
+from .core.transform import LeafTransform, TreeState, TreeTransform
 from .fuse import explain, fuse
 from .meta import stop_gradient
 from .optim import matrix_groups
@@ -70,13 +71,16 @@ def __getattr__(name: str) -> ModuleType:
 
 
 __all__ = [
+    "Execution",
     "GradientTransformation",
     "Hyper",
     "LeafInfo",
     "LeafTransform",
     "LowRankUpdate",
+    "NextShared",
     "SparseUpdate",
     "TreeMismatchError",
+    "TreeState",
     "TreeTransform",
     "UnsupportedLeafError",
     "Wrapper",

@@ -13,6 +13,7 @@ from torch import Tensor
 from . import tree
 from .checks import check_tensors
 from .errors import TreeMismatchError, shape_mismatch
+from .execution import Execution
 from .hyper import Values, static
 from .leaves import ANY_UPDATE, LeafInfo, densify_leaf, leaf_if
 from .protocol import Wrapper
@@ -76,7 +77,7 @@ class multi_steps(Wrapper):
     (0.0, -2.0)
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     every_k: int = 1
 
@@ -231,7 +232,7 @@ class lookahead(Wrapper):
     {'w': tensor([-0.5000])}
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     sync_period: int = 6
     slow_step_size: float = 0.5

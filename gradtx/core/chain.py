@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .errors import TreeMismatchError, described
+from .execution import Execution
 from .protocol import GradientTransformation
 from .tree import PyTree
 
@@ -20,8 +21,7 @@ class Chain(GradientTransformation):
     (``extra["grads"]``) get the updates that entered the outermost chain.
     """
 
-    per_leaf: ClassVar[bool] = True
-    steady: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
 
     members: tuple[tuple[str, GradientTransformation], ...]
 

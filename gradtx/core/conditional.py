@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import tree
 from .checks import check_tensors
+from .execution import Execution
 from .leaves import ANY_UPDATE, isfinite_leaf, leaf_if
 from .protocol import Wrapper
 from .reduce import LOCAL
@@ -156,7 +157,7 @@ class conditionally_transform(Wrapper):
     (1.0, 0.0)
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     should_transform: Callable[[Tensor], Tensor]
 

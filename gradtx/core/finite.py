@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import tree
 from .checks import check_tensors
+from .execution import Execution
 from .leaves import ANY_UPDATE, isfinite_leaf, leaf_if
 from .protocol import Wrapper
 from .tree import PyTree
@@ -39,7 +40,7 @@ class apply_if_leaf_finite(Wrapper):
     {'w': tensor([0.]), 'b': tensor([1.])}
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     otherwise: Literal["raise", "skip"] = "raise"
 

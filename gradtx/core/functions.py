@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from .execution import Execution
 from .protocol import GradientTransformation
 from .tree import PyTree
 
@@ -92,7 +93,7 @@ class identity(GradientTransformation):
     ({'w': tensor([1.])}, ())
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     def init(self, params: PyTree) -> PyTree:
         return ()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import tree
 from .chain import Chain, chain, check_members
+from .execution import Execution
 from .leaves import densify_leaf
 from .protocol import GradientTransformation
 from .roots import divide, root
@@ -39,7 +40,7 @@ def add(*updates: Tensor) -> Tensor:
 class Parallel(GradientTransformation):
     """Transforms that all receive the same updates; made by ``parallel``."""
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     members: Chain
     merge: Callable[..., Tensor] = add

@@ -14,6 +14,7 @@ from . import hyper as hyper_
 from . import tree
 from .autocast import define_outside_autocast
 from .errors import described
+from .execution import Execution, inherit
 from .names import unknown_override
 from .plain import Plain
 from .tree import PyTree
@@ -26,7 +27,7 @@ class GradientTransformation(Plain):
     members need and others ignore: ``hyper`` (overrides of dynamic hyperparameters by name),
     ``grads`` (the gradients that entered the outermost chain), ``value`` (the loss), ``reduce``
     (sums over shards), ``unit`` (the factor by which a wrapper has scaled the gradients; absolute
-    constants such as eps scale with it).
+    constants such as eps scale with it). What executors may rely on is declared in ``execution``.
 
     >>> import torch, gradtx as gx
     >>> class halve(gx.GradientTransformation):
@@ -39,9 +40,11 @@ class GradientTransformation(Plain):
     """
 
     declared: ClassVar[Mapping[str, str]] = {}
+    execution: ClassVar[Execution] = Execution()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        inherit(cls)
         define_outside_autocast(cls, "init", "update")
         if "update" in cls.__dict__:
             cls.update = _with_known_names(cls.update)  # type: ignore[method-assign]
@@ -71,27 +74,6 @@ class GradientTransformation(Plain):
     def inner(self) -> Mapping[str, GradientTransformation]:
         """The transforms that this one is made of, by name."""
         return {}
-
-    @property
-    def per_leaf(self) -> bool:
-        """Whether leaves may be updated one by one, in any order, as far as it depends on this one.
-
-        What all leaves share must then follow from what it was before the step. If it follows also
-        from values that ``update`` passed to ``reduce.sum``, there is a method ``finish(shared,
-        sums, hyper, count)`` that makes the field ``shared`` of the next state from that of this
-        one: ``sums`` are those values added over all leaves, ``hyper`` the overrides ``update``
-        got, as lists over leaves, ``count`` the updates done before, for schedules.
-        """
-        return False
-
-    @property
-    def steady(self) -> bool:
-        """Whether ``update`` cannot raise for other values where it has not raised before.
-
-        As far as it depends on this one; tensors have the same shapes and dtypes. Executors may
-        then write some leaves before they update others.
-        """
-        return False
 
     def update_inner(
         self, name: str, updates: PyTree, state: PyTree, params: PyTree, extra: Mapping[str, Any]

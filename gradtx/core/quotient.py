@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import tree
 from .chain import chain, check_members
+from .execution import Execution, holds
 from .leaves import densify_leaf
 from .protocol import GradientTransformation, Wrapper
 from .roots import angle, divide
@@ -49,7 +50,7 @@ class quotient(GradientTransformation):
     {'w': tensor([-0.1000])}
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     numerator: GradientTransformation
     denominator: GradientTransformation
@@ -72,7 +73,7 @@ class quotient(GradientTransformation):
             out, new[name] = self.update_inner(name, updates, state[name], params, extra)
             outs.append(tree.map(densify_leaf, out))
         # A denominator that cannot be zero needs no look at its entries.
-        plain = self.by is divide and getattr(self.denominator, "above_zero", False)
+        plain = self.by is divide and holds(self.denominator, "positive")
         return tree.map(operator.truediv if plain else self.by, *outs), new
 
 
@@ -80,7 +81,7 @@ class quotient(GradientTransformation):
 class AsGradients(Wrapper):
     """A transform for which its incoming updates are the gradients; made by ``as_gradients``."""
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     @property
     def name(self) -> str:

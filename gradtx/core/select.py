@@ -15,6 +15,7 @@ import torch
 from . import tree
 from .chain import check_members
 from .errors import described
+from .execution import Execution
 from .extra import map_trees
 from .leaves import STRUCTURED, LeafInfo, zeros_of
 from .protocol import GradientTransformation, Wrapper
@@ -99,7 +100,7 @@ class partition(GradientTransformation):
     {'w': tensor([[-1.]]), 'b': tensor([-10.])}
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     transforms: Mapping[str, GradientTransformation]
     by: Labels
@@ -169,7 +170,7 @@ class masked(Wrapper):
     {'w': tensor([[0.1000]]), 'b': tensor([0.])}
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     mask: Labels
 
@@ -206,7 +207,7 @@ class freeze(GradientTransformation):
     {'w': tensor([0.]), 'b': tensor([1.])}
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     mask: Labels
 

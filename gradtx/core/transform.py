@@ -15,6 +15,7 @@ from torch import Tensor
 from . import tree
 from .declared import Call, DeclaredTransform, like, widen
 from .errors import TreeMismatchError, shape_mismatch
+from .execution import Execution
 from .hyper import Values
 from .leaves import LeafInfo
 from .protocol import GradientTransformation, declared_hyper, members
@@ -58,7 +59,12 @@ class LeafTransform(DeclaredTransform):
     {'w': tensor([-2.])}
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "precompute" in vars(cls):
+            cls.execution = Execution(precomputes=True).over(cls.execution)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> Any:
         """The state of one leaf: a NamedTuple of tensors. Not defining it means no state."""
@@ -68,7 +74,7 @@ class LeafTransform(DeclaredTransform):
         """Transform one update. ``p`` is None if the caller gave no parameters."""
         raise NotImplementedError(f"{self.name}: update_leaf is not defined")
 
-    def together(self, updates: list[Any], states: list[Any]) -> Mapping[str, list[Any]]:
+    def precompute(self, updates: list[Any], states: list[Any]) -> Mapping[str, list[Any]]:
         """What leaves compute in one go, by name: a list with a value per leaf, ``h.name`` there.
 
         Absent leaves are None among the updates.
@@ -79,11 +85,6 @@ class LeafTransform(DeclaredTransform):
     def is_stateful(self) -> bool:
         """Whether leaves have a state."""
         return type(self).init_leaf is not LeafTransform.init_leaf
-
-    @property
-    def is_together(self) -> bool:
-        """Whether leaves compute something in one go."""
-        return type(self).together is not LeafTransform.together
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
         if not self.is_stateful:
@@ -101,7 +102,7 @@ class LeafTransform(DeclaredTransform):
         if self.is_stateful:
             states = tree.flatten_like(self.name, call.spec, state, "state")
         new_updates, new_states = list(call.updates), list(states)
-        together = self.together(call.updates, states)
+        ready = self.precompute(call.updates, states)
         for i, u in enumerate(call.updates):
             if u is None:
                 continue
@@ -115,7 +116,7 @@ class LeafTransform(DeclaredTransform):
                 here["grad"] = widen(call.grads[i])
             if self.needs_unit:
                 here["unit"] = call.unit
-            here |= {name: column[i] for name, column in (*call.wanted.items(), *together.items())}
+            here |= {name: column[i] for name, column in (*call.wanted.items(), *ready.items())}
             h = Values(here)
             p = None if call.params[i] is None else tree.accumulator(call.params[i])
             out, new = self.update_leaf(u, states[i], p, h)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core import hyper as hyper_
 from ..core.autocast import outside_autocast
 from ..core.declared import ScheduledState
+from ..core.execution import NextShared, holds
 from ..core.protocol import GradientTransformation, members
 from ..core.tree import PyTree, children
 from ..fuse import NestedEngine, Prepared, Written
@@ -39,10 +40,10 @@ def check_leafwise(who: str, tx: GradientTransformation) -> None:
         ValueError: names the member that needs them all.
     """
     for path, member in members(tx):
-        if not member.per_leaf:
+        if not holds(member, "leaves_independent"):
             raise ValueError(
                 f"{who}: {path or tx.name} needs all gradients at once, or does not say that it "
-                f"does not (per_leaf); the chain is {list(tx.inner)}"
+                f"does not (Execution.leaves_independent); the chain is {list(tx.inner)}"
             )
     if len(summing := _summing(tx)) > 1:
         raise ValueError(f"{who}: only one member may sum over leaves, got {list(summing)}")
@@ -50,7 +51,9 @@ def check_leafwise(who: str, tx: GradientTransformation) -> None:
 
 def _summing(tx: GradientTransformation) -> dict[str, Any]:
     """The members that need sums over leaves once all are done, by path."""
-    return {path: member for path, member in members(tx) if hasattr(member, "finish")}
+    return {
+        path: member for path, member in members(tx) if member.execution.next_shared is not None
+    }
 
 
 class Collect:
@@ -248,36 +251,42 @@ class Bucket:
         """What a summing member makes of the sums of all leaves, put into ``after``."""
         name, skeleton = self._structure
         before = from_nested({name: skeleton}, {name: {}}, self.before)
-        where, shared, count = _find_shared(before)
+        hint = member.execution.next_shared
+        where, shared, count = _find_shared(before, path, hint)
         hyper: Mapping[str, Any] | None = {
             key: [values[key] for values in self._hyper] for key in self._hyper[0]
         }
         for part in path.split("."):
             hyper = hyper_.scoped(hyper, part)
-        new = member.finish(shared, tuple(self._totals), hyper=hyper or {}, count=count)
+        new = hint.compute(member, shared, tuple(self._totals), hyper or {}, count)
         target = self.after
         for part in where:
             target = target[part]
         merge_into(target, to_nested(new, None), in_place=True)
 
 
-def _find_shared(state: PyTree) -> tuple[tuple[str, ...], Any, Tensor | None]:
-    """The one field called ``shared``: its path, itself, and the update count of its owner."""
+def _find_shared(
+    state: PyTree, path: str, hint: NextShared
+) -> tuple[tuple[str, ...], Any, Tensor | None]:
+    """What all leaves share of a member: its path, itself, and the member's update count."""
 
     def visit(
-        node: PyTree, path: tuple[str, ...], count: Tensor | None
+        node: PyTree, where: tuple[str, ...], count: Tensor | None
     ) -> Iterator[tuple[tuple[str, ...], Any, Tensor | None]]:
         if isinstance(node, Leaves):
             return
+        if isinstance(node, hint.state):
+            yield (*where, hint.field), getattr(node, hint.field), count
+            return
         inner = node.step if isinstance(node, ScheduledState) else None
         for name, child in children(node) or ():
-            if name == "shared":
-                yield (*path, name), child, count
-            else:
-                yield from visit(child, (*path, name), inner)
+            yield from visit(child, (*where, name), inner)
 
-    (found,) = visit(state, (), None)
-    return found
+    found = list(visit(state, (), None))
+    if len(found) > 1:  # several of one class: by the name in the chain
+        found = [one for one in found if one[0][0] == path.partition(".")[0]]
+    (only,) = found
+    return only
 
 
 class Leafwise:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.declared import Call, DeclaredTransform
+from ..core.execution import Execution
 from ..core.hyper import static
 from ..core.leaves import LowRankUpdate
 from ..core.tree import PyTree
@@ -56,7 +57,9 @@ class orthogonalize(DeclaredTransform):
     [[1.0, 0.0], [0.0, -1.0]]
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=True, cannot_raise=lambda tx: tx.coefficients != "svd"
+    )
     accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
 
     coefficients: str | Sequence[Any] = static("quintic5")
@@ -67,10 +70,6 @@ class orthogonalize(DeclaredTransform):
     dtype: torch.dtype | None = static(None)
     form: str | None = static(None)
     scale: str = static("none")
-
-    @property
-    def steady(self) -> bool:
-        return self.coefficients != "svd"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import TreeMismatchError
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate
 from ..core.roots import divide_by_sum, root
@@ -47,7 +48,7 @@ class scale_by_shape(LeafTransform):
     """
 
     accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
-    steady: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(cannot_raise=True)
 
     rule: str = static("original")
 

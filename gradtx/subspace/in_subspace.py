@@ -12,6 +12,7 @@ from ..core import tree
 from ..core.declared import Call, DeclaredTransform, like, with_fields_of
 from ..core.errors import TreeMismatchError
 from ..core.extra import without_trees
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaf_states import map_leaf_states
 from ..core.leaves import LeafInfo, densify_leaf
@@ -59,7 +60,9 @@ class Seen(NamedTuple):
 class InSubspace(DeclaredTransform, Wrapper):
     """A transform in a subspace; made by ``in_subspace``."""
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=True, low_rank_form=lambda tx: tx.low_rank_form()
+    )
     given_as: ClassVar[str] = "inner"
     densifies: ClassVar[bool] = True
 
@@ -158,8 +161,8 @@ class InSubspace(DeclaredTransform, Wrapper):
         """The update of a leaf from what became of its coordinates."""
         return h.scale * self.projector.back(seen.state, new, tuple(seen.update.shape))
 
-    def products(self) -> InSubspace:
-        """The same transform for ``gx.fuse``, whose updates are products where that is cheap."""
+    def low_rank_form(self) -> InSubspace:
+        """The same transform for executors, whose updates are products where that is cheap."""
         multiplies = isinstance(self.projector, OneSided) and (
             type(self.projector).up is OneSided.up
         )

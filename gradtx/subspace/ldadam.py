@@ -12,6 +12,7 @@ from ..codecs import Codec, Encoding, as_codec, check_codec, dense
 from ..core import tree
 from ..core.declared import Call, with_fields_of
 from ..core.errors import shape_mismatch
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo, LowRankUpdate
 from ..core.roots import divide_by_sum, root
@@ -84,6 +85,7 @@ class scale_by_ldadam(LeafTransform):
     tensor([1., 1., 1.])
     """
 
+    execution: ClassVar[Execution] = Execution(low_rank_form=lambda tx: tx.low_rank_form())
     overwrites: ClassVar[bool] = False
 
     projector: Projector = static(power_iteration(16, side="std_left"))
@@ -222,8 +224,8 @@ class scale_by_ldadam(LeafTransform):
         """The update with these coordinates."""
         return (q @ z if view.axis == 0 else z @ q.mT).reshape(view.shape)
 
-    def products(self) -> Products:
-        """The same transform for ``gx.fuse``: updates are products, and it overwrites its state."""
+    def low_rank_form(self) -> Products:
+        """The same transform for executors: updates are products, and it overwrites its state."""
         return with_fields_of(self, Products)
 
     def update_leaf(

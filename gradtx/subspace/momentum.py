@@ -92,7 +92,7 @@ class subspace_momentum(LeafTransform):
         step = new_count([p]) if self.debias else ()
         return SubspaceMomentumState(subspace, step, as_codec(self.codec).init(like, signed=True))
 
-    def together(self, updates: list[Any], states: list[Any]) -> dict[str, list[Any]]:
+    def precompute(self, updates: list[Any], states: list[Any]) -> dict[str, list[Any]]:
         return {"turn": leaf_.turns_of(self.projector, self.refresh, states, updates)}
 
     def update_leaf(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.declared import Call, DeclaredTransform
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import densify_leaf
 from ..core.protocol import Wrapper
@@ -28,9 +29,8 @@ class NormRatio(DeclaredTransform, Wrapper):
         scale, norm_eps: see ``norm_ratio``.
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True, orders_dimensions=True)
     densifies: ClassVar[bool] = True
-    by_order: ClassVar[bool] = True
 
     side: str | None = static(None)
     scale: Hyper = dynamic(1.0)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.extra import without_trees
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import STRUCTURED, LeafInfo, LowRankUpdate, densify_leaf
 from ..core.protocol import Wrapper
@@ -65,7 +66,7 @@ class project_to_subspace(LeafTransform):
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ProjectState:
         return ProjectState(leaf_.init(self.projector, self.refresh, self.where, p, info))
 
-    def together(self, updates: list[Any], states: list[Any]) -> dict[str, list[Any]]:
+    def precompute(self, updates: list[Any], states: list[Any]) -> dict[str, list[Any]]:
         return {"turn": leaf_.turns_of(self.projector, self.refresh, states, updates)}
 
     def update_leaf(self, u: Tensor, s: Any, p: Any, h: Values) -> tuple[Any, Any]:
@@ -126,7 +127,7 @@ class low_rank(Wrapper):
     torch.Size([8, 2])
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     projector: Projector
     where: Where | None = None

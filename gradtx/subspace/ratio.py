@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ..core.declared import with_fields_of
+from ..core.execution import Execution, Factored
 from ..core.hyper import Hyper, Values, dynamic, is_scheduled, static
 from ..core.leaves import LeafInfo, Scaling
 from ..core.protocol import GradientTransformation
@@ -27,6 +28,14 @@ _GRANULARITIES = ("channel", "tensor")
 @dataclass(frozen=True)
 class LowRankRatio(InSubspace):
     """A transform that only says how long updates are; made by ``scale_by_low_rank_ratio``."""
+
+    execution: ClassVar[Execution] = Execution(
+        factored=Factored(
+            lambda tx, shape, subspace: tx.factor_form(shape, subspace),
+            lambda tx, gradient: tx.squares_form(gradient),
+            lambda tx: tx.factors(),
+        )
+    )
 
     granularity: str = static("channel")
     norm_eps: Hyper = dynamic(1e-8, within="[0, inf)")
@@ -90,7 +99,7 @@ class LowRankRatio(InSubspace):
         return "row" if projector.view(tuple(g.shape)).axis == 1 else "column"
 
     def factors(self) -> Factors:
-        """The same transform without the multiplication, for ``gx.fuse``."""
+        """The same transform without the multiplication, for executors."""
         side = None
         if self.granularity == "channel" and isinstance(self.projector, OneSided):
             side = self.projector.side

@@ -14,6 +14,7 @@ from ..compressors import Compressor
 from ..core import tree
 from ..core.declared import Call, DeclaredTransform, like
 from ..core.errors import TreeMismatchError, shape_mismatch
+from ..core.execution import Execution
 from ..core.functions import identity
 from ..core.hyper import static
 from ..core.leaves import densify_leaf
@@ -58,7 +59,7 @@ class _Kept(NamedTuple):
 class ErrorFeedback(DeclaredTransform, Wrapper):
     """Compress updates with memory of what was dropped; made by ``error_feedback``."""
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
     given_as: ClassVar[str] = "inner"
     densifies: ClassVar[bool] = True
 

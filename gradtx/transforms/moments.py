@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, Encoding, as_codec, first_moment_codec
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import nonzero, root
@@ -244,11 +245,7 @@ class root_second_moment(LeafTransform):
     """
 
     needs_unit: ClassVar[bool] = True
-
-    @property
-    def above_zero(self) -> bool:
-        """Whether no entry of its updates is zero."""
-        return self.eps_at is not None
+    execution: ClassVar[Execution] = Execution(positive=lambda tx: tx.eps_at is not None)
 
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")

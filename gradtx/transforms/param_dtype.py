@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from ..core import tree
 from ..core.declared import Call, DeclaredTransform, like
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import densify_leaf
 from ..core.protocol import Wrapper
@@ -24,7 +25,7 @@ class round_updates(DeclaredTransform):
     """
 
     requires_params: ClassVar[bool] = True
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
     densifies: ClassVar[bool] = True
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
@@ -60,7 +61,7 @@ class decay_first(DeclaredTransform, Wrapper):
     """
 
     requires_params: ClassVar[bool] = True
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
     densifies: ClassVar[bool] = True
 
     lr: Hyper = dynamic(within="[0, inf)", per_entry=True)

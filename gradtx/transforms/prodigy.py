@@ -15,6 +15,7 @@ from ..core import hyper as hyper_
 from ..core import tree
 from ..core.declared import Call, like
 from ..core.errors import TreeMismatchError, shape_mismatch
+from ..core.execution import Execution, NextShared
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import densify_leaf
 from ..core.protocol import Wrapper
@@ -117,6 +118,14 @@ class scale_by_prodigy(TreeTransform, Wrapper):
     ({'w': tensor([-0.1000])}, True)
     """
 
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=lambda tx: not tx.estimate_first,
+        next_shared=NextShared(
+            ProdigyState,
+            "shared",
+            lambda tx, shared, sums, hyper, count: tx.next_shared(shared, sums, hyper, count),
+        ),
+    )
     requires_params: ClassVar[bool] = True
     densifies: ClassVar[bool] = True
     of_leaf: ClassVar[tuple[str, ...]] = ("lr",)
@@ -159,11 +168,6 @@ class scale_by_prodigy(TreeTransform, Wrapper):
         if not self.bias_correction:
             unused.add("b1")
         return {k: v for k, v in hyper_.declare(type(self)).items() if k not in unused}
-
-    @property
-    def per_leaf(self) -> bool:
-        """Whether leaves can be updated one by one, ``finish`` following the last."""
-        return not self.estimate_first
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> ProdigyState:
         step = new_count(leaves)
@@ -252,7 +256,7 @@ class scale_by_prodigy(TreeTransform, Wrapper):
                 )
         return kept
 
-    def finish(
+    def next_shared(
         self,
         shared: ProdigyShared,
         sums: tuple[Tensor, Tensor],
@@ -270,7 +274,7 @@ class scale_by_prodigy(TreeTransform, Wrapper):
         >>> import torch, gradtx as gx
         >>> tx = gx.scale_by_prodigy(gx.identity(), d0=0.5)
         >>> shared = tx.init({"w": torch.ones(1)}).shared
-        >>> tx.finish(shared, (torch.tensor(3.0), torch.tensor(2.0))).d
+        >>> tx.next_shared(shared, (torch.tensor(3.0), torch.tensor(2.0))).d
         tensor(1.5000, dtype=torch.float64)
         """
         values = hyper_.values_at(self, count)

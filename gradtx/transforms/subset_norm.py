@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roots import nonzero, root
@@ -35,7 +36,10 @@ class SubsetNormState(NamedTuple):
 @dataclass(frozen=True)
 class _SubsetNorm(LeafTransform):
     needs_unit: ClassVar[bool] = True
-    above_zero: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(
+        positive=True,
+        matrix_view=lambda tx: tx.matrix_view(),
+    )
 
     subset: int | str | None = static("heuristics")
     b2: Hyper = dynamic(0.999, within="[0, 1]")
@@ -53,9 +57,8 @@ class _SubsetNorm(LeafTransform):
                 f"got {subset!r}"
             )
 
-    @property
-    def matrix_rule(self) -> runs | None:
-        """How a leaf becomes a matrix with a subset in every row, for ``gx.fuse``."""
+    def matrix_view(self) -> runs | None:
+        """How a leaf becomes a matrix with a subset in every row."""
         return runs(self.subset) if isinstance(self.subset, int) and not self.ragged else None
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> SubsetNormState:

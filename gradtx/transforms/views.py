@@ -13,6 +13,7 @@ from ..core.checks import check_tensors
 from ..core.declared import widen
 from ..core.errors import TreeMismatchError
 from ..core.extra import map_trees, without_trees
+from ..core.execution import Execution
 from ..core.leaves import ANY_UPDATE, densify_leaf
 from ..core.protocol import Wrapper
 from ..core.tree import PyTree
@@ -39,8 +40,7 @@ class as_matrices(Wrapper):
     (torch.Size([1, 2, 2]), 1.0)
     """
 
-    per_leaf: ClassVar[bool] = True
-    steady: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
 
     at_least: int = 3
 
@@ -87,8 +87,7 @@ class split_rows(Wrapper):
     tensor([[0.5145, 0.5145, 0.6860]])
     """
 
-    per_leaf: ClassVar[bool] = True
-    steady: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
 
     sizes: tuple[int, ...] | None = None
     blocks: int | None = None
@@ -192,8 +191,7 @@ class in_basis(Wrapper):
             [2., 2.]])
     """
 
-    per_leaf: ClassVar[bool] = True
-    steady: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
 
     basis: str = "dct2"
     transform_by: str = "auto"

@@ -116,7 +116,12 @@ class SizeState(NamedTuple):
 class divide_by_last_size(gx.TreeTransform):
     """Updates over the (decaying) sum of squares of those of the step before, plus one."""
 
-    per_leaf = True
+    execution = gx.Execution(
+        leaves_independent=True,
+        next_shared=gx.NextShared(
+            gx.TreeState, "shared", lambda tx, *given: tx.next_shared(*given)
+        ),
+    )
     decay: gx.Hyper = gx.dynamic(0.5, within="[0, 1)")
 
     def init_tree(self, ps, infos):
@@ -127,7 +132,7 @@ class divide_by_last_size(gx.TreeTransform):
         out = [u / (1 + shared.size) for u in us]
         return out, None, SizeState(h.decay * shared.size + total)
 
-    def finish(self, shared, sums, hyper, count):
+    def next_shared(self, shared, sums, hyper, count):
         (decay,) = set(hyper["decay"]) if "decay" in hyper else (self.decay(count),)
         return SizeState(decay * shared.size + sums[0])
 

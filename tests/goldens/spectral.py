@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
+from gradtx.core.execution import Execution
 from gradtx.core.protocol import Wrapper
 from gradtx.ops.column_adam import move_columns
 
@@ -172,7 +173,7 @@ FAMILIES = {"dion": dion, "dion2": dion2, "nordion2": dion2, "dion3": dion2}
 class starting_at(Wrapper):
     """A transform whose power iterations start at recorded bases."""
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     bases: Mapping[str, Tensor] = field(compare=False)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
+from gradtx.core.execution import holds
 from gradtx.core.protocol import members
 
 from .golden import Tree
@@ -116,7 +117,7 @@ def in_mode(stepper: Stepper, mode: str) -> Stepper | None:
         return stepper
     if not isinstance(stepper, Steps) or stepper.bits is not None:
         return None
-    alone = all(member.per_leaf for _, member in members(stepper.transform))
+    alone = all(holds(member, "leaves_independent") for _, member in members(stepper.transform))
     if mode == "backward" and (stepper.hyper is not None or not alone):
         return None
     return MODES[mode](stepper)

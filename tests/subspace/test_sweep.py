@@ -127,7 +127,7 @@ def test_one_call_per_shape(monkeypatch):
 
 @pytest.mark.parametrize("field", ["mu", "nu", "total"])
 def test_a_state_of_another_shape_is_refused_before_anything_is_overwritten(field):
-    tx, params = gx.scale_by_ldadam(s.power_iteration(2)).products(), grads(0, {"a": (6, 4)})
+    tx, params = gx.scale_by_ldadam(s.power_iteration(2)).low_rank_form(), grads(0, {"a": (6, 4)})
     params["w"] = torch.randn(300, 256)
     _, state = tx.update(params, tx.init(params))
     state["a"] = state["a"]._replace(**{field: torch.zeros(2, 3)})

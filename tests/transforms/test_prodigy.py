@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
+from gradtx.core.execution import holds
 
 SHAPES = {"w": (4, 3), "b": (5,), "s": (), "e": (0, 2)}
 Tree = dict[str, Any]
@@ -315,8 +316,9 @@ def test_leaves_may_be_updated_one_by_one(order: tuple[str, ...]) -> None:
     tx = gx.scale_by_prodigy(
         gx.scale_by_adam(), 0.1, d0=1e-2, slice_p=2, growth_rate=1.5, d_limiter=True, steps=18
     )
-    assert tx.per_leaf
-    assert not gx.scale_by_prodigy(gx.identity(), estimate_first=True).per_leaf
+    assert holds(tx, "leaves_independent")
+    later = gx.scale_by_prodigy(gx.identity(), estimate_first=True)
+    assert not holds(later, "leaves_independent")
     whole_params, whole = draw(100), tx.init(draw(100))
     params = draw(100)
     states = {k: tx.init({k: p}) for k, p in params.items()}
@@ -330,7 +332,7 @@ def test_leaves_may_be_updated_one_by_one(order: tuple[str, ...]) -> None:
             )
             params[k] = params[k] + updates[k]
             totals = [a + b for a, b in zip(totals, collect.noted, strict=True)]
-        after = tx.finish(before, tuple(totals), hyper={"lr": [1.0] * 4})
+        after = tx.next_shared(before, tuple(totals), hyper={"lr": [1.0] * 4})
         states = {k: s._replace(shared=after) for k, s in states.items()}
         whole_params, whole = steps(tx, 1, whole, whole_params, t, hyper={"lr": 1.0})
         assert_close(params, whole_params)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...core import tree
+from ...core.execution import holds
 from ...core.protocol import GradientTransformation, members
 from ..ir.view import Rule, Shape, matrix, own_rules, rules
 from .layout import Leaves, Structure, split, structure_of
@@ -100,7 +101,7 @@ class Forms:
         tx = self._specialized(choice)
         real, own = initial(shape), own_rules(tx)
         # What depends on which dimension is larger is the same for shapes of the same order.
-        first = int(any(getattr(member, "by_order", False) for _, member in members(tx)))
+        first = int(any(holds(member, "orders_dimensions") for _, member in members(tx)))
         if real is not None and [s.shape for s in real] == [s.shape for s in states]:
             found: dict[int, Described] = {}  # by the number of arrays of unknown size
             for probes, tied in islice(_candidates(shape), first, None):

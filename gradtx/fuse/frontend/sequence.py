@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from ...core import hyper as hyper_
 from ...core import tree
 from ...core.chain import Chain
+from ...core.execution import Execution
 from ...core.protocol import GradientTransformation
 from ...core.quotient import quotient
 from ...core.select import keep, merge, partition
@@ -88,7 +89,7 @@ class Over(GradientTransformation):
 class OfLabel(GradientTransformation):
     """A member of a partition's transform, for the leaves with its label; others pass through."""
 
-    steady: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(cannot_raise=True)
 
     source: partition
     label: str
@@ -121,7 +122,7 @@ class OfLabel(GradientTransformation):
 class Sequence(GradientTransformation):
     """Some of the members of a transform; the state is a dict by dotted path."""
 
-    steady: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(cannot_raise=True)
 
     members: tuple[tuple[Path, GradientTransformation], ...]
 

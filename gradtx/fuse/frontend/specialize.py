@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from ...core.chain import Chain
+from ...core.execution import Execution
 from ...core.functions import identity, stateless, transformation
 from ...core.protocol import GradientTransformation, members
 from ...core.select import freeze, label_leaves, masked, partition
@@ -58,6 +59,10 @@ class Labelled(GradientTransformation):
     def __init__(self, path: str, transform: GradientTransformation) -> None:
         self.path = path
         self.transform = transform
+
+    @property
+    def execution(self) -> Execution:  # type: ignore[override]
+        return self.transform.execution
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transform, name)

@@ -2,7 +2,7 @@
 
 A rule is the number of leading dimensions whose product is the number of rows, "square" for the
 matrix nearest to a square, or the function of a transform that cuts leaves in a way of its own (its
-attribute ``matrix_rule``). The elements of the leaf fill the matrix row by row.
+hint ``matrix_view``). The elements of the leaf fill the matrix row by row.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def rules(dims: int) -> list[Rule]:
 
 def own_rules(tx: GradientTransformation) -> list[Rule]:
     """The rules of a transform and its members."""
-    found = [getattr(member, "matrix_rule", None) for _, member in members(tx)]
+    views = [(member, member.execution.matrix_view) for _, member in members(tx)]
+    found = [view(member) for member, view in views if view is not None]
     return list(dict.fromkeys(rule for rule in found if rule is not None))
 
 

@@ -270,7 +270,7 @@ class Engine:
         kernels: dict[tuple[Part, str], dict[Kind, Kernel]] = {}
         distinct = list(dict.fromkeys(kinds))
         late = parts.late(cut)
-        bound = Streamed if late is None and parts.steady(cut) else Bound
+        bound = Streamed if late is None and parts.cannot_raise(cut) else Bound
         for part in cut:
             if not part.fused:
                 continue

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.chain import Chain
+from ...core.execution import holds
 from ...core.protocol import GradientTransformation, members
 from ...core.tree import accumulator_dtype
 from ..frontend.forms import Form, Forms, form_of
@@ -76,7 +77,10 @@ class Parts:
         self._graphs: dict[tuple[Part, Kind], Graph | tuple[str, str]] = {}
         self._members: dict[tuple[Part, Choice | None], GradientTransformation] = {}
         each = [at(skeleton, path) for path in self.paths]
-        self._one_by_one = all(m.per_leaf and not hasattr(m, "finish") for _, m in members(tx))
+        self._one_by_one = all(
+            holds(m, "leaves_independent") and m.execution.next_shared is None
+            for _, m in members(tx)
+        )
         self._sites = _offsets([sites_in(s) for s in each])
         self._shared = _offsets([shared_in(s) for s in each])
 
@@ -111,12 +115,12 @@ class Parts:
             return False
         if any(self._joins(part, kind) for part in cut for kind in dict.fromkeys(kinds)):
             return False
-        return not any(getattr(m, "is_together", False) for m in self._as_they_are(cut))
+        return not any(holds(m, "precomputes") for m in self._as_they_are(cut))
 
-    def steady(self, cut: tuple[Part, ...]) -> bool:
+    def cannot_raise(self, cut: tuple[Part, ...]) -> bool:
         """Whether there are members that run as they are and cannot fail where they have not."""
         found = self._as_they_are(cut)
-        return bool(found) and all(m.steady for m in found)
+        return bool(found) and all(holds(m, "cannot_raise") for m in found)
 
     def _as_they_are(self, cut: tuple[Part, ...]) -> list[GradientTransformation]:
         """All that runs as torch operations."""
@@ -206,7 +210,7 @@ class Parts:
             found = Sequence.of(tx, self.members_of(part))
             if part.factored:
                 ((path, member),) = found.members
-                found = Sequence(((path, member.factors()),))  # type: ignore[attr-defined]
+                found = Sequence(((path, _without_product(member)),))
             self._members[part, choice] = found
         return self._members[part, choice]
 
@@ -219,8 +223,11 @@ class Parts:
         if len(cut) != 2 or first.fused:
             return None
         ((path, member),) = Sequence.of(self.tx, self.members_of(first)).members
-        form = getattr(member, "factors" if first.factored else "products", None)
-        return None if form is None else (path, form())
+        if first.factored:
+            return path, _without_product(member)
+        hint = member.execution.low_rank_form
+        form = None if hint is None else hint(member)
+        return None if form is None else (path, form)
 
     def members_of(self, part: Part) -> list[Path]:
         """The members of a part."""
@@ -353,11 +360,17 @@ def _factor_of(
     And the form of the squared norms of gradients that it gives besides, if it does.
     """
     first = next(iter(tx.inner.values()), None) if isinstance(tx, Chain) else None
-    form = getattr(first, "factor_form", None)
-    if first is None or form is None:
+    hint = None if first is None else first.execution.factored
+    if first is None or hint is None:
         return None, None
     inside, _ = structure.part(0, 1)
-    name = form(tuple(p.shape), inside.subtrees([None] * inside.count)[0])
+    name = hint.form(first, tuple(p.shape), inside.subtrees([None] * inside.count)[0])
     if name is None:
         return None, None
-    return Form(name, None if name == "scalar" else 1), first.squares_form(g)  # type: ignore[attr-defined]
+    return Form(name, None if name == "scalar" else 1), hint.squares(first, g)
+
+
+def _without_product(member: GradientTransformation) -> GradientTransformation:
+    """A member whose updates are factors of the gradient."""
+    assert member.execution.factored is not None
+    return member.execution.factored.transform(member)

@@ -9,7 +9,7 @@ from .plan import Bound
 
 
 class Streamed(Bound):
-    """Leaves with members that are ``steady``.
+    """Leaves with members that ``cannot_raise``.
 
     Updates are there for these leaves only while they are written, not for all at once, and a part
     writes its state as it gives them.

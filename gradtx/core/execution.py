@@ -1,0 +1,207 @@
+"""What executors may rely on: hints that transforms declare, and kernels for whole chains.
+
+An executor never knows a transform; it knows these hints. A class declares what holds for it::
+
+    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
+
+What it does not name comes from its base class. A hint that depends on the options of a transform
+is given as a function of the transform.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from torch import Tensor
+
+Transform: TypeAlias = Any  # a GradientTransformation, whose module imports this one
+Truth: TypeAlias = "bool | Callable[[Transform], bool]"
+
+
+@dataclass(frozen=True)
+class NextShared:
+    """What all leaves share after a step in which leaves were updated one by one.
+
+    Attributes:
+        state: the class of the transform's state.
+        field: its field that all leaves share.
+        compute: ``compute(tx, shared, sums, hyper, count)`` makes that field from what it was
+            before the step. ``sums`` are the values that ``update`` passed to ``reduce.sum``, added
+            over all leaves, ``hyper`` the overrides that it got, as lists over leaves, ``count``
+            the updates done before, for schedules.
+    """
+
+    state: type
+    field: str
+    compute: Callable[[Transform, Any, tuple[Tensor, ...], Mapping[str, Any], Tensor | None], Any]
+
+
+@dataclass(frozen=True)
+class Factored:
+    """Updates that are the gradient times something small: a number a row, a column or a leaf.
+
+    Attributes:
+        form: ``form(tx, shape, state)`` says what a leaf is multiplied with, "row", "column" or
+            "scalar", or None where its update is something else; ``state`` is the leaf's.
+        squares: ``squares(tx, gradient)`` says of what the transform gives squared norms of the
+            gradient besides, "row" or "column", or None.
+        transform: ``transform(tx)`` is the same transform without the multiplication; updates
+            have the fields ``factor`` and ``squares``.
+    """
+
+    form: Callable[[Transform, tuple[int, ...], Any], str | None]
+    squares: Callable[[Transform, Tensor], str | None]
+    transform: Callable[[Transform], Transform]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What executors may rely on, as far as it depends on the transform itself.
+
+    Attributes:
+        leaves_independent: leaves may be updated one by one, in any order. What all leaves share
+            follows from what it was before the step, or from ``next_shared``.
+        cannot_raise: ``update`` raises for no values where it has not raised for others, shapes
+            and dtypes being the same. Executors may then write some leaves before others.
+        precomputes: leaves compute something in one go; they are better not cut apart.
+        orders_dimensions: what happens to a leaf depends on which of its dimensions is larger.
+        positive: results are above zero.
+        matrix_view: how the transform sees leaves as matrices, ``shape -> (rows, columns)``, or
+            None.
+        low_rank_form: the same transform for executors, or None: it may overwrite its state, and
+            its updates may be ``LowRankUpdate``, to be multiplied out when they are applied.
+        factored: updates as gradients times something small.
+        next_shared: what follows the last leaf where they are updated one by one.
+
+    Raises:
+        TypeError: a hint that does not exist, or is of another type.
+
+    >>> from gradtx.core.execution import Execution
+    >>> Execution(cannot_raise=True).over(Execution(leaves_independent=True)).leaves_independent
+    True
+    """
+
+    leaves_independent: Truth | None = None
+    cannot_raise: Truth | None = None
+    precomputes: Truth | None = None
+    orders_dimensions: Truth | None = None
+    positive: Truth | None = None
+    matrix_view: Callable[[Transform], Callable[..., tuple[int, int]] | None] | None = None
+    low_rank_form: Callable[[Transform], Transform | None] | None = None
+    factored: Factored | None = None
+    next_shared: NextShared | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            kind = {"factored": Factored, "next_shared": NextShared}.get(name)
+            if value is None or (kind is None and callable(value)):
+                continue
+            if isinstance(value, kind or bool) and name not in ("matrix_view", "low_rank_form"):
+                continue
+            wanted = "a function of the transform" if kind is None else kind.__name__
+            if name not in ("matrix_view", "low_rank_form") and kind is None:
+                wanted = f"True, False or {wanted}"
+            raise TypeError(f"Execution: {name} must be {wanted}, got {value!r}")
+
+    def over(self, base: Execution) -> Execution:
+        """These hints, and those of ``base`` where there are none."""
+        named = {name: value for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(base, **named)
+
+
+def inherit(cls: type) -> None:
+    """Complete the hints that a class declares by those of its bases.
+
+    Raises:
+        TypeError: they are no ``Execution``.
+    """
+    own = vars(cls).get("execution")
+    if own is None or isinstance(own, property):
+        return
+    if not isinstance(own, Execution):
+        raise TypeError(f"{cls.__name__}: execution must be an Execution, got {own!r}")
+    for base in cls.__mro__[1:]:
+        if isinstance(theirs := vars(base).get("execution"), Execution):
+            cls.execution = own = own.over(theirs)  # type: ignore[attr-defined]
+
+
+def holds(tx: Transform, name: str) -> bool:
+    """Whether a hint that is true or false is true of a transform.
+
+    >>> import gradtx as gx
+    >>> from gradtx.core.execution import holds
+    >>> holds(gx.trace(0.9), "leaves_independent"), holds(gx.orthogonalize(), "cannot_raise")
+    (True, True)
+    """
+    value = getattr(tx.execution, name)
+    return bool(value(tx) if callable(value) else value)
+
+
+class Leaves(Protocol):
+    """Lists of leaves that a chain kernel updates; rows are those of ``hyper``."""
+
+    params: list[Tensor]
+    grads: list[Tensor]
+    states: list[list[Tensor]]
+    shared: list[Tensor]
+    hyper: list[dict[str, Any]]
+    rows: list[int]
+    maximize: list[bool]
+
+
+class ChainKernel(ABC):
+    """An operator that computes a whole chain on lists of leaves, in place.
+
+    It is registered beside the recipe of the chain.
+    """
+
+    name: str
+
+    @abstractmethod
+    def match(self, tx: Transform) -> Any:
+        """What the operator has to know of a chain; None: another chain; text: why not it."""
+
+    @abstractmethod
+    def misfit(self, found: Any, leaves: Leaves) -> str | None:
+        """Why the operator does not update these leaves; None: it does."""
+
+    @abstractmethod
+    def may_raise(self, found: Any) -> bool:
+        """Whether ``step`` may raise."""
+
+    @abstractmethod
+    def step(
+        self, found: Any, leaves: Leaves, grads: list[Tensor], name: Callable[[int], str]
+    ) -> None:
+        """One step.
+
+        Args:
+            found: of ``match``.
+            leaves: the leaves.
+            grads: their gradients, contiguous.
+            name: gives the name of a leaf, for errors.
+
+        Raises:
+            ValueError: what the chain raises; nothing has changed.
+        """
+
+    @abstractmethod
+    def moved(self, found: Any, leaves: Leaves, grads: list[Any]) -> int:
+        """Bytes that a step reads and writes; ``grads`` are dtypes of gradients."""
+
+
+_KERNELS: list[ChainKernel] = []
+
+
+def register(kernel: ChainKernel) -> None:
+    """Let executors try a kernel before anything else."""
+    _KERNELS.append(kernel)
+
+
+def chain_kernels() -> tuple[ChainKernel, ...]:
+    """All that have been registered, in order."""
+    return tuple(_KERNELS)
