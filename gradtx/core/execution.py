@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -142,15 +142,52 @@ def holds(tx: Transform, name: str) -> bool:
 
 
 class Leaves(Protocol):
-    """Lists of leaves that a chain kernel updates; rows are those of ``hyper``."""
+    """Lists of leaves with a gradient, and everything that belongs to them; see ``gx.fuse``.
+
+    Attributes:
+        params, grads: a tensor a leaf.
+        states: per leaf its state tensors, as they stand in the state.
+        shared: state tensors that all leaves share.
+        hyper: rows of hyperparameters by full name.
+        rows: per leaf its row.
+        maximize: per leaf whether the gradient is turned around; empty for none.
+        extra: further arguments of ``update``.
+    """
 
     params: list[Tensor]
     grads: list[Tensor]
     states: list[list[Tensor]]
     shared: list[Tensor]
-    hyper: list[dict[str, Any]]
+    hyper: Sequence[Mapping[str, Any]]
     rows: list[int]
     maximize: list[bool]
+    extra: Mapping[str, Tensor]
+
+
+class ChainStep(ABC):
+    """A chain kernel with the leaves that it updates."""
+
+    @property
+    @abstractmethod
+    def may_raise(self) -> bool:
+        """Whether ``run`` may raise."""
+
+    @abstractmethod
+    def run(self, leaves: Leaves, grads: list[Tensor], name: Callable[[int], str]) -> None:
+        """One step in place.
+
+        Args:
+            leaves: these, with the hyperparameters of the step.
+            grads: their gradients, contiguous.
+            name: gives the name of a leaf, for errors.
+
+        Raises:
+            ValueError: what the chain raises; nothing has changed.
+        """
+
+    @abstractmethod
+    def moved(self) -> int:
+        """Bytes that a step reads and writes."""
 
 
 class ChainKernel(ABC):
@@ -166,32 +203,13 @@ class ChainKernel(ABC):
         """What the operator has to know of a chain; None: another chain; text: why not it."""
 
     @abstractmethod
-    def misfit(self, found: Any, leaves: Leaves) -> str | None:
-        """Why the operator does not update these leaves; None: it does."""
-
-    @abstractmethod
-    def may_raise(self, found: Any) -> bool:
-        """Whether ``step`` may raise."""
-
-    @abstractmethod
-    def step(
-        self, found: Any, leaves: Leaves, grads: list[Tensor], name: Callable[[int], str]
-    ) -> None:
-        """One step.
+    def bind(self, found: Any, leaves: Leaves) -> ChainStep | str:
+        """Steps of these leaves, or why the operator does not update them.
 
         Args:
-            found: of ``match``.
-            leaves: the leaves.
-            grads: their gradients, contiguous.
-            name: gives the name of a leaf, for errors.
-
-        Raises:
-            ValueError: what the chain raises; nothing has changed.
+            found: what ``match`` gave.
+            leaves: ordinary dense tensors on one device. Gradients must not be kept.
         """
-
-    @abstractmethod
-    def moved(self, found: Any, leaves: Leaves, grads: list[Any]) -> int:
-        """Bytes that a step reads and writes; ``grads`` are dtypes of gradients."""
 
 
 _KERNELS: list[ChainKernel] = []

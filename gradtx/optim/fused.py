@@ -18,6 +18,7 @@ class FusedSteps:
         self._engines: dict[GradientTransformation, NestedEngine] = {}
         self._fallbacks: dict[tuple[GradientTransformation, str], Fallback] = {}
         self._failures: dict[GradientTransformation, int] = {}
+        self._passed_over: set[GradientTransformation] = set()
 
     def engine(self, tx: GradientTransformation) -> NestedEngine:
         """What runs a chain."""
@@ -47,10 +48,20 @@ class FusedSteps:
         try:
             prepared = self.engine(tx).prepare(**step)
         except CannotFuseError as error:
+            self._say_passed_over(tx)
             if tx not in self._failures:
                 logger.info("%s runs %s: %s", tx, self.fallback(tx, how).runs, error)
             self._failures[tx] = self._failures.get(tx, 0) + 1
             return str(error)
         self._failures.pop(tx, None)
+        self._say_passed_over(tx)
         lacks = self.engine(tx).lacks
         return lacks if compiled and lacks is not None else prepared
+
+    def _say_passed_over(self, tx: GradientTransformation) -> None:
+        """Log once which kernel for the whole chain does not fit, and why."""
+        found = self.engine(tx).passed_over
+        if found and tx not in self._passed_over:
+            self._passed_over.add(tx)
+            for kernel, why in found.items():
+                logger.info("%s runs without %s: %s", tx, kernel, why)

@@ -22,6 +22,7 @@ from ..transforms import (
     scale_by_learning_rate,
     sliding_window_adam,
 )
+from . import _microadam_kernel  # noqa: F401  registers it
 from ._learning_rate import with_learning_rate
 
 FEED_THROUGH = -2

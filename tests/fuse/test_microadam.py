@@ -10,7 +10,7 @@ from torch import Tensor
 
 import gradtx as gx
 import gradtx_cuda
-from gradtx.fuse.runtime.microadam import match
+from gradtx.recipes._microadam_kernel import Members, MicroAdamKernel
 
 from .helpers import assert_same, copy, tensors
 
@@ -44,6 +44,9 @@ UNFUSED: dict[str, dict[str, Any]] = {
     "mask": {"mask": lambda info: info.ndim > 1},
     "no rate": {"lr": None},
 }
+
+
+match = MicroAdamKernel().match
 
 
 def chain(**options: Any) -> gx.GradientTransformation:
@@ -87,7 +90,7 @@ def test_same_state_and_same_parameters(name, dtype):
 @pytest.mark.parametrize("name", UNFUSED)
 def test_other_options_run_as_the_chain(name):
     tx = chain(**UNFUSED[name])
-    assert match(tx) is None
+    assert not isinstance(match(tx), Members)
     fused, pure, step = run_both(tx, torch.float32, steps=2)
     assert step.report() != "everything is fused"
     assert_same(fused, pure)
@@ -101,10 +104,29 @@ def test_other_dtypes_run_as_the_chain(dtype):
 
 
 def test_only_whole_chains_match():
-    assert match(chain()) is not None
-    assert match(gx.chain(gx.clip(1.0), chain())) is None
-    assert match(gx.chain(chain(), gx.scale(2.0))) is None
+    assert isinstance(match(chain()), Members)
+    assert "clip" in match(gx.chain(gx.clip(1.0), chain()))
+    assert match(gx.chain(chain(), gx.scale(2.0))) == "scale stands outside apply_if_leaf_finite"
     assert match(gx.adamw(0.1)) is None
+
+
+def test_why_a_kernel_is_passed_over_is_said_once(caplog):
+    tx = gx.chain(chain(), gx.scale(2.0))
+    params = tensors({"w": (500,)}, 0)
+    assert "no microadam kernel: scale stands outside" in gx.explain(tx, params)
+    with caplog.at_level("INFO", "gradtx"):
+        step, state = gx.fuse(tx), tx.init(params)
+        for t in (1, 2):
+            params, state = step(params, tensors({"w": (500,)}, t), state)
+    assert sum("without microadam kernel" in line for line in caplog.messages) == 1
+    caplog.clear()
+    p = [torch.ones(500, requires_grad=True)]
+    opt = gx.optim.MicroAdam(p, state_dtype="float32")
+    with caplog.at_level("INFO", "gradtx"):
+        for _ in range(2):
+            p[0].grad = torch.ones(500)
+            opt.step()
+    assert sum("without microadam kernel" in line for line in caplog.messages) == 1
 
 
 def test_without_the_finite_check_and_without_decay():

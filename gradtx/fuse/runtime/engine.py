@@ -24,10 +24,9 @@ from ..frontend.specialize import selectors, specialize
 from ..ir.errors import CannotCompileError, CannotFuseError
 from .backend import BackEnd, TensorBackEnd, back_end
 from .batch import Batch, HyperNames
+from .chain_kernel import KernelPlan, match
 from .inside import fused_inside
 from .late import Late
-from .microadam import MicroAdam
-from .patterns import Matched
 from .plan import Bound
 from .prepared import Prepared
 from .segments import Kind, Part, Parts, kind_of
@@ -53,9 +52,10 @@ class Engine:
         self.chooses = bool(selectors(tx))
         self._skeleton: Any = None
         self._paths: dict[Any, tuple[Any, Paths]] = {}
+        self.passed_over: dict[str, str] = {}  # kernels for whole chains, and why they do not fit
         self._parts: dict[BackEnd, Parts] = {}
         self._back: list[TensorBackEnd] = []  # where nothing can be compiled, the one that runs
-        self._bound: Bound | Separate | Matched | None = None
+        self._bound: Bound | Separate | KernelPlan | None = None
         self._forms = Forms(lambda choice: specialize(tx, choice, label=False))
 
     def another(self) -> Engine:
@@ -181,13 +181,13 @@ class Engine:
         """Why it runs multi-tensor operations in place of compiled passes; None if it does not."""
         return self._back[0].lacks if self._back else None
 
-    def describe(self, batch: Batch) -> Bound | Separate | Matched:
+    def describe(self, batch: Batch) -> Bound | Separate | KernelPlan:
         """The tables for a batch, without running them."""
         if self._bound is None or not self._bound.fits(batch):
             self._bound = self.bind(batch)
         return self._bound
 
-    def bind(self, batch: Batch) -> Bound | Separate | Matched:
+    def bind(self, batch: Batch) -> Bound | Separate | KernelPlan:
         """New tables for a batch.
 
         Raises:
@@ -195,10 +195,9 @@ class Engine:
         """
         self._validate(batch)
         spans = Spans(batch.owned())
-        for pattern in PATTERNS:
-            matched = pattern.match(self.tx, batch, spans)
-            if matched is not None:
-                return matched
+        whole, self.passed_over = match(self.tx, batch, spans)
+        if whole is not None:
+            return whole
         device = batch.params[0].device
         if not self._back or device.type != "cpu":
             try:
@@ -326,4 +325,3 @@ _KEPT = {"all": None, "emit": ("update",), "commit": ("state", "shared")}
 # Elements of a leaf that goes through the parts of a chain with few others: on a CPU what lies
 # between parts stays in cache then, and takes the memory of these leaves.
 _LARGE = 1 << 18
-PATTERNS: tuple[type[Matched], ...] = (MicroAdam,)

@@ -90,7 +90,11 @@ class Step:
                     # Gradients and losses may be freed between steps.
                     kept = replace(batch, grads=[], extra={})
                     self._last = (tree.flatten(params), tree.flatten(state), kept)
-                self.engine.run(batch)
+                try:
+                    self.engine.run(batch)
+                finally:
+                    for name, reason in self.engine.passed_over.items():
+                        self._note("", f"without {name}", reason)
                 if self.engine.lacks is not None:
                     self._note("", "as multi-tensor operations", self.engine.lacks)
                 for name, reason in self.engine.refused().items():

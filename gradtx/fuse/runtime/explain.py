@@ -11,8 +11,8 @@ from ...core.protocol import GradientTransformation
 from ...core.tree import PyTree
 from ..ir.errors import CannotFuseError
 from ..ir.view import matrix
+from .chain_kernel import KernelPlan
 from .executor import Step
-from .patterns import Matched
 from .plan import Bound
 from .separate import Separate
 
@@ -55,6 +55,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
         lines.append(f"{name:<26}{runs[name]:<20}{size:>11.2f}")
     reasons = step.engine.refused().items()
     lines += [f"{name}: {why}" for name, why in reasons]
+    lines += [f"no {kernel}: {why}" for kernel, why in step.engine.passed_over.items()]
     lines.append(total)
     if step.engine.lacks is not None:
         lines.append(f"not compiled: {step.engine.lacks}")
@@ -65,8 +66,8 @@ def _own(state: PyTree) -> PyTree:
     return tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, state)
 
 
-def _runs(bound: Bound | Separate | Matched, names: list[str]) -> dict[str, str]:
-    if isinstance(bound, Matched):
+def _runs(bound: Bound | Separate | KernelPlan, names: list[str]) -> dict[str, str]:
+    if isinstance(bound, KernelPlan):
         return dict.fromkeys(names, bound.label)
     found: dict[str, set[int]] = {name: set() for name in names}  # passes, 0 for torch operations
     for piece in bound.pieces:
@@ -89,8 +90,8 @@ def _words(passes: set[int], word: str) -> str:
     return f"{'partly' if 0 in passes else word}, {most} {'pass' if most == 1 else 'passes'}"
 
 
-def _moved(bound: Bound | Separate | Matched, count: int) -> str:
-    if isinstance(bound, Matched):
+def _moved(bound: Bound | Separate | KernelPlan, count: int) -> str:
+    if isinstance(bound, KernelPlan):
         return _floor(bound.moved() / count)
     total = sum(_moved_by(piece) for piece in bound.pieces)
     floor = _floor(total / count)

@@ -70,6 +70,11 @@ class NestedEngine:
         return self.engine.refused()
 
     @property
+    def passed_over(self) -> dict[str, str]:
+        """Kernels for whole chains that do not update these leaves, and why."""
+        return self.engine.passed_over
+
+    @property
     def lacks(self) -> str | None:
         """Why it runs multi-tensor operations in place of compiled passes; None if it does not."""
         return self.engine.lacks
