@@ -37,6 +37,7 @@ from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
 from .core.parallel import graft, parallel
 from .core.protocol import GradientTransformation, Wrapper
 from .core.quotient import as_gradients, atan2, divide, on_gradients, quotient
+from .core.roles import FirstMoment, SecondMoment
 from .core.rounding import round_stochastically
 from .core.select import freeze, masked, partition
 from .core.transform import LeafTransform, TreeState, TreeTransform
@@ -72,12 +73,14 @@ def __getattr__(name: str) -> ModuleType:
 
 __all__ = [
     "Execution",
+    "FirstMoment",
     "GradientTransformation",
     "Hyper",
     "LeafInfo",
     "LeafTransform",
     "LowRankUpdate",
     "NextShared",
+    "SecondMoment",
     "SparseUpdate",
     "TreeMismatchError",
     "TreeState",

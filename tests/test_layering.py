@@ -28,7 +28,7 @@ ALLOWED = {
     "schedules": ("core",),
     "recipes": MIDDLE,
     "optim": (*BASE, "fuse", "distributed", "func"),
-    "fuse": BASE,
+    "fuse": ("core", "ops", "codecs"),
     "distributed": BASE,
     "func": BASE,
     "adapters": BASE,
@@ -36,6 +36,14 @@ ALLOWED = {
     "testing": (*BASE, "fuse"),
     "meta": BASE,
     "solutions": (*BASE, "capacity"),
+}
+# What a room of fuse may import of its others.
+FUSE = {
+    "ir": (),
+    "frontend": ("ir",),
+    "cpp": ("ir",),
+    "cuda": ("ir",),
+    "runtime": ("ir", "frontend", "cpp", "cuda"),
 }
 TOP = {"__init__", "__main__", "_version"}  # modules of the package itself: may import all rooms
 SEES_THE_EXTENSION = {"ops", "__main__"}
@@ -93,6 +101,33 @@ def test_rooms_import_downwards() -> None:
             there = room(target)
             if here not in TOP and there not in (here, "_version", *ALLOWED[here]):
                 wrong.append(f"{name} imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_of_fuse_import_downwards() -> None:
+    wrong = []
+    for name in MODULES:
+        here = name.split(".")[2:3]
+        if room(name) != "fuse" or not here:
+            continue
+        for target in imports(name):
+            there = target.split(".")[2:3]
+            inside = room(target) == "fuse" if is_ours(target) else False
+            if inside and (not there or there[0] not in (*here, *FUSE[here[0]])):
+                wrong.append(f"{name} imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_fuse_knows_no_transform() -> None:
+    """It knows what transforms declare in ``core.execution``."""
+    unknown = {"transforms", "compressors", "subspace", "precondition", "sparsity", "recipes"}
+    wrong = [
+        f"{name} imports {target}"
+        for name in MODULES
+        if room(name) == "fuse"
+        for target in filter(is_ours, imports(name))
+        if room(target) in unknown
+    ]
     assert not wrong, "\n".join(wrong)
 
 

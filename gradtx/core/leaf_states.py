@@ -9,11 +9,8 @@ import optree
 from torch import Tensor
 
 from . import tree
+from .roles import roles
 from .tree import PyTree
-
-# State fields that hold moments: those that turn with the coordinates, and averages of squares.
-FIRST_MOMENTS = frozenset({"mu", "trace", "ema", "slow", "trace_1", "trace_2"})
-SECOND_MOMENTS = frozenset({"nu", "nu_max"})
 
 
 def map_leaf_states(fn: Callable[[int, Any], Any], state: PyTree, spec: Any) -> PyTree:
@@ -32,11 +29,15 @@ def map_leaf_states(fn: Callable[[int, Any], Any], state: PyTree, spec: Any) -> 
     )
 
 
-def map_fields(fn: Callable[[str, Any], Any], node: Any, name: str = "") -> Any:
-    """Apply ``fn(field, tensor)`` to the tensors of one leaf's state."""
+def map_fields(
+    fn: Callable[[str, str, Any], Any], node: Any, name: str = "", role: str = ""
+) -> Any:
+    """Apply ``fn(field, role, tensor)`` to the tensors of one leaf's state."""
     if isinstance(node, Tensor):
-        return fn(name, node)
+        return fn(name, role, node)
     inside = tree.children(node)
     if not inside:
         return node
-    return tree.rebuild(node, [map_fields(fn, child, key) for key, child in inside])
+    own = roles(node)
+    new = [map_fields(fn, child, key, own.get(key, "")) for key, child in inside]
+    return tree.rebuild(node, new)

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..core import tree
 from ..core.declared import Call, DeclaredTransform, like, with_fields_of
 from ..core.errors import TreeMismatchError
-from ..core.extra import without_trees
 from ..core.execution import Execution
+from ..core.extra import without_trees
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaf_states import map_leaf_states
 from ..core.leaves import LeafInfo, densify_leaf

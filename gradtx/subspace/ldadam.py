@@ -15,6 +15,7 @@ from ..core.errors import shape_mismatch
 from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo, LowRankUpdate
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
@@ -45,8 +46,8 @@ class ScaleByLdadamState(NamedTuple):
 
     step: Tensor
     projector: Any
-    mu: Tensor
-    nu: Tensor
+    mu: FirstMoment
+    nu: SecondMoment
     total: Encoding
     gain: Tensor
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..core.hyper import Values, one_minus_power
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import nonzero
 from ..core.state import advance
 from ..ops import add_product_, ldadam_columns, ldadam_moments_
@@ -37,8 +38,8 @@ class Moving(NamedTuple):
     """
 
     basis: Tensor
-    mu: Tensor
-    nu: Tensor
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 class Weights(NamedTuple):

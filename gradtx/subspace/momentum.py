@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from . import leaf as leaf_
@@ -32,7 +33,7 @@ class SubspaceMomentumState(NamedTuple):
 
     subspace: Any
     step: Tensor | tuple[()]
-    mu: Encoding
+    mu: FirstMoment
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from ..core import tree
-from ..core.extra import without_trees
 from ..core.execution import Execution
+from ..core.extra import without_trees
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import STRUCTURED, LeafInfo, LowRankUpdate, densify_leaf
 from ..core.protocol import Wrapper

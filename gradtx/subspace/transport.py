@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..core import tree
-from ..core.leaf_states import FIRST_MOMENTS, SECOND_MOMENTS, map_fields
+from ..core.leaf_states import map_fields
+from ..core.roles import FIRST
 from .projector import Rotation
 
 POLICIES = ("keep", "reset", "rotate")
@@ -21,12 +22,13 @@ def check_rotation(who: str, leaf: str, state: Any, shape: tuple[int, ...]) -> N
         ValueError: names the leaf and the field.
     """
 
-    def check(field: str, x: Tensor) -> Tensor:
-        moment = field in FIRST_MOMENTS | SECOND_MOMENTS and tuple(x.shape) == tuple(shape)
+    def check(field: str, role: str, x: Tensor) -> Tensor:
+        moment = role and tuple(x.shape) == tuple(shape)
         if x.ndim and x.numel() > 1 and not moment:
             raise ValueError(
                 f"{who}: on_refresh='rotate' does not know how to carry the state {field!r} of "
-                f"leaf {leaf!r} over; use 'keep' or 'reset'"
+                f"leaf {leaf!r} over; use 'keep' or 'reset', or annotate it as FirstMoment or "
+                "SecondMoment"
             )
         return x
 
@@ -36,11 +38,11 @@ def check_rotation(who: str, leaf: str, state: Any, shape: tuple[int, ...]) -> N
 def rotated(state: Any, rotation: Rotation, moved: Tensor) -> Any:
     """A leaf's state in new coordinates where they have ``moved``."""
 
-    def turn(field: str, x: Tensor) -> Tensor:
-        if x.ndim != 2 or field not in FIRST_MOMENTS | SECOND_MOMENTS:
+    def turn(field: str, role: str, x: Tensor) -> Tensor:
+        if x.ndim != 2 or not role:
             return x
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        new = rotation.first(wide) if field in FIRST_MOMENTS else rotation.second(wide)
+        new = rotation.first(wide) if role == FIRST else rotation.second(wide)
         return torch.where(moved, new.to(x.dtype), x)
 
     return map_fields(turn, state)

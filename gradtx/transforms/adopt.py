@@ -9,9 +9,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec
+from ..codecs import Codec, as_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
+from ..core.roles import SecondMoment
 from ..core.roots import angle, divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -27,7 +28,7 @@ class ScaleByAdoptState(NamedTuple):
     """
 
     step: Tensor
-    nu: Encoding
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..compressors import top_columns
 from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
 from ..ops.column_adam import column_adam, moments
@@ -29,8 +30,8 @@ class ScaleByColumnAdamState(NamedTuple):
     """
 
     step: Tensor
-    mu: Tensor
-    nu: Tensor
+    mu: FirstMoment
+    nu: SecondMoment
     indices: Tensor
 
 

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, first_moment_codec
+from ..codecs import Codec, as_codec, first_moment_codec
 from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import nonzero, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -23,7 +24,7 @@ from .adam import average
 class FirstMomentState(NamedTuple):
     """Attributes: ``mu``, average of updates, as its codec keeps it."""
 
-    mu: Encoding
+    mu: FirstMoment
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class SlowMomentState(NamedTuple):
     """
 
     step: Tensor
-    slow: Encoding
+    slow: FirstMoment
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class AccumulateState(NamedTuple):
 
     step: Tensor | tuple[()]
     gain: Tensor | tuple[()]
-    mu: Encoding
+    mu: FirstMoment
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class RootSecondMomentState(NamedTuple):
     """
 
     step: Tensor | tuple[()]
-    nu: Encoding
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)

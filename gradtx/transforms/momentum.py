@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from .adam import average, corrected_mean
@@ -19,7 +20,7 @@ from .adam import average, corrected_mean
 class TraceState(NamedTuple):
     """Attributes: ``trace``, the decayed sum of updates, as its codec keeps it."""
 
-    trace: Encoding
+    trace: FirstMoment
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class DampedTraceState(NamedTuple):
     """
 
     step: Tensor
-    trace: Encoding
+    trace: FirstMoment
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class EmaState(NamedTuple):
     """
 
     step: Tensor | tuple[()]
-    ema: Encoding
+    ema: FirstMoment
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
+from ..codecs import Codec, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -33,8 +34,8 @@ class ScaleByNadamState(NamedTuple):
 
     step: Tensor
     mu_product: Tensor
-    mu: Encoding
-    nu: Encoding
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -28,8 +29,8 @@ class ScaleByNovogradState(NamedTuple):
     """
 
     step: Tensor
-    mu: Encoding
-    nu: Tensor
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
+from ..codecs import Codec, as_codec, check_codec, first_moment_codec, first_moment_of
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -27,8 +28,8 @@ class ScaleByRadamState(NamedTuple):
     """
 
     step: Tensor
-    mu: Encoding
-    nu: Encoding
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)

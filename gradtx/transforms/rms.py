@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, as_codec, check_codec, first_moment_codec
 from ..core import hyper as hyper_
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide, divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -30,7 +31,7 @@ class ScaleByRmsState(NamedTuple):
     """
 
     step: Tensor | tuple[()]
-    nu: Encoding
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,8 @@ class ScaleByStddevState(NamedTuple):
     """
 
     step: Tensor | tuple[()]
-    mu: Encoding
-    nu: Encoding
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)

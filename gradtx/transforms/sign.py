@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, as_codec, check_codec, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment
 from ..core.signs import sign
 from ..core.transform import LeafTransform
 from .adam import average
@@ -34,7 +35,7 @@ class scale_by_sign(LeafTransform):
 class ScaleByLionState(NamedTuple):
     """Attributes: ``mu``, average of updates, as its codec keeps it."""
 
-    mu: Encoding
+    mu: FirstMoment
 
 
 @dataclass(frozen=True)

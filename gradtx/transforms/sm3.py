@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment
 from ..core.state import state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
@@ -28,7 +29,7 @@ class ScaleBySm3State(NamedTuple):
     """
 
     cover: tuple[Tensor, ...]
-    mu: Tensor
+    mu: FirstMoment
 
 
 @dataclass(frozen=True)

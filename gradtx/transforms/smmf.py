@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, first_moment_codec, rank1
+from ..codecs import Codec, as_codec, first_moment_codec, rank1
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
+from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -27,8 +28,8 @@ class ScaleBySmmfState(NamedTuple):
     """
 
     step: Tensor
-    mu: Encoding | tuple[()]
-    nu: Encoding
+    mu: FirstMoment
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
+from ..core.roles import SecondMoment
 from ..core.roots import nonzero, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -30,7 +31,7 @@ class SubsetNormState(NamedTuple):
     """
 
     step: Tensor | tuple[()]
-    nu: Tensor
+    nu: SecondMoment
 
 
 @dataclass(frozen=True)

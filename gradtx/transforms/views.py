@@ -12,8 +12,8 @@ from ..core import tree
 from ..core.checks import check_tensors
 from ..core.declared import widen
 from ..core.errors import TreeMismatchError
-from ..core.extra import map_trees, without_trees
 from ..core.execution import Execution
+from ..core.extra import map_trees, without_trees
 from ..core.leaves import ANY_UPDATE, densify_leaf
 from ..core.protocol import Wrapper
 from ..core.tree import PyTree

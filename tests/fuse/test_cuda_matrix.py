@@ -13,7 +13,7 @@ from gradtx.fuse.cuda.prelude import ENTRIES, WIDTH
 from gradtx.fuse.cuda.source import CudaSource
 from gradtx.fuse.ir.errors import CannotFuseError
 from gradtx.fuse.ir.graph import Graph, Input, Node
-from gradtx.fuse.ir.stages import schedule
+from gradtx.fuse.ir.stages import plan_stages
 from gradtx.fuse.ir.view import matrix
 from tests.fuse.cuda_emulator import Emulated
 from tests.fuse.helpers import assert_same, run_both, tensors
@@ -155,10 +155,10 @@ def test_unknown_nodes_are_refused(what: str) -> None:
     node = UNKNOWN[what]
     graph = Graph((GRAD, node), ((Input("param"), 1),))
     with pytest.raises(CannotFuseError, match=rf"member: {node.op} .*on CUDA devices"):
-        CudaSource(schedule(graph, {}))
+        CudaSource(plan_stages(graph, {}))
 
 
 def test_known_nodes_are_not_refused() -> None:
     graph = Graph((GRAD, Node("neg", (0,), "float32", "element")), ((Input("param"), 1),))
-    text = CudaSource(schedule(graph, {})).text
+    text = CudaSource(plan_stages(graph, {})).text
     assert re.search(r"GX_KERNEL pass_0", text)

@@ -159,7 +159,7 @@ def test_fused_true_means_compiled_passes() -> None:
 def test_adamw_is_few_operations() -> None:
     """As many as of torch's own multi-tensor AdamW, about: that decides how long it takes."""
     _, _, step = run_both(gx.adamw(0.1))
-    (kernels,) = step.engine._bound.kernels.values()
+    (kernels,) = step.engine._plan.kernels.values()
     for compiled in kernels.values():
         assert len(compiled.program.operations) <= 10
         assert len(compiled.program.registers) <= 2

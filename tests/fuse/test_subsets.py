@@ -69,5 +69,5 @@ def test_rows_stay_in_cache() -> None:
         bound = step.engine.describe(step.engine.gather(params, params, tx.init(params)))
         (kernel,) = bound.kernels[bound.cut[-1], "all"].values()
         stages = range(kernel.stages)
-        plans[name] = [kernel.schedule.by_row(s) for s in stages]
+        plans[name] = [kernel.stage_plan.by_row(s) for s in stages]
     assert plans == {"rows": [False, True], "columns": [False, False], "leaf": [False, False, True]}

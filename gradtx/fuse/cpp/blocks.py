@@ -1,8 +1,8 @@
 """C++ for what a pass handles block by block: codes with scales, and random numbers.
 
-A pass cuts its task into segments of whole blocks, and those into short runs. What a run's loop
+A pass cuts its task into strips of whole blocks, and those into short runs. What a run's loop
 over elements reads from blocks is decoded into an array on the stack before it, what it gives is
-encoded from one at the end of the segment, again run by run: units of the processor that divide and
+encoded from one at the end of the strip, again run by run: units of the processor that divide and
 units that multiply work at the same time only on what is close together.
 """
 
@@ -18,7 +18,7 @@ from ..ir.places import Places, label
 from ..ir.stages import Stage
 from .prelude import BLOCK
 
-_SEGMENT = 512  # elements: their arrays stay in the first cache
+_STRIP = 512  # elements: their arrays stay in the first cache
 _RUN = 64  # elements: a line of codes
 
 PRELUDE = """\
@@ -64,8 +64,8 @@ GX gx_int gx_draw_one(gx_int seed, gx_int counter) {
 """
 
 
-def segment(graph: Graph) -> int:
-    """Elements of a segment: whole blocks and whole bytes.
+def strip(graph: Graph) -> int:
+    """Elements of a strip: whole blocks and whole bytes.
 
     Raises:
         CannotFuseError: it would be too large for the stack.
@@ -76,7 +76,7 @@ def segment(graph: Graph) -> int:
     least = math.lcm(*sizes)
     if least > 2 * MOST:
         raise CannotFuseError("", f"has blocks that only fit together after {least} elements")
-    return least * max(1, _SEGMENT // least)
+    return least * max(1, _STRIP // least)
 
 
 class Arrays:
@@ -85,7 +85,7 @@ class Arrays:
     Args:
         places: of the graph.
         stage: the stage.
-        size: elements of a segment.
+        size: elements of a strip.
     """
 
     def __init__(self, places: Places, stage: Stage, size: int) -> None:
@@ -126,7 +126,7 @@ class Arrays:
         return others[0]
 
     def declare(self) -> list[str]:
-        """The arrays that a segment's runs write."""
+        """The arrays that a strip's runs write."""
         return [f"alignas(64) float {_source(k)}[{self.size}];" for k in self.encoded]
 
     def scales(self, at: str) -> list[str]:
@@ -175,7 +175,7 @@ class Arrays:
         return [f"{_source(key)}[run + k] = {name(key[0])};" for key in self.encoded]
 
     def after(self, at: str) -> list[str]:
-        """Encode the ``all`` elements of a segment that begins at ``at``."""
+        """Encode the ``all`` elements of a strip that begins at ``at``."""
         lines, own, encode = [], [], []
         # Meanwhile nothing else asks for memory, and the processor does so up to the end of a page.
         to = f"{at} + run + {self.size}"
@@ -215,7 +215,7 @@ class Arrays:
     def runs(
         self, body: list[str], head: list[str], wide: Sequence[str] = (), test: str = ""
     ) -> list[str]:
-        """Statements for all runs of a segment of ``all`` elements.
+        """Statements for all runs of a strip of ``all`` elements.
 
         Args:
             body: for one run, ``size`` elements from ``run`` on.

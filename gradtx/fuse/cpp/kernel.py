@@ -15,8 +15,8 @@ from ..ir.expression import c_type
 from ..ir.graph import Graph
 from ..ir.pieces import share_out
 from ..ir.places import Places
-from ..ir.stages import align, schedule
-from .blocks import segment
+from ..ir.stages import align, plan_stages
+from .blocks import strip
 from .passes import chunk
 from .prelude import TILE, WIDTH
 from .source import emit
@@ -51,21 +51,21 @@ class Kernel:
 
     def __init__(self, graph: Graph, tree_stage: Mapping[Any, int]) -> None:
         self.graph = graph
-        self.schedule = schedule(graph, tree_stage)
-        places = Places(self.schedule)
+        self.stage_plan = plan_stages(graph, tree_stage)
+        places = Places(self.stage_plan)
         self.columns = list(places.column)
-        self.source = emit(self.schedule)
-        self.stages = len(self.schedule.stages)
+        self.source = emit(self.stage_plan)
+        self.stages = len(self.stage_plan.stages)
         nodes = graph.nodes
-        self.tree = [(s, nodes[n].op, nodes[n].value) for s, n in self.schedule.tree_keys()]
+        self.tree = [(s, nodes[n].op, nodes[n].value) for s, n in self.stage_plan.tree_keys()]
         self.partials = len(places.partial)
         self.vectors = [
             (nodes[i].form, _SIZE[c_type(nodes[i].dtype, True)], graph.of_elements(i))
             for i in places.vector
         ]
-        self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
-        self.chunk = chunk(segment(graph))
-        self.by_row = any(self.schedule.by_row(s) for s in range(self.stages))
+        self.commits_shared = {t.index for t, _ in self.stage_plan.commits if t.kind == "shared"}
+        self.chunk = chunk(strip(graph))
+        self.by_row = any(self.stage_plan.by_row(s) for s in range(self.stages))
         try:
             code = library(self.source, ("gx_run", "gx_commit"))
         except CannotFuseError as error:
@@ -139,7 +139,7 @@ class Table:
         self.shared = np.array([*shared, 0], dtype=np.int64)
         self.rows = np.array(rows, dtype=np.int64)
         self.hyper = hyper
-        self.slots = np.zeros((n, max(len(kernel.schedule.slots), 1)))
+        self.slots = np.zeros((n, max(len(kernel.stage_plan.slots), 1)))
         self.partial = np.zeros((max(kernel.partials, 1), max(tasks, 1)))
         self.tree_in = np.zeros(max(len(kernel.tree), 1))
         self.tree_out = np.zeros_like(self.tree_in)

@@ -6,7 +6,7 @@ from ..ir.expression import c_type, expression, name, operand
 from ..ir.graph import FLOATS, Graph
 from ..ir.places import Places, label
 from ..ir.stages import Stage
-from .blocks import Arrays, segment
+from .blocks import Arrays, strip
 from .prelude import CHUNK, STORAGE
 
 
@@ -143,16 +143,16 @@ def slices(places: Places, stage: Stage, begin: str, end: str) -> list[str]:
     return lines
 
 
-def chunk(segment: int) -> int:
-    """Elements of a task on a flat leaf: whole segments."""
-    return segment * max(1, CHUNK // segment)
+def chunk(strip: int) -> int:
+    """Elements of a task on a flat leaf: whole strips."""
+    return strip * max(1, CHUNK // strip)
 
 
 def flat_pass(places: Places, stage: Stage) -> list[str]:
     """A task of flat leaves; sums are taken in the element's type, then in double."""
     whole = stage.whole(places.graph)
     parts = [Accumulator(places.graph, i, f"total{i}") for i in stage.reductions]
-    size = segment(places.graph)
+    size = strip(places.graph)
     arrays = Arrays(places, whole, size)
     lines = [
         "const gx_int leaf = A->task_leaf[task], begin = A->task_begin[task];",
@@ -178,15 +178,15 @@ def flat_pass(places: Places, stage: Stage) -> list[str]:
         *(x for part in parts for x in part.finish()),
     ]
     lines += [
-        "const auto segment = [&](gx_int block, const auto all) __attribute__((always_inline)) {",
+        "const auto strip = [&](gx_int block, const auto all) __attribute__((always_inline)) {",
         *(f"  {x}" for x in arrays.declare()),
         *(f"  {x}" for x in arrays.runs(loop, arrays.scales("begin + block + first"))),
         *(f"  {x}" for x in arrays.after("begin + block")),
         "};",
         "gx_int block = 0;",
-        # A segment of known size is several times faster to loop over than the rest of a chunk.
-        f"for (; block + {size} <= n; block += {size}) segment(block, gx_size<{size}>());",
-        "if (block < n) segment(block, n - block);",
+        # A strip of known size is several times faster to loop over than the rest of a chunk.
+        f"for (; block + {size} <= n; block += {size}) strip(block, gx_size<{size}>());",
+        "if (block < n) strip(block, n - block);",
     ]
     return lines + _partials(places, stage)
 

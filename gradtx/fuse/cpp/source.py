@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..ir import codes as cpp_codes
 from ..ir.graph import BLOCKS
 from ..ir.places import Places
-from ..ir.stages import Schedule, Stage
+from ..ir.stages import Stage, StagePlan
 from . import blocks as cpp_blocks
 from .matrix import MatrixPass
 from .passes import flat_pass
@@ -22,7 +22,7 @@ from .values import Values, commit
 class Emitter:
     """Writes the source of one schedule."""
 
-    def __init__(self, plan: Schedule) -> None:
+    def __init__(self, plan: StagePlan) -> None:
         self.plan = plan
         self.graph = plan.graph
         self.places = Places(plan)
@@ -133,6 +133,6 @@ def _function(head: str, lines: list[str]) -> str:
     return "\n".join([f"{head} {{", *(f"  {line}" for line in lines), "}"])
 
 
-def emit(plan: Schedule) -> str:
+def emit(plan: StagePlan) -> str:
     """C++ source of a schedule."""
     return Emitter(plan).source()

@@ -17,7 +17,7 @@ from ..ir.errors import CannotFuseError
 from ..ir.expression import expression
 from ..ir.graph import BLOCKS, REDUCTIONS, SIZES, TREE_REDUCTIONS, VECTORS, Graph
 from ..ir.places import Places
-from ..ir.stages import Schedule, Stage
+from ..ir.stages import Stage, StagePlan
 from .blocks import PRELUDE as BLOCKS_PRELUDE
 from .blocks import BlockPass, block_size
 from .matrix import MatrixPass
@@ -51,7 +51,7 @@ class CudaSource:
         CannotFuseError: the graph has something that has no form here.
     """
 
-    def __init__(self, plan: Schedule) -> None:
+    def __init__(self, plan: StagePlan) -> None:
         _check(plan.graph)
         self.plan = plan
         self.graph = plan.graph

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..ir.errors import CannotFuseError
 from ..ir.expression import c_type
 from ..ir.graph import Graph
-from ..ir.stages import align, schedule
+from ..ir.stages import align, plan_stages
 from .launch import Module, load
 from .prelude import CHUNK, ENTRIES, PUT_WORDS, THREADS, WIDTH
 from .source import CudaSource, Launch
@@ -69,19 +69,19 @@ class CudaKernel:
     ) -> None:
         self.graph = graph
         self.device = device
-        self.schedule = schedule(graph, tree_stage)
-        self.source = CudaSource(self.schedule)
+        self.stage_plan = plan_stages(graph, tree_stage)
+        self.source = CudaSource(self.stage_plan)
         places = self.source.places
         self.columns = list(places.column)
-        self.stages = len(self.schedule.stages)
+        self.stages = len(self.stage_plan.stages)
         nodes = graph.nodes
-        self.tree = [(s, nodes[n].op, nodes[n].value) for s, n in self.schedule.tree_keys()]
+        self.tree = [(s, nodes[n].op, nodes[n].value) for s, n in self.stage_plan.tree_keys()]
         self.partials = len(places.partial)
         self.vectors = [
             (nodes[i].form, _SIZE[c_type(nodes[i].dtype, True)], graph.of_elements(i))
             for i in places.vector
         ]
-        self.commits_shared = {t.index for t, _ in self.schedule.commits if t.kind == "shared"}
+        self.commits_shared = {t.index for t, _ in self.stage_plan.commits if t.kind == "shared"}
         self.module = loader(self.source.text, device)
 
 
@@ -198,7 +198,7 @@ class CudaTable:
 
     def _allocate(self) -> list[Tensor]:
         kernel, n = self.kernel, len(self.numel)
-        doubles = (n * len(kernel.schedule.slots), kernel.partials * self.tasks)
+        doubles = (n * len(kernel.stage_plan.slots), kernel.partials * self.tasks)
         return [
             self._empty(len(self._words), torch.int64),
             self._empty(self._vector_bytes, torch.uint8),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class CannotFuseError(Exception):
-    """Part of a chain has to run as torch operations.
+    """Segment of a chain has to run as torch operations.
 
     Attributes:
         member: dotted name of the chain member, "" for the chain as a whole.

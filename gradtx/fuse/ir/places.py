@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .expression import c_type, literal, name
 from .graph import REDUCTIONS, SIZES, Graph, Input
-from .stages import Schedule
+from .stages import StagePlan
 
 
 def columns(graph: Graph) -> list[Input]:
@@ -23,7 +23,7 @@ class Places:
         column: by input or output, the row of the pointer table.
     """
 
-    def __init__(self, plan: Schedule) -> None:
+    def __init__(self, plan: StagePlan) -> None:
         self.graph = plan.graph
         self.slot = {node: k for k, node in enumerate(plan.slots)}
         self.vector = {node: k for k, node in enumerate(plan.vectors)}
@@ -80,6 +80,6 @@ class Places:
 
 
 def label(where: Input) -> str:
-    """Part of a variable's name for an input or output."""
+    """Segment of a variable's name for an input or output."""
     single = where.kind in ("grad", "param", "update")
     return where.kind if single else f"{where.kind}{where.index}"

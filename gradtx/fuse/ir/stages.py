@@ -88,7 +88,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class StagePlan:
     """All stages, and the outputs that are written after the last one.
 
     Attributes:
@@ -163,7 +163,7 @@ def _levels(graph: Graph, tree_stage: Mapping[Any, int]) -> list[int]:
     return level
 
 
-def schedule(graph: Graph, tree_stage: Mapping[Any, int]) -> Schedule:
+def plan_stages(graph: Graph, tree_stage: Mapping[Any, int]) -> StagePlan:
     """The stages of a graph.
 
     Args:
@@ -195,7 +195,7 @@ def schedule(graph: Graph, tree_stage: Mapping[Any, int]) -> Schedule:
             )
         )
     kept = _kept(graph, stages, commits)
-    return Schedule(
+    return StagePlan(
         graph,
         tuple(stages),
         commits,

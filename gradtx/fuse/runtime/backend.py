@@ -37,7 +37,7 @@ class BackEnd(Protocol):
         """Kernels for graphs that run together."""
 
     def run_tables(self, tables: Any) -> None:
-        """Run the tables of one part together."""
+        """Run the tables of one segment together."""
 
     def numbers(self, rows: int, columns: int) -> np.ndarray:
         """Storage for rows of hyperparameters."""
@@ -64,7 +64,7 @@ class CpuBackEnd:
         return kernel.compile_together(graphs)
 
     def run_tables(self, tables: Any) -> None:
-        """Run the tables of one part together."""
+        """Run the tables of one segment together."""
         kernel.run_tables(tables)
 
     def numbers(self, rows: int, columns: int) -> np.ndarray:
@@ -108,7 +108,7 @@ class TensorBackEnd(CpuBackEnd):
             raise CannotFuseError(error.member, reason) from None
 
     def run_tables(self, tables: Any) -> None:
-        """Run the tables of one part together."""
+        """Run the tables of one segment together."""
         multi_tensor.run_tables(tables)
 
 

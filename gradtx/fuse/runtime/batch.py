@@ -118,8 +118,8 @@ class HyperNames:
             check_names(self._tx, hyper, self._known)
         for full in self.declared if hyper else ():
             path, _, name = full.rpartition(".")
-            keys, parts = [name], path.split(".") if path else []
-            keys += [".".join((*parts[: i + 1], name)) for i in range(len(parts))]
+            keys, segments = [name], path.split(".") if path else []
+            keys += [".".join((*segments[: i + 1], name)) for i in range(len(segments))]
             for key in keys:
                 if key in hyper:  # type: ignore[operator]
                     found[full] = hyper[key]  # type: ignore[index]

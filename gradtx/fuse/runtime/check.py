@@ -1,4 +1,4 @@
-"""Compare a fused part with the pure one on made-up leaves, before it is used.
+"""Compare a fused segment with the pure one on made-up leaves, before it is used.
 
 What tracing cannot see, such as a member that mixes leaves outside ``reduce``, shows here.
 """

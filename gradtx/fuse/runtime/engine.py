@@ -27,9 +27,9 @@ from .batch import Batch, HyperNames
 from .chain_kernel import KernelPlan, match
 from .inside import fused_inside
 from .late import Late
-from .plan import Bound
+from .plan import LaunchPlan
 from .prepared import Prepared
-from .segments import Kind, Part, Parts, kind_of
+from .segments import Kind, Segment, Segments, kind_of
 from .separate import Separate
 from .streamed import Streamed
 
@@ -53,15 +53,15 @@ class Engine:
         self._skeleton: Any = None
         self._paths: dict[Any, tuple[Any, Paths]] = {}
         self.passed_over: dict[str, str] = {}  # kernels for whole chains, and why they do not fit
-        self._parts: dict[BackEnd, Parts] = {}
+        self._segments: dict[BackEnd, Segments] = {}
         self._back: list[TensorBackEnd] = []  # where nothing can be compiled, the one that runs
-        self._bound: Bound | Separate | KernelPlan | None = None
+        self._plan: LaunchPlan | Separate | KernelPlan | None = None
         self._forms = Forms(lambda choice: specialize(tx, choice, label=False))
 
     def another(self) -> Engine:
         """An engine for other leaves: traces and kernels are shared, launch tables are its own."""
         engine = copy.copy(self)
-        engine._bound = None
+        engine._plan = None
         return engine
 
     # -- how a state is laid out ---------------------------------------------------------------
@@ -158,36 +158,40 @@ class Engine:
         Raises:
             CannotFuseError: run the chain as it is, or look at the leaves again first.
         """
-        bound = self._bound
-        if bound is None or not bound.fits(batch):
+        plan = self._plan
+        if plan is None or not plan.fits(batch):
             if not anew:
                 raise CannotFuseError("", "tensors lie in another way than at the last step")
-            bound = self.bind(batch)
-            self._bound = bound
-        write = bound.prepare(batch)
+            plan = self.bind(batch)
+            self._plan = plan
+        write = plan.prepare(batch)
 
         def finish() -> None:
             write()
             increment_version(batch.params)
 
-        return Prepared(finish, bound.fails_late)
+        return Prepared(finish, plan.fails_late)
 
     def refused(self) -> dict[str, str]:
         """Members that run as torch operations, and why."""
-        return {name: why for parts in self._parts.values() for name, why in parts.refused.items()}
+        return {
+            name: why
+            for segments in self._segments.values()
+            for name, why in segments.refused.items()
+        }
 
     @property
     def lacks(self) -> str | None:
         """Why it runs multi-tensor operations in place of compiled passes; None if it does not."""
         return self._back[0].lacks if self._back else None
 
-    def describe(self, batch: Batch) -> Bound | Separate | KernelPlan:
+    def describe(self, batch: Batch) -> LaunchPlan | Separate | KernelPlan:
         """The tables for a batch, without running them."""
-        if self._bound is None or not self._bound.fits(batch):
-            self._bound = self.bind(batch)
-        return self._bound
+        if self._plan is None or not self._plan.fits(batch):
+            self._plan = self.bind(batch)
+        return self._plan
 
-    def bind(self, batch: Batch) -> Bound | Separate | KernelPlan:
+    def bind(self, batch: Batch) -> LaunchPlan | Separate | KernelPlan:
         """New tables for a batch.
 
         Raises:
@@ -206,7 +210,7 @@ class Engine:
                 self._back.append(TensorBackEnd(error.reason))
         return self._bind(batch, self._back[0], spans)
 
-    def _bind(self, batch: Batch, back: BackEnd, spans: Spans) -> Bound | Separate:
+    def _bind(self, batch: Batch, back: BackEnd, spans: Spans) -> LaunchPlan | Separate:
         device = batch.params[0].device
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
@@ -235,13 +239,13 @@ class Engine:
             )
         ]
         distinct = list(dict.fromkeys(kinds))
-        parts = self._parts_for(batch, back)
-        cuts = parts.cuts(distinct)
+        segments = self._segments_for(batch, back)
+        cuts = segments.cuts(distinct)
         leaves: list[list[int]] = []
         alone: list[bool] = []
         for cut in dict.fromkeys(cuts.values()):
             where = [i for i, kind in enumerate(kinds) if cuts[kind] == cut]
-            single = device.type == "cpu" and parts.one_by_one(cut, [kinds[i] for i in where])
+            single = device.type == "cpu" and segments.one_by_one(cut, [kinds[i] for i in where])
             large = [i for i in where if single and batch.params[i].numel() >= _LARGE]
             few = _few(large, [(batch.params[i].shape, kinds[i].choice) for i in large])
             leaves, alone = leaves + few, alone + [True] * len(few)
@@ -249,40 +253,42 @@ class Engine:
                 leaves.append([i for i in where if i not in large])
                 alone.append(False)
         if len(leaves) == 1:
-            return self._piece(parts, cuts[kinds[0]], kinds, batch, back, spans)
+            return self._piece(segments, cuts[kinds[0]], kinds, batch, back, spans)
         pieces = [
-            self._piece(parts, cuts[kinds[where[0]]], [kinds[i] for i in where], part, back, spans)
-            for where, part in zip(leaves, Separate.cut(batch, leaves, alone), strict=True)
+            self._piece(
+                segments, cuts[kinds[where[0]]], [kinds[i] for i in where], segment, back, spans
+            )
+            for where, segment in zip(leaves, Separate.cut(batch, leaves, alone), strict=True)
         ]
         return Separate(batch, list(zip(leaves, pieces, strict=True)))
 
     def _piece(
         self,
-        parts: Parts,
-        cut: tuple[Part, ...],
+        segments: Segments,
+        cut: tuple[Segment, ...],
         kinds: list[Kind],
         batch: Batch,
         back: BackEnd,
         spans: Spans,
-    ) -> Bound:
-        """The tables of leaves that go through the same parts."""
-        kernels: dict[tuple[Part, str], dict[Kind, Kernel]] = {}
+    ) -> LaunchPlan:
+        """The tables of leaves that go through the same segments."""
+        kernels: dict[tuple[Segment, str], dict[Kind, Kernel]] = {}
         distinct = list(dict.fromkeys(kinds))
-        late = parts.late(cut)
-        bound = Streamed if late is None and parts.cannot_raise(cut) else Bound
-        for part in cut:
-            if not part.fused:
+        late = segments.late(cut)
+        kind_of_plan = Streamed if late is None and segments.cannot_raise(cut) else LaunchPlan
+        for segment in cut:
+            if not segment.fused:
                 continue
-            graphs = {kind: parts.graph(part, kind) for kind in distinct}
-            for variant in ("all",) if part is cut[-1] else bound.variants:
+            graphs = {kind: segments.graph(segment, kind) for kind in distinct}
+            for variant in ("all",) if segment is cut[-1] else kind_of_plan.variants:
                 keep = _KEPT[variant]
                 chosen = {k: g if keep is None else g.only(keep) for k, g in graphs.items()}
-                kernels[part, variant] = dict(
+                kernels[segment, variant] = dict(
                     zip(chosen, back.compile_together(list(chosen.values())), strict=True)
                 )
-        args = (self.hyper, parts, cut, kernels, kinds, batch, back, spans)
+        args = (self.hyper, segments, cut, kernels, kinds, batch, back, spans)
         if late is None:
-            return bound(*args)
+            return kind_of_plan(*args)
         path, member = late
         return Late(Sequence(((path, fused_inside(member, Engine)),)), *args)
 
@@ -304,11 +310,11 @@ class Engine:
         for s in batch.shared:
             check_plain("the shared state", s, device)
 
-    def _parts_for(self, batch: Batch, back: BackEnd) -> Parts:
-        if back not in self._parts:
+    def _segments_for(self, batch: Batch, back: BackEnd) -> Segments:
+        if back not in self._segments:
             skeleton = self.skeleton(batch.params[0], batch.choices[0])
-            self._parts[back] = Parts(self.tx, skeleton, self.hyper.plain(), back)
-        return self._parts[back]
+            self._segments[back] = Segments(self.tx, skeleton, self.hyper.plain(), back)
+        return self._segments[back]
 
 
 def _few(leaves: list[int], sorts: list[Hashable]) -> list[list[int]]:
@@ -320,8 +326,8 @@ def _few(leaves: list[int], sorts: list[Hashable]) -> list[list[int]]:
     return [some[k : k + most] for some in alike.values() for k in range(0, len(some), most)]
 
 
-# What the variants of a part's kernels write; None for everything.
+# What the variants of a segment's kernels write; None for everything.
 _KEPT = {"all": None, "emit": ("update",), "commit": ("state", "shared")}
-# Elements of a leaf that goes through the parts of a chain with few others: on a CPU what lies
-# between parts stays in cache then, and takes the memory of these leaves.
+# Elements of a leaf that goes through the segments of a chain with few others: on a CPU what lies
+# between segments stays in cache then, and takes the memory of these leaves.
 _LARGE = 1 << 18

@@ -13,7 +13,7 @@ from ..ir.errors import CannotFuseError
 from ..ir.view import matrix
 from .chain_kernel import KernelPlan
 from .executor import Step
-from .plan import Bound
+from .plan import LaunchPlan
 from .separate import Separate
 
 _ADAMW = 28  # float32: read gradient, parameter, two moments; write parameter, two moments
@@ -44,11 +44,11 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
     names = list(tx.inner) if isinstance(tx, Chain) else [tx.name]
     states = {n: state[n] for n in names} if isinstance(tx, Chain) else {names[0]: state}
     try:
-        bound = step.engine.describe(step.engine.gather(params, grads, _own(state)))
+        plan = step.engine.describe(step.engine.gather(params, grads, _own(state)))
     except CannotFuseError as error:
         runs, total = dict.fromkeys(names, "reference"), f"not fused: {error}"
     else:
-        runs, total = _runs(bound, names), _moved(bound, count)
+        runs, total = _runs(plan, names), _moved(plan, count)
     lines = [f"{'member':<26}{'runs as':<20}state bytes"]
     for name in names:
         size = sum(x.nbytes for x in tree.leaves(states[name]) if isinstance(x, Tensor)) / count
@@ -66,20 +66,20 @@ def _own(state: PyTree) -> PyTree:
     return tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, state)
 
 
-def _runs(bound: Bound | Separate | KernelPlan, names: list[str]) -> dict[str, str]:
-    if isinstance(bound, KernelPlan):
-        return dict.fromkeys(names, bound.label)
+def _runs(plan: LaunchPlan | Separate | KernelPlan, names: list[str]) -> dict[str, str]:
+    if isinstance(plan, KernelPlan):
+        return dict.fromkeys(names, plan.label)
     found: dict[str, set[int]] = {name: set() for name in names}  # passes, 0 for torch operations
-    for piece in bound.pieces:
-        for part in piece.cut:
+    for piece in plan.pieces:
+        for segment in piece.cut:
             passes = 0
-            if part.fused:
-                variant = "all" if part is piece.cut[-1] else "emit"
-                kernels = piece.kernels[part, variant].values()
-                passes = max(kernel.schedule.passes() for kernel in kernels)
-            for path in piece.parts.members_of(part):
+            if segment.fused:
+                variant = "all" if segment is piece.cut[-1] else "emit"
+                kernels = piece.kernels[segment, variant].values()
+                passes = max(kernel.stage_plan.passes() for kernel in kernels)
+            for path in piece.segments.members_of(segment):
                 found[path[0] if path else names[0]].add(passes)
-    word = "fused" if bound.pieces[0].back_end.lacks is None else "multi-tensor"
+    word = "fused" if plan.pieces[0].back_end.lacks is None else "multi-tensor"
     return {name: _words(passes, word) for name, passes in found.items()}
 
 
@@ -90,23 +90,23 @@ def _words(passes: set[int], word: str) -> str:
     return f"{'partly' if 0 in passes else word}, {most} {'pass' if most == 1 else 'passes'}"
 
 
-def _moved(bound: Bound | Separate | KernelPlan, count: int) -> str:
-    if isinstance(bound, KernelPlan):
-        return _floor(bound.moved() / count)
-    total = sum(_moved_by(piece) for piece in bound.pieces)
+def _moved(plan: LaunchPlan | Separate | KernelPlan, count: int) -> str:
+    if isinstance(plan, KernelPlan):
+        return _floor(plan.moved() / count)
+    total = sum(_moved_by(piece) for piece in plan.pieces)
     floor = _floor(total / count)
-    whole = all(part.fused for piece in bound.pieces for part in piece.cut)
-    return floor if whole else f"{floor} (fused parts only)"
+    whole = all(segment.fused for piece in plan.pieces for segment in piece.cut)
+    return floor if whole else f"{floor} (fused segments only)"
 
 
-def _moved_by(bound: Bound) -> int:
+def _moved_by(plan: LaunchPlan) -> int:
     total = 0
-    for kernels in bound.kernels.values():
-        for kind, p in zip(bound.kinds, bound.batch.params, strict=True):
-            plan = kernels[kind].schedule
-            a, b = matrix(plan.graph.view or 1, tuple(p.shape))
+    for kernels in plan.kernels.values():
+        for kind, p in zip(plan.kinds, plan.batch.params, strict=True):
+            stages = kernels[kind].stage_plan
+            a, b = matrix(stages.graph.view or 1, tuple(p.shape))
             sizes = {"element": a * b, "row": a, "column": b, "bits": a * ((b + 7) // 8)}
-            for form, dtype in plan.traffic():
+            for form, dtype in stages.traffic():
                 each = None if form in sizes else int(form.split()[1])
                 size = -(-a * b // each) if each else sizes[form]
                 total += size * _bytes(dtype)

@@ -19,7 +19,7 @@ from ..frontend.trace import factor_shape
 from ..ir.errors import CannotFuseError
 from ..ir.graph import Input
 from .batch import Batch, HyperNames
-from .plan import Bound
+from .plan import LaunchPlan
 
 Sizes: TypeAlias = "list[tuple[int, tuple[int, ...]]]"
 
@@ -49,7 +49,7 @@ class Inside(GradientTransformation):
 
     def __init__(self, engine: Binder) -> None:
         self._engine = engine
-        self._last: tuple[Any, list[Tensor], Batch, Bound, Sizes] | None = None
+        self._last: tuple[Any, list[Tensor], Batch, LaunchPlan, Sizes] | None = None
         self._refused: Any = None  # the structure of trees that cannot be fused
 
     @property
@@ -76,17 +76,17 @@ class Inside(GradientTransformation):
             for u in us
         ]
         try:
-            bound, batch, sizes = self._bound(spec, us, outs, state, extra.get("hyper"), given)
+            plan, batch, sizes = self._plan(spec, us, outs, state, extra.get("hyper"), given)
         except CannotFuseError:
             self._refused = spec
             return self._engine.tx.update(updates, state, params, **extra)
-        bound.run(batch)
+        plan.run(batch)
         for i, size in sizes:
             outs[i] = outs[i].view(-1)[: math.prod(size)].view(size)
-        bound.forget()
+        plan.forget()
         return spec.unflatten(outs), state
 
-    def _bound(
+    def _plan(
         self,
         spec: Any,
         us: list[Any],
@@ -94,12 +94,12 @@ class Inside(GradientTransformation):
         state: PyTree,
         hyper: Mapping[str, Any] | None,
         extra: Mapping[str, Tensor],
-    ) -> tuple[Bound, Batch, Sizes]:
+    ) -> tuple[LaunchPlan, Batch, Sizes]:
         """The tables for a call, those of the last one if it had the same state."""
         states, _ = tree.flatten(state)
         there = [i for i, u in enumerate(us) if u is not None]
         if self._last is not None:
-            old_spec, old_states, batch, bound, sizes = self._last
+            old_spec, old_states, batch, plan, sizes = self._last
             if (
                 old_spec == spec
                 and batch.positions == there
@@ -115,22 +115,22 @@ class Inside(GradientTransformation):
                     rows=by_leaf,
                     extra=extra,
                 )
-                if bound.fits_others(batch):
-                    bound.move(batch)
-                    return bound, batch, sizes
+                if plan.fits_others(batch):
+                    plan.move(batch)
+                    return plan, batch, sizes
         batch = self._engine.gather(spec.unflatten(outs), spec.unflatten(us), state, hyper, extra)
         found = self._engine.bind(batch)
-        if type(found) is not Bound or not all(part.fused for part in found.cut):
+        if type(found) is not LaunchPlan or not all(segment.fused for segment in found.cut):
             raise CannotFuseError("", "some of it runs as torch operations")
         sizes = _sizes(found, batch)
         self._last = spec, states, replace(batch, params=[], grads=[], extra={}), found, sizes
         return found, batch, sizes
 
 
-def _sizes(bound: Bound, batch: Batch) -> Sizes:
+def _sizes(plan: LaunchPlan, batch: Batch) -> Sizes:
     """The shapes of what is no updates, and whose they are."""
-    kernels, out = bound.kernels[bound.cut[-1], "all"], []
-    for i, kind, p in zip(batch.positions, bound.kinds, batch.params, strict=True):
+    kernels, out = plan.kernels[plan.cut[-1], "all"], []
+    for i, kind, p in zip(batch.positions, plan.kinds, batch.params, strict=True):
         form = kernels[kind].graph.form_of(Input("update"))
         if form != "element" and p.numel() > 1:  # of one element all forms are one
             out.append((i, factor_shape(Form(form), tuple(p.shape))))

@@ -1,8 +1,8 @@
 """A first member that runs when everything that may fail is done, and may overwrite its state.
 
-Members with a form for this have a method ``products``, or ``factors``. Updates may be low-rank
-then: they are multiplied out some rows at a time, and those rows stay in cache until the last part
-has read them.
+Members with a form for this say so (``Execution.low_rank_form``, ``factored``). Updates may be
+low-rank then: they are multiplied out some rows at a time, and those rows stay in cache until the
+last segment has read them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..ir.graph import SIZES, Input
 from .backend import make_table
 from .batch import Batch
 from .member import run_member
-from .plan import Bound
-from .segments import Part
+from .plan import LaunchPlan
+from .segments import Segment
 
 _PIECE = 1 << 20  # elements of an update that are there at once
 
@@ -32,21 +32,21 @@ class Rows:
     """Some consecutive rows of a leaf, as many as one table is for.
 
     Args:
-        bound: the leaf's tables.
+        plan: the leaf's tables.
         i: the leaf.
         rows: how many.
     """
 
-    def __init__(self, bound: Late, i: int, rows: int) -> None:
-        kernel = bound.kernels[bound.cut[-1], "all"][bound.kinds[i]]
-        batch, p = bound.batch, bound.batch.params[i]
-        shared = [x.data_ptr() for x in batch.shared[bound.parts.shared(bound.cut[-1])]]
+    def __init__(self, plan: Late, i: int, rows: int) -> None:
+        kernel = plan.kernels[plan.cut[-1], "all"][plan.kinds[i]]
+        batch, p = plan.batch, plan.batch.params[i]
+        shared = [x.data_ptr() for x in batch.shared[plan.segments.shared(plan.cut[-1])]]
         whole = p.detach().reshape(p.shape[0], -1)
         self.rows, self.width = rows, whole.shape[1]
         self.table = make_table(
-            bound.back_end, kernel, [whole[:rows]], [batch.rows[i]], bound.hyper, shared
+            plan.back_end, kernel, [whole[:rows]], [batch.rows[i]], plan.hyper, shared
         )
-        _, where = bound.parts.structure(bound.cut[-1], bound.kinds[i].signature.structure)
+        _, where = plan.segments.structure(plan.cut[-1], plan.kinds[i].signature.structure)
         nodes = kernel.graph.nodes
         element = {n.value: n for n in nodes if n.op == "input"}
         element |= {target: nodes[k] for target, k in kernel.graph.outputs}
@@ -72,12 +72,12 @@ class Rows:
         self.table.run(0, 0, ends=False)
 
 
-class Late(Bound):
+class Late(LaunchPlan):
     """Leaves whose first member runs late, see the module's text.
 
     Args:
         member: the first member in its form for this.
-        args: those of ``Bound``.
+        args: those of ``LaunchPlan``.
     """
 
     by_row = True  # an update's factors have rows and columns
@@ -88,13 +88,13 @@ class Late(Bound):
         self._member = member
         self._scratch: dict[torch.dtype, Tensor] = {}
 
-    def _together(self, part: Part) -> Sequence[int]:
-        in_pieces = part is self.cut[-1] and not part.factored and not self.awkward
+    def _together(self, segment: Segment) -> Sequence[int]:
+        in_pieces = segment is self.cut[-1] and not segment.factored and not self.awkward
         if not in_pieces or self.back_end.table is not Table:
-            return super()._together(part)
+            return super()._together(segment)
         together = []
         for i, (kind, p) in enumerate(zip(self.kinds, self.batch.params, strict=True)):
-            if p.ndim > 1 and p.numel() and _by_element(self.kernels[part, "all"][kind]):
+            if p.ndim > 1 and p.numel() and _by_element(self.kernels[segment, "all"][kind]):
                 most = max(_PIECE // (p.numel() // p.shape[0]), 1)
                 full, rest = divmod(p.shape[0], most)
                 self._pieces[i] = [Rows(self, i, n) for n in (most * (full > 0), rest) if n]
@@ -115,7 +115,7 @@ class Late(Bound):
 
     def _apply(self, batch: Batch, grads: list[Tensor]) -> None:
         first, last = self.cut
-        updates, pairs = run_member(self.parts, first, self._member, batch, grads, None)
+        updates, pairs = run_member(self.segments, first, self._member, batch, grads, None)
         for i, pieces in self._pieces.items():
             self._in_pieces(updates[i], batch.params[i], grads[i].data_ptr(), pieces)
         # Those in pieces have been applied.

@@ -12,12 +12,12 @@ from ...core.hyper import Overrides
 from ...core.protocol import GradientTransformation
 from ..frontend.layout import join, split
 from .batch import Batch
-from .segments import Part, Parts
+from .segments import Segment, Segments
 
 
 def run_member(
-    parts: Parts,
-    part: Part,
+    segments: Segments,
+    segment: Segment,
     tx: GradientTransformation,
     batch: Batch,
     grads: list[Tensor],
@@ -26,8 +26,8 @@ def run_member(
     """The updates that a member gives, and its state as pairs of old and new tensors.
 
     Args:
-        parts: of the chain.
-        part: the one that the member is.
+        segments: of the chain.
+        segment: the one that the member is.
         tx: the member.
         batch: the leaves.
         grads: their gradients.
@@ -36,11 +36,11 @@ def run_member(
     turned = batch.maximize or [False] * len(grads)
     grads = [-g if t else g for g, t in zip(grads, turned, strict=True)]
     updates = grads if updates is None else updates
-    skeleton = parts.skeleton_of(part)
-    old_shared = batch.shared[parts.shared(part)]
+    skeleton = segments.skeleton_of(segment)
+    old_shared = batch.shared[segments.shared(segment)]
     per_leaf, old, own = [], [], []
     for states, structure in zip(batch.states, batch.structures, strict=True):
-        inside, at = parts.structure(part, structure)
+        inside, at = segments.structure(segment, structure)
         own.append(inside)
         per_leaf.append(inside.subtrees(states[at]))
         old.append(states[at])

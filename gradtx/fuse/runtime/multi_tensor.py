@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..ir.graph import Graph, Input, Node
 from ..ir.places import columns
-from ..ir.stages import schedule
+from ..ir.stages import plan_stages
 from .program import Operation, Place, Program, evaluate
 
 RUN = 32768  # elements of a run for one thread; shorter arrays are not shared out by torch
@@ -35,9 +35,9 @@ class TensorKernel:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.program = Program(graph)
-        self.schedule = schedule(graph, {})
+        self.stage_plan = plan_stages(graph, {})
         self.columns = columns(graph)
-        self.commits = self.schedule.commits
+        self.commits = self.stage_plan.commits
         self.commits_shared = {t.index for t, _ in self.commits if t.kind == "shared"}
         self.tree: list[Any] = []
 
@@ -281,7 +281,7 @@ def compile_together(graphs: Sequence[Graph]) -> list[TensorKernel]:
 
 
 def run_tables(tables: Sequence[TensorTable]) -> None:
-    """Run the tables of one part; what all leaves share is written at the end, once."""
+    """Run the tables of one segment; what all leaves share is written at the end, once."""
     done = [(table, table.run()) for table in tables]
     for table, values in done:
         table.commit(values, shared=False)

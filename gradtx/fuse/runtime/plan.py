@@ -21,14 +21,14 @@ from .backend import BackEnd, make_table
 from .batch import Batch, HyperNames
 from .door import Gradients, Owned, is_in_order, order
 from .member import run_member
-from .segments import Kind, Part, Parts
+from .segments import Kind, Segment, Segments
 
 _GRAD, _PARAM = Input("grad"), Input("param")
 _UPDATE, _FACTOR, _SQUARES = Input("update"), Input("factor"), Input("squares")
 
 
 class Group:
-    """Leaves of a part that run through one kernel."""
+    """Leaves of a segment that run through one kernel."""
 
     def __init__(self, table: Table, leaves: list[int], states: slice) -> None:
         self.table = table
@@ -47,21 +47,21 @@ class Group:
             self.table.pointers[k] = [addresses[i] for i in self.leaves]
 
 
-class Bound:
+class LaunchPlan:
     """Everything about a step that stays the same while the same tensors come back.
 
     Args:
         names: the hyperparameters.
-        parts: the graphs.
-        cut: the parts.
-        kernels: per fused part and variant, the kernel of every kind of leaf.
+        segments: the graphs.
+        cut: the segments.
+        kernels: per fused segment and variant, the kernel of every kind of leaf.
         kinds: per leaf its kind.
         batch: the leaves.
         back_end: what runs them.
         spans: all that the step writes, of other tables too.
     """
 
-    # Of the kernels of a part that is not the last: one that gives updates, one that writes state.
+    # Kernels of a segment that is not the last: one that gives updates, one that writes state.
     variants: tuple[str, ...] = ("emit", "commit")
     phases: tuple[str, ...] = ("emit", "commit")
     # Whether every leaf is gone through row by row, and not only where its kernels ask for it.
@@ -70,16 +70,16 @@ class Bound:
     def __init__(
         self,
         names: HyperNames,
-        parts: Parts,
-        cut: tuple[Part, ...],
-        kernels: Mapping[tuple[Part, str], Mapping[Kind, Kernel]],
+        segments: Segments,
+        cut: tuple[Segment, ...],
+        kernels: Mapping[tuple[Segment, str], Mapping[Kind, Kernel]],
         kinds: list[Kind],
         batch: Batch,
         back_end: BackEnd,
         spans: Spans,
     ) -> None:
         self.back_end = back_end
-        self.parts = parts
+        self.segments = segments
         self.cut = cut
         self.kinds = kinds
         choices = {kind.choice for kind in kinds}
@@ -160,7 +160,7 @@ class Bound:
         return False
 
     @property
-    def pieces(self) -> list[Bound]:
+    def pieces(self) -> list[LaunchPlan]:
         """This one; see ``Separate``."""
         return [self]
 
@@ -178,11 +178,11 @@ class Bound:
         updates: list[Tensor] | None = None
         commits: list[tuple[Tensor, Tensor]] = []
         held = [grads]  # until it is written: kernels know addresses only
-        for part, following in itertools.pairwise(self.cut):
-            if part.fused:
-                updates = self._emit(part, updates, batch)
+        for segment, following in itertools.pairwise(self.cut):
+            if segment.fused:
+                updates = self._emit(segment, updates, batch)
             else:
-                updates = self._pure(part, grads, updates, batch, commits)
+                updates = self._pure(segment, grads, updates, batch, commits)
             if following.fused:
                 held.append(updates)
         return partial(self._write, batch, held, (params, states), commits)
@@ -195,9 +195,9 @@ class Bound:
         commits: list[tuple[Tensor, Tensor]],
     ) -> None:
         self._point(self.cut[-1], "all", held[-1] if len(held) > 1 else None)
-        for part in self.cut[:-1]:
-            for variant in self.phases[1:] if part.fused else ():
-                self._launch(part, variant)
+        for segment in self.cut[:-1]:
+            for variant in self.phases[1:] if segment.fused else ():
+                self._launch(segment, variant)
         self._launch(self.cut[-1], "all")
         params, states = dense
         for i in self.awkward:
@@ -210,11 +210,11 @@ class Bound:
 
     # -- tables --------------------------------------------------------------------------------
 
-    def _group(self, part: Part, by_kind: Mapping[Kind, Kernel], batch: Batch) -> list[Group]:
+    def _group(self, segment: Segment, by_kind: Mapping[Kind, Kernel], batch: Batch) -> list[Group]:
         leaves: dict[tuple[Kernel, tuple[int, int]], list[int]] = {}
-        for i in self._together(part):
+        for i in self._together(segment):
             kind = self.kinds[i]
-            _, where = self.parts.structure(part, kind.signature.structure)
+            _, where = self.segments.structure(segment, kind.signature.structure)
             key = (by_kind[kind], (where.start, where.stop))
             leaves.setdefault(key, []).append(i)
         for (kernel, (start, _)), numbers in leaves.items():
@@ -223,7 +223,7 @@ class Bound:
                     size = batch.states[i][start + target.index].numel()
                     if size != -(-batch.params[i].numel() // each):
                         raise CannotFuseError("", f"parameter {i} has {size} blocks of {each}")
-        shared = [x.data_ptr() for x in batch.shared[self.parts.shared(part)]]
+        shared = [x.data_ptr() for x in batch.shared[self.segments.shared(segment)]]
         return [
             Group(
                 make_table(
@@ -240,13 +240,13 @@ class Bound:
             for (kernel, states), where in leaves.items()
         ]
 
-    def _together(self, part: Part) -> Sequence[int]:
+    def _together(self, segment: Segment) -> Sequence[int]:
         """The leaves that run in tables of several."""
         return range(len(self.kinds))
 
     def _fill_owned(
         self,
-        key: tuple[Part, str],
+        key: tuple[Segment, str],
         params: Sequence[Tensor],
         states: Sequence[Sequence[Tensor]],
     ) -> None:
@@ -298,63 +298,63 @@ class Bound:
         return torch.empty_strided(p.shape, self.strides[i], dtype=dtype, device=p.device)
 
     def _point(
-        self, part: Part, variant: str, updates: list[Any] | None, what: Input | None = None
+        self, segment: Segment, variant: str, updates: list[Any] | None, what: Input | None = None
     ) -> None:
-        """Tell the kernels of a part where gradients are, and updates or ``what`` they are."""
+        """Tell the kernels of a segment where gradients are, and updates or ``what`` they are."""
         incoming: dict[Input, list[int]] = {}
-        if updates is not None and part.factored and what is None:
+        if updates is not None and segment.factored and what is None:
             incoming[_FACTOR] = [u.factor.data_ptr() for u in updates]
-            if part.measured:
+            if segment.measured:
                 squares = [u.squares for u in updates]
                 incoming[_SQUARES] = [0 if x is None else x.data_ptr() for x in squares]
         elif updates is not None:
             incoming[what or _UPDATE] = [u.data_ptr() for u in updates]
-        for group in self.groups[part, variant]:
+        for group in self.groups[segment, variant]:
             group.fill(_GRAD, self.gradient_addresses)
             for target, where in incoming.items():
                 group.fill(target, where)
 
-    def _launch(self, part: Part, variant: str) -> None:
-        groups = self.groups[part, variant]
+    def _launch(self, segment: Segment, variant: str) -> None:
+        groups = self.groups[segment, variant]
         self.back_end.run_tables([g.table for g in groups])
 
-    # -- parts ---------------------------------------------------------------------------------
+    # -- segments ---------------------------------------------------------------------------------
 
-    def _emit(self, part: Part, updates: list[Tensor] | None, batch: Batch) -> list[Tensor]:
-        """The updates that a fused part gives; its state is written in the phases after it."""
+    def _emit(self, segment: Segment, updates: list[Tensor] | None, batch: Batch) -> list[Tensor]:
+        """The updates that a fused segment gives; its state is written in the phases after it."""
         now, *later = self.phases
         out = [
             self._like(i, p, accumulator_dtype(g.dtype))
             for i, (p, g) in enumerate(zip(batch.params, batch.grads, strict=True))
         ]
-        if part.factored:
-            self._point(part, now, updates)
+        if segment.factored:
+            self._point(segment, now, updates)
         elif updates is not None:
             for u, o in zip(updates, out, strict=True):
                 o.copy_(u)
-        self._point(part, now, out, _UPDATE)
+        self._point(segment, now, out, _UPDATE)
         for variant in later:
-            self._point(part, variant, updates)
-        self._launch(part, now)
+            self._point(segment, variant, updates)
+        self._launch(segment, now)
         return out
 
     def _pure(
         self,
-        part: Part,
+        segment: Segment,
         grads: list[Tensor],
         updates: list[Tensor] | None,
         batch: Batch,
         commits: list[tuple[Tensor, Tensor]],
     ) -> list[Any]:
         """The updates that a member gives as torch operations; notes its new state."""
-        member = self.parts.as_it_is(part, self.choice)
-        leaves, new = run_member(self.parts, part, member, batch, grads, updates)
-        name = self.parts.names[part.start]
+        member = self.segments.as_it_is(segment, self.choice)
+        leaves, new = run_member(self.segments, segment, member, batch, grads, updates)
+        name = self.segments.names[segment.start]
         for a, b in new:
             if a.shape != b.shape or a.dtype != b.dtype:
                 raise CannotFuseError(name, "changes shape or dtype of its state")
         commits.extend(new)
-        if part.factored:
+        if segment.factored:
             return [leaf.contiguous() for leaf in leaves]
         return self._dense_updates(name, batch, leaves)
 

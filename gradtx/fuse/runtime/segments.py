@@ -1,4 +1,4 @@
-"""A chain as parts that are fused and members that run as torch operations."""
+"""A chain as segments that are fused and members that run as torch operations."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .check import check
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """Members ``start`` to ``stop`` of a chain, fused or run as they are.
 
     Attributes:
-        factored: the update between this part and its neighbour is the gradient times something
+        factored: the update between this segment and its neighbour is the gradient times something
             small, and that is all that one gives to the other.
         measured: squared norms of the gradient's rows or columns come with it.
     """
@@ -50,14 +50,14 @@ class Kind:
     signature: Signature
 
 
-class Parts:
-    """Graphs of a chain's parts for kinds of leaves, traced when first asked for.
+class Segments:
+    """Graphs of a chain's segments for kinds of leaves, traced when first asked for.
 
     Args:
         tx: the transform; anything but a chain counts as one member.
         skeleton: a state of one leaf.
         values: declared hyperparameters by full name.
-        back_end: what runs the parts.
+        back_end: what runs the segments.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Parts:
         self.paths = paths(tx)
         self.names = [".".join(path) for path in self.paths]
         self.refused: dict[str, str] = {}
-        self._graphs: dict[tuple[Part, Kind], Graph | tuple[str, str]] = {}
-        self._members: dict[tuple[Part, Choice | None], GradientTransformation] = {}
+        self._graphs: dict[tuple[Segment, Kind], Graph | tuple[str, str]] = {}
+        self._members: dict[tuple[Segment, Choice | None], GradientTransformation] = {}
         each = [at(skeleton, path) for path in self.paths]
         self._one_by_one = all(
             holds(m, "leaves_independent") and m.execution.next_shared is None
@@ -84,8 +84,8 @@ class Parts:
         self._sites = _offsets([sites_in(s) for s in each])
         self._shared = _offsets([shared_in(s) for s in each])
 
-    def cuts(self, kinds: list[Kind]) -> dict[Kind, tuple[Part, ...]]:
-        """The parts in which every kind of leaves is updated.
+    def cuts(self, kinds: list[Kind]) -> dict[Kind, tuple[Segment, ...]]:
+        """The segments in which every kind of leaves is updated.
 
         Where no member joins leaves, a kind that cannot be fused leaves the others alone.
 
@@ -93,7 +93,7 @@ class Parts:
             CannotFuseError: no member can be fused.
         """
         if self._one_by_one and len(kinds) > 1:
-            found: dict[Kind, tuple[Part, ...]] = {}
+            found: dict[Kind, tuple[Segment, ...]] = {}
             for kind in kinds:
                 try:
                     found[kind] = self.cut([kind])
@@ -101,92 +101,99 @@ class Parts:
                     self._note(error)
                     found[kind] = self._none()
             if any(cut != self._none() for cut in found.values()):
-                joined = any(self._joins(part, kind) for kind, cut in found.items() for part in cut)
+                joined = any(
+                    self._joins(segment, kind) for kind, cut in found.items() for segment in cut
+                )
                 if not joined:
                     for kind, cut in found.items():
                         self.graph(cut[-1], kind)
                     return found
         return dict.fromkeys(kinds, self.cut(kinds))
 
-    def one_by_one(self, cut: tuple[Part, ...], kinds: list[Kind]) -> bool:
-        """Whether leaves can as well go through these parts one after the other."""
-        pure = [part for part in cut if not part.fused]
+    def one_by_one(self, cut: tuple[Segment, ...], kinds: list[Kind]) -> bool:
+        """Whether leaves can as well go through these segments one after the other."""
+        pure = [segment for segment in cut if not segment.fused]
         if not pure or not self._one_by_one or self.late(cut) is not None:
             return False
-        if any(self._joins(part, kind) for part in cut for kind in dict.fromkeys(kinds)):
+        if any(self._joins(segment, kind) for segment in cut for kind in dict.fromkeys(kinds)):
             return False
         return not any(holds(m, "precomputes") for m in self._as_they_are(cut))
 
-    def cannot_raise(self, cut: tuple[Part, ...]) -> bool:
+    def cannot_raise(self, cut: tuple[Segment, ...]) -> bool:
         """Whether there are members that run as they are and cannot fail where they have not."""
         found = self._as_they_are(cut)
         return bool(found) and all(holds(m, "cannot_raise") for m in found)
 
-    def _as_they_are(self, cut: tuple[Part, ...]) -> list[GradientTransformation]:
+    def _as_they_are(self, cut: tuple[Segment, ...]) -> list[GradientTransformation]:
         """All that runs as torch operations."""
-        pure = [part for part in cut if not part.fused]
-        return [m for part in pure for _, m in members(self.as_it_is(part))]
+        pure = [segment for segment in cut if not segment.fused]
+        return [m for segment in pure for _, m in members(self.as_it_is(segment))]
 
-    def _none(self) -> tuple[Part, ...]:
+    def _none(self) -> tuple[Segment, ...]:
         """All members as they are."""
         n = len(self.names)
-        return (*(Part(i, i + 1, False) for i in range(n)), Part(n, n, True))
+        return (*(Segment(i, i + 1, False) for i in range(n)), Segment(n, n, True))
 
-    def _joins(self, part: Part, kind: Kind) -> bool:
-        """Whether a part combines something over the tree."""
-        nodes = self.graph(part, kind).nodes if part.fused else ()
+    def _joins(self, segment: Segment, kind: Kind) -> bool:
+        """Whether a segment combines something over the tree."""
+        nodes = self.graph(segment, kind).nodes if segment.fused else ()
         return any(node.op in TREE_REDUCTIONS for node in nodes)
 
     def _note(self, error: CannotFuseError) -> None:
         self.refused.setdefault(error.member or self.tx.name, error.reason)
 
-    def cut(self, kinds: list[Kind]) -> tuple[Part, ...]:
-        """The parts in which these kinds of leaves can be updated together.
+    def cut(self, kinds: list[Kind]) -> tuple[Segment, ...]:
+        """The segments in which these kinds of leaves can be updated together.
 
-        The last part is fused and adds the update to the parameters; it may have no members.
+        The last segment is fused and adds the update to the parameters; it may have no members.
 
         Raises:
             CannotFuseError: no member can be fused.
         """
         pure: dict[str, str] = {}
         while True:
-            parts = self._around(pure)
-            fused = [part for part in parts if part.fused]
-            if all(part.start == part.stop for part in fused):
+            segments = self._around(pure)
+            fused = [segment for segment in segments if segment.fused]
+            if all(segment.start == segment.stop for segment in fused):
                 member, reason = next(iter(pure.items()), ("", "the chain is empty"))
                 raise CannotFuseError(member, reason)
             failure = self._first_failure(fused, kinds)
             if failure is None:
                 self.refused.update(pure)
-                return self._factored(parts, kinds)
+                return self._factored(segments, kinds)
             pure.update(self._blame(*failure, kinds))
 
-    def _factored(self, parts: list[Part], kinds: list[Kind]) -> tuple[Part, ...]:
-        """The same parts, with factors in place of the first update where that is possible."""
-        first, *rest = parts
+    def _factored(self, segments: list[Segment], kinds: list[Kind]) -> tuple[Segment, ...]:
+        """The same segments, with factors in place of the first update where that is possible."""
+        first, *rest = segments
         if not first.fused and rest[0].fused and all(kind.signature.factor for kind in kinds):
-            measured = len(parts) == 2 and any(kind.signature.squares for kind in kinds)
-            changed = [replace(part, factored=True, measured=measured) for part in (first, rest[0])]
+            measured = len(segments) == 2 and any(kind.signature.squares for kind in kinds)
+            changed = [
+                replace(segment, factored=True, measured=measured) for segment in (first, rest[0])
+            ]
             if self._first_failure(changed[1:], kinds) is None:
                 return (*changed, *rest[1:])
-        return tuple(parts)
+        return tuple(segments)
 
-    def graph(self, part: Part, kind: Kind) -> Graph:
-        """The graph of a fused part.
+    def graph(self, segment: Segment, kind: Kind) -> Graph:
+        """The graph of a fused segment.
 
         Raises:
             CannotFuseError: names the member and the reason.
         """
-        key = (part, kind)
+        key = (segment, kind)
         if key not in self._graphs:
             try:
-                skeleton, signature = self.skeleton_of(part), self.signature(part, kind.signature)
-                apply = part.stop == len(self.names) and not signature.blind
-                graph = trace(self.transform(part, kind.choice), skeleton, signature, apply)
+                skeleton, signature = (
+                    self.skeleton_of(segment),
+                    self.signature(segment, kind.signature),
+                )
+                apply = segment.stop == len(self.names) and not signature.blind
+                graph = trace(self.transform(segment, kind.choice), skeleton, signature, apply)
                 if signature.squares is not None:
                     graph = with_squares(graph, signature.squares)
-                self._check_width(part, kind, graph)
-                pure = self.transform(part, kind.choice, label=False)
+                self._check_width(segment, kind, graph)
+                pure = self.transform(segment, kind.choice, label=False)
                 check(self.back_end, pure, skeleton, signature, self.values, apply, graph)
                 self._graphs[key] = graph
             except CannotFuseError as error:
@@ -197,24 +204,26 @@ class Parts:
             raise CannotFuseError(*found)
         return found
 
-    # -- pieces of a part ----------------------------------------------------------------------
+    # -- pieces of a segment ----------------------------------------------------------------------
 
-    def transform(self, part: Part, choice: Choice, label: bool = True) -> GradientTransformation:
-        """The members of a part as one transform for leaves with this choice."""
-        return Sequence.of(specialize(self.tx, choice, label), self.members_of(part))
+    def transform(
+        self, segment: Segment, choice: Choice, label: bool = True
+    ) -> GradientTransformation:
+        """The members of a segment as one transform for leaves with this choice."""
+        return Sequence.of(specialize(self.tx, choice, label), self.members_of(segment))
 
-    def as_it_is(self, part: Part, choice: Choice | None = None) -> GradientTransformation:
-        """The members of a part as one transform for all leaves, or for those with a choice."""
-        if (part, choice) not in self._members:
+    def as_it_is(self, segment: Segment, choice: Choice | None = None) -> GradientTransformation:
+        """The members of a segment as one transform for all leaves, or for those with a choice."""
+        if (segment, choice) not in self._members:
             tx = self.tx if choice is None else specialize(self.tx, choice, label=False)
-            found = Sequence.of(tx, self.members_of(part))
-            if part.factored:
+            found = Sequence.of(tx, self.members_of(segment))
+            if segment.factored:
                 ((path, member),) = found.members
                 found = Sequence(((path, _without_product(member)),))
-            self._members[part, choice] = found
-        return self._members[part, choice]
+            self._members[segment, choice] = found
+        return self._members[segment, choice]
 
-    def late(self, cut: tuple[Part, ...]) -> tuple[Path, GradientTransformation] | None:
+    def late(self, cut: tuple[Segment, ...]) -> tuple[Path, GradientTransformation] | None:
         """The first member in its form for ``Late``, and where it stands.
 
         None if it has no such form, or if anything else runs as torch operations.
@@ -229,77 +238,81 @@ class Parts:
         form = None if hint is None else hint(member)
         return None if form is None else (path, form)
 
-    def members_of(self, part: Part) -> list[Path]:
-        """The members of a part."""
-        return self.paths[part.start : part.stop]
+    def members_of(self, segment: Segment) -> list[Path]:
+        """The members of a segment."""
+        return self.paths[segment.start : segment.stop]
 
-    def skeleton_of(self, part: Part) -> Any:
-        """The skeleton of a part's state."""
-        return {".".join(path): at(self.skeleton, path) for path in self.members_of(part)}
+    def skeleton_of(self, segment: Segment) -> Any:
+        """The skeleton of a segment's state."""
+        return {".".join(path): at(self.skeleton, path) for path in self.members_of(segment)}
 
-    def structure(self, part: Part, whole: Any) -> tuple[Any, slice]:
-        """A leaf's structure in a part, and where its tensors are in the leaf's list."""
-        return whole.part(self._sites[part.start], self._sites[part.stop])
+    def structure(self, segment: Segment, whole: Any) -> tuple[Any, slice]:
+        """A leaf's structure in a segment, and where its tensors are in the leaf's list."""
+        return whole.part(self._sites[segment.start], self._sites[segment.stop])
 
-    def shared(self, part: Part) -> slice:
-        """Where a part's shared tensors are in the list of all."""
-        return slice(self._shared[part.start], self._shared[part.stop])
+    def shared(self, segment: Segment) -> slice:
+        """Where a segment's shared tensors are in the list of all."""
+        return slice(self._shared[segment.start], self._shared[segment.stop])
 
-    def signature(self, part: Part, whole: Signature) -> Signature:
-        """The signature of a part."""
-        structure, where = self.structure(part, whole.structure)
+    def signature(self, segment: Segment, whole: Signature) -> Signature:
+        """The signature of a segment."""
+        structure, where = self.structure(segment, whole.structure)
         return replace(
             whole,
-            update=accumulator_dtype(whole.grad) if part.start else None,
-            factor=whole.factor if part.factored else None,
-            squares=whole.squares if part.measured else None,
+            update=accumulator_dtype(whole.grad) if segment.start else None,
+            factor=whole.factor if segment.factored else None,
+            squares=whole.squares if segment.measured else None,
             states=whole.states[where],
             structure=structure,
-            shared=whole.shared[self.shared(part)],
+            shared=whole.shared[self.shared(segment)],
         )
 
     # ------------------------------------------------------------------------------------------
 
-    def _around(self, pure: dict[str, str]) -> list[Part]:
-        parts: list[Part] = []
+    def _around(self, pure: dict[str, str]) -> list[Segment]:
+        segments: list[Segment] = []
         start = 0
         for i, name in enumerate(self.names):
             if name in pure:
                 if i > start:
-                    parts.append(Part(start, i, True))
-                parts.append(Part(i, i + 1, False))
+                    segments.append(Segment(start, i, True))
+                segments.append(Segment(i, i + 1, False))
                 start = i + 1
-        return [*parts, Part(start, len(self.names), True)]
+        return [*segments, Segment(start, len(self.names), True)]
 
-    def _first_failure(self, parts: list[Part], kinds: list[Kind]) -> tuple[Part, str, str] | None:
-        """The first part that has no graph, the member that it fails at, and why."""
-        for part in parts:
+    def _first_failure(
+        self, segments: list[Segment], kinds: list[Kind]
+    ) -> tuple[Segment, str, str] | None:
+        """The first segment that has no graph, the member that it fails at, and why."""
+        for segment in segments:
             for kind in kinds:
                 try:
-                    self.graph(part, kind)
+                    self.graph(segment, kind)
                 except CannotFuseError as error:  # kept, it would keep all frames above
-                    return part, error.member, error.reason
+                    return segment, error.member, error.reason
         return None
 
-    def _blame(self, part: Part, member: str, reason: str, kinds: list[Kind]) -> dict[str, str]:
-        """The members of a part that stand in the way."""
-        names = self.names[part.start : part.stop]
+    def _blame(
+        self, segment: Segment, member: str, reason: str, kinds: list[Kind]
+    ) -> dict[str, str]:
+        """The members of a segment that stand in the way."""
+        names = self.names[segment.start : segment.stop]
         for name in names:
             if f"{member}.".startswith(f"{name}."):
                 return {name: reason}
         if len(names) == 1:
             return {names[0]: reason}
         alone = {}
-        for i, name in enumerate(names, part.start):
-            failure = self._first_failure([Part(i, i + 1, True)], kinds)
+        for i, name in enumerate(names, segment.start):
+            failure = self._first_failure([Segment(i, i + 1, True)], kinds)
             if failure is not None:
                 alone[name] = failure[2]
         if not alone:
             raise CannotFuseError(member, reason)
         return alone
 
-    def _check_width(self, part: Part, kind: Kind, graph: Graph) -> None:
-        """Between parts updates have the accumulator's dtype, those of a blind one have its own."""
+    def _check_width(self, segment: Segment, kind: Kind, graph: Graph) -> None:
+        """Updates have the accumulator's dtype between segments, their own in a blind one."""
         for target, i in graph.outputs:
             signature = kind.signature
             want = signature.param if signature.blind else accumulator_dtype(signature.grad)

@@ -7,26 +7,26 @@ from dataclasses import replace
 from functools import partial
 
 from .batch import Batch
-from .plan import Bound
+from .plan import LaunchPlan
 from .prepared import Prepared, write_all
 
 
 class Separate:
-    """Several ``Bound`` that are one step.
+    """Several ``LaunchPlan`` that are one step.
 
     All of them compute what follows from the state that all leaves share; the last one keeps it,
     the others work on copies.
 
     Args:
         batch: the leaves.
-        bounds: which of them each has, and the tables.
+        plans: which of them each has, and the tables.
     """
 
-    def __init__(self, batch: Batch, bounds: list[tuple[list[int], Bound]]) -> None:
-        self._where = [where for where, _ in bounds]
-        self.pieces = [bound for _, bound in bounds]
+    def __init__(self, batch: Batch, plans: list[tuple[list[int], LaunchPlan]]) -> None:
+        self._where = [where for where, _ in plans]
+        self.pieces = [plan for _, plan in plans]
         self._batch = replace(batch, grads=[], extra={})
-        self._parts = [bound.batch for bound in self.pieces]
+        self._parts = [plan.batch for plan in self.pieces]
 
     @staticmethod
     def cut(batch: Batch, leaves: list[list[int]], alone: list[bool]) -> list[Batch]:
@@ -45,12 +45,12 @@ class Separate:
         """Whether these tables serve a batch: same tensors at the same addresses."""
         if len(batch.params) != len(self._batch.params):
             return False
-        return all(map(Bound.fits, self.pieces, self._split(batch)))
+        return all(map(LaunchPlan.fits, self.pieces, self._split(batch)))
 
     @property
     def fails_late(self) -> bool:
         """Whether what ``prepare`` gives may still raise."""
-        return any(bound.fails_late for bound in self.pieces)
+        return any(plan.fails_late for plan in self.pieces)
 
     def prepare(self, batch: Batch) -> Callable[[], None]:
         """Compute everything that may fail; the result writes."""
@@ -58,7 +58,7 @@ class Separate:
             for own, x in zip(part.shared, batch.shared, strict=True):
                 own.copy_(x)
         split = zip(self.pieces, self._split(batch), strict=True)
-        steps = [Prepared(bound.prepare(part), bound.fails_late) for bound, part in split]
+        steps = [Prepared(plan.prepare(part), plan.fails_late) for plan, part in split]
         return partial(write_all, steps)
 
     def _split(self, batch: Batch) -> list[Batch]:

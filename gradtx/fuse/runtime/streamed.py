@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .batch import Batch
-from .plan import Bound
+from .plan import LaunchPlan
 
 
-class Streamed(Bound):
+class Streamed(LaunchPlan):
     """Leaves with members that ``cannot_raise``.
 
-    Updates are there for these leaves only while they are written, not for all at once, and a part
-    writes its state as it gives them.
+    Updates are there for these leaves only while they are written, not for all at once, and a
+    segment writes its state as it gives them.
     """
 
     variants = ("emit", "commit", "all")

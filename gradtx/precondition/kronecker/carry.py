@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ...codecs import as_codec
 from ...core import tree
-from ...core.leaf_states import FIRST_MOMENTS, SECOND_MOMENTS, map_leaf_states
+from ...core.leaf_states import map_leaf_states
 from ...core.protocol import GradientTransformation
+from ...core.roles import SECOND, roles
 from ...core.tree import PyTree
 
 # (leaf, moment in full, whether it is a second one) -> the moment in the new basis.
@@ -34,17 +35,23 @@ def carried(
         return {name: carried(inner[name], state[name], spec, likes, carry) for name in state}
 
     def leaf(i: int, s: Any) -> Any:
-        return s if likes[i] is None else _moments(tx, s, "", i, likes[i], carry)
+        return s if likes[i] is None else _moments(tx, s, "", "", i, likes[i], carry)
 
     return map_leaf_states(leaf, state, spec)
 
 
 def _moments(
-    tx: GradientTransformation, node: Any, name: str, i: int, like: Tensor, carry: Carry
+    tx: GradientTransformation,
+    node: Any,
+    name: str,
+    role: str,
+    i: int,
+    like: Tensor,
+    carry: Carry,
 ) -> Any:
     """One leaf's state, gone through field by field."""
-    if name in FIRST_MOMENTS | SECOND_MOMENTS and node != ():
-        second = name in SECOND_MOMENTS
+    if role and node != ():
+        second = role == SECOND
         if isinstance(node, Tensor):
             if node.shape != like.shape:
                 return node
@@ -56,4 +63,6 @@ def _moments(
     inside = tree.children(node)
     if not inside:
         return node
-    return tree.rebuild(node, [_moments(tx, x, key, i, like, carry) for key, x in inside])
+    own = roles(node)
+    new = [_moments(tx, x, key, own.get(key, ""), i, like, carry) for key, x in inside]
+    return tree.rebuild(node, new)
