@@ -113,12 +113,19 @@ class Execution:
         return dataclasses.replace(base, **named)
 
 
+# Attributes that were hints before.
+_FORMER = {"per_leaf": "leaves_independent=True", "steady": "cannot_raise=True"}
+
+
 def inherit(cls: type) -> None:
     """Complete the hints that a class declares by those of its bases.
 
     Raises:
-        TypeError: they are no ``Execution``.
+        TypeError: they are no ``Execution``, or spelt as attributes.
     """
+    for former, now in _FORMER.items():
+        if former in vars(cls):
+            raise TypeError(f"{cls.__name__}: {former} is now a hint, execution = Execution({now})")
     own = vars(cls).get("execution")
     if own is None or isinstance(own, property):
         return

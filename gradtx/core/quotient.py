@@ -129,7 +129,7 @@ class on_gradients(Wrapper):
     {'w': tensor([2.])}
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(params)

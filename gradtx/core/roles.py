@@ -23,11 +23,12 @@ def roles(state: Any) -> Mapping[str, str]:
     >>> dict(roles(gx.scale_by_adam().init({"w": torch.ones(1)})["w"]))
     {'mu': 'first_moment', 'nu': 'second_moment', 'nu_max': 'second_moment'}
     """
-    return _roles(type(state)) if hasattr(state, "_fields") else {}
+    kind: Any = type(state)
+    return _roles(kind) if hasattr(kind, "_fields") else {}
 
 
 @cache
-def _roles(state: type) -> Mapping[str, str]:
+def _roles(state: Any) -> Mapping[str, str]:
     found = {}
     for name, hint in get_type_hints(state, include_extras=True).items():
         for one in (hint, *get_args(hint)):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 import gradtx as gx
+from gradtx.core.execution import Execution
 from gradtx.core.protocol import Wrapper
 from gradtx.precondition import EigenbasisLeaf
 
@@ -36,7 +37,7 @@ class with_bases(Wrapper):
     Factors are kept in coordinates of the bases, so that they are turned along.
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     bases: Mapping[str, Mapping[int, Tensor]] = field(compare=False)
 

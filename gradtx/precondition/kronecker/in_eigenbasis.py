@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core import tree
 from ...core.declared import Call, DeclaredTransform, like, widen
 from ...core.errors import TreeMismatchError
+from ...core.execution import Execution
 from ...core.hyper import static
 from ...core.leaf_states import map_leaf_states
 from ...core.leaves import densify_leaf
@@ -99,7 +100,7 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
     True
     """
 
-    per_leaf: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
     given_as: ClassVar[str] = "transform"
     densifies: ClassVar[bool] = True
 
