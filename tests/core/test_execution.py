@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 import gradtx as gx
@@ -10,12 +12,12 @@ from gradtx.core.execution import holds
 
 def test_a_class_inherits_what_it_does_not_name() -> None:
     class careful(gx.LeafTransform):
-        execution = gx.Execution(cannot_raise=True)
+        execution: ClassVar[gx.Execution] = gx.Execution(cannot_raise=True)
 
     assert holds(careful(), "cannot_raise") and holds(careful(), "leaves_independent")
 
     class reckless(careful):
-        execution = gx.Execution(cannot_raise=False)
+        execution: ClassVar[gx.Execution] = gx.Execution(cannot_raise=False)
 
     assert not holds(reckless(), "cannot_raise") and holds(reckless(), "leaves_independent")
 
@@ -29,27 +31,27 @@ def test_what_is_no_hint_raises_when_the_class_is_defined() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'can_not_raise'"):
 
         class misspelt(gx.LeafTransform):
-            execution = gx.Execution(can_not_raise=True)
+            execution: ClassVar[gx.Execution] = gx.Execution(can_not_raise=True)
 
     with pytest.raises(TypeError, match="cannot_raise must be True, False or a function"):
 
         class mistyped(gx.LeafTransform):
-            execution = gx.Execution(cannot_raise="yes")
+            execution: ClassVar[gx.Execution] = gx.Execution(cannot_raise="yes")
 
     with pytest.raises(TypeError, match="matrix_view must be a function of the transform"):
 
         class no_function(gx.LeafTransform):
-            execution = gx.Execution(matrix_view=True)
+            execution: ClassVar[gx.Execution] = gx.Execution(matrix_view=True)
 
     with pytest.raises(TypeError, match="next_shared must be NextShared"):
 
         class no_contract(gx.LeafTransform):
-            execution = gx.Execution(next_shared=True)
+            execution: ClassVar[gx.Execution] = gx.Execution(next_shared=True)
 
     with pytest.raises(TypeError, match="loose: execution must be an Execution"):
 
         class loose(gx.LeafTransform):
-            execution = {"cannot_raise": True}
+            execution = ("cannot_raise", True)
 
     with pytest.raises(TypeError, match=r"former: per_leaf is now a hint, execution = Execution"):
 
