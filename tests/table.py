@@ -18,6 +18,7 @@ from . import (
     table_codecs,
     table_compression,
     table_kronecker,
+    table_psgd,
     table_spectral,
     table_subspace,
     table_windows,
@@ -355,6 +356,7 @@ ROWS = [
     *table_compression.ROWS,
     *table_kronecker.ROWS,
     *table_subspace.ROWS,
+    *table_psgd.ROWS,
     *table_spectral.ROWS,
     *table_windows.ROWS,
 ]

@@ -38,6 +38,7 @@ from .matrix_groups import matrix_groups
 from .microadam import MicroAdam
 from .optimizer import Optimizer
 from .prodigy import Prodigy, ProdigyAdv, ProdigyLionAdv
+from .psgd_classes import PSGD, PSGDKron
 from .recipe_optimizer import RecipeOptimizer
 from .saved_options import SAFE
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
@@ -75,6 +76,7 @@ __all__ = [
     "LAMB",
     "LARS",
     "MFAC",
+    "PSGD",
     "SGD",
     "SM3",
     "SMMF",
@@ -117,6 +119,7 @@ __all__ = [
     "NorMuon",
     "NovoGrad",
     "Optimizer",
+    "PSGDKron",
     "Prodigy",
     "ProdigyAdv",
     "ProdigyLionAdv",

@@ -13,6 +13,7 @@ from .kronecker import (
 )
 from .mfac import precondition_mfac
 from .orthogonalize import orthogonalize
+from .psgd import PreconditionByKronState, precondition_by_kron
 from .shape import NormalizeNeuronsState, normalize_factor, normalize_neurons, scale_by_shape
 from .window import GradientWindowState, WindowLeaf, gradient_window
 from .window_rows import DenseRows, LowRankRows, SparseRows
@@ -25,6 +26,7 @@ __all__ = [
     "InEigenbasisState",
     "LowRankRows",
     "NormalizeNeuronsState",
+    "PreconditionByKronState",
     "SparseRows",
     "WindowLeaf",
     "blocks",
@@ -36,6 +38,7 @@ __all__ = [
     "normalize_factor",
     "normalize_neurons",
     "orthogonalize",
+    "precondition_by_kron",
     "precondition_mfac",
     "scale_by_shape",
     "spectrum",

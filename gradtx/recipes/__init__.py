@@ -27,6 +27,7 @@ from .nadam import nadam, nadamw
 from .novograd import novograd
 from .optimistic import optimistic_gradient_descent
 from .prodigy import prodigy, prodigy_adv, prodigy_lion_adv
+from .psgd import psgd, psgd_kron
 from .radam import radam
 from .rmsprop import rmsprop
 from .rprop import rprop
@@ -87,6 +88,8 @@ __all__ = [
     "prodigy",
     "prodigy_adv",
     "prodigy_lion_adv",
+    "psgd",
+    "psgd_kron",
     "radam",
     "rmsprop",
     "rmsprop_sn",

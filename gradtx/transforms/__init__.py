@@ -24,6 +24,7 @@ from .decay_after import decay_after
 from .error_feedback import ErrorFeedbackLeaf, ErrorFeedbackState, error_feedback
 from .factored_rms import ScaleByFactoredRmsState, scale_by_factored_rms
 from .grams import grams
+from .keep_norm import keep_norm
 from .learning_rate import scale_by_learning_rate, scale_by_schedule
 from .low_rank_momentum import LowRankMomentumState, low_rank_momentum
 from .mars import MarsState, mars
@@ -140,6 +141,7 @@ __all__ = [
     "first_moment",
     "grams",
     "in_basis",
+    "keep_norm",
     "keep_params_nonnegative",
     "limit_norm_growth",
     "limit_relative_step",

@@ -117,6 +117,8 @@ OWN = [
     own(gx.optim.Dion2),
     own(gx.optim.Trion),
     own(gx.optim.DCTAdamW),
+    own(gx.optim.PSGD, {"momentum": 0.9, "whiten": "momentum"}),
+    own(gx.optim.PSGDKron, {"memory_save_mode": "one_diag", "b1": 0.5}),
     own(gx.optim.LDAdamW, {"rank": 2}),
     own(gx.optim.AdamWSN, {"subset": "heuristics"}),
     own(gx.optim.RMSPropSN),

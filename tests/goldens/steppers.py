@@ -43,12 +43,14 @@ class Steps:
         transform: learning rate included.
         hyper: step -> overrides of dynamic hyperparameters, such as a recorded schedule.
         bits: step -> random 16-bit integers per leaf, for stochastic rounding.
+        extra: step -> further arguments of ``update``.
         view: ``(state, params)`` -> what to compare with recorded states.
     """
 
     transform: gx.GradientTransformation
     hyper: Callable[[int], Hyper] | None = None
     bits: Callable[[int], Mapping[str, Tensor]] | None = None
+    extra: Callable[[int], Mapping[str, Any]] | None = None
     view: Callable[[Any, Tree], Checks] | None = None
 
     def init(self, params: Tree) -> Any:
@@ -56,7 +58,8 @@ class Steps:
 
     def step(self, params: Tree, grads: Tree, state: Any, t: int) -> tuple[Tree, Any]:
         hyper = self.hyper(t) if self.hyper else None
-        updates, state = self.transform.update(grads, state, params, hyper=hyper)
+        extra = self.extra(t) if self.extra else {}
+        updates, state = self.transform.update(grads, state, params, hyper=hyper, **extra)
         if self.bits is None:
             return gx.apply_updates(params, updates), state
         bits = self.bits(t)
@@ -80,7 +83,8 @@ class Fused:
 
     def step(self, params: Tree, grads: Tree, state: Any, t: int) -> tuple[Tree, Any]:
         hyper = self.steps.hyper(t) if self.steps.hyper else None
-        return self.run(params, grads, state, hyper=hyper)
+        extra = self.steps.extra(t) if self.steps.extra else {}
+        return self.run(params, grads, state, hyper=hyper, **extra)
 
 
 class Backward:
@@ -118,7 +122,8 @@ def in_mode(stepper: Stepper, mode: str) -> Stepper | None:
     if not isinstance(stepper, Steps) or stepper.bits is not None:
         return None
     alone = all(holds(member, "leaves_independent") for _, member in members(stepper.transform))
-    if mode == "backward" and (stepper.hyper is not None or not alone):
+    given = stepper.hyper is not None or stepper.extra is not None
+    if mode == "backward" and (given or not alone):
         return None
     return MODES[mode](stepper)
 
