@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from .. import recipes
 from ..core.protocol import GradientTransformation
@@ -12,85 +10,31 @@ from ..recipes.psgd import FALLING
 from .recipe_optimizer import RecipeOptimizer
 
 
-class PSGDKron(RecipeOptimizer):
-    """Whitened momentum, the form that most users run; the chain is ``gx.psgd_kron``.
+class PSGDKron(
+    RecipeOptimizer,
+    recipe=recipes.psgd_kron,
+    options="lr b1 weight_decay probability max_size min_ndim memory_save_mode whiten precond_lr "
+    "init_scale merge_dims form norm noise_in_momentum seed",
+):
+    """Whitened momentum, the form that most users run; the chain is ``gx.psgd_kron``."""
 
-    ``probability`` None fits with every update at first and later with 3 of 100.
-    """
+    @classmethod
+    def build(cls, *, probability: float | None = None, **arguments: Any) -> GradientTransformation:
+        """The chain for these arguments.
 
-    signature: ClassVar[Mapping[str, Any]] = {
-        "lr": 3e-4,
-        "b1": 0.9,
-        "weight_decay": 0.0,
-        "probability": None,
-        "max_size": 8192,
-        "min_ndim": 2,
-        "memory_save_mode": None,
-        "whiten": "momentum",
-        "precond_lr": 0.1,
-        "init_scale": 1.0,
-        "merge_dims": True,
-        "form": "EQ",
-        "norm": "column",
-        "noise_in_momentum": False,
-        "seed": 0,
-    }
-    feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {"b1": ("decay",)}
-
-    @staticmethod
-    def build(
-        probability: float | None,
-        max_size: float,
-        min_ndim: int,
-        memory_save_mode: str | None,
-        whiten: str,
-        init_scale: float,
-        merge_dims: bool,
-        form: str,
-        norm: str,
-        noise_in_momentum: bool,
-        seed: int,
-    ) -> GradientTransformation:
-        """The chain for these structural options."""
-        return recipes.psgd_kron(
-            probability=FALLING if probability is None else probability,
-            max_size=max_size,
-            min_ndim=min_ndim,
-            memory_save_mode=memory_save_mode,
-            whiten=whiten,
-            init_scale=init_scale,
-            merge_dims=merge_dims,
-            form=form,
-            norm=norm,
-            noise_in_momentum=noise_in_momentum,
-            seed=seed,
-        )
+        Args:
+            probability: fits an update, in (0, 1]; None for every update at first and later 3 of
+                100.
+            **arguments: of the recipe.
+        """
+        often = FALLING if probability is None else probability
+        return super().build(probability=often, **arguments)
 
 
-class PSGD(RecipeOptimizer):
+class PSGD(
+    RecipeOptimizer,
+    recipe=recipes.psgd,
+    options="lr momentum weight_decay form precond_lr beta_l damping whiten init_scale max_size "
+    "max_skew max_rms max_entry probability update_first norm seed",
+):
     """Whitened gradients or momentum, the author's form; the chain is ``gx.psgd``."""
-
-    signature: ClassVar[Mapping[str, Any]] = {
-        "lr": 1e-3,
-        "momentum": 0.0,
-        "weight_decay": 0.0,
-        "form": "Q0.5EQ1.5",
-        "precond_lr": 0.1,
-        "beta_l": 0.9,
-        "damping": 1e-9,
-        "whiten": "gradient",
-        "init_scale": None,
-        "max_size": math.inf,
-        "max_skew": 1.0,
-        "max_rms": 2.0,
-        "max_entry": 10.0,
-        "probability": 1.0,
-        "update_first": True,
-        "norm": "column",
-        "seed": 0,
-    }
-    feeds: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "max_rms": ("clip_by_block_rms.threshold",),
-        "max_entry": ("clip.max_delta",),
-    }
-    recipe = staticmethod(recipes.psgd)
