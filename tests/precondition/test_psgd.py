@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.core.execution import holds
 from gradtx.precondition.psgd import factors, fit, norms, procrustes
 
 F64 = torch.float64
@@ -189,14 +190,14 @@ def test_a_fit_every_so_many_updates_of_a_leaf():
 def test_the_first_scale():
     us = {"a": torch.full((2, 2), 3.0), "b": torch.full((3,), 0.5)}
     tx = kron(init_scale=None, probability=1e-9)
-    assert not tx.per_leaf
+    assert not holds(tx, "leaves_independent")
     (first, second), _state = run(tx, [us, us])
     scale = 3.0 ** (-4 / 8)
     for out in (first, second):  # P = scale^2
         torch.testing.assert_close(out["a"], us["a"] * scale**2)
         torch.testing.assert_close(out["b"], us["b"] * scale**2)
     leaf = kron(init_scale="leaf", probability=1e-9)
-    assert leaf.per_leaf
+    assert holds(leaf, "leaves_independent")
     (out,), _ = run(leaf, [us])
     for name, g in us.items():
         torch.testing.assert_close(out[name], g * g.flatten()[0] ** (-4 * 2 / 16))

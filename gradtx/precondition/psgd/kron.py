@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ...core import tree
 from ...core.checks import can_read
 from ...core.declared import Call, DeclaredTransform, widen
 from ...core.errors import TreeMismatchError, shape_mismatch
+from ...core.execution import Execution
 from ...core.hyper import Hyper, Values, declare, dynamic, static
 from ...core.random import Seed, check_seed, fold_in, make_key, next_key, normal, uniform
 from ...core.state import advance, new_count
@@ -97,6 +98,11 @@ class precondition_by_kron(DeclaredTransform):
     tensor([1., 1.])
     """
 
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=lambda tx: tx.init_scale is not None,
+        cannot_raise=lambda tx: tx.norm != "exact",
+    )
+
     form: str = static("Q0.5EQ1.5")
     precond_lr: Hyper = dynamic(0.1, within="(0, 1]")
     beta_l: Hyper = dynamic(0.9, within="(0, 1]")
@@ -153,10 +159,6 @@ class precondition_by_kron(DeclaredTransform):
             *(("hvp",) if self.whiten == "newton" else ()),
             *(("noise",) if self.noise == "recorded" else ()),
         )
-
-    @property
-    def per_leaf(self) -> bool:
-        return self.init_scale is not None
 
     @cached_property
     def declared(self) -> Mapping[str, str]:  # type: ignore[override]
