@@ -50,7 +50,13 @@ def new_model(args: argparse.Namespace) -> GPT:
 
 
 def train_on(
-    corpus: Corpus, name: str, model: GPT, make: Make, args: argparse.Namespace, steps: int
+    corpus: Corpus,
+    name: str,
+    model: GPT,
+    make: Make,
+    args: argparse.Namespace,
+    steps: int,
+    before_step: Callable[[int], object] = lambda step: None,
 ) -> Run:
     """Train a model with warm-up and cosine decay."""
     shape = {"size": args.batch_size, "context": args.context}
@@ -62,6 +68,7 @@ def train_on(
         progress(batches(corpus.train, steps, seed=args.seed, **shape), name),
         batches(corpus.validation, 8, seed=args.seed, **shape),
         validate_every=max(1, steps // 10),
+        before_step=before_step,
     )
     first, last = run.validation_loss[0], run.validation_loss[-1]
     print(f"{name}: validation loss {first:.3f} -> {last:.3f}", flush=True)

@@ -42,8 +42,11 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: list[Batch]) -> float:
-    """Mean loss over the batches."""
+    """Mean loss over the batches, in evaluation mode."""
+    was_training = model.training
+    model.eval()
     losses = [next_byte_loss(model(inputs), targets) for inputs, targets in batches]
+    model.train(was_training)
     return torch.stack(losses).mean().item()
 
 
@@ -55,6 +58,7 @@ def train(
     train_batches: Iterable[Batch],
     validation_batches: list[Batch],
     validate_every: int,
+    before_step: Callable[[int], object] = lambda step: None,
 ) -> Run:
     """Take one step per batch, with the learning rate multiplied by ``lr_scale(step)``."""
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_scale)
@@ -65,6 +69,7 @@ def train(
         if step % validate_every == 0:
             run.validation_step.append(step)
             run.validation_loss.append(evaluate(model, validation_batches))
+        before_step(step)
         begin = perf_counter()
         loss = next_byte_loss(model(inputs), targets)
         loss.backward()

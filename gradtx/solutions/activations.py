@@ -15,7 +15,7 @@ class Outliers(NamedTuple):
     """Attributes, both 0-d.
 
     ``kurtosis`` is the fourth central moment over the squared variance, 3 for normal numbers;
-    ``peak`` the largest magnitude over the median one.
+    ``peak`` the largest magnitude over the median one, NaN where that is zero.
     """
 
     kurtosis: Tensor

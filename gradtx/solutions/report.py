@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ..core import tree
@@ -136,10 +137,11 @@ def _of_losses(loss_fn: Loss | None) -> dict[str, Measure]:
 
 
 def _of_activations(activations: Measure) -> dict[str, Measure]:
-    """Means over layers."""
+    """Means over layers; those whose median is zero have no peak over it."""
 
     def mean(p: PyTree, field: str) -> float:
-        return _mean({k: getattr(v, field) for k, v in activation_outliers(activations(p)).items()})
+        found = {k: getattr(v, field) for k, v in activation_outliers(activations(p)).items()}
+        return _mean({k: v for k, v in found.items() if not torch.isnan(v)})
 
     return {
         "activation kurtosis": lambda p: mean(p, "kurtosis"),
