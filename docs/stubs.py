@@ -28,7 +28,7 @@ COMMON = """\
 OWNERS = (
     *("gradtx.codecs", "gradtx.compressors", "gradtx.subspace", "gradtx.core.leaves"),
     *("gradtx.optim.recipe_optimizer", "gradtx.optim.matrix_optimizer"),
-    *("gradtx.optim.averaging", "gradtx.optim.estimating"),
+    *("gradtx.optim.averaging", "gradtx.optim.estimating", "gradtx.precondition.inverse_roots"),
 )
 NUMBER = "float | Tensor"
 

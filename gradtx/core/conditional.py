@@ -16,7 +16,6 @@ from torch import Tensor
 from . import tree
 from .checks import check_tensors
 from .execution import Execution
-from .hyper import static
 from .leaves import ANY_UPDATE, isfinite_leaf, leaf_if
 from .protocol import Wrapper
 from .reduce import LOCAL
@@ -55,7 +54,14 @@ class apply_if_finite(Wrapper):
     (0.0, 1, 0.0)
     """
 
-    max_consecutive_errors: int = static(5, at_least=0)
+    max_consecutive_errors: int = 5
+
+    def __post_init__(self) -> None:
+        if self.max_consecutive_errors < 0:
+            raise ValueError(
+                "apply_if_finite: max_consecutive_errors must be >= 0, "
+                f"got {self.max_consecutive_errors}"
+            )
 
     def init(self, params: PyTree) -> ApplyIfFiniteState:
         count = new_count(tree.leaves(params))
@@ -108,7 +114,11 @@ class skip_large_updates(Wrapper):
     [0.0, 0.0, 0.0, 0.0]
     """
 
-    max_norm: float = static(within="(0, inf]")
+    max_norm: float
+
+    def __post_init__(self) -> None:
+        if not self.max_norm > 0:
+            raise ValueError(f"skip_large_updates: max_norm must be > 0, got {self.max_norm}")
 
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(params)

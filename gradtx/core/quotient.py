@@ -56,6 +56,10 @@ class quotient(GradientTransformation):
     denominator: GradientTransformation
     by: Callable[[Tensor, Tensor], Tensor] = divide
 
+    def __repr__(self) -> str:
+        by = "" if self.by is divide else f", by={getattr(self.by, '__name__', self.by)}"
+        return f"quotient({self.numerator!r}, {self.denominator!r}{by})"
+
     @property
     def inner(self) -> Mapping[str, GradientTransformation]:
         return {"numerator": self.numerator, "denominator": self.denominator}
@@ -86,6 +90,9 @@ class AsGradients(Wrapper):
     @property
     def name(self) -> str:
         return "as_gradients"
+
+    def __repr__(self) -> str:
+        return f"as_gradients({self.transform!r})"
 
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(params)

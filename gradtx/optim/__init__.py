@@ -32,7 +32,7 @@ from .classes import (
 )
 from .estimating import ProdigyOptimizer
 from .from_transform import TransformOptimizer, from_transform
-from .kronecker_classes import SOAP
+from .kronecker_classes import DASH, KLSOAP, REKLS, SOAP, KLShampoo, OneSidedShampoo, Shampoo
 from .matrix_classes import DCTAdamW, Dion, Dion2, Muon, NorMuon, Trion
 from .matrix_groups import matrix_groups
 from .microadam import MicroAdam
@@ -73,10 +73,13 @@ from .window_classes import MFAC
 
 __all__ = [
     "APOLLO",
+    "DASH",
+    "KLSOAP",
     "LAMB",
     "LARS",
     "MFAC",
     "PSGD",
+    "REKLS",
     "SGD",
     "SM3",
     "SMMF",
@@ -109,6 +112,7 @@ __all__ = [
     "GaLoreAdafactor",
     "GaLoreAdamW",
     "GaLoreAdamW8bit",
+    "KLShampoo",
     "LDAdamW",
     "Lion",
     "LionAdv",
@@ -118,6 +122,7 @@ __all__ = [
     "NAdam",
     "NorMuon",
     "NovoGrad",
+    "OneSidedShampoo",
     "Optimizer",
     "PSGDKron",
     "Prodigy",
@@ -131,6 +136,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "ScheduleFreeOptimizer",
     "ScheduleFreeSGD",
+    "Shampoo",
     "SignSGD",
     "Signum",
     "SimplifiedAdEMAMix",

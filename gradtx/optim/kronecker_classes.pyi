@@ -2,14 +2,202 @@
 
 # Written by python docs/stubs.py.
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch import Tensor, dtype
 from torch.optim.optimizer import ParamsT
 
 from gradtx.codecs import Codec
+from gradtx.precondition.inverse_roots import RootMethod
 
 from .recipe_optimizer import RecipeOptimizer
+
+class DASH(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        beta_g: float | Tensor = 0.9,
+        beta_lr: float = 0.95,
+        beta_graft: float | Tensor = 0.95,
+        weight_decay: float | Tensor = 0.0,
+        block_size: int = 1024,
+        inv_root_freq: int = 10,
+        start_prec_step: int = 1,
+        inv_root_method: str | RootMethod = "evd",
+        eps_inv_root: float = 1e-10,
+        eps_mode: Literal["absolute", "relative"] = "absolute",
+        eps_grafting: float | Tensor = 1e-08,
+        mu: float | Tensor = 0.0,
+        use_nesterov: bool = True,
+        nesterov_form: Literal["p_plus_mu_m", "mu_p_plus_m"] = "p_plus_mu_m",
+        correct_bias: bool = True,
+        one_dim: Literal["adamw", "shampoo"] = "adamw",
+        adamw_b1: float | Tensor = 0.9,
+        adamw_b2: float | Tensor = 0.95,
+        adamw_eps: float | Tensor = 1e-08,
+        staggered: bool = False,
+        packed: bool = False,
+        codec: Codec | dtype | None = None,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class KLShampoo(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.0001,
+        b1: float | Tensor = 0.9,
+        shampoo_beta: float = 0.98,
+        eps: float = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        precondition_frequency: int = 10,
+        init_factor: float = 0.1,
+        clamp: float = 4000.0,
+        bound: Literal["side", "fixed", "relative"] = "side",
+        damping: bool = False,
+        normalize_grads: bool = False,
+        max_precond_dim: int | None = None,
+        vector_b2: float | Tensor = 0.98,
+        vector_eps: float | Tensor = 1e-08,
+        staggered: bool = False,
+        packed: bool = False,
+        codec: Codec | dtype | None = None,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class KLSOAP(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.0001,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.98),
+        shampoo_beta: float | None = 0.98,
+        eps: float | Tensor = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        precondition_frequency: int = 10,
+        init_factor: float = 0.1,
+        clamp: float = 4000.0,
+        bound: Literal["side", "fixed", "relative"] = "side",
+        damping: float = 0.0,
+        normalize_grads: bool = False,
+        max_precond_dim: int | None = None,
+        staggered: bool = False,
+        packed: bool = False,
+        codec: Codec | dtype | None = None,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class OneSidedShampoo(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        b1: float | Tensor = 0.9,
+        shampoo_beta: float = 0.999,
+        eps: float = 1e-12,
+        weight_decay: float | Tensor = 0.0,
+        precondition_frequency: int = 10,
+        max_precond_dim: int = 10000,
+        root: str | RootMethod = "evd",
+        packed: bool = False,
+        codec: Codec | dtype | None = None,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class REKLS(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.95),
+        shampoo_beta: float = 0.95,
+        eps: float = 1e-08,
+        weight_decay: float | Tensor = 0.01,
+        init_factor: float = 0.1,
+        refresh: Literal["eigh", "qr"] = "eigh",
+        precondition_frequency: int = 1,
+        max_precond_dim: int | None = None,
+        packed: bool = False,
+        codec: Codec | dtype | None = None,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class Shampoo(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        b1: float | Tensor = 0.9,
+        shampoo_beta: float = 1.0,
+        beta3: float | Tensor | None = None,
+        eps: float = 1e-12,
+        eps_mode: Literal["absolute", "relative"] = "absolute",
+        weight_decay: float | Tensor = 0.0,
+        weight_decay_type: Literal["decoupled", "l2", "corrected", "independent"] = "decoupled",
+        peak_lr: float | None = None,
+        max_preconditioner_dim: int | None = 1024,
+        precondition_frequency: int = 1,
+        start_preconditioning_step: int | None = None,
+        correct_bias: bool = True,
+        grafting: Literal["adam", "rmsprop", "adagrad", "sgd"] | None = "adam",
+        grafting_b2: float | Tensor = 0.999,
+        grafting_eps: float | Tensor = 1e-08,
+        target_dims: int | None = 2,
+        one_dim: Literal["diagonal", "shampoo"] = "diagonal",
+        momentum: float | Tensor | None = None,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        form: Literal["plain", "kl", "eigh", "qr"] = "plain",
+        root: str | RootMethod = "evd",
+        exponents: Mapping[int, Any] | None = None,
+        unturned: Mapping[int, tuple[int, ...]] | None = None,
+        weighs_squares: bool = True,
+        trace_scaling: float | None = None,
+        qr_iterations: int = 1,
+        tolerance: float = 0.0,
+        staggered: bool = False,
+        packed: bool = False,
+        codec: Codec | dtype | None = None,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
 
 class SOAP(RecipeOptimizer):
     def __init__(

@@ -5,10 +5,13 @@ from .kronecker import (
     BlockPlan,
     EigenbasisLeaf,
     InEigenbasisState,
+    InverseRootsLeaf,
     blocks,
     eigenbasis,
+    grafted,
     in_eigenbasis,
     kronecker_factors,
+    scale_by_inverse_roots,
     spectrum,
 )
 from .mfac import precondition_mfac
@@ -24,6 +27,7 @@ __all__ = [
     "EigenbasisLeaf",
     "GradientWindowState",
     "InEigenbasisState",
+    "InverseRootsLeaf",
     "LowRankRows",
     "NormalizeNeuronsState",
     "PreconditionByKronState",
@@ -32,6 +36,7 @@ __all__ = [
     "blocks",
     "eigenbasis",
     "gradient_window",
+    "grafted",
     "in_eigenbasis",
     "kronecker_factors",
     "matrix_root",
@@ -40,6 +45,7 @@ __all__ = [
     "orthogonalize",
     "precondition_by_kron",
     "precondition_mfac",
+    "scale_by_inverse_roots",
     "scale_by_shape",
     "spectrum",
 ]

@@ -11,9 +11,11 @@ from .adan import adan
 from .adopt import adopt, adopt_adv
 from .apollo import apollo, apollo_mini
 from .cautious import c_adamw, c_lion
+from .dash import dash
 from .dct_adamw import dct_adamw
 from .dion import dion, dion2, trion
 from .galore import galore_adafactor, galore_adamw, galore_adamw8bit
+from .kl_shampoo import kl_shampoo, kl_soap, rekls
 from .layerwise import lamb, lars
 from .ldadam import ldadamw
 from .lion import lion
@@ -33,6 +35,7 @@ from .rmsprop import rmsprop
 from .rprop import rprop
 from .schedule_free import schedule_free_adamw, schedule_free_sgd
 from .sgd import sgd
+from .shampoo import one_sided_shampoo, shampoo
 from .sign import signsgd, signum
 from .simplified_ademamix import simplified_ademamix
 from .sm3 import sm3
@@ -65,12 +68,15 @@ __all__ = [
     "apollo_mini",
     "c_adamw",
     "c_lion",
+    "dash",
     "dct_adamw",
     "dion",
     "dion2",
     "galore_adafactor",
     "galore_adamw",
     "galore_adamw8bit",
+    "kl_shampoo",
+    "kl_soap",
     "lamb",
     "lars",
     "ldadamw",
@@ -84,6 +90,7 @@ __all__ = [
     "nadamw",
     "normuon",
     "novograd",
+    "one_sided_shampoo",
     "optimistic_gradient_descent",
     "prodigy",
     "prodigy_adv",
@@ -91,12 +98,14 @@ __all__ = [
     "psgd",
     "psgd_kron",
     "radam",
+    "rekls",
     "rmsprop",
     "rmsprop_sn",
     "rprop",
     "schedule_free_adamw",
     "schedule_free_sgd",
     "sgd",
+    "shampoo",
     "signsgd",
     "signum",
     "simplified_ademamix",

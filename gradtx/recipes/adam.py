@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.select import Labels
@@ -22,7 +21,7 @@ def adam(
     nesterov: bool = False,
     amsgrad: str | None = None,
     eps_root: Hyper = 0.0,
-    mu_codec: Codec | torch.dtype | None = None,
+    mu_dtype: torch.dtype | None = None,
 ) -> Chain:
     """Adam.
 
@@ -39,7 +38,7 @@ def adam(
         amsgrad: divide by the largest second moment so far: "raw" as torch.optim, "corrected"
             as Optax.
         eps_root: added inside the root.
-        mu_codec: how the first moment is kept: a dtype or a codec; default at least float32.
+        mu_dtype: dtype of the first moment; default at least float32.
 
     Raises:
         ValueError: a value outside its interval, or an unknown ``amsgrad``.
@@ -52,7 +51,7 @@ def adam(
     {'w': tensor([-0.5000])}
     """
     moments = scale_by_adam(
-        b1, b2, eps, eps_root, mu_codec=mu_codec, nesterov=nesterov, amsgrad=amsgrad
+        b1, b2, eps, eps_root, mu_dtype=mu_dtype, nesterov=nesterov, amsgrad=amsgrad
     )
     return assemble(moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=False)
 
@@ -67,7 +66,7 @@ def adamw(
     nesterov: bool = False,
     amsgrad: str | None = None,
     eps_root: Hyper = 0.0,
-    mu_codec: Codec | torch.dtype | None = None,
+    mu_dtype: torch.dtype | None = None,
 ) -> Chain:
     """Adam with decoupled weight decay.
 
@@ -84,7 +83,7 @@ def adamw(
         amsgrad: divide by the largest second moment so far: "raw" as torch.optim, "corrected"
             as Optax.
         eps_root: added inside the root.
-        mu_codec: how the first moment is kept: a dtype or a codec; default at least float32.
+        mu_dtype: dtype of the first moment; default at least float32.
 
     Raises:
         ValueError: a value outside its interval, or an unknown ``amsgrad``.
@@ -97,7 +96,7 @@ def adamw(
     {'w': tensor([-0.7500])}
     """
     moments = scale_by_adam(
-        b1, b2, eps, eps_root, mu_codec=mu_codec, nesterov=nesterov, amsgrad=amsgrad
+        b1, b2, eps, eps_root, mu_dtype=mu_dtype, nesterov=nesterov, amsgrad=amsgrad
     )
     return assemble(moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=True)
 
@@ -110,7 +109,7 @@ def amsgrad(
     weight_decay: Hyper = 0.0,
     mask: Labels | None = None,
     eps_root: Hyper = 0.0,
-    mu_codec: Codec | torch.dtype | None = None,
+    mu_dtype: torch.dtype | None = None,
 ) -> Chain:
     """Adam that divides by the largest second moment so far, its bias corrected first.
 
@@ -125,7 +124,7 @@ def amsgrad(
         weight_decay: multiple of the parameter added to the gradient, >= 0.
         mask: which leaves decay; default all.
         eps_root: added inside the root.
-        mu_codec: how the first moment is kept: a dtype or a codec; default at least float32.
+        mu_dtype: dtype of the first moment; default at least float32.
 
     Raises:
         ValueError: a value outside its interval.
@@ -137,5 +136,5 @@ def amsgrad(
     >>> tx.update({"w": torch.full((1,), 3.0)}, tx.init(params), params)[0]
     {'w': tensor([-0.5000])}
     """
-    moments = scale_by_adam(b1, b2, eps, eps_root, mu_codec=mu_codec, amsgrad="corrected")
+    moments = scale_by_adam(b1, b2, eps, eps_root, mu_dtype=mu_dtype, amsgrad="corrected")
     return assemble(moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=False)

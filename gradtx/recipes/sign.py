@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.select import Labels
@@ -44,7 +43,7 @@ def signum(
     beta: Hyper = 0.9,
     weight_decay: Hyper = 0.0,
     mask: Labels | None = None,
-    codec: Codec | torch.dtype | None = None,
+    accumulator_dtype: torch.dtype | None = None,
 ) -> Chain:
     """Gradient descent with the signs of averaged gradients.
 
@@ -55,7 +54,7 @@ def signum(
         beta: decay of the average, in [0, 1).
         weight_decay: multiple of the parameter added to the update, >= 0.
         mask: which leaves decay; default all.
-        codec: how the average is kept: a dtype or a codec; default at least float32.
+        accumulator_dtype: dtype of the average; default at least float32.
 
     Raises:
         ValueError: a value outside its interval.
@@ -68,7 +67,7 @@ def signum(
     {'w': tensor([-0.5000])}
     """
     return assemble(
-        ema(beta, debias=False, codec=codec),
+        ema(beta, debias=False, accumulator_dtype=accumulator_dtype),
         scale_by_sign(),
         lr=lr,
         weight_decay=weight_decay,

@@ -28,6 +28,7 @@ from .keep_norm import keep_norm
 from .learning_rate import scale_by_learning_rate, scale_by_schedule
 from .low_rank_momentum import LowRankMomentumState, low_rank_momentum
 from .mars import MarsState, mars
+from .moment_power import second_moment_power
 from .moments import (
     AccumulateState,
     FirstMomentState,
@@ -69,8 +70,9 @@ from .step_size import StepState, limit_relative_step, scale_by_inverse_time
 from .stochastic_round import StochasticRoundState, stochastic_round
 from .subset_norm import SubsetNormState, root_subset_norm, scale_by_subset_norm
 from .trust_ratio import scale_by_trust_ratio
+from .two_decay_ema import two_decay_ema
 from .views import as_matrices, in_basis, split_rows
-from .weight_decay import add_decayed_weights
+from .weight_decay import add_corrected_decay, add_decayed_weights
 from .yogi import ScaleByYogiState, scale_by_yogi
 
 __all__ = [
@@ -122,6 +124,7 @@ __all__ = [
     "ZeroNansState",
     "accumulate",
     "adaptive_grad_clip",
+    "add_corrected_decay",
     "add_decayed_weights",
     "add_noise",
     "as_matrices",
@@ -188,6 +191,7 @@ __all__ = [
     "schedule_free",
     "schedule_free_eval_params",
     "schedule_free_train_params",
+    "second_moment_power",
     "set_to_zero",
     "skip_first",
     "sliding_window_adam",
@@ -197,6 +201,7 @@ __all__ = [
     "split_rows",
     "stochastic_round",
     "trace",
+    "two_decay_ema",
     "undo_bias",
     "zero_nans",
 ]

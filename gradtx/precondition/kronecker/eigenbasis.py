@@ -14,7 +14,7 @@ from ...core.constants import constant
 from .policy import Policy
 
 INITS = ("eigh", "identity")
-REFRESHES = ("qr", "power_qr_sorted", "eigh", "qr_algorithm")
+REFRESHES = ("qr", "qr_sorted", "power_qr_sorted", "eigh", "qr_algorithm")
 WHENS = ("after", "before")
 
 
@@ -41,15 +41,18 @@ class eigenbasis(Policy):
 
     Args:
         init: the first basis: "eigh" of the first factor, eigenvalues descending, or "identity".
-        refresh: "qr" orthonormalises F's columns; "power_qr_sorted" does too, the largest diagonal
-            entries first, and second moments move along; "eigh" is exact, ascending;
-            "qr_algorithm" takes one step F = q r -> r q and sorts the result ascending.
+        refresh: "qr" orthonormalises F's columns; "qr_sorted" then sorts them by the new diagonal,
+            descending; "power_qr_sorted" sorts before, and second moments move along;
+            "eigh" is exact, ascending; "qr_algorithm" takes steps F = q r -> r q and sorts the
+            result ascending.
         every: updates from one refresh to the next, >= 1.
         when: "after" the update, which then is made in a basis that has not seen its gradient, or
             "before" it.
         start: with "before", the first update at which there is a refresh; None for ``every``.
         staggered: give every leaf a phase of its own, which spreads the cost.
         ridge: added to the diagonal for "qr_algorithm", >= 0.
+        iterations: steps of "qr_algorithm" at most, >= 1.
+        tolerance: share of the norm off the diagonal at which they end, >= 0.
 
     Raises:
         ValueError: a value that is not among these.
@@ -62,12 +65,16 @@ class eigenbasis(Policy):
     """
 
     init: Literal["eigh", "identity"] = "eigh"
-    refresh: Literal["qr", "power_qr_sorted", "eigh", "qr_algorithm"] = "power_qr_sorted"
+    refresh: Literal["qr", "qr_sorted", "power_qr_sorted", "eigh", "qr_algorithm"] = (
+        "power_qr_sorted"
+    )
     every: int = 10
     when: Literal["after", "before"] = "after"
     start: int | None = None
     staggered: bool = False
     ridge: float = 0.0
+    iterations: int = 1
+    tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in (("init", INITS), ("refresh", REFRESHES), ("when", WHENS)):
@@ -76,8 +83,11 @@ class eigenbasis(Policy):
                     f"eigenbasis: {name} must be one of {known}, got {getattr(self, name)!r}"
                 )
         check_interval("eigenbasis", self.every, self.start)
-        if not self.ridge >= 0:
-            raise ValueError(f"eigenbasis: ridge must be >= 0, got {self.ridge}")
+        for name, least in (("ridge", 0), ("iterations", 1), ("tolerance", 0)):
+            if not getattr(self, name) >= least:
+                raise ValueError(
+                    f"eigenbasis: {name} must be >= {least}, got {getattr(self, name)}"
+                )
 
     @property
     def first_refresh(self) -> int:
@@ -88,7 +98,7 @@ class eigenbasis(Policy):
         """A leaf's phase, or () where all have the same."""
         return phase_of(name, self.every, like) if self.staggered else ()
 
-    def turned(self, factor: Tensor, how: str, ridge: Tensor | float = 0.0) -> Turned:
+    def turned(self, factor: Tensor, how: str) -> Turned:
         """The next basis of factors (n, d, d); ``how`` is one of the names of ``refresh``."""
         if how in ("eigh", "eigh_descending"):
             values, q = eigh(factor)
@@ -97,20 +107,36 @@ class eigenbasis(Policy):
             return Turned(torch.diag_embed(values), q, ())
         diagonal = factor.diagonal(dim1=-2, dim2=-1)
         if how == "qr_algorithm":
-            eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-            q, r = qr(factor + ridge * eye)
-            new = symmetrized(r @ q) - ridge * eye
-            order = torch.argsort(new.diagonal(dim1=-2, dim2=-1), dim=-1, stable=True)
-            new = _columns(_columns(new, order).mT, order)
-            return Turned(new, _columns(q, order), ())
-        if how == "qr":
+            return self._by_qr_algorithm(factor)
+        if how in ("qr", "qr_sorted"):
             q, r = qr(factor)
-            return Turned(symmetrized(r @ q), q, ())
+            new = symmetrized(r @ q)
+            if how == "qr":
+                return Turned(new, q, ())
+            order = torch.argsort(new.diagonal(dim1=-2, dim2=-1), descending=True, stable=True)
+            return Turned(_columns(_columns(new, order).mT, order), _columns(q, order), ())
         order = torch.argsort(diagonal, dim=-1, descending=True, stable=True)
         # F[:, order] = q r, so that q^T F = r with its columns put back.
         q, r = qr(_columns(factor, order))
         back = torch.argsort(order, dim=-1)
         return Turned(symmetrized(_columns(r, back) @ q), q, order)
+
+    def _by_qr_algorithm(self, factor: Tensor) -> Turned:
+        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        turned, rotation = factor.detach() + self.ridge * eye, eye.expand_as(factor)
+        for _ in range(self.iterations):
+            q, r = qr(turned)
+            new = symmetrized(r @ q), rotation @ q
+            square = turned.square().sum((-2, -1))
+            off = square - turned.diagonal(dim1=-2, dim2=-1).square().sum(-1)
+            more = off.clamp(min=0.0).sqrt() > self.tolerance * square.sqrt()
+            turned, rotation = (
+                torch.where(more[:, None, None], a, b)
+                for a, b in zip(new, (turned, rotation), strict=True)
+            )
+        order = torch.argsort(turned.diagonal(dim1=-2, dim2=-1), dim=-1, stable=True)
+        turned = _columns(_columns(turned - self.ridge * eye, order).mT, order)
+        return Turned(turned, _columns(rotation, order), ())
 
 
 def due(k: Tensor, every: int, phase: Tensor | tuple[()], start: int | None = None) -> Tensor:

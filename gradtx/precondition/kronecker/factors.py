@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,9 @@ class kronecker_factors(Policy):
         max_dim: longest side that has a factor, >= 1; None for any.
         one_dim: whether blocks of one dimension have a factor.
         sides: "all", or "short" for the shorter one of matrices alone.
+        exponents: powers -e of the factors in ``gx.scale_by_inverse_roots`` where they are not
+            1 / (2 o) for blocks of o dimensions: pairs of o and a number, or a number a side; of a
+            side whose number is zero there is no factor.
         whole_first: let the first gradient count in full, not 1 - b.
         packed: keep the upper triangles alone, in half the memory.
 
@@ -56,6 +59,7 @@ class kronecker_factors(Policy):
     max_dim: int | None = None
     one_dim: bool = False
     sides: Literal["all", "short"] = "all"
+    exponents: tuple[tuple[int, Any], ...] = ()
     whole_first: bool = False
     packed: bool = False
 
@@ -66,6 +70,13 @@ class kronecker_factors(Policy):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"kronecker_factors: {name} must be one of {known}, got {getattr(self, name)!r}"
+                )
+        for order, given in self.exponents:
+            each = given if isinstance(given, tuple) else (given,)
+            if order < 0 or len(each) not in (1, order) or not all(e >= 0 for e in each):
+                raise ValueError(
+                    "kronecker_factors: exponents must be pairs of a number of dimensions and an "
+                    f"exponent >= 0, or one a side, got {(order, given)!r}"
                 )
         if self.max_dim is not None and not self.max_dim >= 1:
             raise ValueError(f"kronecker_factors: max_dim must be >= 1, got {self.max_dim}")
@@ -80,10 +91,17 @@ class kronecker_factors(Policy):
         if 0 in block or (len(block) == 1 and not self.one_dim):
             return ()
         most = max(block, default=0) if self.max_dim is None else self.max_dim
-        found = tuple(i for i, d in enumerate(block) if d <= most)
+        found = tuple(
+            i for i, d in enumerate(block) if d <= most and self.exponent(len(block), i) > 0
+        )
         if self.sides == "short" and len(block) > 1:
             return found and (min(found, key=lambda i: block[i]),)
         return found
+
+    def exponent(self, order: int, side: int) -> float:
+        """The power -e of a side's factor in blocks of so many dimensions."""
+        given = dict(self.exponents).get(order, 1 / (2 * max(order, 1)))
+        return float(given[side]) if isinstance(given, tuple) else float(given)
 
     def init(self, block: Sequence[int], n: int, like: Tensor) -> tuple[Tensor, ...]:
         """Zeros for n blocks of one shape, one tensor a side that has a factor."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core import tree
-from ...core.declared import Call, DeclaredTransform, like, widen
+from ...core.declared import Call, DeclaredTransform, like
 from ...core.errors import TreeMismatchError
 from ...core.execution import Execution
 from ...core.hyper import static
@@ -23,10 +23,20 @@ from .blocks import blocks
 from .carry import carried
 from .eigenbasis import Turned, due, eigenbasis
 from .factors import kronecker_factors
-from .sides import Gathered, Sides, back, carry, first_factors, gathered, rotated, turn
+from .sides import (
+    Gathered,
+    Sides,
+    back,
+    carry,
+    first_factors,
+    gathered,
+    gradients_of,
+    rotated,
+    turn,
+)
 from .spectrum import spectrum
 from .stacks import readable
-from .units import Kind, Unit, Units
+from .units import Kind, Units
 
 FIRSTS = ("skip", "pass", "current")
 Flag = Tensor | bool
@@ -206,7 +216,8 @@ class _Work:
         self.tx, self.call, self.states, self.inner = tx, call, states, state.inner_state
         self.units = Units(tx.cut, tx.factors, call.updates)
         for unit in self.units.all:
-            self._check(unit)
+            name, found = call.names[unit.leaf], states[unit.leaf].bases
+            self.units.check(tx.name, name, unit, found, lambda q: q)
         flags = dict(zip(there, self._flags([states[i] for i in there]), strict=True))
         self.flags = [flags.get(i) for i in range(len(states))]
         self.step, self.first, self.due = (
@@ -223,21 +234,6 @@ class _Work:
                 (self.old, self.new), tx.factors.weights(step, unit.kind.dtype), strict=True
             ):
                 into.append(weight.expand(self.units.count(unit)))
-
-    def _check(self, unit: Unit) -> None:
-        """A state that was made for another shape, or for other options, must not pass."""
-        bases, kind, plan = self.states[unit.leaf].bases, unit.kind, self.units.plans[unit.leaf]
-        assert plan is not None
-        n = self.units.count(unit)
-        want = [(n, kind.block[side], kind.block[side]) for side in kind.sides]
-        fits = len(bases) == len(plan.regions)
-        got = [tuple(q.shape) for q in bases[unit.region]] if fits else None
-        if got != want:
-            raise TreeMismatchError(
-                f"in_eigenbasis: leaf {self.call.names[unit.leaf]!r} of shape {plan.shape} needs "
-                f"bases of shapes {want} for its blocks, its state has {got}; options that cut "
-                "leaves must stay what they were when the state was made"
-            )
 
     def _flags(self, states: list[EigenbasisLeaf]) -> list[_Flags]:
         steps = [advance(s.step) for s in states]
@@ -256,7 +252,7 @@ class _Work:
         """The updates of all leaves; None where there are none."""
         tx, call, units = self.tx, self.call, self.units
         xs = units.gather(call.updates)
-        ys = xs if tx.source == "updates" else units.gather(self._gradients())
+        ys = xs if tx.source == "updates" else units.gather(gradients_of(tx.name, call))
         every, at_once = range(len(xs)), tx.first == "current"
         fresh = [i for i in every if self.first[i] is not False]
         later = [i for i in every if at_once or self.first[i] is not True]
@@ -277,16 +273,6 @@ class _Work:
                 flag, own = self.first[i], xs[i] if tx.first == "pass" else torch.zeros_like(xs[i])
                 outs[i] = torch.where(flag, own, outs[i]) if isinstance(flag, Tensor) else own
         return units.scatter(outs)
-
-    def _gradients(self) -> list[Any]:
-        given = self.call.extra.get("grads")
-        if given is None:
-            return self.call.updates
-        gs = tree.leaves_like(self.tx.name, self.call.spec, given, "gradient")
-        return [
-            None if u is None else widen(densify_leaf(g)).to(u.dtype)
-            for u, g in zip(self.call.updates, gs, strict=True)
-        ]
 
     def _rotated(self, where: Sequence[int], xs: Sequence[Any]) -> list[Any]:
         done = self.units.each(where, rotated, xs, self.bases)

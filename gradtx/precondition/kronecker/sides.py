@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...core import tree
+from ...core.declared import Call, widen
+from ...core.leaves import densify_leaf
 from .eigenbasis import Turned, eigenbasis
 from .factors import kronecker_factors
 from .spectrum import spectrum
@@ -84,7 +87,7 @@ def first_factors(
 
 def turn(how: eigenbasis, method: str, factors: Sides) -> tuple[Turned, ...]:
     """The next bases of all sides."""
-    return tuple(how.turned(f, method, how.ridge) for f in factors)
+    return tuple(how.turned(f, method) for f in factors)
 
 
 def carry(kind: Kind, x: Tensor, turns: Sequence[Turned], second: bool) -> Tensor:
@@ -96,3 +99,15 @@ def carry(kind: Kind, x: Tensor, turns: Sequence[Turned], second: bool) -> Tenso
             index = along(t.order, side, x.ndim - 1).expand_as(x)
             x = torch.gather(x, side + 1, index)
     return x
+
+
+def gradients_of(who: str, call: Call) -> list[Any]:
+    """The gradients of a call like its updates; the updates themselves where none are given."""
+    given = call.extra.get("grads")
+    if given is None:
+        return call.updates
+    gs = tree.leaves_like(who, call.spec, given, "gradient")
+    return [
+        None if u is None else widen(densify_leaf(g)).to(u.dtype)
+        for u, g in zip(call.updates, gs, strict=True)
+    ]

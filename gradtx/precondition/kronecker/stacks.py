@@ -16,13 +16,16 @@ from ...core.tree import PyTree
 _LARGE = 1 << 14
 
 
-def together(fn: Callable[..., PyTree], *columns: Sequence[PyTree]) -> list[PyTree]:
+def together(
+    fn: Callable[..., PyTree], *columns: Sequence[PyTree], always: bool = False
+) -> list[PyTree]:
     """``fn`` of every entry's trees of stacks, all entries in one batch.
 
     Args:
         fn: function of as many trees as there are columns; what it gives is batched alike.
         columns: per argument, one tree an entry, of one structure, whose tensors have the same
             shapes but for the first dimension.
+        always: batch blocks too that are so large that it does not pay for products.
 
     Returns:
         What ``fn`` gives, one an entry.
@@ -33,7 +36,7 @@ def together(fn: Callable[..., PyTree], *columns: Sequence[PyTree]) -> list[PyTr
     >>> [x.shape[0] for x in together(lambda x: 2 * x, xs)]
     [2, 1]
     """
-    if len(columns[0]) == 1 or _is_large(columns[0][0]):
+    if len(columns[0]) == 1 or (_is_large(columns[0][0]) and not always):
         return [fn(*entry) for entry in zip(*columns, strict=True)]
     sizes = [_length(x) for x in columns[0]]
     leaves, spec = tree.flatten(fn(*(tree.map(_cat, *column) for column in columns)))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from ...core.errors import TreeMismatchError
 from .blocks import BlockPlan, blocks
 from .factors import kronecker_factors
 from .stacks import together
@@ -65,6 +67,33 @@ class Units:
         plan = self.plans[unit.leaf]
         assert plan is not None
         return torch.Size(plan.regions[unit.region].counts).numel()
+
+    def check(
+        self, who: str, name: str, unit: Unit, found: Sequence[Any], whole: Callable[..., Tensor]
+    ) -> None:
+        """Raise unless a leaf's stacks of square matrices are what the unit needs.
+
+        Args:
+            who: for the error.
+            name: of the leaf, for the error.
+            unit: the unit.
+            found: per region of the leaf's plan, the matrices of its sides.
+            whole: gives a matrix in full.
+
+        Raises:
+            TreeMismatchError: the state is that of another shape or of other options.
+        """
+        plan, kind, n = self.plans[unit.leaf], unit.kind, self.count(unit)
+        assert plan is not None
+        want = [(n, kind.block[side], kind.block[side]) for side in kind.sides]
+        fits = len(found) == len(plan.regions)
+        got = [tuple(whole(x).shape) for x in found[unit.region]] if fits else None
+        if got != want:
+            raise TreeMismatchError(
+                f"{who}: leaf {name!r} of shape {plan.shape} needs matrices of shapes {want} for "
+                f"its blocks, its state has {got}; options that cut leaves must stay what they "
+                "were when the state was made"
+            )
 
     def gather(self, leaves: Sequence[Any]) -> list[Any]:
         """The stacks of every unit; None where a leaf is not there."""
