@@ -40,7 +40,7 @@ class Row:
 def low_moments() -> gx.GradientTransformation:
     """AdamW with moments in bfloat16."""
     return gx.chain(
-        gx.scale_by_adam(mu_dtype=torch.bfloat16, nu_dtype=torch.bfloat16),
+        gx.scale_by_adam(mu_codec=torch.bfloat16, nu_codec=torch.bfloat16),
         gx.add_decayed_weights(1e-2),
         gx.scale_by_learning_rate(1e-3),
     )

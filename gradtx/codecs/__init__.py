@@ -3,7 +3,7 @@
 from .affine import Affine, Symmetric, affine, symmetric
 from .blockwise import Blockwise, UnsignedBlockwise, blockwise
 from .codec import Codec, Encoding, nbytes
-from .dense import as_codec, check_codec, dense, first_moment_codec, first_moment_of
+from .dense import as_codec, codec_field, dense, first_moment_codec, first_moment_of
 from .dynamic import dynamic8
 from .matricize import square_matricize
 from .rank1 import Rank1, factor, rank1
@@ -26,7 +26,7 @@ __all__ = [
     "affine_rows",
     "as_codec",
     "blockwise",
-    "check_codec",
+    "codec_field",
     "dense",
     "dynamic8",
     "factor",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.protocol import GradientTransformation
+from ..core.hyper import static
 from ..core.state import state_zeros
 from .codec import Codec, Encoding
 
@@ -101,19 +102,19 @@ def first_moment_of(
     return full if codec.keeps_zero else torch.where(second <= nothing, 0.0, full)
 
 
-def check_codec(tx: GradientTransformation, codec: str, dtype: str | None = None) -> None:
-    """Raise unless the named codec field of a transform, and its dtype field, can be used.
+def codec_field(default: Codec | torch.dtype | None = None) -> Any:
+    """Declare how a moment is kept: a codec, a dtype, or None for at least float32.
 
-    Raises:
-        TypeError: the codec field holds neither a codec, nor a dtype, nor None.
-        ValueError: both fields are given.
+    >>> import gradtx as gx
+    >>> gx.ema(0.9, codec="bfloat16")
+    Traceback (most recent call last):
+    TypeError: ema: codec must be a codec, a dtype or None, got str
     """
-    value = getattr(tx, codec)
-    if value is None:
-        return
-    if not isinstance(value, (Codec, torch.dtype)):
+    return static(default, check=_codec_field)
+
+
+def _codec_field(who: str, name: str, value: Any) -> None:
+    if value is not None and not isinstance(value, (Codec, torch.dtype)):
         raise TypeError(
-            f"{tx.name}: {codec} must be a codec, a dtype or None, got {type(value).__name__}"
+            f"{who}: {name} must be a codec, a dtype or None, got {type(value).__name__}"
         )
-    if dtype is not None and getattr(tx, dtype) is not None:
-        raise ValueError(f"{tx.name}: give {dtype} or {codec}, not both")

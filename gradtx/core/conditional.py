@@ -16,6 +16,7 @@ from torch import Tensor
 from . import tree
 from .checks import check_tensors
 from .execution import Execution
+from .hyper import static
 from .leaves import ANY_UPDATE, isfinite_leaf, leaf_if
 from .protocol import Wrapper
 from .reduce import LOCAL
@@ -54,14 +55,7 @@ class apply_if_finite(Wrapper):
     (0.0, 1, 0.0)
     """
 
-    max_consecutive_errors: int = 5
-
-    def __post_init__(self) -> None:
-        if self.max_consecutive_errors < 0:
-            raise ValueError(
-                "apply_if_finite: max_consecutive_errors must be >= 0, "
-                f"got {self.max_consecutive_errors}"
-            )
+    max_consecutive_errors: int = static(5, at_least=0)
 
     def init(self, params: PyTree) -> ApplyIfFiniteState:
         count = new_count(tree.leaves(params))
@@ -114,11 +108,7 @@ class skip_large_updates(Wrapper):
     [0.0, 0.0, 0.0, 0.0]
     """
 
-    max_norm: float
-
-    def __post_init__(self) -> None:
-        if not self.max_norm > 0:
-            raise ValueError(f"skip_large_updates: max_norm must be > 0, got {self.max_norm}")
+    max_norm: float = static(within="(0, inf]")
 
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(params)

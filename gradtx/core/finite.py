@@ -12,6 +12,7 @@ from torch import Tensor
 from . import tree
 from .checks import check_tensors
 from .execution import Execution
+from .hyper import static
 from .leaves import ANY_UPDATE, isfinite_leaf, leaf_if
 from .protocol import Wrapper
 from .tree import PyTree
@@ -42,13 +43,7 @@ class apply_if_leaf_finite(Wrapper):
 
     execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
-    otherwise: Literal["raise", "skip"] = "raise"
-
-    def __post_init__(self) -> None:
-        if self.otherwise not in ("raise", "skip"):
-            raise ValueError(
-                f"apply_if_leaf_finite: otherwise must be 'raise' or 'skip', got {self.otherwise!r}"
-            )
+    otherwise: Literal["raise", "skip"] = static("raise", choices=("raise", "skip"))
 
     def init(self, params: PyTree) -> PyTree:
         return self.transform.init(params)

@@ -12,6 +12,7 @@ from . import tree
 from .checks import check_tensors
 from .errors import TreeMismatchError
 from .extra import map_trees
+from .hyper import static
 from .leaves import ANY_UPDATE, densify_leaf
 from .protocol import Wrapper
 from .tree import PyTree
@@ -53,11 +54,7 @@ class flatten(Wrapper):
     {'a': tensor([0.6000]), 'b': tensor([0.8000])}
     """
 
-    live: Literal["all", "nonzero"] = "all"
-
-    def __post_init__(self) -> None:
-        if self.live not in ("all", "nonzero"):
-            raise ValueError(f"flatten: live must be 'all' or 'nonzero', got {self.live!r}")
+    live: Literal["all", "nonzero"] = static("all", choices=("all", "nonzero"))
 
     def init(self, params: PyTree) -> PyTree:
         check_tensors(self.name, params, what="parameter")

@@ -149,23 +149,6 @@ class LowRankUpdate:
         return zeros.index_add(-1 if self.side == "right" else -2, self.basis, self.factor)
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """What a gradient is multiplied with, in place of its update; executors alone ask for it.
-
-    Attributes:
-        factor: a number, or one a row or a column of a matrix.
-        squares: squared norms of the gradient's rows or columns in float64, or None.
-    """
-
-    factor: Tensor
-    squares: Tensor | None
-
-    def contiguous(self) -> Scaling:
-        """With a factor that is."""
-        return Scaling(self.factor.contiguous(), self.squares)
-
-
 STRUCTURED = (SparseUpdate, LowRankUpdate)
 ANY_UPDATE = (Tensor, *STRUCTURED)
 

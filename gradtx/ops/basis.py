@@ -24,17 +24,20 @@ TRANSFORMS = ("auto", "fft", "matmul")
 
 
 def axis_of(side: str, rows: int, columns: int) -> int:
-    """The dimension of a matrix that a side names: 0 for "left", 1 for "right".
+    """The dimension of a matrix that a side names: 0 or 1.
 
-    "std" is the smaller dimension (of a square matrix 1), "std_left" too (of a square matrix 0).
+    "std" is the smaller dimension (a square matrix: 1), "std_left" too (a square matrix:
+    0), "reverse_std" and "larger" the larger one (a square matrix: 0); "left" is 0, "right" is 1.
 
     >>> from gradtx.ops.basis import axis_of
-    >>> axis_of("std", 3, 2), axis_of("std", 2, 2), axis_of("std_left", 2, 2)
-    (1, 1, 0)
+    >>> [axis_of(side, 4, 4) for side in ("std", "std_left", "reverse_std")]
+    [1, 0, 0]
     """
     if side in ("left", "right"):
         return int(side == "right")
-    return int(rows >= columns) if side == "std" else int(rows > columns)
+    if side == "std":
+        return int(rows >= columns)
+    return int(rows > columns) if side == "std_left" else int(rows < columns)
 
 
 def check_basis(who: str, basis: str, transform: str = "auto", side: str = "std") -> None:

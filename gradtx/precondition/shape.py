@@ -50,14 +50,7 @@ class scale_by_shape(LeafTransform):
     accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
     execution: ClassVar[Execution] = Execution(cannot_raise=True)
 
-    rule: str = static("original")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rule not in RULES:
-            raise ValueError(
-                f"scale_by_shape: rule must be one of {tuple(RULES)}, got {self.rule!r}"
-            )
+    rule: str = static("original", choices=tuple(RULES))
 
     def update_leaf(self, u: Any, s: Any, p: Any, h: Values) -> tuple[Any, Any]:
         if len(u.shape) < 2 or 0 in u.shape or self.rule == "none":

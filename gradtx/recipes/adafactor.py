@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
@@ -26,7 +27,7 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     clipping_threshold: Hyper | None = 1.0,
     momentum: Hyper | None = None,
-    dtype_momentum: torch.dtype | None = None,
+    codec: Codec | torch.dtype | None = None,
     weight_decay: Hyper = 0.0,
     mask: Labels | None = None,
     eps: Hyper = 1e-30,
@@ -50,7 +51,7 @@ def adafactor(
         clipping_threshold: largest root mean square of the scaled gradient, > 0; None for no
             limit.
         momentum: decay of the average of u, in [0, 1); None or 0 keeps no average.
-        dtype_momentum: dtype of that average; default at least float32.
+        codec: how that average is kept: a dtype or a codec; default at least float32.
         weight_decay: multiple of the parameter added to the update, >= 0.
         mask: which leaves decay; default all.
         eps: added to squared gradients.
@@ -91,5 +92,5 @@ def adafactor(
     if relative_step:
         moments.append(limit_relative_step(1.0 if lr is None else lr))
     if momentum is not None and not is_off(momentum):
-        moments.append(ema(momentum, debias=False, accumulator_dtype=dtype_momentum))
+        moments.append(ema(momentum, debias=False, codec=codec))
     return assemble(*moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=True)

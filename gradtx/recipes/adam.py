@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.select import Labels
@@ -21,7 +22,7 @@ def adam(
     nesterov: bool = False,
     amsgrad: str | None = None,
     eps_root: Hyper = 0.0,
-    mu_dtype: torch.dtype | None = None,
+    mu_codec: Codec | torch.dtype | None = None,
 ) -> Chain:
     """Adam.
 
@@ -38,7 +39,7 @@ def adam(
         amsgrad: divide by the largest second moment so far: "raw" as torch.optim, "corrected"
             as Optax.
         eps_root: added inside the root.
-        mu_dtype: dtype of the first moment; default at least float32.
+        mu_codec: how the first moment is kept: a dtype or a codec; default at least float32.
 
     Raises:
         ValueError: a value outside its interval, or an unknown ``amsgrad``.
@@ -51,7 +52,7 @@ def adam(
     {'w': tensor([-0.5000])}
     """
     moments = scale_by_adam(
-        b1, b2, eps, eps_root, mu_dtype=mu_dtype, nesterov=nesterov, amsgrad=amsgrad
+        b1, b2, eps, eps_root, mu_codec=mu_codec, nesterov=nesterov, amsgrad=amsgrad
     )
     return assemble(moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=False)
 
@@ -66,7 +67,7 @@ def adamw(
     nesterov: bool = False,
     amsgrad: str | None = None,
     eps_root: Hyper = 0.0,
-    mu_dtype: torch.dtype | None = None,
+    mu_codec: Codec | torch.dtype | None = None,
 ) -> Chain:
     """Adam with decoupled weight decay.
 
@@ -83,7 +84,7 @@ def adamw(
         amsgrad: divide by the largest second moment so far: "raw" as torch.optim, "corrected"
             as Optax.
         eps_root: added inside the root.
-        mu_dtype: dtype of the first moment; default at least float32.
+        mu_codec: how the first moment is kept: a dtype or a codec; default at least float32.
 
     Raises:
         ValueError: a value outside its interval, or an unknown ``amsgrad``.
@@ -96,7 +97,7 @@ def adamw(
     {'w': tensor([-0.7500])}
     """
     moments = scale_by_adam(
-        b1, b2, eps, eps_root, mu_dtype=mu_dtype, nesterov=nesterov, amsgrad=amsgrad
+        b1, b2, eps, eps_root, mu_codec=mu_codec, nesterov=nesterov, amsgrad=amsgrad
     )
     return assemble(moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=True)
 
@@ -109,7 +110,7 @@ def amsgrad(
     weight_decay: Hyper = 0.0,
     mask: Labels | None = None,
     eps_root: Hyper = 0.0,
-    mu_dtype: torch.dtype | None = None,
+    mu_codec: Codec | torch.dtype | None = None,
 ) -> Chain:
     """Adam that divides by the largest second moment so far, its bias corrected first.
 
@@ -124,7 +125,7 @@ def amsgrad(
         weight_decay: multiple of the parameter added to the gradient, >= 0.
         mask: which leaves decay; default all.
         eps_root: added inside the root.
-        mu_dtype: dtype of the first moment; default at least float32.
+        mu_codec: how the first moment is kept: a dtype or a codec; default at least float32.
 
     Raises:
         ValueError: a value outside its interval.
@@ -136,5 +137,5 @@ def amsgrad(
     >>> tx.update({"w": torch.full((1,), 3.0)}, tx.init(params), params)[0]
     {'w': tensor([-0.5000])}
     """
-    moments = scale_by_adam(b1, b2, eps, eps_root, mu_dtype=mu_dtype, amsgrad="corrected")
+    moments = scale_by_adam(b1, b2, eps, eps_root, mu_codec=mu_codec, amsgrad="corrected")
     return assemble(moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=False)

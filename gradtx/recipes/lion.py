@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.select import Labels
@@ -17,7 +18,7 @@ def lion(
     b2: Hyper = 0.99,
     weight_decay: Hyper = 1e-3,
     mask: Labels | None = None,
-    mu_dtype: torch.dtype | None = None,
+    mu_codec: Codec | torch.dtype | None = None,
 ) -> Chain:
     """Signs of an interpolation between momentum and gradient.
 
@@ -29,7 +30,7 @@ def lion(
         b2: decay of the momentum, in [0, 1).
         weight_decay: multiple of the parameter added to the update, >= 0.
         mask: which leaves decay; default all.
-        mu_dtype: dtype of the momentum; default at least float32.
+        mu_codec: how the momentum is kept: a dtype or a codec; default at least float32.
 
     Raises:
         ValueError: a value outside its interval.
@@ -42,5 +43,5 @@ def lion(
     {'w': tensor([-0.7500])}
     """
     return assemble(
-        scale_by_lion(b1, b2, mu_dtype), lr=lr, weight_decay=weight_decay, mask=mask, decoupled=True
+        scale_by_lion(b1, b2, mu_codec), lr=lr, weight_decay=weight_decay, mask=mask, decoupled=True
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
@@ -19,7 +20,7 @@ def sgd(
     weight_decay: Hyper = 0.0,
     mask: Labels | None = None,
     dampening: Hyper = 0.0,
-    accumulator_dtype: torch.dtype | None = None,
+    codec: Codec | torch.dtype | None = None,
 ) -> Chain:
     """Gradient descent, with momentum if asked for.
 
@@ -33,7 +34,7 @@ def sgd(
         weight_decay: multiple of the parameter added to the gradient, >= 0.
         mask: which leaves decay; default all.
         dampening: the part of later gradients that is left out of the sum, in [0, 1].
-        accumulator_dtype: dtype of the sum; default at least float32.
+        codec: how the sum is kept: a dtype or a codec; default at least float32.
 
     Raises:
         ValueError: a value outside its interval; nesterov without momentum or with dampening.
@@ -50,8 +51,8 @@ def sgd(
     moments: list[GradientTransformation] = []
     if momentum is not None and not is_off(momentum):
         moments.append(
-            trace(momentum, nesterov, accumulator_dtype)
+            trace(momentum, nesterov, codec)
             if is_off(dampening)
-            else damped_trace(momentum, dampening, accumulator_dtype)
+            else damped_trace(momentum, dampening, codec)
         )
     return assemble(*moments, lr=lr, weight_decay=weight_decay, mask=mask, decoupled=False)

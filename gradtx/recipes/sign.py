@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
 from ..core.select import Labels
@@ -43,7 +44,7 @@ def signum(
     beta: Hyper = 0.9,
     weight_decay: Hyper = 0.0,
     mask: Labels | None = None,
-    accumulator_dtype: torch.dtype | None = None,
+    codec: Codec | torch.dtype | None = None,
 ) -> Chain:
     """Gradient descent with the signs of averaged gradients.
 
@@ -54,7 +55,7 @@ def signum(
         beta: decay of the average, in [0, 1).
         weight_decay: multiple of the parameter added to the update, >= 0.
         mask: which leaves decay; default all.
-        accumulator_dtype: dtype of the average; default at least float32.
+        codec: how the average is kept: a dtype or a codec; default at least float32.
 
     Raises:
         ValueError: a value outside its interval.
@@ -67,7 +68,7 @@ def signum(
     {'w': tensor([-0.5000])}
     """
     return assemble(
-        ema(beta, debias=False, accumulator_dtype=accumulator_dtype),
+        ema(beta, debias=False, codec=codec),
         scale_by_sign(),
         lr=lr,
         weight_decay=weight_decay,

@@ -68,7 +68,7 @@ class InSubspace(DeclaredTransform, Wrapper):
 
     projector: Projector = static()
     refresh: Refresh = static(zero_based(200))
-    on_refresh: str = static("keep")
+    on_refresh: str = static("keep", choices=POLICIES)
     scale: Hyper = dynamic(1.0)
     where: Where | None = static(None)
 
@@ -83,10 +83,6 @@ class InSubspace(DeclaredTransform, Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_parts(self.name, self.projector, self.refresh)
-        if self.on_refresh not in POLICIES:
-            raise ValueError(
-                f"{self.name}: on_refresh must be one of {POLICIES}, got {self.on_refresh!r}"
-            )
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> InSubspaceState:
         kept: list[Any] = [()] * len(leaves)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, dense
+from ..codecs import Codec, Encoding, as_codec, codec_field, dense
 from ..core import tree
 from ..core.declared import Call, with_fields_of
 from ..core.errors import shape_mismatch
@@ -95,13 +95,12 @@ class scale_by_ldadam(LeafTransform):
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     rho: Hyper = dynamic(0.908, within="[0, 1)")
     error_feedback: bool = static(True)
-    error_codec: Codec | torch.dtype | None = static(None)
+    error_codec: Codec | torch.dtype | None = codec_field()
     where: Where | None = static(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_parts(self.name, self.projector, every_step())
-        check_codec(self, "error_codec")
         if not self.projector.orthonormal:
             raise ValueError(f"{self.name}: the basis of {self.projector!r} is not orthonormal")
 

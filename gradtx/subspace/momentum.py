@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment
@@ -71,19 +71,14 @@ class subspace_momentum(LeafTransform):
     projector: Projector = static()
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     refresh: Refresh = static(one_based(200))
-    on_refresh: str = static("reset")
+    on_refresh: str = static("reset", choices=_POLICIES)
     debias: bool = static(False)
-    codec: Codec | torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = codec_field()
     where: Where | None = static(None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_parts(self.name, self.projector, self.refresh)
-        check_codec(self, "codec")
-        if self.on_refresh not in _POLICIES:
-            raise ValueError(
-                f"{self.name}: on_refresh must be one of {_POLICIES}, got {self.on_refresh!r}"
-            )
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> SubspaceMomentumState:
         subspace = leaf_.init(self.projector, self.refresh, self.where, p, info)

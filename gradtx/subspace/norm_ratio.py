@@ -16,7 +16,7 @@ from ..core.leaves import densify_leaf
 from ..core.protocol import Wrapper
 from ..core.roots import divide_by_sum, root
 from ..core.tree import PyTree
-from .view import axis_of
+from ..ops.basis import axis_of
 
 
 @dataclass(frozen=True)

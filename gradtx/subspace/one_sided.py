@@ -11,9 +11,10 @@ from torch import Tensor
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
 from ..ops import coordinates, coordinates_squares
+from ..ops.basis import axis_of
 from ..ops.coordinates import has_squares
 from .projector import Projector, Rotation
-from .view import SIDES, View, axis_of, matrix_shape
+from .view import SIDES, View, matrix_shape
 
 
 @dataclass(frozen=True, repr=False)

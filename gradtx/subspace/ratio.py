@@ -11,18 +11,36 @@ from torch import Tensor
 from ..core.declared import with_fields_of
 from ..core.execution import Execution, Factored
 from ..core.hyper import Hyper, Values, dynamic, is_scheduled, static
-from ..core.leaves import LeafInfo, Scaling
+from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
+from ..ops.basis import axis_of
 from .in_subspace import InSubspace, Seen
 from .leaf import SubspaceLeaf, Where
 from .norm_ratio import NormRatio, norm_ratio
 from .one_sided import OneSided
 from .projector import Projector
 from .refresh import Refresh, zero_based
-from .view import axis_of, matrix_shape
+from .view import matrix_shape
 
 _GRANULARITIES = ("channel", "tensor")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What a gradient is multiplied with, in place of its update; executors alone ask for it.
+
+    Attributes:
+        factor: a number, or one a row or a column of a matrix.
+        squares: squared norms of the gradient's rows or columns in float64, or None.
+    """
+
+    factor: Tensor
+    squares: Tensor | None
+
+    def contiguous(self) -> Scaling:
+        """With a factor that is."""
+        return Scaling(self.factor.contiguous(), self.squares)
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,7 @@ class LowRankRatio(InSubspace):
         )
     )
 
-    granularity: str = static("channel")
+    granularity: str = static("channel", choices=_GRANULARITIES)
     norm_eps: Hyper = dynamic(1e-8, within="[0, inf)")
 
     @property
@@ -46,11 +64,6 @@ class LowRankRatio(InSubspace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.granularity not in _GRANULARITIES:
-            raise ValueError(
-                f"{self.name}: granularity must be one of {_GRANULARITIES}, "
-                f"got {self.granularity!r}"
-            )
         if self.granularity == "channel" and not isinstance(self.projector, OneSided):
             raise ValueError(f"{self.name}: channels need a projector with one side")
 

@@ -51,20 +51,3 @@ class View:
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """A leaf of at least two dimensions as (first, product of the others)."""
     return shape[0], math.prod(shape[1:])
-
-
-def axis_of(side: str, rows: int, columns: int) -> int:
-    """The compressed dimension under a side rule.
-
-    "std" compresses the smaller dimension (a square matrix: 1), "std_left" too (a square matrix:
-    0), "reverse_std" and "larger" the larger one (a square matrix: 0); "left" is 0, "right" is 1.
-
-    >>> from gradtx.subspace.view import axis_of
-    >>> [axis_of(side, 4, 4) for side in ("std", "std_left", "reverse_std")]
-    [1, 0, 0]
-    """
-    if side in ("left", "right"):
-        return int(side == "right")
-    if side == "std":
-        return int(rows >= columns)
-    return int(rows > columns) if side == "std_left" else int(rows < columns)

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.roots import divide, root
 from ..core.state import state_zeros
 from ..core.transform import LeafTransform
-from .adam import average
 
 
 class ScaleByAdadeltaState(NamedTuple):

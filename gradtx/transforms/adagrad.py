@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, codec_field
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.transform import LeafTransform
@@ -46,19 +45,10 @@ class scale_by_rss(LeafTransform):
     {'w': tensor([0.6000])}
     """
 
-    initial_accumulator_value: float = static(0.1)
+    initial_accumulator_value: float = static(0.1, within="[0, inf)")
     eps: Hyper = dynamic(1e-7, within="[0, inf)")
     eps_in_sqrt: bool = static(True)
-    codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "codec")
-        if not 0 <= self.initial_accumulator_value < math.inf:
-            raise ValueError(
-                "scale_by_rss: initial_accumulator_value must be in [0, inf), "
-                f"got {self.initial_accumulator_value}"
-            )
+    codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByRssState:
         first = self.initial_accumulator_value

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec, first_moment_of
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
+from ..core.averages import average, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
@@ -46,16 +47,16 @@ class scale_by_adam(LeafTransform):
         b2: decay of the second moment, in [0, 1).
         eps: added outside the root.
         eps_root: added inside the root (for derivatives through the update).
-        mu_dtype: dtype of mu; default at least float32.
-        nu_dtype: dtype of nu; default at least float32.
+        mu_codec: how m is kept between steps: a dtype or a codec (``gx.codecs``); None for at least
+            float32.
+        nu_codec: how v and the largest v are kept.
         nesterov: look one step ahead.
         amsgrad: "raw" divides by the largest v so far, corrected afterwards (arXiv 1904.09237 and
             torch.optim); "corrected" takes the largest v' (Optax).
-        mu_codec: how m is kept between steps (``gx.codecs``); None for dense, of ``mu_dtype``.
-        nu_codec: how v and the largest v are kept; None for dense, of ``nu_dtype``.
 
     Raises:
-        ValueError: a value outside its interval, an unknown ``amsgrad``, a dtype beside a codec.
+        ValueError: a value outside its interval, an unknown ``amsgrad``.
+        TypeError: neither a codec nor a dtype.
 
     Source: arXiv 1412.6980.
 
@@ -70,25 +71,14 @@ class scale_by_adam(LeafTransform):
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     eps_root: Hyper = dynamic(0.0, within="[0, inf)")
-    mu_dtype: torch.dtype | None = static(None)
-    nu_dtype: torch.dtype | None = static(None)
+    mu_codec: Codec | torch.dtype | None = codec_field()
+    nu_codec: Codec | torch.dtype | None = codec_field()
     nesterov: bool = static(False)
-    amsgrad: str | None = static(None)
-    mu_codec: Codec | torch.dtype | None = static(None)
-    nu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "mu_codec", "mu_dtype")
-        check_codec(self, "nu_codec", "nu_dtype")
-        if self.amsgrad not in (None, "raw", "corrected"):
-            raise ValueError(
-                f"scale_by_adam: amsgrad must be None, 'raw' or 'corrected', got {self.amsgrad!r}"
-            )
+    amsgrad: str | None = static(None, choices=(None, "raw", "corrected"))
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdamState:
-        mu_codec = as_codec(self.mu_codec or self.mu_dtype)
-        nu_codec = as_codec(self.nu_codec or self.nu_dtype)
+        mu_codec = as_codec(self.mu_codec)
+        nu_codec = as_codec(self.nu_codec)
         return ScaleByAdamState(
             new_count([p]),
             mu_codec.init(p, signed=True),
@@ -99,8 +89,8 @@ class scale_by_adam(LeafTransform):
     def update_leaf(
         self, u: Tensor, s: ScaleByAdamState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdamState]:
-        mu_codec = first_moment_codec(self.mu_codec or self.mu_dtype)
-        nu_codec = as_codec(self.nu_codec or self.nu_dtype)
+        mu_codec = first_moment_codec(self.mu_codec)
+        nu_codec = as_codec(self.nu_codec)
         count, second = advance(s.step), nu_codec.decode(s.nu, u)
         mu = average(first_moment_of(mu_codec, s.mu, u, second), u, h.b1)
         nu = average(second, u * u, h.b2)
@@ -116,18 +106,3 @@ class scale_by_adam(LeafTransform):
         return out, ScaleByAdamState(
             count, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu), nu_max
         )
-
-
-def average(old: Tensor, new: Tensor, decay: float | Tensor) -> Tensor:
-    """``decay * old + (1 - decay) * new`` in the dtype of ``new``."""
-    return decay * old.to(new.dtype) + (1 - decay) * new
-
-
-def corrected_mean(
-    mu: Tensor, u: Tensor, b1: float | Tensor, count: Tensor, nesterov: bool = False
-) -> Tensor:
-    """A first moment that started at zero, without its bias; ``count`` includes this update."""
-    now = one_minus_power(b1, count, u.dtype)
-    if not nesterov:
-        return mu / now
-    return b1 * (mu / one_minus_power(b1, advance(count), u.dtype)) + (1 - b1) * (u / now)

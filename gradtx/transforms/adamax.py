@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec, first_moment_of
-from ..core.hyper import Hyper, Values, dynamic, static
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
+from ..core.averages import average, corrected_mean
+from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import nonzero
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average, corrected_mean
 
 
 class ScaleByAdamaxState(NamedTuple):
@@ -59,13 +59,8 @@ class scale_by_adamax(LeafTransform):
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
-    mu_codec: Codec | torch.dtype | None = static(None)
-    nu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "mu_codec")
-        check_codec(self, "nu_codec")
+    mu_codec: Codec | torch.dtype | None = codec_field()
+    nu_codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdamaxState:
         mu = as_codec(self.mu_codec).init(p, signed=True)

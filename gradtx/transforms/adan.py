@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec, first_moment_of
-from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..codecs import Codec, Encoding, as_codec, codec_field, first_moment_codec, first_moment_of
+from ..core.averages import average, corrected_mean
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average, corrected_mean
 
 
 class ScaleByAdanState(NamedTuple):
@@ -69,13 +69,8 @@ class scale_by_adan(LeafTransform):
     b3: Hyper = dynamic(0.99, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     eps_root: Hyper = dynamic(0.0, within="[0, inf)")
-    mu_codec: Codec | torch.dtype | None = static(None)
-    nu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "mu_codec")
-        check_codec(self, "nu_codec")
+    mu_codec: Codec | torch.dtype | None = codec_field()
+    nu_codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdanState:
         m, v, g = (as_codec(self.mu_codec).init(p, signed=True) for _ in range(3))

@@ -9,14 +9,14 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec
+from ..codecs import Codec, as_codec, codec_field
+from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roles import SecondMoment
 from ..core.roots import angle, divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average
 
 
 class ScaleByAdoptState(NamedTuple):
@@ -64,14 +64,9 @@ class scale_by_adopt(LeafTransform):
 
     b2: Hyper = dynamic(0.9999, within="[0, 1)")
     eps: Hyper = dynamic(1e-6, within="[0, inf)")
-    clip: float | Callable[[Tensor], Tensor] | None = static(0.25)
+    clip: float | Callable[[Tensor], Tensor] | None = static(0.25, within="[0, inf)")
     atan2: bool = static(False)
-    codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.clip, (int, float)) and self.clip < 0:
-            raise ValueError(f"scale_by_adopt: clip must be >= 0, got {self.clip}")
+    codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByAdoptState:
         return ScaleByAdoptState(new_count([p]), as_codec(self.codec).init(p, signed=False))

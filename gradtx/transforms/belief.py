@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec, first_moment_of
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
+from ..core.averages import average, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average, corrected_mean
 
 
 class ScaleByBeliefState(NamedTuple):
@@ -64,13 +64,8 @@ class scale_by_belief(LeafTransform):
     eps: Hyper = dynamic(1e-16, within="[0, inf)")
     eps_root: Hyper = dynamic(1e-16, within="[0, inf)")
     nesterov: bool = static(False)
-    mu_codec: Codec | torch.dtype | None = static(None)
-    nu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "mu_codec")
-        check_codec(self, "nu_codec")
+    mu_codec: Codec | torch.dtype | None = codec_field()
+    nu_codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByBeliefState:
         mu = as_codec(self.mu_codec).init(p, signed=True)

@@ -36,15 +36,7 @@ class cautious_mask(LeafTransform):
 
     needs_grad: ClassVar[bool] = True
 
-    rescale: str | None = static("mean")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rescale not in ("mean", "sum_plus_one", None):
-            raise ValueError(
-                "cautious_mask: rescale must be 'mean', 'sum_plus_one' or None, "
-                f"got {self.rescale!r}"
-            )
+    rescale: str | None = static("mean", choices=("mean", "sum_plus_one", None))
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
         mask = (u * h.grad > 0).to(u.dtype)

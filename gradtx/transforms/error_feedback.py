@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec
+from ..codecs import Codec, Encoding, as_codec, codec_field
 from ..compressors import Compressor
 from ..core import tree
 from ..core.declared import Call, DeclaredTransform, like
@@ -64,10 +64,10 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
     densifies: ClassVar[bool] = True
 
     compressor: Compressor = static()
-    quantizer: Codec | torch.dtype | None = static(None)
-    release: float = static(0.0)
-    leftover: Literal["drop", "apply"] = static("drop")
-    requantize: Literal["exact", "scale"] = static("exact")
+    quantizer: Codec | torch.dtype | None = codec_field()
+    release: float = static(0.0, within="[0, 1)")
+    leftover: Literal["drop", "apply"] = static("drop", choices=("drop", "apply"))
+    requantize: Literal["exact", "scale"] = static("exact", choices=("exact", "scale"))
     in_param_dtype: bool = static(False)
 
     @property
@@ -81,15 +81,6 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_compressor(self.name, self.compressor)
-        check_codec(self, "quantizer")
-        if not 0 <= self.release < 1:
-            raise ValueError(f"error_feedback: release must be in [0, 1), got {self.release}")
-        for name, known in (("leftover", ("drop", "apply")), ("requantize", ("exact", "scale"))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"error_feedback: {name} must be {known[0]!r} or {known[1]!r}, "
-                    f"got {getattr(self, name)!r}"
-                )
         if self.release and self.leftover == "apply":
             raise ValueError("error_feedback: release and leftover='apply' exclude each other")
 

@@ -72,15 +72,7 @@ class scale_by_factored_rms(LeafTransform):
     min_dim_size_to_factor: int = static(128)
     epsilon: Hyper = dynamic(1e-30, within="[0, inf)")
     floor: Hyper = dynamic(0.0, within="[0, inf)")
-    factored_dims: str = static("largest")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.factored_dims not in ("largest", "last"):
-            raise ValueError(
-                "scale_by_factored_rms: factored_dims must be 'largest' or 'last', "
-                f"got {self.factored_dims!r}"
-            )
+    factored_dims: str = static("largest", choices=("largest", "last"))
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByFactoredRmsState:
         dims = self._dims(p.shape)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, Encoding, as_codec, codec_field, first_moment_codec
 from ..compressors import Compressor
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, densify_leaf
@@ -60,12 +60,11 @@ class low_rank_momentum(LeafTransform):
 
     compressor: Compressor = static()
     decay: Hyper = dynamic(0.95, within="[0, 1]", momentum=True)
-    codec: Codec | torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = codec_field()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_compressor(self.name, self.compressor)
-        check_codec(self, "codec")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> LowRankMomentumState:
         if p.ndim != 2:

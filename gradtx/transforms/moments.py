@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, first_moment_codec
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec
+from ..core.averages import average
 from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
@@ -18,7 +19,6 @@ from ..core.roots import nonzero, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
-from .adam import average
 
 
 class FirstMomentState(NamedTuple):
@@ -45,7 +45,7 @@ class first_moment(LeafTransform):
     """
 
     b1: Hyper = dynamic(0.9, within="[0, 1)")
-    codec: Codec | torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> FirstMomentState:
         return FirstMomentState(as_codec(self.codec).init(p, signed=True))
@@ -96,13 +96,8 @@ class slow_moment(LeafTransform):
 
     b3: Hyper = dynamic(0.9999, within="[0, 1)")
     alpha: Hyper = dynamic(5.0, within="[0, inf)")
-    t_alpha: int | None = static(None)
-    codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.t_alpha is not None and self.t_alpha < 0:
-            raise ValueError(f"slow_moment: t_alpha must be >= 0 or None, got {self.t_alpha}")
+    t_alpha: int | None = static(None, at_least=0)
+    codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> SlowMomentState:
         return SlowMomentState(new_count([p]), as_codec(self.codec).init(p, signed=True))
@@ -161,17 +156,13 @@ class accumulate(LeafTransform):
 
     b1: Hyper = dynamic(0.99, within="[0, 1)")
     alpha_grad: Hyper = dynamic(100.0, within="[0, inf)")
-    warmup: int | None = static(None)
-    min_b1: float = static(0.9)
+    warmup: int | None = static(None, at_least=0)
+    min_b1: float = static(0.9, within="(0, 1)")
     debias: bool = static(True)
-    codec: Codec | torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = codec_field()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.warmup is not None and self.warmup < 0:
-            raise ValueError(f"accumulate: warmup must be >= 0 or None, got {self.warmup}")
-        if not 0 < self.min_b1 < 1:
-            raise ValueError(f"accumulate: min_b1 must be in (0, 1), got {self.min_b1}")
         if self.warmup and isinstance(self.b1, (int, float)) and self.min_b1 > self.b1:
             raise ValueError(f"accumulate: min_b1 must be <= b1 = {self.b1}, got {self.min_b1}")
 
@@ -251,15 +242,8 @@ class root_second_moment(LeafTransform):
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     debias: bool = static(True)
-    eps_at: str | None = static("end")
-    codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eps_at not in ("end", "root", None):
-            raise ValueError(
-                f"root_second_moment: eps_at must be 'end', 'root' or None, got {self.eps_at!r}"
-            )
+    eps_at: str | None = static("end", choices=("end", "root", None))
+    codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> RootSecondMomentState:
         step = new_count([p]) if self.debias else ()

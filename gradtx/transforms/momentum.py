@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec
+from ..core.averages import average, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average, corrected_mean
 
 
 class TraceState(NamedTuple):
@@ -32,11 +32,12 @@ class trace(LeafTransform):
     Args:
         decay: how much of the sum is kept, in [0, 1].
         nesterov: look one step ahead.
-        accumulator_dtype: dtype of the sum; default float32, float64 for float64 parameters.
-        codec: how the sum is kept between steps (``gx.codecs``); None for dense.
+        codec: how the sum is kept between steps: a dtype or a codec (``gx.codecs``); None for
+            float32, float64 for float64 parameters.
 
     Raises:
-        ValueError: a value outside its interval, or a dtype beside a codec.
+        ValueError: a value outside its interval.
+        TypeError: neither a codec nor a dtype.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.trace(0.9)
@@ -49,20 +50,15 @@ class trace(LeafTransform):
 
     decay: Hyper = dynamic(within="[0, 1]", momentum=True)
     nesterov: bool = static(False)
-    accumulator_dtype: torch.dtype | None = static(None)
-    codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "codec", "accumulator_dtype")
+    codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> TraceState:
-        return TraceState(as_codec(self.codec or self.accumulator_dtype).init(p, signed=True))
+        return TraceState(as_codec(self.codec).init(p, signed=True))
 
     def update_leaf(
         self, u: Tensor, s: TraceState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, TraceState]:
-        codec = first_moment_codec(self.codec or self.accumulator_dtype)
+        codec = first_moment_codec(self.codec)
         decay = h.decay
         new = u + decay * codec.decode(s.trace, u)
         out = u + decay * new if self.nesterov else new
@@ -91,11 +87,12 @@ class damped_trace(LeafTransform):
     Args:
         decay: how much of the sum is kept, in [0, 1].
         dampening: the part of later updates that is left out, in [0, 1].
-        accumulator_dtype: dtype of the sum; default float32, float64 for float64 parameters.
-        codec: how the sum is kept between steps (``gx.codecs``); None for dense.
+        codec: how the sum is kept between steps: a dtype or a codec (``gx.codecs``); None for
+            float32, float64 for float64 parameters.
 
     Raises:
-        ValueError: a value outside its interval, or a dtype beside a codec.
+        ValueError: a value outside its interval.
+        TypeError: neither a codec nor a dtype.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.damped_trace(0.5, dampening=0.9)
@@ -108,21 +105,16 @@ class damped_trace(LeafTransform):
 
     decay: Hyper = dynamic(within="[0, 1]", momentum=True)
     dampening: Hyper = dynamic(within="[0, 1]")
-    accumulator_dtype: torch.dtype | None = static(None)
-    codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "codec", "accumulator_dtype")
+    codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> DampedTraceState:
-        codec = as_codec(self.codec or self.accumulator_dtype)
+        codec = as_codec(self.codec)
         return DampedTraceState(new_count([p]), codec.init(p, signed=True))
 
     def update_leaf(
         self, u: Tensor, s: DampedTraceState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, DampedTraceState]:
-        codec = first_moment_codec(self.codec or self.accumulator_dtype)
+        codec = first_moment_codec(self.codec)
         later = h.decay * codec.decode(s.trace, u) + (1 - h.dampening) * u
         new = torch.where(s.step == 0, u, later)
         return new, DampedTraceState(advance(s.step), codec.encode(new, s.trace))
@@ -150,12 +142,13 @@ class ema(LeafTransform):
     Args:
         decay: how much of the average is kept, in [0, 1).
         debias: correct for the average having started at zero.
-        accumulator_dtype: dtype of the average; default float32, float64 for float64 parameters.
-        codec: how the average is kept between steps (``gx.codecs``); None for dense.
+        codec: how the average is kept between steps: a dtype or a codec (``gx.codecs``); None for
+            float32, float64 for float64 parameters.
         nesterov: look one step ahead.
 
     Raises:
-        ValueError: ``decay`` outside its interval, or a dtype beside a codec.
+        ValueError: ``decay`` outside its interval.
+        TypeError: neither a codec nor a dtype.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.ema(0.9, debias=False)
@@ -165,23 +158,18 @@ class ema(LeafTransform):
 
     decay: Hyper = dynamic(within="[0, 1)", momentum=True)
     debias: bool = static(True)
-    accumulator_dtype: torch.dtype | None = static(None)
-    codec: Codec | torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = codec_field()
     nesterov: bool = static(False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "codec", "accumulator_dtype")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> EmaState:
         step = new_count([p]) if self.debias else ()
-        codec = as_codec(self.codec or self.accumulator_dtype)
+        codec = as_codec(self.codec)
         return EmaState(step, codec.init(p, signed=True))
 
     def update_leaf(
         self, u: Tensor, s: EmaState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, EmaState]:
-        codec = first_moment_codec(self.codec or self.accumulator_dtype)
+        codec = first_moment_codec(self.codec)
         new = average(codec.decode(s.ema, u), u, h.decay)
         stored = codec.encode(new, s.ema)
         if not isinstance(s.step, Tensor):

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec, first_moment_of
-from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
+from ..core.averages import average
+from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
-from .adam import average
 
 _WARM_UP_LOG = math.log(0.96)
 
@@ -69,13 +69,8 @@ class scale_by_nadam(LeafTransform):
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     momentum_decay: Hyper = dynamic(0.004, within="[0, inf)")
-    mu_codec: Codec | torch.dtype | None = static(None)
-    nu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "mu_codec")
-        check_codec(self, "nu_codec")
+    mu_codec: Codec | torch.dtype | None = codec_field()
+    nu_codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByNadamState:
         one = torch.ones((), dtype=accumulator_dtype(p.dtype), device=p.device)

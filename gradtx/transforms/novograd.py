@@ -8,15 +8,15 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec
-from ..core.hyper import Hyper, Values, dynamic, static
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec
+from ..core.averages import average
+from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype, squared_norm
-from .adam import average
 
 
 class ScaleByNovogradState(NamedTuple):
@@ -46,8 +46,8 @@ class scale_by_novograd(LeafTransform):
         eps: added outside the root.
         eps_root: added inside the root.
         weight_decay: multiple of the parameter that enters the sum, >= 0.
-        mu_dtype: dtype of mu; default at least float32.
-        mu_codec: how m is kept between steps (``gx.codecs``); None for dense, of ``mu_dtype``.
+        mu_codec: how m is kept between steps: a dtype or a codec (``gx.codecs``); None for at least
+            float32.
 
     Raises:
         ValueError: a value outside its interval, a dtype beside a codec, or no parameters given to
@@ -68,22 +68,17 @@ class scale_by_novograd(LeafTransform):
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
     eps_root: Hyper = dynamic(0.0, within="[0, inf)")
     weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
-    mu_dtype: torch.dtype | None = static(None)
-    mu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "mu_codec", "mu_dtype")
+    mu_codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByNovogradState:
         zero = torch.zeros((), dtype=accumulator_dtype(p.dtype), device=p.device)
-        mu = as_codec(self.mu_codec or self.mu_dtype).init(p, signed=True)
+        mu = as_codec(self.mu_codec).init(p, signed=True)
         return ScaleByNovogradState(new_count([p]), mu, zero)
 
     def update_leaf(
         self, u: Tensor, s: ScaleByNovogradState, p: Tensor, h: Values
     ) -> tuple[Tensor, ScaleByNovogradState]:
-        codec = first_moment_codec(self.mu_codec or self.mu_dtype)
+        codec = first_moment_codec(self.mu_codec)
         square = squared_norm(u)
         nu = torch.where(s.step == 0, square, average(s.nu, square, h.b2))
         added = divide_by_sum(u, root(nu + h.eps_root), h.eps) + h.weight_decay * p

@@ -135,27 +135,14 @@ class scale_by_prodigy(TreeTransform, Wrapper):
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     beta3: Hyper | None = dynamic(None, within="[0, 1)")
     d_coef: Hyper = dynamic(1.0, within="(0, inf)")
-    d0: float = static(1e-6)
-    growth_rate: float = static(math.inf)
-    slice_p: int = static(11)
+    d0: float = static(1e-6, within="(0, inf)")
+    growth_rate: float = static(math.inf, within="[1, inf]")
+    slice_p: int = static(11, at_least=1)
     safeguard_warmup: bool = static(False)
-    steps: int = static(0)
+    steps: int = static(0, at_least=0)
     d_limiter: bool = static(False)
     bias_correction: bool = static(False)
     estimate_first: bool = static(False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.d0 < math.inf:
-            raise ValueError(f"scale_by_prodigy: d0 must be > 0 and finite, got {self.d0}")
-        if not self.growth_rate >= 1:
-            raise ValueError(f"scale_by_prodigy: growth_rate must be >= 1, got {self.growth_rate}")
-        for name, least in (("slice_p", 1), ("steps", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"scale_by_prodigy: {name} must be an integer >= {least}, got {value!r}"
-                )
 
     @cached_property
     def declared(self) -> Mapping[str, str]:  # type: ignore[override]

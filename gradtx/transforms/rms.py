@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec
 from ..core import hyper as hyper_
+from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide, divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average
 
 
 class ScaleByRmsState(NamedTuple):
@@ -62,15 +61,10 @@ class scale_by_rms(LeafTransform):
 
     decay: Hyper = dynamic(0.9, within="[0, 1]")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
-    initial_scale: float = static(0.0)
+    initial_scale: float = static(0.0, within="[0, inf)")
     eps_in_sqrt: bool = static(True)
     bias_correction: bool = static(False)
-    nu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_initial(self)
-        check_codec(self, "nu_codec")
+    nu_codec: Codec | torch.dtype | None = codec_field()
 
     @cached_property
     def declared(self) -> Mapping[str, str]:  # type: ignore[override]
@@ -140,17 +134,11 @@ class scale_by_stddev(LeafTransform):
 
     decay: Hyper = dynamic(0.9, within="[0, 1]")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
-    initial_scale: float = static(0.0)
+    initial_scale: float = static(0.0, within="[0, inf)")
     eps_in_sqrt: bool = static(True)
     bias_correction: bool = static(False)
-    mu_codec: Codec | torch.dtype | None = static(None)
-    nu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_initial(self)
-        check_codec(self, "mu_codec")
-        check_codec(self, "nu_codec")
+    mu_codec: Codec | torch.dtype | None = codec_field()
+    nu_codec: Codec | torch.dtype | None = codec_field()
 
     @cached_property
     def declared(self) -> Mapping[str, str]:  # type: ignore[override]
@@ -184,8 +172,3 @@ def _divide_by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool
     if not inside:
         return divide_by_sum(u, root(square), eps)
     return divide(u, root(square + eps))
-
-
-def _check_initial(tx: scale_by_rms | scale_by_stddev) -> None:
-    if not 0 <= tx.initial_scale < math.inf:
-        raise ValueError(f"{tx.name}: initial_scale must be in [0, inf), got {tx.initial_scale}")

@@ -45,22 +45,13 @@ class _ScheduleFree(LeafTransform):
 
     lr: Hyper = dynamic(within="[0, inf)")
     b1: Hyper = dynamic(0.9, within="(0, 1]")
-    warmup_steps: int = static(0)
-    r: float = static(0.0)
-    weight_lr_power: float = static(2.0)
+    warmup_steps: int = static(0, at_least=0)
+    r: float = static(0.0, within="[0, inf)")
+    weight_lr_power: float = static(2.0, within="[0, inf)")
 
     @property
     def name(self) -> str:
         return "schedule_free"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("warmup_steps", "r", "weight_lr_power"):
-            value = getattr(self, name)
-            kind = int if name == "warmup_steps" else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or not value >= 0:
-                what = "an integer" if name == "warmup_steps" else "a number"
-                raise ValueError(f"schedule_free: {name} must be {what} >= 0, got {value!r}")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScheduleFreeState:
         z = tree.accumulator(p).clone()

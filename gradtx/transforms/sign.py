@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec
-from ..core.hyper import Hyper, Values, dynamic, static
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec
+from ..core.averages import average
+from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment
 from ..core.signs import sign
 from ..core.transform import LeafTransform
-from .adam import average
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,12 @@ class scale_by_lion(LeafTransform):
     Args:
         b1: weight of the momentum in the update, in [0, 1).
         b2: decay of the momentum, in [0, 1).
-        mu_dtype: dtype of mu; default at least float32.
-        mu_codec: how m is kept between steps (``gx.codecs``); None for dense, of ``mu_dtype``.
+        mu_codec: how m is kept between steps: a dtype or a codec (``gx.codecs``); None for at least
+            float32.
 
     Raises:
-        ValueError: a value outside its interval, or a dtype beside a codec.
+        ValueError: a value outside its interval.
+        TypeError: neither a codec nor a dtype.
 
     Source: arXiv 2302.06675.
 
@@ -63,20 +64,15 @@ class scale_by_lion(LeafTransform):
 
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     b2: Hyper = dynamic(0.99, within="[0, 1)")
-    mu_dtype: torch.dtype | None = static(None)
-    mu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "mu_codec", "mu_dtype")
+    mu_codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByLionState:
-        return ScaleByLionState(as_codec(self.mu_codec or self.mu_dtype).init(p, signed=True))
+        return ScaleByLionState(as_codec(self.mu_codec).init(p, signed=True))
 
     def update_leaf(
         self, u: Tensor, s: ScaleByLionState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByLionState]:
-        codec = first_moment_codec(self.mu_codec or self.mu_dtype)
+        codec = first_moment_codec(self.mu_codec)
         mu = codec.decode(s.mu, u)
         out = sign(average(mu, u, h.b1))
         return out, ScaleByLionState(codec.encode(average(mu, u, h.b2), s.mu))

@@ -43,24 +43,17 @@ class _SlidingWindow(LeafTransform):
 
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     b2: Hyper = dynamic(0.999, within="[0, 1)")
-    window: int = static(10)
+    window: int = static(10, at_least=1)
     compressor: SparseCompressor | None = static(None)
-    bias_correction: Literal["steps", "window"] = static("steps")
+    bias_correction: Literal["steps", "window"] = static("steps", choices=_CORRECTIONS)
     state_dtype: torch.dtype = static(torch.bfloat16)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 1:
-            raise ValueError(f"{self.name}: window must be an integer >= 1, got {self.window!r}")
         if self.compressor is not None and not isinstance(self.compressor, SparseCompressor):
             raise TypeError(
                 f"{self.name}: compressor must be a sparse one such as gx.compressors.block_top_k, "
                 f"or None, got {type(self.compressor).__name__}"
-            )
-        if self.bias_correction not in _CORRECTIONS:
-            raise ValueError(
-                f"{self.name}: bias_correction must be 'steps' or 'window', "
-                f"got {self.bias_correction!r}"
             )
         if self.state_dtype not in _DTYPES:
             raise ValueError(

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment
 from ..core.state import state_zeros
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
-from .adam import average
 
 
 class ScaleBySm3State(NamedTuple):

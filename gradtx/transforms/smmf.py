@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, first_moment_codec, rank1
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec, rank1
+from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average
 
 
 class ScaleBySmmfState(NamedTuple):
@@ -66,7 +66,7 @@ class scale_by_smmf(LeafTransform):
     decay_rate: Hyper = dynamic(-0.5, within="[-1, 0]")
     growth_rate: Hyper = dynamic(0.999, within="[0, 1]")
     momentum: bool = static(True)
-    codec: Codec | torch.dtype | None = static(rank1())
+    codec: Codec | torch.dtype | None = codec_field(rank1())
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleBySmmfState:
         codec = as_codec(self.codec)

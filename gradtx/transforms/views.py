@@ -14,6 +14,7 @@ from ..core.declared import widen
 from ..core.errors import TreeMismatchError
 from ..core.execution import Execution
 from ..core.extra import map_trees, without_trees
+from ..core.hyper import static
 from ..core.leaves import ANY_UPDATE, densify_leaf
 from ..core.protocol import Wrapper
 from ..core.tree import PyTree
@@ -42,11 +43,7 @@ class as_matrices(Wrapper):
 
     execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
 
-    at_least: int = 3
-
-    def __post_init__(self) -> None:
-        if self.at_least < 3:
-            raise ValueError(f"as_matrices: at_least must be >= 3, got {self.at_least}")
+    at_least: int = static(3, at_least=3)
 
     def init(self, params: PyTree) -> PyTree:
         check_tensors(self.name, params, what="parameter")

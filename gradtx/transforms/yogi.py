@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec, check_codec, first_moment_codec, first_moment_of
+from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
+from ..core.averages import average, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
@@ -17,7 +17,6 @@ from ..core.roots import divide_by_sum, root
 from ..core.signs import sign
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average, corrected_mean
 
 
 class ScaleByYogiState(NamedTuple):
@@ -65,19 +64,9 @@ class scale_by_yogi(LeafTransform):
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     eps: Hyper = dynamic(1e-3, within="[0, inf)")
     eps_root: Hyper = dynamic(0.0, within="[0, inf)")
-    initial_accumulator_value: float = static(1e-6)
-    mu_codec: Codec | torch.dtype | None = static(None)
-    nu_codec: Codec | torch.dtype | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_codec(self, "mu_codec")
-        check_codec(self, "nu_codec")
-        if not 0 <= self.initial_accumulator_value < math.inf:
-            raise ValueError(
-                "scale_by_yogi: initial_accumulator_value must be in [0, inf), "
-                f"got {self.initial_accumulator_value}"
-            )
+    initial_accumulator_value: float = static(1e-6, within="[0, inf)")
+    mu_codec: Codec | torch.dtype | None = codec_field()
+    nu_codec: Codec | torch.dtype | None = codec_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByYogiState:
         first = self.initial_accumulator_value

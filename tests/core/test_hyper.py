@@ -133,3 +133,44 @@ def test_bias_correction_of_a_float64_tensor_is_exact_enough() -> None:
     n = torch.tensor(1, dtype=torch.int32)
     got = one_minus_power(torch.tensor(0.999, dtype=torch.float64), n, torch.float32)
     assert got.item() == pytest.approx(0.001, rel=1e-6)
+
+
+def _even(who: str, name: str, value: Any) -> None:
+    if value % 2:
+        raise ValueError(f"{who}: {name} must be even, got {value}")
+
+
+@dataclass(frozen=True)
+class fixed(gx.LeafTransform):
+    kind: str | None = gx.static("a", choices=("a", "b", None))
+    size: int = gx.static(2, at_least=1, check=_even)
+    steps: int | None = gx.static(None, at_least=0)
+    share: float = gx.static(0.5, within="[0, 1)")
+
+    def update_leaf(self, u: Any, s: Any, p: Any, h: Any) -> Any:
+        return u, s
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"kind": "c"}, "fixed: kind must be 'a', 'b' or None, got 'c'"),
+        ({"size": 0}, "fixed: size must be an integer >= 1, got 0"),
+        ({"size": 2.5}, "fixed: size must be an integer >= 1, got 2.5"),
+        ({"size": None}, "fixed: size must be an integer >= 1, got None"),
+        ({"size": True}, "fixed: size must be an integer >= 1, got True"),
+        ({"size": 3}, "fixed: size must be even, got 3"),
+        ({"steps": -1}, "fixed: steps must be an integer >= 0 or None, got -1"),
+        ({"share": 1.0}, r"fixed: share must be in \[0, 1\), got 1.0"),
+        ({"share": math.nan}, r"fixed: share must be in \[0, 1\), got nan"),
+    ],
+)
+def test_static_fields_say_what_they_must_be(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        fixed(**wrong)
+
+
+def test_static_fields_that_fit() -> None:
+    assert fixed(None, 4, 3, 0.0).steps == 3
+    with pytest.raises(TypeError, match="fixed: share must be a number, got 'half'"):
+        fixed(share="half")  # type: ignore[arg-type]

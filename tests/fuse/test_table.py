@@ -26,7 +26,7 @@ CHAINS = {
     "skipping": lambda: gx.apply_if_finite(gx.adamw(0.1)),
     "accumulating": lambda: gx.multi_steps(gx.lion(0.1), every_k=2),
     "low moments": lambda: gx.chain(
-        gx.scale_by_adam(mu_dtype=torch.bfloat16, nu_dtype=torch.bfloat16), gx.scale(-0.1)
+        gx.scale_by_adam(mu_codec=torch.bfloat16, nu_codec=torch.bfloat16), gx.scale(-0.1)
     ),
 }
 

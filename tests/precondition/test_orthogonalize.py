@@ -164,7 +164,7 @@ def test_shape_rules():
     assert factor("none", 4, 9) == 1.0
     assert factor("spectral_norm", 5, 2, 8) == 0.5
     assert factor("spectral_norm", 3) == 1.0
-    with pytest.raises(ValueError, match="scale_by_shape: rule must be one of"):
+    with pytest.raises(ValueError, match=r"scale_by_shape: rule must be .* or "):
         gx.scale_by_shape("wide")
 
 
