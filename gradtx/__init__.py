@@ -40,6 +40,7 @@ from .core.quotient import as_gradients, atan2, divide, on_gradients, quotient
 from .core.roles import FirstMoment, SecondMoment
 from .core.rounding import round_stochastically
 from .core.select import freeze, masked, partition
+from .core.state import advance, new_count, state_full, state_zeros
 from .core.transform import LeafTransform, TreeState, TreeTransform
 from .fuse import explain, fuse
 from .meta import stop_gradient
@@ -88,6 +89,7 @@ __all__ = [
     "UnsupportedLeafError",
     "Wrapper",
     "__version__",
+    "advance",
     "adapters",
     "apply_every",
     "apply_if_finite",
@@ -120,6 +122,7 @@ __all__ = [
     "meta",
     "multi_steps",
     "named_chain",
+    "new_count",
     "on_gradients",
     "optim",
     "parallel",
@@ -135,6 +138,8 @@ __all__ = [
     "skip_large_updates",
     "solutions",
     "stateless",
+    "state_full",
+    "state_zeros",
     "static",
     "stop_gradient",
     "subspace",

@@ -27,6 +27,10 @@ from .rows import Row
 
 # Exports of gradtx that are no transforms: they need no row.
 NOT_TRANSFORMS = {
+    "advance": "moves a counter",
+    "new_count": "makes a counter",
+    "state_full": "makes a state tensor",
+    "state_zeros": "makes a state tensor",
     "matrix_root": "takes roots of a stack of matrices",
     "atan2": "a function for quotient",
     "blocks": "says how leaves are cut",

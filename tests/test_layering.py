@@ -9,6 +9,7 @@ from pathlib import Path
 import gradtx
 
 PACKAGE = Path(gradtx.__file__).parent
+CONTRIBUTING = PACKAGE.parent / "CONTRIBUTING.md"
 LINES = 450
 THIRD_PARTY = {"numpy", "optree", "torch", "typing_extensions"}
 
@@ -169,6 +170,8 @@ def test_no_module_is_long() -> None:
     lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
     long = {name: n for name, n in lengths.items() if n >= LINES}
     assert not long, long
+    if CONTRIBUTING.exists():
+        assert f"under {LINES} lines" in CONTRIBUTING.read_text()
 
 
 def test_no_import_cycles() -> None:

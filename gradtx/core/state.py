@@ -16,7 +16,12 @@ from .tree import accumulator_dtype
 
 
 def new_count(leaves: Iterable[Any]) -> Tensor:
-    """A zero int32 step counter on the device of the first leaf that is there."""
+    """A zero int32 step counter on the device of the first leaf that is there.
+
+    >>> import torch, gradtx as gx
+    >>> gx.new_count([None, torch.zeros(3)])
+    tensor(0, dtype=torch.int32)
+    """
     device = next((x.device for x in leaves if x is not None), torch.device("cpu"))
     return torch.zeros((), dtype=torch.int32, device=device)
 
@@ -30,7 +35,7 @@ def advance(count: Tensor, period: int = 1) -> Tensor:
             what happens every so many steps goes on happening.
 
     >>> import torch
-    >>> from gradtx.core.state import advance
+    >>> from gradtx import advance
     >>> last = torch.tensor(2**31 - 1, dtype=torch.int32)
     >>> advance(last - 1) == last, advance(last) == last, advance(last, period=8) == last - 7
     (tensor(True), tensor(True), tensor(True))
@@ -40,10 +45,20 @@ def advance(count: Tensor, period: int = 1) -> Tensor:
 
 
 def state_zeros(p: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A zero buffer shaped like ``p``, of ``dtype`` or of at least float32."""
+    """A zero buffer shaped like ``p``, of ``dtype`` or of at least float32.
+
+    >>> import torch, gradtx as gx
+    >>> gx.state_zeros(torch.ones(2, dtype=torch.bfloat16))
+    tensor([0., 0.])
+    """
     return torch.zeros_like(p, dtype=dtype or accumulator_dtype(p.dtype), requires_grad=False)
 
 
 def state_full(p: Tensor, value: float, dtype: torch.dtype | None = None) -> Tensor:
-    """A buffer shaped like ``p`` filled with ``value``."""
+    """A buffer shaped like ``p`` filled with ``value``, otherwise as ``state_zeros``.
+
+    >>> import torch, gradtx as gx
+    >>> gx.state_full(torch.zeros(2), 0.5)
+    tensor([0.5000, 0.5000])
+    """
     return torch.full_like(p, value, dtype=dtype or accumulator_dtype(p.dtype), requires_grad=False)
