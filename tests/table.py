@@ -23,7 +23,7 @@ from . import (
     table_subspace,
     table_windows,
 )
-from .rows import Row
+from .rows import ONE_VECTOR, Row
 
 # Exports of gradtx that are no transforms: they need no row.
 NOT_TRANSFORMS = {
@@ -98,15 +98,6 @@ NAMED_LEAVES = dict.fromkeys(
     ("every_container", "lone_tensor"), "the noise of a leaf depends on its name"
 )
 ROUNDS = {"bf16": "it rounds bfloat16 leaves and no others"}
-ONE_VECTOR = {
-    "missing_gradient": "the vector needs every leaf",
-    "absent_leaf": "the vector needs every leaf",
-    "all_gradients_missing": "the vector needs every leaf",
-    "override_per_leaf": "inside, the tree has one leaf",
-    "override_per_entry": "inside, the tree has one leaf",
-    "leaf_value_outside_its_interval": "inside, the tree has one leaf",
-    "state_of_another_tree_is_an_error": "inside, only the length of the vector is known",
-}
 ONE_MODEL = dict.fromkeys(
     (
         "absent_leaf",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,10 +42,13 @@ class Blocks:
     dtype: torch.dtype
 
     @staticmethod
-    def of_density(numel: int, size: int, density: float, dtype: torch.dtype) -> Blocks:
+    def of_density(
+        numel: int, size: int, density: float, dtype: torch.dtype, up: bool = True
+    ) -> Blocks:
         """Keep ``ceil(n * density)`` of every block of n elements, the product in float64."""
         size = max(min(numel, size), 1)
-        k, k_tail = (math.ceil(n * density) for n in (size, numel % size))
+        rounded = math.ceil if up else math.floor
+        k, k_tail = (rounded(n * density) for n in (size, numel % size))
         return Blocks(numel, size, k, k_tail, dtype)
 
     @property
@@ -96,9 +99,11 @@ class top_k(SparseCompressor):
     Args:
         density: share of entries, in (0, 1]; ``ceil(n * density)`` are kept.
         k: number of entries instead, >= 1; smaller leaves are kept whole.
+        rounding: "down" keeps ``floor(n * density)``.
 
     Raises:
-        ValueError: not exactly one of both, or a value outside its range.
+        ValueError: not exactly one of both, or a value outside its range; for a leaf, nothing
+            would be kept of it.
 
     Source: arXiv 1809.07599.
 
@@ -110,8 +115,11 @@ class top_k(SparseCompressor):
 
     density: float | None = None
     k: int | None = None
+    rounding: Literal["up", "down"] = "up"
 
     def __post_init__(self) -> None:
+        if self.rounding not in ("up", "down"):
+            raise ValueError(f"top_k: rounding must be 'up' or 'down', got {self.rounding!r}")
         if (self.density is None) == (self.k is None):
             raise ValueError("top_k: give either density or k")
         if self.density is not None:
@@ -124,7 +132,12 @@ class top_k(SparseCompressor):
         dtype = torch.int32 if small else torch.int64
         if self.k is None:
             assert self.density is not None
-            return Blocks.of_density(numel, numel, self.density, dtype)
+            found = Blocks.of_density(numel, numel, self.density, dtype, self.rounding == "up")
+            if numel and not found.k:
+                raise ValueError(
+                    f"top_k: density {self.density} of {numel} entries, rounded down, keeps none"
+                )
+            return found
         return Blocks(numel, max(numel, 1), min(self.k, max(numel, 1)), 0, dtype)
 
 

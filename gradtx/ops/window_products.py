@@ -33,6 +33,7 @@ from gradtx.ops.registry import applied, operator, require_together
 __all__ = ["sparse_window_combine", "sparse_window_dots", "window_dots"]
 
 _VALUES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
+_WIDE = (torch.float32, torch.float64)
 _INDICES = (torch.int16, torch.int32, torch.int64)
 _PIECE = 1 << 22  # elements that are there in float64 at once
 
@@ -42,9 +43,10 @@ def _check_rows(name: str, rows: Tensor, x: Tensor) -> None:
         raise ValueError(
             f"{name}: rows must be (m, n) and x (n,), got {tuple(rows.shape)} and {tuple(x.shape)}"
         )
-    for t in (rows, x):
-        if t.dtype not in _VALUES:
-            raise ValueError(f"{name}: rows and x must be one of {_VALUES}, got {t.dtype}")
+    if rows.dtype not in _VALUES or x.dtype not in _WIDE:
+        raise ValueError(
+            f"{name}: rows must be one of {_VALUES} and x of {_WIDE}, got {rows.dtype}, {x.dtype}"
+        )
     require_together(name, rows, x)
 
 
@@ -58,9 +60,10 @@ def _check_sparse(
         )
     if indices.dtype not in _INDICES:
         raise ValueError(f"{name}: indices must be one of {_INDICES}, got {indices.dtype}")
-    if values.dtype not in _VALUES or other.dtype not in _VALUES:
+    if values.dtype not in _VALUES or other.dtype not in _WIDE:
         raise ValueError(
-            f"{name}: numbers must be one of {_VALUES}, got {values.dtype} and {other.dtype}"
+            f"{name}: values must be one of {_VALUES} and the vector of {_WIDE}, got "
+            f"{values.dtype}, {other.dtype}"
         )
     require_together(name, indices, values, other)
     if numel < 0 or block < 1 or k < 1:
@@ -144,7 +147,7 @@ def window_dots(rows: Tensor, x: Tensor) -> Tensor:
 
     Args:
         rows: (m, n), float32, float64 or a narrower dtype.
-        x: (n,).
+        x: (n,), float32 or float64.
 
     Returns:
         float64 (m,).
@@ -288,7 +291,7 @@ def sparse_window_dots(
     Args:
         indices: integers (m, kept), positions inside their block.
         values: (m, kept).
-        x: (n,).
+        x: (n,), float32 or float64.
         block_size: elements of a block of x.
         k: entries that every full block keeps.
 

@@ -69,11 +69,12 @@ from .torch_classes import (
     RMSprop,
 )
 from .torch_state import to_torch_state_dict
-from .window_classes import MFAC
+from .window_classes import GGT, MFAC, LowRankMFAC, SparseMFAC
 
 __all__ = [
     "APOLLO",
     "DASH",
+    "GGT",
     "KLSOAP",
     "LAMB",
     "LARS",
@@ -116,6 +117,7 @@ __all__ = [
     "LDAdamW",
     "Lion",
     "LionAdv",
+    "LowRankMFAC",
     "MARSAdamW",
     "MicroAdam",
     "Muon",
@@ -140,6 +142,7 @@ __all__ = [
     "SignSGD",
     "Signum",
     "SimplifiedAdEMAMix",
+    "SparseMFAC",
     "StepInBackward",
     "TransformOptimizer",
     "Trion",

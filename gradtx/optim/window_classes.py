@@ -9,12 +9,14 @@ from ..core.protocol import GradientTransformation
 from .dtype_names import dtype_of
 from .recipe_optimizer import RecipeOptimizer
 
+_MFAC = "lr window damping momentum weight_decay"
+_KINDS = "momentum_kind weight_decay_kind"
+
 
 class MFAC(
     RecipeOptimizer,
     recipe=recipes.mfac,
-    options="lr window damping momentum weight_decay momentum_kind weight_decay_kind normalize "
-    "dtype nonfinite",
+    options=f"{_MFAC} {_KINDS} normalize dtype nonfinite",
     defaults={"momentum": 0.0},
 ):
     """Steps along the inverse Fisher matrix of the last gradients; the chain is ``gx.mfac``."""
@@ -27,5 +29,42 @@ class MFAC(
             dtype: of the window by its name, "float32" or "bfloat16"; None for the gradients'.
             **arguments: of the recipe.
         """
-        found = None if dtype is None else dtype_of("MFAC", "dtype", dtype)
+        found = None if dtype is None else dtype_of(cls.__name__, "dtype", dtype)
+        return super().build(dtype=found, **arguments)
+
+
+class SparseMFAC(
+    MFAC,
+    recipe=recipes.sparse_mfac,
+    options=f"{_MFAC} density scope block_size {_KINDS} query normalize dtype nonfinite",
+    defaults={"momentum": 0.0},
+):
+    """M-FAC over the largest entries, with error feedback; the chain is ``gx.sparse_mfac``."""
+
+
+class LowRankMFAC(
+    MFAC,
+    recipe=recipes.lowrank_mfac,
+    options=f"{_MFAC} rank aggregate {_KINDS} normalize dtype nonfinite seed",
+    defaults={"momentum": 0.0},
+):
+    """M-FAC over factors of a low rank, with error feedback; the chain is ``gx.lowrank_mfac``."""
+
+
+class GGT(
+    RecipeOptimizer,
+    recipe=recipes.ggt,
+    options="lr window betas eps weight_decay density gram_reg decay_basis dtype",
+):
+    """Full-matrix adaptive steps from a window of gradients; the chain is ``gx.ggt``."""
+
+    @classmethod
+    def build(cls, *, dtype: str | None = None, **arguments: Any) -> GradientTransformation:
+        """The chain for these arguments.
+
+        Args:
+            dtype: of the window by its name, "float32" or "bfloat16"; None for the gradients'.
+            **arguments: of the recipe.
+        """
+        found = None if dtype is None else dtype_of(cls.__name__, "dtype", dtype)
         return super().build(dtype=found, **arguments)

@@ -1,5 +1,6 @@
 """Preconditioners of whole matrices."""
 
+from .ggt import GGTLeaf, precondition_ggt
 from .inverse_roots import matrix_root
 from .kronecker import (
     BlockPlan,
@@ -25,6 +26,7 @@ __all__ = [
     "BlockPlan",
     "DenseRows",
     "EigenbasisLeaf",
+    "GGTLeaf",
     "GradientWindowState",
     "InEigenbasisState",
     "InverseRootsLeaf",
@@ -44,6 +46,7 @@ __all__ = [
     "normalize_neurons",
     "orthogonalize",
     "precondition_by_kron",
+    "precondition_ggt",
     "precondition_mfac",
     "scale_by_inverse_roots",
     "scale_by_shape",

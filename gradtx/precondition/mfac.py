@@ -81,11 +81,12 @@ class PreconditionMFAC(TreeTransform):
             state = shared._replace(leaves=leaves)
             out, state = self.step(us, state, self.queries(us, ps, h), h, reduce)
             return out, state.leaves, state._replace(leaves=())
+        queries = self.queries(us, ps, h) or [None] * len(us)
         outs, states = [], []
-        queries = self.queries(us, ps, h)
-        for i, (u, state) in enumerate(zip(us, leaves, strict=True)):
-            query = None if queries is None else queries[i : i + 1]
-            out, state = self.step([u], state, query, h, reduce)
+        for u, state, query, name in zip(us, leaves, queries, h.names, strict=True):
+            asked = None if query is None else [query]
+            here = Values({**vars(h), "names": [name]})
+            out, state = self.step([u], state, asked, here, reduce)
             outs.append(out[0])
             states.append(state)
         return outs, states, shared

@@ -21,7 +21,7 @@ from ..core.plain import Plain
 from ..core.reduce import LOCAL, Reduce
 from ..core.state import advance, new_count
 from ..core.tree import PyTree
-from .window_rows import Layout, Rows, layout_of, row_dtype
+from .window_rows import Layout, Rows, layout_of, rounded, row_dtype
 
 _DTYPES = (None, torch.float32, torch.bfloat16, torch.float64)
 _PIECE = 1 << 22  # elements of rows that are there in float64 at once
@@ -135,7 +135,11 @@ class gradient_window(Plain):
         moved = state._replace(
             leaves=spec.unflatten(new), step=advance(state.step, period=self.size)
         )
-        dots = reduce.sum(self.dots(moved, updates))
+        # As the rows hold it, so that the gram is theirs.
+        stored = [
+            None if u is None else rounded(u, self._layout(u), row_dtype(u, self.dtype)) for u in us
+        ]
+        dots = reduce.sum(self.dots(moved, spec.unflatten(stored)))
         gram = torch.where(here, dots[:, None], state.gram)
         return moved._replace(gram=torch.where(here[:, None], dots, gram))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -238,7 +238,8 @@ class LowRank(Layout):
         left, right = (u.basis, u.factor.mT) if u.side == "left" else (u.factor, u.basis)
         if left.shape[-1] != self.rank:
             raise self.misfit(f"one of rank {left.shape[-1]}")
-        return left, right
+        # A matrix of one column counts as contiguous with any stride; states have one form only.
+        return left.reshape(-1).reshape(left.shape), right.reshape(-1).reshape(right.shape)
 
     def _fits(self, rows: LowRankRows) -> None:
         want = [(n, self.rank) for n in self.matrix]
@@ -258,6 +259,23 @@ def layout_of(compressor: Compressor | None, shape: tuple[int, ...]) -> Layout:
 def row_dtype(p: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of rows: the chosen one, or at least float32."""
     return dtype or accumulator_dtype(p.dtype)
+
+
+def rounded(u: Any, layout: Layout, dtype: torch.dtype) -> Any:
+    """An update with the values that rows of a dtype have, in its own dtype."""
+    if isinstance(layout, Dense):
+        u = densify_leaf(u)
+    if dtype.itemsize >= u.dtype.itemsize:
+        return u
+    if isinstance(u, LowRankUpdate):
+        return replace(u, factor=_through(u.factor, dtype), basis=_through(u.basis, dtype))
+    if isinstance(u, SparseUpdate):
+        return u.map(lambda x: _through(x, dtype))
+    return _through(u, dtype)
+
+
+def _through(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype).to(x.dtype)
 
 
 def _shapes(rows: Any) -> str:

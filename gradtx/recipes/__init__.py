@@ -15,6 +15,7 @@ from .dash import dash
 from .dct_adamw import dct_adamw
 from .dion import dion, dion2, trion
 from .galore import galore_adafactor, galore_adamw, galore_adamw8bit
+from .ggt import ggt
 from .kl_shampoo import kl_shampoo, kl_soap, rekls
 from .layerwise import lamb, lars
 from .ldadam import ldadamw
@@ -22,7 +23,7 @@ from .lion import lion
 from .lion_adv import lion_adv
 from .low_bit import adamw4bit, adamw8bit
 from .mars import mars_adamw
-from .mfac import mfac
+from .mfac import lowrank_mfac, mfac, sparse_mfac
 from .microadam import microadam
 from .muon import muon, normuon
 from .nadam import nadam, nadamw
@@ -75,6 +76,7 @@ __all__ = [
     "galore_adafactor",
     "galore_adamw",
     "galore_adamw8bit",
+    "ggt",
     "kl_shampoo",
     "kl_soap",
     "lamb",
@@ -82,6 +84,7 @@ __all__ = [
     "ldadamw",
     "lion",
     "lion_adv",
+    "lowrank_mfac",
     "mars_adamw",
     "mfac",
     "microadam",
@@ -113,6 +116,7 @@ __all__ = [
     "smmf",
     "snsm",
     "soap",
+    "sparse_mfac",
     "trion",
     "yogi",
 ]

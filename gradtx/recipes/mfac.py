@@ -6,13 +6,23 @@ from typing import Any, Literal
 
 import torch
 
+from ..compressors import SparseCompressor, block_top_k, low_rank, top_k
 from ..core.chain import Chain, chain
 from ..core.conditional import apply_if_finite
 from ..core.flatten import flatten
 from ..core.hyper import Hyper
+from ..core.plain import whole_number
 from ..core.protocol import GradientTransformation
+from ..core.random import Seed
 from ..precondition import precondition_mfac
-from ..transforms import add_decayed_weights, ema, scale, scale_by_learning_rate, trace
+from ..transforms import (
+    add_decayed_weights,
+    ema,
+    error_feedback,
+    scale,
+    scale_by_learning_rate,
+    trace,
+)
 from ._assemble import is_off
 from ._learning_rate import with_learning_rate
 
@@ -90,6 +100,190 @@ def mfac(
         weight_decay_kind=weight_decay_kind,
         nonfinite=nonfinite,
     )
+
+
+def sparse_mfac(
+    lr: Hyper | None = 1e-3,
+    window: int = 1024,
+    damping: Hyper = 1e-5,
+    density: float | int | None = 0.01,
+    momentum: Hyper | None = None,
+    weight_decay: Hyper = 0.0,
+    scope: Literal["leaf", "block", "global"] = "leaf",
+    block_size: int = 16384,
+    momentum_kind: MomentumKind = "sum",
+    weight_decay_kind: DecayKind = "decoupled_lr",
+    query: Literal["compressed", "gradient"] = "compressed",
+    normalize: Literal["capacity", "count"] = "capacity",
+    freeze_zeros: bool = False,
+    dtype: torch.dtype | None = None,
+    nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+) -> Chain:
+    """M-FAC whose window keeps the largest entries of every gradient; what is dropped comes later.
+
+    a = g + e; c = the largest entries of a; e <- a - c; u = F^-1 c with the Fisher matrix of the
+    last c (``precondition_mfac`` inside ``error_feedback``); p <- p - lr u. The window takes 6
+    bytes times window times density a parameter, e takes 4.
+
+    Args:
+        lr: learning rate >= 0, a schedule, or None to leave it out.
+        window: gradients that are remembered, >= 1.
+        damping: > 0.
+        density: share of entries that are kept, in (0, 1]; with scope="global" also how many, or
+            None for all.
+        momentum: of u, in [0, 1); None or 0 keeps none.
+        weight_decay: >= 0.
+        scope: where the largest entries are looked for: in blocks of every "leaf", in "block"s of
+            all leaves as one vector, or in that vector ("global", the number rounded down). The
+            last two need the gradients of all leaves at every step.
+        block_size: elements of a block, in [1, 32767].
+        momentum_kind: "ema" or "sum", as for ``mfac``.
+        weight_decay_kind: as for ``mfac``.
+        query: F^-1 times what is "compressed", or times the "gradient" itself.
+        normalize: what the sum is divided by, "capacity" or the "count" of gradients so far.
+        freeze_zeros: leave entries alone that are zero at ``init``; not with scope="leaf".
+        dtype: of the window, None for at least float32, or bfloat16.
+        nonfinite: what happens to a gradient that is not finite: "raise", "skip" the step, or
+            "ignore" it, which spoils ``window`` steps.
+
+    Raises:
+        ValueError: a value outside its range; from ``update``, damping that has fallen to zero, or
+            a gradient that is not finite.
+
+    Source: arXiv 2306.06098.
+
+    >>> import torch, gradtx as gx
+    >>> tx, params = gx.sparse_mfac(0.5, 2, 1.0, density=0.5), {"w": torch.ones(2)}
+    >>> tx.update({"w": torch.tensor([2.0, 1.0])}, tx.init(params), params)[0]
+    {'w': tensor([-0.3333, -0.0000])}
+    """
+    if scope not in ("leaf", "block", "global"):
+        raise ValueError(f"sparse_mfac: scope must be 'leaf', 'block' or 'global', got {scope!r}")
+    if query not in ("compressed", "gradient"):
+        raise ValueError(f"sparse_mfac: query must be 'compressed' or 'gradient', got {query!r}")
+    inside = decay_in_query("sparse_mfac", weight_decay, weight_decay_kind)
+    if query == "gradient" and inside:
+        raise ValueError("sparse_mfac: query='gradient' and decay in the query exclude each other")
+    if freeze_zeros and scope == "leaf":
+        raise ValueError("sparse_mfac: freeze_zeros needs scope='block' or 'global'")
+    keep: SparseCompressor = (
+        _of_all(density) if scope == "global" else block_top_k(_share(density), block_size)
+    )
+    precondition: GradientTransformation = error_feedback(
+        keep,
+        inner=precondition_mfac(
+            window,
+            damping,
+            keep,
+            dtype,
+            normalize,
+            nonfinite="raise" if nonfinite == "raise" else "ignore",
+            **(inside or {"query": "gradient" if query == "gradient" else "newest"}),
+        ),
+    )
+    if scope != "leaf":
+        precondition = flatten(precondition, "nonzero" if freeze_zeros else "all")
+    return around(
+        "sparse_mfac",
+        precondition,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        momentum_kind=momentum_kind,
+        weight_decay_kind=weight_decay_kind,
+        nonfinite=nonfinite,
+    )
+
+
+def lowrank_mfac(
+    lr: Hyper | None = 1e-3,
+    window: int = 1024,
+    damping: Hyper = 1e-5,
+    rank: int = 1,
+    momentum: Hyper | None = None,
+    weight_decay: Hyper = 0.0,
+    aggregate: bool = True,
+    momentum_kind: MomentumKind = "ema",
+    weight_decay_kind: DecayKind = "coupled",
+    normalize: Literal["capacity", "count"] = "capacity",
+    dtype: torch.dtype | None = None,
+    nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+    seed: Seed = 0,
+) -> Chain:
+    """M-FAC whose window keeps every gradient at a low rank; what is dropped comes later.
+
+    a = g + e; c = P (P^T a), one power iteration from where the last one ended; e <- a - c;
+    u = F^-1 c; p <- p - lr u. Vectors are kept whole.
+
+    Args:
+        lr: learning rate >= 0, a schedule, or None to leave it out.
+        window: gradients that are remembered, >= 1.
+        damping: > 0.
+        rank: of what is kept of a matrix, >= 1, at most its smaller dimension.
+        momentum: of u, in [0, 1); None or 0 keeps none.
+        weight_decay: >= 0.
+        aggregate: one Fisher matrix of the whole model; False: one of every leaf.
+        momentum_kind: "ema" or "sum", as for ``mfac``.
+        weight_decay_kind: as for ``mfac``.
+        normalize: what the sum is divided by, "capacity" or the "count" of gradients so far.
+        dtype: of the window, None for at least float32, or bfloat16.
+        nonfinite: what happens to a gradient that is not finite: "raise", "skip" the step, or
+            "ignore" it, which spoils ``window`` steps.
+        seed: of the first power iteration.
+
+    Raises:
+        ValueError: a value outside its range; from ``update``, damping that has fallen to zero, or
+            a gradient that is not finite.
+
+    Source: arXiv 2306.06098.
+
+    >>> import torch, gradtx as gx
+    >>> tx, params = gx.lowrank_mfac(0.5, 2, 1.0), {"w": torch.ones(2, 2)}
+    >>> tx.update({"w": torch.ones(2, 2)}, tx.init(params), params)[0]["w"].mean()
+    tensor(-0.1667)
+    """
+    keep = low_rank(rank, seed=seed, always=True)
+    precondition = error_feedback(
+        keep,
+        inner=precondition_mfac(
+            window,
+            damping,
+            keep,
+            dtype,
+            normalize,
+            fisher="model" if aggregate else "leaf",
+            nonfinite="raise" if nonfinite == "raise" else "ignore",
+            **decay_in_query("lowrank_mfac", weight_decay, weight_decay_kind),
+        ),
+    )
+    return around(
+        "lowrank_mfac",
+        precondition,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        momentum_kind=momentum_kind,
+        weight_decay_kind=weight_decay_kind,
+        nonfinite=nonfinite,
+    )
+
+
+def _of_all(density: float | int | None) -> top_k:
+    """The largest entries of the whole vector, by their share or their number."""
+    if density is None:
+        return top_k(1.0)
+    return top_k(density, rounding="down") if density <= 1 else top_k(k=whole_number(density))
+
+
+def _share(density: float | int | None) -> float:
+    """A density that must be a share.
+
+    Raises:
+        ValueError: it is None.
+    """
+    if density is None:
+        raise ValueError("sparse_mfac: density=None needs scope='global'")
+    return density
 
 
 def decay_in_query(who: str, weight_decay: Hyper, kind: DecayKind) -> dict[str, Any]:

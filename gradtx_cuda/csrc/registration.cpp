@@ -16,11 +16,14 @@
     GX_IMPL(unpack_signs, device)                   \
     GX_IMPL(block_top_k, device)                    \
     GX_IMPL(window_moments, device)                 \
+    GX_IMPL(sparse_window_dots, device)             \
+    GX_IMPL(sparse_window_combine, device)          \
     GX_IMPL(microadam_, device)                     \
   }
 
 GX_REGISTER(CPU, cpu)
 STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
+  GX_IMPL(window_dots, cpu)
   GX_IMPL(random_normal, cpu)
   GX_IMPL(coordinates, cpu)
   GX_IMPL(coordinates_squares, cpu)

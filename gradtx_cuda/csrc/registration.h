@@ -10,6 +10,7 @@
 #include "common/random_bits_op.h"
 #include "common/signs_op.h"
 #include "common/window_moments_op.h"
+#include "common/window_products_op.h"
 
 namespace gx {
 
@@ -38,6 +39,11 @@ using Doubles = std::vector<double>;
   MomentOutputs window_moments_##device(const Tensor& indices, const Tensor& values,             \
                                         const Tensor& weights1, const Tensor& weights2,          \
                                         int64_t numel, int64_t block_size, int64_t k);           \
+  Tensor sparse_window_dots_##device(const Tensor& indices, const Tensor& values,                \
+                                     const Tensor& x, int64_t block_size, int64_t k);            \
+  Tensor sparse_window_combine_##device(const Tensor& indices, const Tensor& values,             \
+                                        const Tensor& weights, int64_t numel,                    \
+                                        int64_t block_size, int64_t k);                          \
   Tensor microadam__##device(const Tensors& params, const Tensors& grads, const Tensors& codes,  \
                              const Tensors& lo, const Tensors& hi, const Tensors& steps,         \
                              const Tensors& indices, const Tensors& values, const Tensor& hyper, \
@@ -48,6 +54,7 @@ GX_DECLARE(cpu)
 GX_DECLARE(cuda)
 #undef GX_DECLARE
 
+Tensor window_dots_cpu(const Tensor& rows, const Tensor& x);
 Tensor random_normal_cpu(const Tensor& key, int64_t numel);
 Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left);
 BlockOutputs coordinates_squares_cpu(const Tensor& x, const Tensor& basis, bool left);

@@ -64,8 +64,7 @@ def own(cls: type, *grid: dict[str, Any]) -> Any:
 
 def tuned(cls: Any, **defaults: Any) -> Any:
     """A class with other defaults, for problems as small and as regular as those of the tests."""
-    members = {"signature": {**cls.signature, **defaults}, "__doc__": cls.__doc__}
-    return type(cls.__name__, (cls,), members)
+    return type(cls.__name__, (cls,), {"__doc__": cls.__doc__}, defaults=defaults)
 
 
 DROP_IN = [
@@ -102,6 +101,9 @@ OWN = [
     own(gx.optim.LARS, {"momentum": 0.5}),
     own(gx.optim.Lion, {"betas": (0.8, 0.95)}),
     own(tuned(gx.optim.MFAC, window=3, damping=1.0), {"momentum": 0.5}),
+    own(tuned(gx.optim.SparseMFAC, window=500, damping=1.0, density=0.5), {"momentum": 0.5}),
+    own(tuned(gx.optim.LowRankMFAC, window=3, damping=1.0), {"rank": 2}),
+    own(tuned(gx.optim.GGT, window=3, eps=1.0), {"betas": (0.0, 1.0)}),
     own(gx.optim.MARSAdamW, {"betas": (0.8, 0.95), "gamma": 0.1}),
     own(gx.optim.NovoGrad),
     own(gx.optim.ScheduleFreeAdamW, {"warmup_steps": 3, "r": 0.5}, {"inner_momentum": 0.5}),

@@ -33,6 +33,7 @@ static int __ffs(int x) { return __builtin_ffs(x); }
 #include "CSRC/cuda/microadam_block.h"
 #include "CSRC/cuda/select.h"
 #include "CSRC/cuda/window_block.h"
+#include "CSRC/cuda/window_products_block.h"
 struct Args { void* at[9]; long long n[12]; double h[6]; };
 template <typename Bits> static void select(const Args& a) {
   static gx::SelectMemory<Bits> memory;
@@ -47,6 +48,19 @@ GX_KERNEL moments(const __grid_constant__ Args a) {
   const gx::WindowShape shape{a.n[0], a.n[1], a.n[2], a.n[3], a.n[4]};
   gx::add_window((const int*)a.at[0], (const float*)a.at[1], (const float*)a.at[2],
                  (const float*)a.at[3], (float*)a.at[4], (float*)a.at[5], shape, blockIdx.x);
+}
+GX_KERNEL dots(const __grid_constant__ Args a) {
+  const gx::ProductShape shape{a.n[0], a.n[1], a.n[2], a.n[3], a.n[4], a.n[5]};
+  gx::dot_piece((const int*)a.at[0], (const float*)a.at[1], (const float*)a.at[2],
+                (double*)a.at[3], shape, blockIdx.x);
+}
+GX_KERNEL sums(const __grid_constant__ Args a) {
+  gx::sum_column((const double*)a.at[0], (double*)a.at[1], a.n[0], a.n[1], blockIdx.x);
+}
+GX_KERNEL combine(const __grid_constant__ Args a) {
+  const gx::ProductShape shape{a.n[0], a.n[1], a.n[2], a.n[3], a.n[4], a.n[5]};
+  gx::combine_block((const int*)a.at[0], (const float*)a.at[1], (const double*)a.at[2],
+                    (float*)a.at[3], shape, blockIdx.x);
 }
 template <typename T> static void dct_pass(const Args& a) {
   const gx::DctRows<T> rows{(const T*)a.at[0], (const T*)a.at[1], (T*)a.at[2],
@@ -166,6 +180,24 @@ def test_window_moments(how):
     launch("moments", -(-n // size), [*args[:4], *got], [rows, columns, n, size, k], [], *how)
     for a, b in zip(got, want, strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("how", [(256, False), (64, True)])
+def test_window_products(how):
+    n, size, k, rows = 40_000, 30_000, 9000, 3
+    columns, pieces = k + 2000, 2
+    picks = [torch.randperm(size)[:k] for _ in range(rows)]
+    indices = torch.stack([torch.cat([p, torch.randperm(10_000)[:2000]]) for p in picks]).int()
+    of, x, w = values((rows, columns)), values((n,), seed=1), values((rows,), torch.float64)
+    shape = [rows, columns, n, size, k, pieces]
+    table, got = torch.full((4 * rows,), torch.nan).double(), torch.zeros(rows).double()
+    launch("dots", 4, [indices, of, x, table], shape, [], *how)
+    launch("sums", rows, [table, got], [4, rows], [], 32, how[1])
+    want = OPS["sparse_window_dots"].reference(indices, of, x, size, k)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    out = torch.full((n,), torch.nan)
+    launch("combine", 2, [indices, of, w, out], shape, [], *how)
+    assert torch.equal(out, OPS["sparse_window_combine"].reference(indices, of, w, n, size, k))
 
 
 @pytest.mark.parametrize("how", [(256, False), (64, True)])

@@ -1,0 +1,202 @@
+"""GGT: full-matrix adaptive steps from a window of the last gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..compressors import Compressor
+from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.leaves import ANY_UPDATE, LeafInfo, densify_leaf
+from ..core.reduce import Reduce
+from ..core.state import state_zeros
+from ..core.transform import TreeTransform
+from .window import GradientWindowState, WindowLeaf, check_window, gradient_window
+
+
+class GGTLeaf(NamedTuple):
+    """One leaf's state.
+
+    Attributes:
+        window: the leaf's part of the window.
+        mean: running average of updates, () without one.
+    """
+
+    window: WindowLeaf
+    mean: Tensor | tuple[()]
+
+
+@dataclass(frozen=True)
+class PreconditionGGT(TreeTransform):
+    """Updates times the inverse root of a window's second moment; made by ``precondition_ggt``."""
+
+    accepts: ClassVar[tuple[type, ...]] = ANY_UPDATE
+    normalize: ClassVar[str] = "capacity"
+
+    window: int = static(100)
+    b2: Hyper = dynamic(0.999, within="(0, 1]")
+    eps: Hyper = dynamic(1e-4, within="(0, inf)")
+    compressor: Compressor | None = static(None)
+    dtype: torch.dtype | None = static(None)
+    gram_reg: float = static(1e-6)
+    decay_basis: bool = static(True)
+
+    @property
+    def name(self) -> str:
+        return "precondition_ggt"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_window(self.name, self)
+        if not 0 < self.gram_reg < float("inf"):
+            raise ValueError(f"{self.name}: gram_reg must be in (0, inf), got {self.gram_reg}")
+
+    @property
+    def rows(self) -> gradient_window:
+        """The window that is kept."""
+        return gradient_window(self.window, self.compressor, self.dtype)
+
+    def first_mean(self, p: Tensor) -> Tensor | tuple[()]:
+        """The running average at first."""
+        return ()
+
+    def query(self, u: Any, mean: Any, h: Values) -> Any:
+        """What is preconditioned besides the newest row: the next average, () if nothing is."""
+        return ()
+
+    def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[list[Any], Any]:
+        state = self.rows.init(ps)
+        kept = [GGTLeaf(w, self.first_mean(p)) for w, p in zip(state.leaves, ps, strict=True)]
+        return kept, state._replace(leaves=())
+
+    def update_tree(
+        self,
+        us: list[Any],
+        leaves: list[Any] | None,
+        shared: Any,
+        ps: list[Any],
+        h: Values,
+        reduce: Reduce,
+    ) -> tuple[list[Any], list[Any], Any]:
+        assert leaves is not None
+        state = shared._replace(leaves=[leaf.window for leaf in leaves])
+        state = self.rows.push(state, us, reduce)
+        means = [self.query(u, leaf.mean, h) for u, leaf in zip(us, leaves, strict=True)]
+        kept = [GGTLeaf(w, mean) for w, mean in zip(state.leaves, means, strict=True)]
+        return self.step(us, means, state, h, reduce), kept, state._replace(leaves=())
+
+    def step(
+        self, us: list[Any], means: list[Any], state: GradientWindowState, h: Values, reduce: Reduce
+    ) -> list[Any]:
+        """What comes of the newest row; all sums are those of weights, in float64."""
+        newest = self.rows.newest(state).double()
+        decay, gram, eps = self._decayed(state, h)
+        if self.decay_basis:  # the newest row is in the span of the basis
+            weights = decay * _root_function(gram, newest, eps, 1.0, self.gram_reg / eps)
+        else:
+            inside = _root_function(gram, state.gram @ newest, eps, 0.0, -1 / eps)
+            weights = inside + newest / eps
+        return self.rows.combine(state, weights, us)
+
+    def _decayed(self, state: GradientWindowState, h: Values) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights b2^age of the rows, their Gram matrix with them, and eps, in float64."""
+        like = state.gram
+        b2, eps = (torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (h.b2, h.eps))
+        decay = b2 ** self.rows.ages(state)
+        eye = torch.eye(self.window, dtype=like.dtype, device=like.device)
+        return decay, decay[:, None] * like * decay + self.gram_reg * eye, eps
+
+
+@dataclass(frozen=True)
+class _WithMomentum(PreconditionGGT):
+    """With a running average as what is preconditioned."""
+
+    b1: Hyper = dynamic(0.9, within="[0, 1)")
+
+    def first_mean(self, p: Tensor) -> Tensor:
+        return state_zeros(p)
+
+    def query(self, u: Any, mean: Any, h: Values) -> Tensor:
+        return (h.b1 * mean + (1 - h.b1) * densify_leaf(u)).to(mean.dtype)
+
+    def step(
+        self, us: list[Any], means: list[Any], state: GradientWindowState, h: Values, reduce: Reduce
+    ) -> list[Any]:
+        """The part in the span of the rows, and the rest, divided by eps."""
+        decay, gram, eps = self._decayed(state, h)
+        basis = decay if self.decay_basis else torch.ones_like(decay)
+        dots = reduce.sum(self.rows.dots(state, means))
+        weights = basis * _root_function(gram, basis * dots, eps, 0.0, -1 / eps)
+        inside = self.rows.combine(state, weights, means)
+        return [v + m / eps.to(m.device, m.dtype) for v, m in zip(inside, means, strict=True)]
+
+
+def _root_function(gram: Tensor, b: Tensor, eps: Tensor, first: Any, second: Any) -> Tensor:
+    """f(gram) b with f = first / (s + eps) + second / (s (s + eps)), s the root of an eigenvalue.
+
+    Eigenvectors are constants for automatic differentiation, which goes through the matrix in
+    their basis: what is off its diagonal is zero but for rounding, and divided differences of f
+    are its slope. So equal eigenvalues do no harm.
+    """
+    finite = torch.isfinite(gram).all()
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    basis = torch.linalg.eigh(torch.where(finite, gram, eye).detach()).eigenvectors
+    inside = basis.mT @ gram @ basis  # (m, m)
+    s = inside.diagonal().clamp(min=torch.finfo(gram.dtype).tiny).sqrt()
+    product = s * (s + eps)
+    value = first / (s + eps) + second / product
+    sums = s[:, None] + s
+    slope = first / ((s[:, None] + eps) * (s + eps))
+    slope = -(slope + second * (sums + eps) / (product[:, None] * product)) / sums
+    function = torch.where(eye == 1, torch.diag_embed(value), slope.detach() * inside)
+    return torch.where(finite, basis @ (function @ (basis.mT @ b)), torch.nan)
+
+
+def precondition_ggt(
+    window: int = 100,
+    b1: Hyper = 0.9,
+    b2: Hyper = 0.999,
+    eps: Hyper = 1e-4,
+    compressor: Compressor | None = None,
+    dtype: torch.dtype | None = None,
+    gram_reg: float = 1e-6,
+    decay_basis: bool = True,
+    query: Literal["momentum", "newest"] = "momentum",
+) -> PreconditionGGT:
+    """Multiply updates by (root of G G^T + eps)^-1, G the last ``window`` of them, decayed.
+
+    All leaves are one vector. With G = U S V^T, rows of age a times b2^a, the update is
+    U (S + eps)^-1 U^T v + (v - U U^T v) / eps for the running average v of updates, or for the
+    newest one, where no digits are lost. The root is that of the window's inner products plus
+    ``gram_reg``.
+
+    Args:
+        window: updates that are remembered, >= 1.
+        b1: decay of the running average, in [0, 1).
+        b2: decay of older updates in the window, in (0, 1].
+        eps: added to the root, > 0; outside the window's span steps are 1 / eps times v.
+        compressor: what makes the updates that arrive, None for dense ones.
+        dtype: of the window, None for at least float32, or bfloat16.
+        gram_reg: added to the diagonal of the inner products, > 0.
+        decay_basis: False decays the inner products alone, as the first published code does; U is
+            then not orthonormal.
+        query: "momentum", or "newest" without a running average (and without ``b1``).
+
+    Raises:
+        ValueError: a value outside its range.
+        TypeError: no compressor.
+
+    Source: arXiv 1806.02958, arXiv 2306.06098.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.precondition_ggt(2, eps=1.0, query="newest")
+    >>> tx.update({"w": torch.tensor([3.0, 0.0])}, tx.init({"w": torch.zeros(2)}))[0]
+    {'w': tensor([0.7500, 0.0000])}
+    """
+    if query not in ("momentum", "newest"):
+        raise ValueError(f"precondition_ggt: query must be 'momentum' or 'newest', got {query!r}")
+    options = (window, b2, eps, compressor, dtype, gram_reg, decay_basis)
+    return _WithMomentum(*options, b1) if query == "momentum" else PreconditionGGT(*options)
