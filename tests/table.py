@@ -18,6 +18,7 @@ from . import (
     table_codecs,
     table_compression,
     table_kronecker,
+    table_losses,
     table_psgd,
     table_spectral,
     table_subspace,
@@ -353,5 +354,6 @@ ROWS = [
     *table_subspace.ROWS,
     *table_psgd.ROWS,
     *table_spectral.ROWS,
+    *table_losses.ROWS,
     *table_windows.ROWS,
 ]

@@ -88,6 +88,7 @@ class DeclaredTransform(GradientTransformation):
     needs_unit: ClassVar[bool] = False
     needs_value: ClassVar[bool] = False
     needs_extra: ClassVar[tuple[str, ...]] = ()
+    takes_extra: ClassVar[tuple[str, ...]] = ()  # as needs_extra; None where it is not given
     accepts: ClassVar[tuple[type, ...]] = (Tensor,)
     densifies: ClassVar[bool] = False  # structured updates arrive as tensors
 
@@ -177,6 +178,9 @@ class DeclaredTransform(GradientTransformation):
                     f"got a tensor of shape {tuple(given.shape)}"
                 )
             out[name] = [given] * spec.num_leaves
+        for name in self.takes_extra:
+            given, nothing = extra.get(name), [None] * spec.num_leaves
+            out[name] = nothing if given is None else self._tree_like(name, given, updates, spec)
         return out
 
     def _tree_like(self, name: str, given: PyTree, updates: list[Any], spec: Any) -> list[Any]:

@@ -62,3 +62,15 @@ def state_full(p: Tensor, value: float, dtype: torch.dtype | None = None) -> Ten
     tensor([0.5000, 0.5000])
     """
     return torch.full_like(p, value, dtype=dtype or accumulator_dtype(p.dtype), requires_grad=False)
+
+
+def new_scalar(leaves: Iterable[Any], value: float | Tensor = 0.0) -> Tensor:
+    """A 0-d tensor for what leaves share, as wide as the widest, in at least float32."""
+    there = [x for x in leaves if x is not None]
+    dtype = torch.float32
+    for x in there:
+        dtype = torch.promote_types(dtype, accumulator_dtype(x.dtype))
+    device = there[0].device if there else torch.device("cpu")
+    if isinstance(value, Tensor):
+        return value.to(device=device, dtype=dtype)
+    return torch.full((), value, dtype=dtype, device=device)

@@ -45,7 +45,8 @@ class LeafTransform(DeclaredTransform):
     them), ``needs_grad`` (``h.grad`` is the leaf's gradient), ``needs_unit`` (``h.unit`` is the
     factor that updates carry, 1 unless a wrapper rescales them), ``needs_value`` (``h.value`` is
     the loss), ``needs_extra`` (names of further arguments of ``update`` that are trees like the
-    updates, ``h.name`` is the leaf), ``accepts`` (kinds of updates).
+    updates, ``h.name`` is the leaf), ``takes_extra`` (as that, None where it is not given),
+    ``accepts`` (kinds of updates).
 
     >>> from dataclasses import dataclass
     >>> import torch, gradtx as gx

@@ -51,7 +51,7 @@ def check_known(who: str, given: Iterable[str], chains: Iterable[GradientTransfo
     known = {"value"}
     for member in every:
         if isinstance(member, DeclaredTransform):
-            known.update(member.needs_extra)
+            known.update((*member.needs_extra, *member.takes_extra))
     for name in given:
         if name not in known:
             hint = suggestion(name, known) or ";"

@@ -1,5 +1,6 @@
 """Published optimizers as chains, one family a module."""
 
+from .acprop import acprop
 from .adabelief import adabelief
 from .adadelta import adadelta
 from .adafactor import adafactor
@@ -11,9 +12,12 @@ from .adan import adan
 from .adopt import adopt, adopt_adv
 from .apollo import apollo, apollo_mini
 from .cautious import c_adamw, c_lion
+from .cocob import cocob
+from .dadapt import dadapt_adamw
 from .dash import dash
 from .dct_adamw import dct_adamw
 from .dion import dion, dion2, trion
+from .dog import dog, dowg
 from .galore import galore_adafactor, galore_adamw, galore_adamw8bit
 from .ggt import ggt
 from .kl_shampoo import kl_shampoo, kl_soap, rekls
@@ -22,13 +26,16 @@ from .ldadam import ldadamw
 from .lion import lion
 from .lion_adv import lion_adv
 from .low_bit import adamw4bit, adamw8bit
+from .madgrad import madgrad
 from .mars import mars_adamw
 from .mfac import lowrank_mfac, mfac, sparse_mfac
 from .microadam import microadam
+from .momo import momo, momo_adam
 from .muon import muon, normuon
 from .nadam import nadam, nadamw
 from .novograd import novograd
-from .optimistic import optimistic_gradient_descent
+from .optimistic import optimistic_adam, optimistic_gradient_descent
+from .polyak import polyak_sgd
 from .prodigy import prodigy, prodigy_adv, prodigy_lion_adv
 from .psgd import psgd, psgd_kron
 from .radam import radam
@@ -42,15 +49,18 @@ from .simplified_ademamix import simplified_ademamix
 from .sm3 import sm3
 from .smmf import smmf
 from .soap import soap
+from .sophia import adahessian, sophia
 from .subset_norm import adagrad_sn, adam_snsm, adamw_sn, rmsprop_sn, snsm
 from .yogi import yogi
 
 __all__ = [
+    "acprop",
     "adabelief",
     "adadelta",
     "adafactor",
     "adagrad",
     "adagrad_sn",
+    "adahessian",
     "adam",
     "adam_adv",
     "adam_snsm",
@@ -69,10 +79,14 @@ __all__ = [
     "apollo_mini",
     "c_adamw",
     "c_lion",
+    "cocob",
+    "dadapt_adamw",
     "dash",
     "dct_adamw",
     "dion",
     "dion2",
+    "dog",
+    "dowg",
     "galore_adafactor",
     "galore_adamw",
     "galore_adamw8bit",
@@ -85,16 +99,21 @@ __all__ = [
     "lion",
     "lion_adv",
     "lowrank_mfac",
+    "madgrad",
     "mars_adamw",
     "mfac",
     "microadam",
+    "momo",
+    "momo_adam",
     "muon",
     "nadam",
     "nadamw",
     "normuon",
     "novograd",
     "one_sided_shampoo",
+    "optimistic_adam",
     "optimistic_gradient_descent",
+    "polyak_sgd",
     "prodigy",
     "prodigy_adv",
     "prodigy_lion_adv",
@@ -116,6 +135,7 @@ __all__ = [
     "smmf",
     "snsm",
     "soap",
+    "sophia",
     "sparse_mfac",
     "trion",
     "yogi",

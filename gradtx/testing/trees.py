@@ -61,8 +61,20 @@ def call(tx: GradientTransformation, grads: Any, state: Any, params: Any, **extr
 
 def trees_wanted(tx: GradientTransformation, grads: Any) -> dict[str, Any]:
     """What members declare that ``update`` is to be given besides, each a tree like gradients."""
-    names = {name for _, m in members(tx) for name in getattr(m, "needs_extra", ())}
-    return {name: tree.map(lambda g: g * g + 0.5, grads) for name in sorted(names)}
+    names = {
+        name
+        for _, m in members(tx)
+        for kind in ("needs_extra", "takes_extra")
+        for name in getattr(m, kind, ())
+    }
+
+    def positive(g: Any) -> Any:
+        if not isinstance(g, Tensor):
+            return g
+        wide = tree.accumulator(g if g.layout == torch.strided else g.to_dense())
+        return wide * wide + 0.5
+
+    return {name: tree.map(positive, grads) for name in sorted(names)}
 
 
 def run(

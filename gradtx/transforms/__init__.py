@@ -1,5 +1,6 @@
 """Gradient transformations, one concept a module."""
 
+from .acprop import ScaleByAcpropState, scale_by_acprop
 from .adadelta import ScaleByAdadeltaState, scale_by_adadelta
 from .adagrad import ScaleByRssState, scale_by_rss
 from .adam import ScaleByAdamState, scale_by_adam
@@ -17,16 +18,20 @@ from .clip import (
     clip_by_global_norm,
     clip_by_leaf_norm,
 )
+from .cocob import ScaleByCocobState, scale_by_cocob
 from .column_adam import ScaleByColumnAdamState, scale_by_column_adam
 from .compress import CompressState, compress
 from .constraint import ZeroNansState, keep_params_nonnegative, zero_nans
+from .dadapt import DadaptLeaf, DadaptShared, scale_by_dadapt_adam
 from .decay_after import decay_after
+from .distance import DistanceLeaf, DogShared, DowgShared, scale_by_dog, scale_by_dowg
 from .error_feedback import ErrorFeedbackLeaf, ErrorFeedbackState, error_feedback
 from .factored_rms import ScaleByFactoredRmsState, scale_by_factored_rms
 from .grams import grams
 from .keep_norm import keep_norm
 from .learning_rate import scale_by_learning_rate, scale_by_schedule
 from .low_rank_momentum import LowRankMomentumState, low_rank_momentum
+from .madgrad import ScaleByMadgradState, scale_by_madgrad
 from .mars import MarsState, mars
 from .moment_power import second_moment_power
 from .moments import (
@@ -42,6 +47,7 @@ from .moments import (
     undo_bias,
 )
 from .momentum import DampedTraceState, EmaState, TraceState, damped_trace, ema, trace
+from .momo import MomoLeaf, MomoShared, scale_by_momo, scale_by_momo_adam
 from .monitor import monitor, snapshot
 from .nadam import ScaleByNadamState, scale_by_nadam
 from .noise import AddNoiseState, add_noise
@@ -51,6 +57,8 @@ from .novograd import ScaleByNovogradState, scale_by_novograd
 from .optimistic import ScaleByOptimisticGradientState, scale_by_optimistic_gradient
 from .orthogonalize_grad import orthogonalize_grad
 from .param_dtype import decay_first, round_updates
+from .plateau import PlateauShared, reduce_on_plateau
+from .polyak import scale_by_polyak
 from .prodigy import ProdigyLeaf, ProdigyShared, ProdigyState, scale_by_prodigy
 from .radam import ScaleByRadamState, scale_by_radam
 from .rms import ScaleByRmsState, ScaleByStddevState, scale_by_rms, scale_by_stddev
@@ -66,6 +74,7 @@ from .sign import ScaleByLionState, scale_by_lion, scale_by_sign
 from .sliding_window import SlidingWindowState, sliding_window_adam, sliding_window_moments
 from .sm3 import ScaleBySm3State, scale_by_sm3
 from .smmf import ScaleBySmmfState, scale_by_smmf
+from .sophia import ScaleByHessianState, scale_by_adahessian, scale_by_sophia
 from .step_size import StepState, limit_relative_step, scale_by_inverse_time
 from .stochastic_round import StochasticRoundState, stochastic_round
 from .subset_norm import SubsetNormState, root_subset_norm, scale_by_subset_norm
@@ -80,27 +89,39 @@ __all__ = [
     "AddNoiseState",
     "BiasFactorState",
     "CompressState",
+    "DadaptLeaf",
+    "DadaptShared",
     "DampedTraceState",
+    "DistanceLeaf",
+    "DogShared",
+    "DowgShared",
     "EmaState",
     "ErrorFeedbackLeaf",
     "ErrorFeedbackState",
     "FirstMomentState",
     "LowRankMomentumState",
     "MarsState",
+    "MomoLeaf",
+    "MomoShared",
     "NormGrowthState",
+    "PlateauShared",
     "ProdigyLeaf",
     "ProdigyShared",
     "ProdigyState",
     "RootSecondMomentState",
+    "ScaleByAcpropState",
     "ScaleByAdadeltaState",
     "ScaleByAdamState",
     "ScaleByAdamaxState",
     "ScaleByAdanState",
     "ScaleByAdoptState",
     "ScaleByBeliefState",
+    "ScaleByCocobState",
     "ScaleByColumnAdamState",
     "ScaleByFactoredRmsState",
+    "ScaleByHessianState",
     "ScaleByLionState",
+    "ScaleByMadgradState",
     "ScaleByNadamState",
     "ScaleByNovogradState",
     "ScaleByOptimisticGradientState",
@@ -154,27 +175,38 @@ __all__ = [
     "normalize_by_block_rms",
     "normalize_by_update_norm",
     "orthogonalize_grad",
+    "reduce_on_plateau",
     "root_second_moment",
     "root_subset_norm",
     "round_updates",
     "scale",
+    "scale_by_acprop",
     "scale_by_adadelta",
+    "scale_by_adahessian",
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_adan",
     "scale_by_adopt",
     "scale_by_belief",
     "scale_by_bias_factor",
+    "scale_by_cocob",
     "scale_by_column_adam",
+    "scale_by_dadapt_adam",
+    "scale_by_dog",
+    "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_inverse_time",
     "scale_by_learning_rate",
     "scale_by_lion",
+    "scale_by_madgrad",
+    "scale_by_momo",
+    "scale_by_momo_adam",
     "scale_by_nadam",
     "scale_by_novograd",
     "scale_by_optimistic_gradient",
     "scale_by_param_block_norm",
     "scale_by_param_block_rms",
+    "scale_by_polyak",
     "scale_by_prodigy",
     "scale_by_radam",
     "scale_by_rms",
@@ -184,6 +216,7 @@ __all__ = [
     "scale_by_sign",
     "scale_by_sm3",
     "scale_by_smmf",
+    "scale_by_sophia",
     "scale_by_stddev",
     "scale_by_subset_norm",
     "scale_by_trust_ratio",

@@ -388,4 +388,98 @@ RECIPES = [
     Case("yogi", tx("yogi", **LR)),
 ]
 
-TRAJECTORIES = [*TRANSFORMS, *RECIPES]
+LOSSES = [
+    Case("acprop", tx("acprop", **LR, eps=1e-3, weight_decay=0.1)),
+    Case("acprop-options", tx("acprop", **LR, b1=0.8, b2=0.9, eps=0.01, eps_root=0.02)),
+    Case("cocob", tx("cocob", weight_decay=0.1)),
+    Case("cocob-options", tx("cocob", learning_rate=0.5, alpha=3.0, eps=0.1)),
+    Case("dadapt_adamw", tx("dadapt_adamw")),
+    Case(
+        "dadapt_adamw-options",
+        tx(
+            "dadapt_adamw",
+            learning_rate=0.3,
+            eps=0.01,
+            weight_decay=0.1,
+            optax_only={"betas": (0.8, 0.9), "estim_lr0": 0.01},
+            ours_only={"b1": 0.8, "b2": 0.9, "d0": 0.01},
+        ),
+    ),
+    Case("dog", tx("dog")),
+    Case("dog-distance", tx("dog", init_step=("distance", 0.5), weight_decay=0.1)),
+    Case("dog-rate", tx("dog", **LR, init_step=("learning_rate", 0.5), eps=0.1)),
+    Case("dowg", tx("dowg")),
+    Case(
+        "dowg-options",
+        tx(
+            "dowg",
+            **LR,
+            eps=0.1,
+            optax_only={"init_estim_sq_dist": 0.5},
+            ours_only={"init_distance": 0.5},
+        ),
+    ),
+    # Optax takes the root of the count in float32.
+    Case("madgrad", tx("madgrad", **LR, weight_decay=0.1), rtol=1e-5),
+    Case(
+        "madgrad-schedule",
+        tx("madgrad", learning_rate=WARM, momentum=0.5, eps=1e-3),
+        rtol=1e-5,
+    ),
+    Case("momo", tx("momo")),
+    Case("momo-options", tx("momo", **LR, beta=0.8, lower_bound=-1.0, weight_decay=0.1)),
+    Case("momo-adapt", tx("momo", lower_bound=-30.0, beta=0.5, adapt_lower_bound=True)),
+    Case("momo_adam", tx("momo_adam")),
+    Case(
+        "momo_adam-adapt",
+        tx(
+            "momo_adam",
+            learning_rate=WARM,
+            b1=0.8,
+            b2=0.9,
+            eps=0.01,
+            lower_bound=-30.0,
+            weight_decay=0.1,
+            adapt_lower_bound=True,
+        ),
+    ),
+    Case("optimistic_adam", tx("optimistic_adam", optax="optimistic_adam_v2", **LR, alpha=0.9)),
+    Case(
+        "polyak_sgd",
+        tx(
+            "polyak_sgd",
+            f_min=0.3,
+            eps=0.1,
+            # Optax scales before it takes the norm, so that ``scaling`` divides steps; here lr
+            # multiplies them.
+            optax_only={"max_learning_rate": 0.2},
+            ours_only={"max_step": 0.2},
+        ),
+    ),
+    Case(
+        "polyak_sgd-plus",
+        tx(
+            "polyak_sgd",
+            f_min=2.0,
+            variant="sps+",
+            optax_only={"max_learning_rate": 9.0},
+            ours_only={"max_step": 9.0},
+        ),
+    ),
+    Case("reduce_on_plateau", tx("reduce_on_plateau", factor=0.5, patience=1)),
+    Case(
+        "reduce_on_plateau-options",
+        tx(
+            "reduce_on_plateau",
+            factor=0.3,
+            patience=1,
+            rtol=0.1,
+            atol=0.1,
+            cooldown=1,
+            accumulation_size=2,
+            min_scale=0.2,
+        ),
+    ),
+]
+
+TRAJECTORIES = [*TRANSFORMS, *RECIPES, *LOSSES]

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 
 from . import cases
-from .calls import COUNTS, Call, Case, data
+from .calls import COUNTS, VALUES, Call, Case, data
 
 RENAMED = {"transform": "inner", "by": "param_labels"}
 LOOKAHEAD = {"transform": "fast_optimizer"}
@@ -37,7 +38,8 @@ def build(x: Any) -> Any:
             arguments["accumulator_dtype"] = jnp.float64
         elif x.name == "scale_by_schedule":
             renamed = SCHEDULE
-        made = getattr(optax, x.optax_name)(**{renamed.get(k, k): v for k, v in arguments.items()})
+        room = optax if hasattr(optax, x.optax_name) else optax.contrib
+        made = getattr(room, x.optax_name)(**{renamed.get(k, k): v for k, v in arguments.items()})
         if x.kind == "schedule":
             # Transforms count in int32, which divides to float32 even when float64 is enabled.
             return lambda count: made(jnp.asarray(count, jnp.int64))
@@ -57,14 +59,15 @@ def trajectory(case: Case) -> list[dict[str, np.ndarray]]:
     lookahead = case.call.name == "lookahead"
     state = tx.init(optax.LookaheadParams(slow, slow) if lookahead else slow)
     out = []
-    for p, g in zip(params, grads, strict=True):
+    tx = tx if lookahead else optax.with_extra_args_support(tx)
+    for p, g, value in zip(params, grads, VALUES, strict=True):
         if lookahead:
             both = optax.LookaheadParams(as_jax(p), slow)
             updates, state = tx.update(as_jax(g), state, both)
             slow = optax.apply_updates(slow, updates.slow)
             updates = updates.fast
         else:
-            updates, state = tx.update(as_jax(g), state, as_jax(p))
+            updates, state = tx.update(as_jax(g), state, as_jax(p), value=value)
         for name, u in updates.items():
             if u.dtype != jnp.float64:
                 raise TypeError(f"{case.id}: {name} is {u.dtype}; record it in float64")

@@ -12,7 +12,7 @@ import torch
 import gradtx as gx
 
 from . import cases
-from .calls import COUNTS, STEPS, Call, data
+from .calls import COUNTS, STEPS, VALUES, Call, data
 
 PATH = Path(__file__).with_name("optax.npz")
 
@@ -53,7 +53,7 @@ def test_updates_are_those_of_optax(case, recorded):
     state = tx.init(as_torch(params[0]))
     assert len(want) == STEPS
     for t, (p, g) in enumerate(zip(params, grads, strict=True)):
-        updates, state = tx.update(as_torch(g), state, as_torch(p))
+        updates, state = tx.update(as_torch(g), state, as_torch(p), value=VALUES[t])
         np.testing.assert_allclose(
             flat(updates), want[t], rtol=case.rtol, atol=1e-14, err_msg=f"{case.id}, step {t}"
         )
