@@ -83,7 +83,8 @@ class coupled_newton(RootMethod):
         m = z.to(a.dtype) * r
 
         def step(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-            w = (1 + 1 / power) * identity(m) - m / power
+            w = m / -power
+            w.diagonal(dim1=-2, dim2=-1).add_(1 + 1 / power)
             return multiply(x, w), times_power(w, power, m, low)
 
         return iterate(step, x, m, self.steps, self.tol, self.stop)
