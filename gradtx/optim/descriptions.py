@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import textwrap
@@ -53,7 +54,7 @@ def describe(name: str, own: str, inherited: Iterable[str], made_by: Declaration
         text = of_options.get(option) or _joined(names, of_arguments)
         lines += _entry(option, _OF_CHAINS.sub("", text))
     for option, text in _COMMON.items():
-        lines += [] if option == "params" else _entry(option, text)
+        lines += () if option == "params" else _entry(option, text)
     parts.append("\n".join(lines))
     parts += [p for p in _paragraphs(recipe) if p.startswith(("Raises:", "Source:"))]
     return "\n\n".join(parts) + "\n\n" + _EXAMPLE.format(name=name)
@@ -96,11 +97,12 @@ def _joined(names: tuple[str, ...], texts: Mapping[str, str]) -> str:
     return " ".join(f"{name}: {texts.get(name, '')}" for name in names)
 
 
-def _entry(name: str, text: str) -> list[str]:
+@functools.cache
+def _entry(name: str, text: str) -> tuple[str, ...]:
     filled = textwrap.fill(
         f"{name}: {text}", _WIDTH, initial_indent="    ", subsequent_indent=" " * 8
     )
-    return filled.splitlines()
+    return tuple(filled.splitlines())
 
 
 def _merged(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

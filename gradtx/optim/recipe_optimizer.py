@@ -104,10 +104,12 @@ class RecipeOptimizer(Optimizer):
                 if not isinstance(value, (tuple, list)) or len(value) != count:
                     raise ValueError(f"{who}: {option} must have {count} values, got {value!r}")
                 value = value[i]
-            if value is None and may_be_none:
+            if type(value) is float:  # the usual case, at every step
+                tokens.append(ON if value else 0.0)
+            elif value is None and may_be_none:
                 tokens.append(None)
             else:
-                tokens.append(0.0 if isinstance(value, (int, float)) and value == 0 else ON)
+                tokens.append(0.0 if isinstance(value, int) and value == 0 else ON)
         try:
             hash(values)
         except TypeError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache, partial
@@ -103,7 +105,6 @@ def marked() -> set[tuple[int, str]]:
     return {(i, match.group(1)) for i, match in found if match}
 
 
-@pytest.mark.slow
 def test_a_users_file_with_mypy():
     pytest.importorskip("mypy")
     command = [sys.executable, "-m", "mypy", "--no-error-summary", str(USER_FILE)]
@@ -114,6 +115,22 @@ def test_a_users_file_with_mypy():
         for m in re.finditer(r"user_file\.py:(\d+): error: .*\[([\w-]+)\]$", out, re.MULTILINE)
     }
     assert found == marked(), out
+
+
+@pytest.mark.slow
+def test_a_users_file_with_pyright():
+    command = shutil.which("pyright") or shutil.which("basedpyright")
+    if command is None:
+        pytest.skip("pyright is not installed")
+    out = subprocess.run(
+        [command, "--outputjson", "--level", "error", "--pythonpath", sys.executable, USER_FILE],
+        capture_output=True,
+        text=True,
+        cwd=OPTIM.parents[1],
+        check=False,
+    ).stdout
+    errors = json.loads(out)["generalDiagnostics"]
+    assert {e["range"]["start"]["line"] + 1 for e in errors} == {i for i, _ in marked()}, out
 
 
 def test_a_class_of_ones_own():
