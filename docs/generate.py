@@ -12,6 +12,7 @@ SECTIONS: dict[str, tuple[ModuleType, str]] = {
     "Transforms": (gx.transforms, "gx."),
     "Preconditioning": (gx.precondition, "gx."),
     "Inverse roots": (gx.inverse_roots, "gx.inverse_roots."),
+    "Sparse training": (gx.sparsity, "gx.sparsity."),
     "Subspaces": (gx.subspace, "gx.subspace."),
     "Compressors": (gx.compressors, "gx.compressors."),
     "State codecs": (gx.codecs, "gx.codecs."),

@@ -17,6 +17,7 @@ from . import (
     precondition,
     recipes,
     schedules,
+    sparsity,
     subspace,
     testing,
     transforms,
@@ -48,6 +49,7 @@ from .optim import matrix_groups
 from .precondition import *  # noqa: F403
 from .precondition import inverse_roots
 from .recipes import *  # noqa: F403
+from .sparsity import acdc, hard_threshold, keep_params_sparse, mask_updates
 from .subspace import (
     in_subspace,
     lift,
@@ -90,6 +92,7 @@ __all__ = [
     "Wrapper",
     "__version__",
     "advance",
+    "acdc",
     "adapters",
     "apply_every",
     "apply_if_finite",
@@ -110,13 +113,16 @@ __all__ = [
     "freeze",
     "fuse",
     "graft",
+    "hard_threshold",
     "identity",
     "in_subspace",
     "inverse_roots",
+    "keep_params_sparse",
     "lift",
     "lookahead",
     "low_rank",
     "masks",
+    "mask_updates",
     "masked",
     "matrix_groups",
     "meta",
@@ -137,6 +143,7 @@ __all__ = [
     "schedules",
     "skip_large_updates",
     "solutions",
+    "sparsity",
     "stateless",
     "state_full",
     "state_zeros",

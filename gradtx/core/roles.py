@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
+from .constants import constant
+
 FIRST, SECOND = "first_moment", "second_moment"
 
 FirstMoment: TypeAlias = Annotated[Any, FIRST]
@@ -27,8 +29,13 @@ def roles(state: Any) -> Mapping[str, str]:
     return _roles(kind) if hasattr(kind, "_fields") else {}
 
 
-@cache
+@constant
 def _roles(state: Any) -> Mapping[str, str]:
+    return _annotated(state)
+
+
+@cache
+def _annotated(state: Any) -> Mapping[str, str]:
     found = {}
     for name, hint in get_type_hints(state, include_extras=True).items():
         for one in (hint, *get_args(hint)):

@@ -6,6 +6,7 @@ from .adagrad import ScaleByRssState, scale_by_rss
 from .adam import ScaleByAdamState, scale_by_adam
 from .adamax import ScaleByAdamaxState, scale_by_adamax
 from .adan import ScaleByAdanState, scale_by_adan
+from .adaptive_decay import add_adaptive_decayed_weights
 from .adopt import ScaleByAdoptState, SkipFirstState, scale_by_adopt, skip_first
 from .belief import ScaleByBeliefState, scale_by_belief
 from .bias_factor import BiasFactorState, scale_by_bias_factor
@@ -145,6 +146,7 @@ __all__ = [
     "ZeroNansState",
     "accumulate",
     "adaptive_grad_clip",
+    "add_adaptive_decayed_weights",
     "add_corrected_decay",
     "add_decayed_weights",
     "add_noise",

@@ -1,0 +1,48 @@
+"""Sparse training: masks as state, phases, and pruning by magnitude or second order."""
+
+from .acdc import Acdc, AcdcState, acdc
+from .keep import (
+    MaskState,
+    apply_masks,
+    hard_threshold,
+    keep_params_sparse,
+    mask_updates,
+    masks_of,
+    project,
+    replace_masks,
+)
+from .phases import (
+    PhaseSchedule,
+    acdc_imagenet_schedule,
+    cubic_sparsity,
+    equal_ratios,
+    layerwise_schedule,
+    phase_schedule,
+    phases,
+)
+from .support import Support, block_support, magnitude_support, nm_support
+
+__all__ = [
+    "Acdc",
+    "AcdcState",
+    "MaskState",
+    "PhaseSchedule",
+    "Support",
+    "acdc",
+    "acdc_imagenet_schedule",
+    "apply_masks",
+    "block_support",
+    "cubic_sparsity",
+    "equal_ratios",
+    "hard_threshold",
+    "keep_params_sparse",
+    "layerwise_schedule",
+    "magnitude_support",
+    "mask_updates",
+    "masks_of",
+    "nm_support",
+    "phase_schedule",
+    "phases",
+    "project",
+    "replace_masks",
+]

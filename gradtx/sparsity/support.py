@@ -1,0 +1,242 @@
+"""Which entries a mask keeps: by magnitude, N of M, whole blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..core.plain import Plain
+
+OFFSET = 1e-4
+"""What the published score adds to magnitudes: zeros that are kept stand above masked ones."""
+
+
+@dataclass(frozen=True)
+class Support(Plain):
+    """Base class of rules that choose masks from weights.
+
+    Define ``choose``: bool masks, True where an entry is kept, shaped like the weights.
+    """
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise where a leaf of this shape cannot be masked.
+
+        Raises:
+            ValueError: names the leaf.
+        """
+
+    def choose(self, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        """New masks.
+
+        Args:
+            weights: of all leaves that are masked.
+            masks: those that they have.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: choose is not defined")
+
+
+@dataclass(frozen=True)
+class magnitude_support(Support):
+    """Keep the entries of largest magnitude.
+
+    Args:
+        sparsity: share s of entries that are dropped, in [0, 1).
+        scope: among all leaves, "global", or in every "leaf" by itself.
+        count: how many of N are kept. "reference": those above the ceil(N (1 - sparsity))-th
+            largest of (|w| + 1e-4) mask, which is one fewer, or more of them where values are
+            equal. "exact": exactly ceil(N (1 - sparsity)), of equal ones the first. "floor":
+            int(N (1 - sparsity)) of |w|, of equal ones the first, at least one.
+        density: share of entries that are kept, in (0, 1], in place of ``sparsity``.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Source: arXiv 2106.12379.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.tensor([3.0, -1.0, 2.0, 0.5])
+    >>> keep = gx.sparsity.magnitude_support(0.5, count="exact")
+    >>> keep.choose([w], [torch.ones(4, dtype=torch.bool)])
+    [tensor([ True, False,  True, False])]
+    """
+
+    sparsity: float | None = None
+    scope: Literal["global", "leaf"] = "global"
+    count: Literal["reference", "exact", "floor"] = "reference"
+    density: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.sparsity is None) == (self.density is None):
+            raise ValueError("magnitude_support: give sparsity or density")
+        if self.sparsity is not None:
+            check_sparsity("magnitude_support", self.sparsity)
+        elif not 0 < self.share <= 1:
+            raise ValueError(f"magnitude_support: density must be in (0, 1], got {self.density!r}")
+        if self.scope not in ("global", "leaf"):
+            raise ValueError(
+                f"magnitude_support: scope must be 'global' or 'leaf', got {self.scope!r}"
+            )
+        if self.count not in ("reference", "exact", "floor"):
+            raise ValueError(
+                "magnitude_support: count must be 'reference', 'exact' or 'floor', "
+                f"got {self.count!r}"
+            )
+
+    @property
+    def share(self) -> float:
+        """The share of entries that are kept."""
+        if self.density is not None:
+            return self.density
+        assert self.sparsity is not None
+        return 1 - self.sparsity
+
+    def choose(self, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        scores = [self._score(w, m) for w, m in zip(weights, masks, strict=True)]
+        if self.scope == "leaf":
+            return [self._largest(score) for score in scores]
+        flat = self._largest(torch.cat([score.reshape(-1) for score in scores]))
+        parts = flat.split([score.numel() for score in scores])
+        return [part.reshape(w.shape) for part, w in zip(parts, weights, strict=True)]
+
+    def _score(self, w: Tensor, mask: Tensor) -> Tensor:
+        size = w.detach().to(torch.float32).abs()
+        return size if self.count == "floor" else (size + OFFSET) * mask
+
+    def _largest(self, score: Tensor) -> Tensor:
+        n = score.numel()
+        if self.share == 1 or not n:
+            return torch.ones_like(score, dtype=torch.bool)
+        share = n * self.share
+        if self.count == "reference":
+            return score > kth_largest(score, math.ceil(share))
+        kept = max(math.ceil(share) if self.count == "exact" else int(share), 1)
+        return largest(score, kept)
+
+
+@dataclass(frozen=True)
+class nm_support(Support):
+    """Keep n of every m consecutive weights along the input dimension, the largest magnitudes.
+
+    Matrices are grouped along their columns, convolutions (out, in, height, width) along their
+    input channels. Of equal magnitudes the first are dropped.
+
+    Args:
+        n: entries that are kept of a group, >= 1.
+        m: entries of a group, >= 2, > n.
+
+    Raises:
+        ValueError: a value outside its range; a leaf of another number of dimensions, or whose
+            groups are not whole.
+
+    Source: arXiv 2106.12379.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.tensor([[3.0, -1.0, 2.0, 0.5]])
+    >>> gx.sparsity.nm_support(2, 4).choose([w], [torch.ones(1, 4, dtype=torch.bool)])
+    [tensor([[ True, False,  True, False]])]
+    """
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (self.n, self.m))
+        if not whole or self.m < 2 or not 1 <= self.n < self.m:
+            raise ValueError(
+                f"nm_support: needs integers 1 <= n < m and m >= 2, got n={self.n!r}, m={self.m!r}"
+            )
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        if len(shape) not in (2, 4) or math.prod(shape) % self.m:
+            raise ValueError(
+                f"nm_support: leaf {name!r} of shape {shape} must have 2 or 4 dimensions and a "
+                f"number of elements that {self.m} divides; leave it out with prunable="
+            )
+
+    def choose(self, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        return [self._groups(w) for w in weights]
+
+    def _groups(self, w: Tensor) -> Tensor:
+        size = w.detach().to(torch.float32).abs()
+        if w.ndim == 4:
+            size = size.permute(0, 2, 3, 1)
+        groups = size.reshape(-1, self.m)
+        order = groups.argsort(dim=1, stable=True)
+        kept = torch.ones_like(groups, dtype=torch.bool)
+        kept = kept.scatter(1, order[:, : self.m - self.n], False).reshape(size.shape)
+        return (kept.permute(0, 3, 1, 2) if w.ndim == 4 else kept).contiguous()
+
+
+@dataclass(frozen=True)
+class block_support(Support):
+    """Keep whole blocks of consecutive entries of a leaf, those with the largest sums of |w|.
+
+    Args:
+        sparsity: share of all blocks that are dropped, in [0, 1).
+        block: entries of a block, >= 1; it divides the number of entries of every leaf.
+
+    Raises:
+        ValueError: a value outside its range, or a leaf that blocks do not fill.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.tensor([3.0, -1.0, 2.0, 0.5])
+    >>> gx.sparsity.block_support(0.5, 2).choose([w], [torch.ones(4, dtype=torch.bool)])
+    [tensor([ True,  True, False, False])]
+    """
+
+    sparsity: float
+    block: int = 4
+
+    def __post_init__(self) -> None:
+        check_sparsity("block_support", self.sparsity)
+        if not isinstance(self.block, int) or isinstance(self.block, bool) or self.block < 1:
+            raise ValueError(f"block_support: block must be an integer >= 1, got {self.block!r}")
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        if math.prod(shape) % self.block:
+            raise ValueError(
+                f"block_support: leaf {name!r} of shape {shape} has a number of elements that "
+                f"{self.block} does not divide; leave it out with prunable="
+            )
+
+    def choose(self, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+        sums = [w.detach().float().abs().reshape(-1, self.block).sum(dim=1) for w in weights]
+        every = torch.cat(sums)
+        kept = largest(every, max(math.ceil(len(every) * (1 - self.sparsity)), 1))
+        parts = kept.split([len(s) for s in sums])
+        return [
+            part.repeat_interleave(self.block).reshape(w.shape)
+            for part, w in zip(parts, weights, strict=True)
+        ]
+
+
+def check_sparsity(who: str, sparsity: float) -> None:
+    """Raise unless a sparsity is in [0, 1).
+
+    Raises:
+        ValueError: it is not.
+    """
+    plain = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    if not plain or not 0 <= sparsity < 1:
+        raise ValueError(f"{who}: sparsity must be in [0, 1), got {sparsity!r}")
+
+
+def kth_largest(x: Tensor, k: int) -> Tensor:
+    """The k-th largest entry; k = 1 is the largest."""
+    flat = x.reshape(-1)
+    return flat.kthvalue(flat.numel() - k + 1).values
+
+
+def largest(x: Tensor, k: int) -> Tensor:
+    """Whether an entry is among the k largest; of equal ones the first are."""
+    if k >= x.numel():
+        return torch.ones_like(x, dtype=torch.bool)
+    flat = x.reshape(-1)
+    least = kth_largest(flat, k)
+    above, equal = flat > least, flat == least
+    return (above | (equal & (equal.cumsum(0) <= k - above.sum()))).reshape(x.shape)
