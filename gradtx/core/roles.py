@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
-
-from .constants import constant
 
 FIRST, SECOND = "first_moment", "second_moment"
 
@@ -15,6 +12,9 @@ FirstMoment: TypeAlias = Annotated[Any, FIRST]
 
 SecondMoment: TypeAlias = Annotated[Any, SECOND]
 """An average, a sum or a maximum of squares of updates."""
+
+
+_KNOWN: dict[Any, Mapping[str, str]] = {}  # a plain dict: compilers look into it while they trace
 
 
 def roles(state: Any) -> Mapping[str, str]:
@@ -26,20 +26,22 @@ def roles(state: Any) -> Mapping[str, str]:
     {'mu': 'first_moment', 'nu': 'second_moment', 'nu_max': 'second_moment'}
     """
     kind: Any = type(state)
-    return _roles(kind) if hasattr(kind, "_fields") else {}
+    if not hasattr(kind, "_fields"):
+        return {}
+    if kind not in _KNOWN:
+        note_roles(state)
+    return _KNOWN[kind]
 
 
-@constant
-def _roles(state: Any) -> Mapping[str, str]:
-    return _annotated(state)
-
-
-@cache
-def _annotated(state: Any) -> Mapping[str, str]:
+def note_roles(state: Any) -> None:
+    """Read the annotations of a state's class, so that ``roles`` may be traced."""
+    kind: Any = type(state)
+    if kind in _KNOWN or not hasattr(kind, "_fields"):
+        return
     found = {}
-    for name, hint in get_type_hints(state, include_extras=True).items():
+    for name, hint in get_type_hints(kind, include_extras=True).items():
         for one in (hint, *get_args(hint)):
             for role in getattr(one, "__metadata__", ()):
                 if role in (FIRST, SECOND):
                     found[name] = role
-    return found
+    _KNOWN[kind] = found

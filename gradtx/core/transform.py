@@ -20,6 +20,7 @@ from .hyper import Values
 from .leaves import LeafInfo
 from .protocol import GradientTransformation, declared_hyper, members
 from .reduce import Reduce
+from .roles import note_roles
 from .tree import PyTree
 
 
@@ -90,12 +91,13 @@ class LeafTransform(DeclaredTransform):
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
         if not self.is_stateful:
             return ()
-        return spec.unflatten(
-            [
-                () if p is None else self.init_leaf(p, LeafInfo.of(p, name))
-                for p, name in zip(leaves, names, strict=True)
-            ]
-        )
+        states = [
+            () if p is None else self.init_leaf(p, LeafInfo.of(p, name))
+            for p, name in zip(leaves, names, strict=True)
+        ]
+        for state in states:
+            note_roles(state)
+        return spec.unflatten(states)
 
     def _update(self, call: Call, state: PyTree, values: dict[str, Any]) -> tuple[PyTree, PyTree]:
         n = len(call.updates)
@@ -196,6 +198,8 @@ class TreeTransform(DeclaredTransform):
         per_leaf, shared = self.init_tree([leaves[i] for i in there], infos)
         if per_leaf is None:
             return TreeState((), shared)
+        for state in per_leaf:
+            note_roles(state)
         return TreeState(spec.unflatten(_scatter([()] * len(leaves), there, per_leaf)), shared)
 
     def _update(self, call: Call, state: PyTree, values: dict[str, Any]) -> tuple[PyTree, PyTree]:
