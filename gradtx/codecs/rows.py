@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..core.tree import accumulator_dtype
 from ..core.watch import is_watched
-from ..ops import dequantize_affine, quantize_affine
+from ..ops.affine import dequantize_affine, quantize_affine
 from ..ops.basis import check_basis, rotate
-from ..ops.quantize import Quantized
 from .codec import Codec, Encoding, check_shapes
 
 
@@ -91,8 +90,9 @@ class affine_rows(Codec):
         codes, rows = self._shapes(like)
         check_shapes(self, like, enc, codes, rows, rows)
         if self._is_block_format(like, enc.codes, enc.lo, enc.hi):
-            code = Quantized(enc.codes, enc.lo.view(-1), enc.hi.view(-1))
-            return dequantize_affine(code, like.shape, self.bits, _matrix(like)[1])
+            args = self.bits, _matrix(like)[1], like.numel(), like.dtype
+            out = dequantize_affine(enc.codes, enc.lo.view(-1), enc.hi.view(-1), *args)
+            return out.view(like.shape)
         flat = enc.codes
         if self.bits == 4:
             flat = torch.stack([flat >> 4, flat & 15], dim=-1).reshape(-1)[: like.numel()]
@@ -109,8 +109,9 @@ class affine_rows(Codec):
         if not x.numel():
             return enc
         if self._is_block_format(full, enc.lo):
-            code = quantize_affine(x, self.bits, x.shape[1])
-            return Rows(code.codes, code.lo[:, None], code.hi[:, None])
+            args = self.bits, x.shape[1], False, None, False, torch.float32
+            out, lo, hi = quantize_affine(x, *args)
+            return Rows(out, lo[:, None], hi[:, None])
         lo, hi = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
         if self.include_zero:
             lo, hi = lo.clamp(max=0), hi.clamp(min=0)
@@ -153,7 +154,7 @@ class rotated(Codec):
         basis, side, transform: as in ``gx.in_basis``.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a leaf that is no matrix.
 
     >>> import torch, gradtx as gx
     >>> codec, x = gx.codecs.rotated(gx.codecs.dense()), torch.tensor([[3.0, 0.0], [0.0, 0.0]])
@@ -173,6 +174,11 @@ class rotated(Codec):
         check_basis("rotated", self.basis, self.transform, self.side)
 
     def init(self, p: Tensor, signed: bool) -> Encoding:
+        if p.ndim != 2:
+            raise ValueError(
+                f"rotated: needs a matrix, got shape {tuple(p.shape)}; use gx.as_matrices for more "
+                "dimensions, gx.partition for vectors"
+            )
         return self.codec.init(p, signed)
 
     def decode(self, enc: Encoding, like: Tensor) -> Tensor:

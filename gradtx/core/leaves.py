@@ -7,7 +7,7 @@ projected gradient from the member that makes it to the members that understand 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -136,7 +136,7 @@ class LowRankUpdate:
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> LowRankUpdate:
         """Apply a linear elementwise function to the factor."""
-        return replace(self, factor=fn(self.factor))
+        return LowRankUpdate(fn(self.factor), self.basis, self.shape, self.side, self.chosen)
 
     @outside_autocast
     def to_dense(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -108,7 +108,7 @@ class scale_by_column_adam(LeafTransform):
         adam = column_adam if numbers and is_plain(x, mu, nu) else moments
         out, mu, nu = adam(*args, 1 if u.side == "right" else 0, self.transfer)
         new = ScaleByColumnAdamState(step, mu, nu, now.to(s.indices.dtype))
-        return replace(u, factor=out), new
+        return LowRankUpdate(out, u.basis, u.shape, u.side, u.chosen), new
 
 
 def _chosen(u: Any) -> Tensor | None:

@@ -99,3 +99,10 @@ def test_a_row_with_zero_on_its_grid() -> None:
     assert ((back == 0) >= (x == 0)).all()
     assert ((back - x).abs() <= step[:, None] * 1.001).all()
     assert ((back - x).abs().mean(1) <= 0.3 * step + 1e-12).all()
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)])
+def test_only_matrices_are_rotated(shape: tuple[int, ...]) -> None:
+    tx = gx.scale_by_adam(mu_codec=codecs.rotated(codecs.affine_rows(8)))
+    with pytest.raises(ValueError, match=r"rotated: needs a matrix, got shape"):
+        tx.init({"w": torch.zeros(shape)})
