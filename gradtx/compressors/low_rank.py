@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from ..core import decompositions
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
 from ..core.random import Seed, check_seed, derived_key, normal
@@ -85,7 +85,7 @@ class low_rank(Compressor):
             return x, state
         matrix, basis = self.start(x, state)
         for _ in range(self.iterations):
-            left = torch.linalg.qr(matrix.detach() @ basis).Q
+            left = decompositions.qr(matrix.detach() @ basis).Q
             factor = left.mT @ matrix
             basis = factor.detach().mT
         return self.kept(left, factor, x, state)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core import decompositions
 from ..core.errors import TreeMismatchError
 from ..core.leaves import LowRankUpdate
 from ..core.random import Seed, check_seed, derived_key, normal
@@ -103,7 +104,7 @@ class power_iteration(Compressor):
         nothing = (seen == 0).all()
         basis, left = old, seen.new_zeros((seen.shape[0], old.shape[1]))
         for _ in range(self.iterations):
-            left = torch.linalg.qr(seen @ basis).Q
+            left = decompositions.qr(seen @ basis).Q
             basis = seen.mT @ left
         left = torch.where(nothing, torch.zeros_like(left), left)
         other = torch.where(nothing, old, upright.mT @ left)

@@ -32,6 +32,21 @@ def element_sum(x: Tensor) -> Tensor:
     )
 
 
+def sum_over(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """``x.sum(dims, keepdim=True)``, in parts of fixed size where nothing but one number is left.
+
+    >>> import torch
+    >>> from gradtx.core.sums import sum_over
+    >>> sum_over(torch.ones(3, 5), (0, 1))
+    tensor([[15.]])
+    """
+    which = (dims,) if isinstance(dims, int) else dims
+    gone = {d % x.ndim for d in which if -x.ndim <= d < x.ndim}
+    if len(gone) == len(which) and all(i in gone or n == 1 for i, n in enumerate(x.shape)):
+        return element_sum(x).reshape((1,) * x.ndim)
+    return x.sum(dim=dims, keepdim=True)
+
+
 def element_mean(x: Tensor) -> Tensor:
     """``x.mean()`` in parts of fixed size."""
     if is_recorded() or x.numel() <= _ONE_THREAD:

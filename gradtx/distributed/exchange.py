@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import ops
 from ..compressors import Compressor, low_rank, random_k, sign
+from ..core import decompositions
 from ..core.leaves import LowRankUpdate, SparseUpdate
 from .rounds import Exchange, Gather, Mean
 
@@ -97,7 +98,7 @@ def _low_rank(compressor: low_rank, total: Tensor, state: Any, dtype: torch.dtyp
     matrix, basis = compressor.start(total, state)
     for _ in range(compressor.iterations):
         product = yield Mean(matrix @ basis)
-        left = torch.linalg.qr(product).Q
+        left = decompositions.qr(product).Q
         factor = yield Mean(left.mT @ matrix)
         basis = factor.mT
     payload, new = compressor.kept(left, factor, total, state)

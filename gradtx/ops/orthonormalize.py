@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gradtx.core import decompositions
 from gradtx.ops.registry import operator, require_apart, require_together
 
 __all__ = ["orthonormalize_"]
@@ -46,7 +47,7 @@ def orthonormalize_(y: Tensor, q: Tensor) -> Tensor:
     """Decompose; see the module's text."""
     _check(y, q)
     require_apart("orthonormalize_", q, y)
-    basis = torch.linalg.qr(y).Q
+    basis = decompositions.qr(y).Q
     largest = basis.gather(-2, basis.abs().argmax(dim=-2, keepdim=True))
     q.copy_(torch.where(largest < 0, -basis, basis))
     return q.isfinite().all(-1).all(-1)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import decompositions
 from ..ops.newton_schulz import Triple, is_tall, twins
 from ..ops.newton_schulz import newton_schulz as iterations
 from ..ops.symmetric_product import has_mixed_products
@@ -151,7 +152,7 @@ def polar_factor(x: Tensor) -> Tensor:
     A matrix that is not finite, which decompositions refuse, becomes NaN.
     """
     finite = torch.isfinite(x).all((-2, -1), keepdim=True)
-    u, s, vh = torch.linalg.svd(torch.where(finite, x, 0.0), full_matrices=False)
+    u, s, vh = decompositions.svd(torch.where(finite, x, 0.0), full_matrices=False)
     largest = s[..., :1]
     tolerance = largest * (max(x.shape[-2:]) * torch.finfo(x.dtype).eps)
     kept = (s > tolerance).to(x.dtype)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..compressors import Compressor
-from ..core import tree
+from ..core import decompositions, tree
 from ..core.declared import short_repr
 from ..core.errors import TreeMismatchError, described
 from ..core.leaves import densify_leaf
@@ -219,7 +219,7 @@ class gradient_window(Plain):
             rows = self._layout(x).dense(leaf.rows)
             rows = torch.where((leaf.written >= oldest)[:, None], rows, 0)
             pieces = [
-                torch.linalg.solve_triangular(factor, part.double(), upper=False).square().sum(0)
+                decompositions.solve_triangular(factor, part.double(), upper=False).square().sum(0)
                 for part in rows.split(max(_PIECE // self.size, 1), 1)
             ]
             inverse = (1 - torch.cat(pieces)).clamp(min=_LEAST) / damping
@@ -256,14 +256,14 @@ class gradient_window(Plain):
         eye = torch.eye(self.size, dtype=torch.float64, device=state.gram.device)
         if isinstance(damping, Tensor):
             damping = damping.to(state.gram.device, torch.float64)
-        factor, info = torch.linalg.cholesky_ex(state.gram + self._count(state) * damping * eye)
+        factor, info = decompositions.cholesky_ex(state.gram + self._count(state) * damping * eye)
         return factor, info == 0
 
     def _solve(self, state: GradientWindowState, damping: Any, b: Tensor) -> Tensor:
         """A^-1 b; NaN where A is not positive."""
         factor, there = self._factor(state, damping)
-        y = torch.linalg.solve_triangular(factor, b[:, None], upper=False)
-        y = torch.linalg.solve_triangular(factor.mT, y, upper=True)[:, 0]
+        y = decompositions.solve_triangular(factor, b[:, None], upper=False)
+        y = decompositions.solve_triangular(factor.mT, y, upper=True)[:, 0]
         return torch.where(there, y, torch.nan)
 
     def _pairs(self, state: GradientWindowState, x: PyTree) -> list[tuple[Any, WindowLeaf]]:

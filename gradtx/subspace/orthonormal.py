@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..core import decompositions
 from ..ops import orthonormalize_
 from ..ops.coordinates import is_plain
 from .projector import canonical
@@ -31,7 +32,7 @@ def orthonormal(y: Tensor) -> Tensor:
     """
 
     def reflected() -> Tensor:
-        return torch.linalg.qr(y, mode="reduced").Q
+        return decompositions.qr(y, mode="reduced").Q
 
     if y.shape[-2] >= y.shape[-1] and is_plain(y):
         return _in_kernel(y)
@@ -65,7 +66,7 @@ def _in_kernel(y: Tensor) -> Tensor:
     batch = y.reshape(y.shape[:-2].numel(), *y.shape[-2:]).contiguous()
     q, exact = _decomposed(batch)
     if not exact.all():
-        q[~exact] = canonical(torch.linalg.qr(batch[~exact]).Q)
+        q[~exact] = canonical(decompositions.qr(batch[~exact]).Q)
     return q.reshape(y.shape)
 
 
@@ -79,9 +80,9 @@ def divided(y: Tensor, otherwise: Callable[[], Tensor]) -> Tensor:
 def _divided(y: Tensor, near: float | None = None) -> tuple[Tensor, Tensor]:
     """Y R^-1 with R^T R = Y^T Y, and whether there is such an R, of a Y^T Y near the identity."""
     gram = y.mT @ y
-    lower, info = torch.linalg.cholesky_ex(gram)
+    lower, info = decompositions.cholesky_ex(gram)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     good = info == 0
     if near is not None:
         good = good & ((gram - eye).abs().amax((-2, -1)) < near)
-    return y @ torch.linalg.solve_triangular(lower, eye, upper=False).mT, good
+    return y @ decompositions.solve_triangular(lower, eye, upper=False).mT, good

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import decompositions
 from .dense import VectorsProjector
 from .projector import canonical, finite_or_zero
 from .view import View
@@ -58,5 +59,5 @@ def left_vectors(x: Tensor) -> Tensor:
     rows, columns = x.shape[-2:]
     if x.dtype == torch.float32 and columns >= 2 * rows and x.device.type != "mps":
         wide = x.double()
-        return torch.linalg.eigh(wide @ wide.mT)[1].flip(-1).to(x.dtype)
-    return torch.linalg.svd(x, full_matrices=False)[0]
+        return decompositions.eigh(wide @ wide.mT)[1].flip(-1).to(x.dtype)
+    return decompositions.svd(x, full_matrices=False)[0]

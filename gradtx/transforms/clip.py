@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
 from ..core.roots import clipping, floored_root
-from ..core.sums import element_mean, element_sum
+from ..core.sums import element_mean, element_sum, sum_over
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm, total
 
@@ -164,7 +164,7 @@ class adaptive_grad_clip(LeafTransform):
     def _square(self, x: Tensor) -> Tensor:
         """Squared norm of every unit, in a shape that broadcasts against ``x``."""
         if self.axis is not None:
-            return x.square().sum(dim=self.axis, keepdim=True)
+            return sum_over(x.square(), self.axis)
         if sum(n != 1 for n in x.shape) <= 1:
             return element_sum(x.square())
         return x.square().sum(dim=tuple(range(1, x.ndim)), keepdim=True)

@@ -16,6 +16,7 @@ from ..core.leaves import LeafInfo
 from ..core.roles import SecondMoment
 from ..core.roots import nonzero, root
 from ..core.state import advance, new_count
+from ..core.sums import sum_over
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
 
@@ -178,7 +179,7 @@ class Subsets:
         if self.padding:
             x = torch.cat([x.reshape(-1), x.new_zeros(self.padding)])
         x = x.reshape(self.grid)
-        return x.sum(dim=self.dims, keepdim=True) if self.dims else x
+        return sum_over(x, self.dims) if self.dims else x
 
     def spread(self, y: Tensor) -> Tensor:
         """Numbers of subsets at every entry of the leaf."""

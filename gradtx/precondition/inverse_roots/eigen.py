@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core import decompositions
 from ...core.watch import is_recorded
 from ...ops.registry import applied
 from ...ops.symmetric_product import symmetric_product
@@ -161,7 +162,7 @@ class _Root(torch.autograd.Function):
 def _derivative(ctx: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Eigenvectors, divided differences (batch, n, n), derivatives of powers, and of the shift."""
     a, eps = ctx.saved_tensors
-    values, q = torch.linalg.eigh(a)
+    values, q = decompositions.eigh(a)
     powers, slopes, common = ctx.method.powers(values, eps, ctx.p)
     gap = values[:, :, None] - values[:, None, :]
     size = values.abs()
@@ -184,10 +185,10 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
     are NaN.
     """
     if is_recorded():
-        values, q = torch.linalg.eigh(a)
+        values, q = decompositions.eigh(a)
         return values, q
     try:
-        values, q = torch.linalg.eigh(a)
+        values, q = decompositions.eigh(a)
         return values, q
     except torch.linalg.LinAlgError:
         pairs = [_alone(x) for x in a]
@@ -197,7 +198,7 @@ def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
 def _alone(x: Tensor) -> tuple[Tensor, Tensor]:
     for dtype in (x.dtype, torch.float64):
         try:
-            values, q = torch.linalg.eigh(x.to(dtype))
+            values, q = decompositions.eigh(x.to(dtype))
         except torch.linalg.LinAlgError:
             continue
         return values.to(x.dtype), q.to(x.dtype)

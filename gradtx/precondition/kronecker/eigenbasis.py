@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ...core import decompositions
 from ...core.checks import can_read
 from ...core.constants import constant
 from .policy import Policy
@@ -176,17 +177,17 @@ def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
     finite = torch.isfinite(x).all((-2, -1))[..., None, None]
     safe = torch.where(finite, x, 0.0)
     try:
-        values, vectors = torch.linalg.eigh(safe)
+        values, vectors = decompositions.eigh(safe)
     except torch.linalg.LinAlgError:
         if not can_read(safe):
             raise
-        values, vectors = (y.to(x.dtype) for y in torch.linalg.eigh(safe.double()))
+        values, vectors = (y.to(x.dtype) for y in decompositions.eigh(safe.double()))
     return torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)
 
 
 def qr(x: Tensor) -> tuple[Tensor, Tensor]:
     """Decompositions q r of (n, d, d) with a diagonal of r >= 0; constants for derivatives."""
-    q, r = torch.linalg.qr(x.detach())
+    q, r = decompositions.qr(x.detach())
     diagonal = r.diagonal(dim1=-2, dim2=-1)
     sign = torch.where(diagonal < 0, -torch.ones_like(diagonal), 1.0)
     return q * sign[..., None, :], r * sign[..., :, None]
