@@ -124,7 +124,7 @@ def soap(meta: Meta, extra: Extra) -> Steps:
 
         return fields(state, params, exp_avg_sq="nu") | factors_of(state, params, sides)
 
-    return Steps(recorded_bases(per_leaf(meta, build), extra), learning_rates(meta), None, view)
+    return Steps(recorded_bases(per_leaf(meta, build), extra), learning_rates(meta), view=view)
 
 
 # -- Distributed Shampoo -------------------------------------------------------------------------

@@ -229,7 +229,7 @@ def muon_dion(meta: Meta, extra: Extra) -> Steps:
 
     bases = {k.removeprefix("Q0/"): v for k, v in extra.items() if k.startswith("Q0/")}
     tx = per_leaf(meta, build)
-    return Steps(starting_at(tx, bases) if bases else tx, learning_rates(meta), None, view)
+    return Steps(starting_at(tx, bases) if bases else tx, learning_rates(meta), view=view)
 
 
 # -- cosine components -------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def trion(meta: Meta, extra: Extra) -> Steps:
         }
         return found
 
-    return Steps(per_leaf(meta, build), learning_rates(meta), None, view)
+    return Steps(per_leaf(meta, build), learning_rates(meta), view=view)
 
 
 def dct_adamw(meta: Meta, extra: Extra) -> Steps:
@@ -277,7 +277,7 @@ def dct_adamw(meta: Meta, extra: Extra) -> Steps:
         tied = any(not found["v"][leaf].any() for leaf in chosen)
         return found if tied else found | {"indices": chosen}
 
-    return Steps(per_leaf(meta, build), learning_rates(meta), None, view)
+    return Steps(per_leaf(meta, build), learning_rates(meta), view=view)
 
 
 # -- files without steps -----------------------------------------------------------------------
