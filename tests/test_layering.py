@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import gradtx
 
@@ -148,8 +153,6 @@ def test_dependencies_are_declared() -> None:
     The binding to NVRTC comes with torch's CUDA builds and is imported only when a GPU is used,
     matplotlib only when a picture is drawn, safetensors only when such a file is read.
     """
-    import sys
-
     allowed = THIRD_PARTY | set(sys.stdlib_module_names) | {"gradtx", "gradtx_cuda"}
     with_extras = {
         "gradtx.fuse.cuda.launch": {"cuda"},
@@ -198,6 +201,23 @@ def test_no_import_cycles() -> None:
 def test_nothing_imports_the_facade() -> None:
     wrong = [name for name in MODULES if room(name) not in TOP and "gradtx" in set(imports(name))]
     assert not wrong, wrong
+
+
+def test_rooms_that_few_programs_need_are_imported_later() -> None:
+    code = (
+        "import sys, gradtx as gx; later = ('adapters', 'capacity', 'solutions'); "
+        "print(*(room for room in later if f'gradtx.{room}' in sys.modules)); "
+        "print(*(getattr(gx, room).__name__ for room in later))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    loaded, found = done.stdout.split("\n")[:2]
+    assert loaded == ""
+    assert found == "gradtx.adapters gradtx.capacity gradtx.solutions"
+    with pytest.raises(AttributeError, match="module 'gradtx' has no attribute 'adapter'"):
+        _ = gradtx.adapter  # type: ignore[attr-defined]
 
 
 # What makes tensors out of numbers: without dtype and device they would be the default ones.

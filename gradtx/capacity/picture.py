@@ -77,4 +77,9 @@ def _labels(shown: Sequence[Row]) -> list[tuple[str, tuple[float, float]]]:
         x = max(shown[i].bits for i in group)
         y = sum(shown[i].effective_bits for i in group) / len(group)
         labels.append((", ".join(str(i + 1) for i in group), (x, y)))
-    return labels
+    placed: list[tuple[str, tuple[float, float]]] = []
+    for label, (x, y) in sorted(labels, key=lambda at: at[1][1]):
+        while any(abs(x - u) < 8 * _APART and abs(y - v) < _APART for _, (u, v) in placed):
+            y += 0.1 * _APART
+        placed.append((label, (x, y)))
+    return placed
