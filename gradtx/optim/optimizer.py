@@ -347,14 +347,15 @@ class Optimizer(torch.optim.Optimizer):
     # -- state -------------------------------------------------------------------------------
 
     def init_state(self) -> None:
-        """Create the state of every parameter that has none, without a step."""
+        """Create the state of every trained parameter that has none, without a step."""
         names, chains = self._names(), list(self._buckets())
         self._follow_options(chains, names)
         with torch.no_grad():
             for tx, groups in chains:
-                state = self._gather(tx, groups, groups, names)
+                trained = [p for p in groups if p.requires_grad or p in self.state]
+                state = self._gather(tx, groups, trained, names) if trained else ()
                 foreign = {storage_of(p) for p in groups}
-                for p in groups:
+                for p in trained:
                     self.state[p] = with_own_memory(to_nested(state, names[p]), foreign)
 
     def _member_names(self, group: Mapping[str, Any]) -> list[str]:

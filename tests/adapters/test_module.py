@@ -95,7 +95,10 @@ def test_frozen_leaves_have_no_state(name):
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
     make = getattr(gx.optim, name)
     options = {"momentum": 0.9} if name == "SGD" else {}
-    optimizer = make(model.parameters(), lr=1e-2, **options)
+    groups = [[p for p in model.parameters() if p.requires_grad == yes] for yes in (False, True)]
+    optimizer = make([{"params": group} for group in groups], lr=1e-2, **options)
+    optimizer.init_state()
+    assert len(optimizer.state) == len(groups[1])
     before = loss_of(model)
     train(model, optimizer)
     assert loss_of(model) < before
