@@ -36,7 +36,7 @@ KINDS = {
     "LoRA": {"kind": "lora"},
     "DyLoRA": {"kind": "dylora"},
     "MatryoshkaLoRA": {"kind": "matryoshka"},
-    # The sum of all nested adapters, which is trained, is larger than the one that is used.
+    # What is trained is the sum or the mean of all nested adapters, what is used is one of them.
     "MatryoshkaLoRA, mean": {"kind": "matryoshka", "normalize": "mean"},
 }
 WHOLE = {
