@@ -77,6 +77,8 @@ class SparseCompressor(Compressor):
 
     def compress(self, x: Tensor, state: Any) -> tuple[SparseUpdate, Any]:
         flat, blocks = x.reshape(-1), self.blocks(x.numel())
+        if blocks.numel and not blocks.k:
+            raise ValueError(f"{type(self).__name__}: keeps none of {blocks.numel} entries")
         indices = self.choose(flat.detach(), blocks)
         starts = blocks.starts(x.device)
         values = flat[_positions(indices, starts)]
@@ -102,8 +104,8 @@ class top_k(SparseCompressor):
         rounding: "down" keeps ``floor(n * density)``.
 
     Raises:
-        ValueError: not exactly one of both, or a value outside its range; for a leaf, nothing
-            would be kept of it.
+        ValueError: not exactly one of both, or a value outside its range; from ``compress``,
+            nothing would be kept.
 
     Source: arXiv 1809.07599.
 
@@ -132,12 +134,7 @@ class top_k(SparseCompressor):
         dtype = torch.int32 if small else torch.int64
         if self.k is None:
             assert self.density is not None
-            found = Blocks.of_density(numel, numel, self.density, dtype, self.rounding == "up")
-            if numel and not found.k:
-                raise ValueError(
-                    f"top_k: density {self.density} of {numel} entries, rounded down, keeps none"
-                )
-            return found
+            return Blocks.of_density(numel, numel, self.density, dtype, self.rounding == "up")
         return Blocks(numel, max(numel, 1), min(self.k, max(numel, 1)), 0, dtype)
 
 

@@ -36,10 +36,13 @@ class MFAC(
 class SparseMFAC(
     MFAC,
     recipe=recipes.sparse_mfac,
-    options=f"{_MFAC} density scope block_size {_KINDS} query normalize dtype nonfinite",
+    options=f"{_MFAC} density block_size {_KINDS} query normalize dtype nonfinite",
     defaults={"momentum": 0.0},
 ):
-    """M-FAC over the largest entries, with error feedback; the chain is ``gx.sparse_mfac``."""
+    """M-FAC over the largest entries, with error feedback; the chain is ``gx.sparse_mfac``.
+
+    Entries are chosen in blocks of every parameter, so that the state stays with it.
+    """
 
 
 class LowRankMFAC(
@@ -54,7 +57,7 @@ class LowRankMFAC(
 class GGT(
     RecipeOptimizer,
     recipe=recipes.ggt,
-    options="lr window betas eps weight_decay density gram_reg decay_basis dtype",
+    options="lr window betas eps weight_decay gram_reg decay_basis dtype",
 ):
     """Full-matrix adaptive steps from a window of gradients; the chain is ``gx.ggt``."""
 

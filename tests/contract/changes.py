@@ -143,7 +143,6 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "scale_type": ("tensor", "channel"),
     "scaling_type": ("kimi",),
     "second_moment": ("sn", None),
-    "scope": ("block", "global"),
     "seed": (7,),
     "selection_norm": ("l2",),
     "shampoo_beta": (0.8,),

@@ -177,8 +177,8 @@ def test_bad_values():
     with pytest.raises(ValueError, match="leaf 'w': the update has a NaN or an infinity"):
         tx.update({"w": torch.tensor([1.0, torch.nan, 0.0, 0.0])}, tx.init(grads), grads)
     tx = gx.sparse_mfac(0.1, 3, density=0.1, scope="global")
-    with pytest.raises(ValueError, match="keeps none"):
-        tx.init(grads)
+    with pytest.raises(ValueError, match="keeps none of 4 entries"):
+        tx.update(grads, tx.init(grads), grads)
     tx = gx.mfac(0.1, 3, freeze_zeros=True)
     with pytest.raises(ValueError, match="all parameters were zero"):
         tx.update(grads, tx.init({"w": torch.zeros(4)}), grads)
