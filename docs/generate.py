@@ -9,6 +9,8 @@ from types import ModuleType
 import gradtx as gx
 
 SECTIONS: dict[str, tuple[ModuleType, str]] = {
+    "Trees": (gx.core.tree_math, "gx.tree."),
+    "Projections": (gx.projections, "gx.projections."),
     "Transforms": (gx.transforms, "gx."),
     "Preconditioning": (gx.precondition, "gx."),
     "Inverse roots": (gx.inverse_roots, "gx.inverse_roots."),

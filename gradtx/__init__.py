@@ -23,11 +23,17 @@ from . import (
     transforms,
 )
 from ._version import __version__
-from .core import masks, tree
+from .core import masks, projections
+from .core import trees as tree
 from .core.accumulate import apply_every, lookahead, multi_steps
-from .core.apply import apply_updates
+from .core.apply import apply_updates, incremental_update, periodic_update
 from .core.chain import chain, named_chain
-from .core.conditional import apply_if_finite, conditionally_transform, skip_large_updates
+from .core.conditional import (
+    apply_if_finite,
+    conditionally_mask,
+    conditionally_transform,
+    skip_large_updates,
+)
 from .core.errors import TreeMismatchError, UnsupportedLeafError
 from .core.execution import Execution, NextShared
 from .core.finite import apply_if_leaf_finite
@@ -104,6 +110,7 @@ __all__ = [
     "chain",
     "codecs",
     "compressors",
+    "conditionally_mask",
     "conditionally_transform",
     "distributed",
     "divide",
@@ -115,6 +122,7 @@ __all__ = [
     "graft",
     "hard_threshold",
     "identity",
+    "incremental_update",
     "in_subspace",
     "inverse_roots",
     "keep_params_sparse",
@@ -132,6 +140,8 @@ __all__ = [
     "on_gradients",
     "optim",
     "parallel",
+    "periodic_update",
+    "projections",
     "partition",
     "project_to_subspace",
     "precondition",

@@ -51,6 +51,8 @@ NOT_TRANSFORMS = {
     "schedule_free_train_params": "gives parameters",
     "spectrum": "says how eigenvalues are followed",
     "static": "declares a hyperparameter",
+    "incremental_update": "mixes two trees",
+    "periodic_update": "chooses one of two trees",
     "stop_gradient": "cuts derivatives of a tree",
 }
 
@@ -162,6 +164,11 @@ COMBINATORS = [
     Row(
         "skip_large_updates",
         lambda: gx.skip_large_updates(adam_chain(), max_norm=2.5),
+        fails=ASKED,
+    ),
+    Row(
+        "conditionally_mask",
+        lambda: gx.conditionally_mask(adam_chain(), from_second_call),
         fails=ASKED,
     ),
     Row(

@@ -50,6 +50,49 @@ def apply_updates(params: PyTree, updates: PyTree, random_bits: PyTree = None) -
     return spec.unflatten(out)
 
 
+def incremental_update(new: PyTree, old: PyTree, step_size: float | Tensor) -> PyTree:
+    """``step_size new + (1 - step_size) old``, rounded once: Polyak averages of parameters.
+
+    Args:
+        new: tree of tensors.
+        old: tree of the same structure; the result has its dtypes.
+        step_size: share of the new tree.
+
+    >>> import torch, gradtx as gx
+    >>> gx.incremental_update({"w": torch.ones(1)}, {"w": torch.zeros(1)}, 0.25)
+    {'w': tensor([0.2500])}
+    """
+
+    def mixed(a: Tensor, b: Tensor) -> Tensor:
+        wide = tree.accumulator(b)
+        return (wide + step_size * (tree.accumulator(a) - wide)).to(b.dtype)
+
+    return tree.map(mixed, new, old)
+
+
+def periodic_update(new: PyTree, old: PyTree, step: int | Tensor, period: int) -> PyTree:
+    """The new tree at every step that ``period`` divides, else the old one.
+
+    Args:
+        new: tree of tensors.
+        old: tree of the same structure.
+        step: an integer or a 0-d integer tensor.
+        period: >= 1.
+
+    Raises:
+        ValueError: ``period`` < 1.
+
+    >>> import torch, gradtx as gx
+    >>> gx.periodic_update({"w": torch.ones(1)}, {"w": torch.zeros(1)}, 3, period=2)
+    {'w': tensor([0.])}
+    """
+    if isinstance(period, bool) or not isinstance(period, int) or period < 1:
+        raise ValueError(f"periodic_update: period must be an integer >= 1, got {period!r}")
+    if isinstance(step, int):
+        return new if step % period == 0 else old
+    return tree.where(step % period == 0, new, old)
+
+
 def _round(name: str, moved: Tensor, p: Tensor, random_bits: Tensor) -> Tensor:
     if p.dtype != torch.bfloat16:
         raise ValueError(

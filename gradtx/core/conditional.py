@@ -167,8 +167,33 @@ class conditionally_transform(Wrapper):
         go = torch.as_tensor(go, dtype=torch.bool, device=state.step.device)
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
-            tree.where(go, new, updates),
+            self._without(go, new, updates),
             ConditionallyTransformState(
                 advance(state.step), tree.where(go, inner, state.inner_state)
             ),
         )
+
+    def _without(self, go: Tensor, new: PyTree, updates: PyTree) -> PyTree:
+        """The updates of a step, where the condition may not hold."""
+        return tree.where(go, new, updates)
+
+
+@dataclass(frozen=True)
+class conditionally_mask(conditionally_transform):
+    """Apply the inner transform when a condition holds; otherwise the updates are zero.
+
+    Args:
+        transform: the inner transform.
+        should_transform: ``count -> bool tensor`` (int32 count of calls before this one).
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.conditionally_mask(gx.scale(2.0), lambda count: count >= 1)
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> first, state = tx.update({"w": torch.ones(1)}, state)
+    >>> second, state = tx.update({"w": torch.ones(1)}, state)
+    >>> first["w"].item(), second["w"].item()
+    (0.0, 2.0)
+    """
+
+    def _without(self, go: Tensor, new: PyTree, updates: PyTree) -> PyTree:
+        return tree.map(lambda u: leaf_if(go, u), new)

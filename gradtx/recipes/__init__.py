@@ -33,6 +33,7 @@ from .microadam import microadam
 from .momo import momo, momo_adam
 from .muon import muon, normuon
 from .nadam import nadam, nadamw
+from .noisy import noisy_sgd
 from .novograd import novograd
 from .optimistic import optimistic_adam, optimistic_gradient_descent
 from .polyak import polyak_sgd
@@ -108,6 +109,7 @@ __all__ = [
     "muon",
     "nadam",
     "nadamw",
+    "noisy_sgd",
     "normuon",
     "novograd",
     "one_sided_shampoo",
