@@ -270,7 +270,7 @@ def bias_correction(moments: PyTree, decay: float | Tensor, count: Any) -> PyTre
     """
 
     def corrected(m: Tensor) -> Tensor:
-        steps = torch.as_tensor(count, device=m.device)
+        steps = torch.as_tensor(count, dtype=torch.int64, device=m.device)
         return (m / one_minus_power(decay, steps, tree.accumulator_dtype(m.dtype))).to(m.dtype)
 
     return tree.map(corrected, moments)
