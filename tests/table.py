@@ -169,7 +169,6 @@ COMBINATORS = [
     Row(
         "conditionally_mask",
         lambda: gx.conditionally_mask(adam_chain(), from_second_call),
-        fails=ASKED,
     ),
     Row(
         "conditionally_transform",
