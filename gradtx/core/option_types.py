@@ -42,12 +42,20 @@ def check_types(options: Any) -> None:
         return
     hints: Mapping[str, Any] = _hints(type(options))  # type: ignore[arg-type]
     for name, hint in hints.items():
-        value = getattr(options, name)
-        if not _accepts(hint, value):
-            numbers = {int, float} & {hint, *typing.get_args(hint)}
-            kind = ValueError if numbers and isinstance(value, (bool, int, float)) else TypeError
-            shown = value.__name__ if isinstance(value, type) else repr(value)
-            raise kind(f"{name_of(options)}: {name} must be {_words(hint)}, got {shown}")
+        check_type(name_of(options), name, getattr(options, name), hint)
+
+
+def check_type(who: str, name: str, value: Any, hint: Any) -> None:
+    """Raise unless a value is what an annotation says, see ``check_types``.
+
+    Raises:
+        ValueError, TypeError: it is not.
+    """
+    if not _accepts(hint, value):
+        numbers = {int, float} & {hint, *typing.get_args(hint)}
+        kind = ValueError if numbers and isinstance(value, (bool, int, float)) else TypeError
+        shown = value.__name__ if isinstance(value, type) else repr(value)
+        raise kind(f"{who}: {name} must be {_words(hint)}, got {shown}")
 
 
 def name_of(options: Any) -> str:

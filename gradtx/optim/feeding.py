@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..core import hyper as hyper_
+from ..core.option_types import check_type
 from ..core.plain import whole_number
 from ..core.protocol import GradientTransformation, declared_hyper, members
 from .options import Option, common_interval, intervals, per_entry
@@ -128,8 +130,15 @@ def _on_value(cls: Any, name: str) -> Any:
 
 
 def _call(cls: Any, values: Sequence[Any], arguments: Mapping[str, Any]) -> GradientTransformation:
-    chosen = zip(cls.declaration.structural.values(), values, strict=True)
-    made: GradientTransformation = cls.build(**dict(chosen), **arguments)
+    said = cls.declaration
+    chosen = dict(zip(said.structural.values(), values, strict=True))
+    try:
+        made: GradientTransformation = cls.build(**chosen, **arguments)
+    except (AttributeError, TypeError) as error:
+        if not re.match(r"[\w.]+: ", str(error)):  # of Python: a recipe that compares, say
+            for option, name in said.structural.items():
+                check_type(cls.__name__, option, chosen[name], said.hints.get(name, Any))
+        raise
     return made
 
 

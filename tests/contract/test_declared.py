@@ -205,3 +205,9 @@ def test_options_reach_what_the_recipe_puts_them_into():
 def test_a_recipe_in_functools_partial():
     cls = type("L1", (gx.optim.RecipeOptimizer,), {}, recipe=partial(gx.lars, nesterov=True))
     assert cls.signature["nesterov"] is True
+
+
+def test_a_wrong_type_names_the_option_where_the_recipe_stumbles():
+    p = torch.nn.Parameter(torch.ones(2, 2))
+    with pytest.raises(TypeError, match="DASH: beta_lr must be a number, got None"):
+        gx.optim.DASH([p], beta_lr=None)
