@@ -26,17 +26,20 @@ ROWS = [
         ),
         "one_diag",
         fails=NAMED,
+        runs="partly",
     ),
     Row(
         "precondition_by_kron",
         lambda: kron("EQ", init_scale="leaf", balance=0.1, balance_first=True, remember=False),
         "by_leaf",
         fails=NAMED,
+        runs="eager",
     ),
     Row(
         "psgd",
         lambda: gx.psgd(0.1, damping=0.1, max_rms=0.3, max_entry=0.4),
         fails={**NAMED, "override_per_leaf": "damping is in the scale that all leaves share"},
+        runs="partly",
     ),
     Row(
         "psgd_kron",
@@ -44,5 +47,6 @@ ROWS = [
             0.1, weight_decay=0.1, memory_save_mode="smart_one_diag", probability=1.0
         ),
         fails=NAMED,
+        runs="partly",
     ),
 ]
