@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -61,7 +61,7 @@ def _format(entry: Mapping[str, Any], golden: Golden) -> gx.capacity.Format:
     return gx.capacity.vector_codebook(_words(entry, golden), scale=1.0)
 
 
-def _decoder(entry: Mapping[str, Any], golden: Golden) -> gx.capacity.Format:
+def _decoder(entry: Mapping[str, Any], golden: Golden) -> Callable[[Tensor], Tensor]:
     """The format of a decoded vector."""
     key = entry["key"]
     if key.startswith("midrise"):
@@ -71,9 +71,10 @@ def _decoder(entry: Mapping[str, Any], golden: Golden) -> gx.capacity.Format:
     if "m" in entry:
         return gx.capacity.n_of_m(entry["n"], entry["m"])
     if "k" in entry:
-        return gx.capacity.prune(entry["k"] / golden.tensor("extra/x").numel())
+        compressor = gx.compressors.top_k(k=entry["k"])
+        return lambda x: compressor.decompress(compressor.compress(x, ())[0])
     if "block" in entry:
-        kind = next(kind for name, kind in _BLOCKS.items() if kind in key or name.startswith(key))
+        kind = "fp4" if "e2m1" in key else next(k for k in _BLOCKS.values() if k in key)
         return gx.capacity.absmax(kind, entry["block"])
     return gx.capacity.vector_codebook(_words(entry, golden), scale=1.0)
 
