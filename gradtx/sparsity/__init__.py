@@ -1,6 +1,8 @@
 """Sparse training: masks as state, phases, and pruning by magnitude or second order."""
 
 from .acdc import Acdc, AcdcState, acdc
+from .fisher import InverseFisher, inverse_fisher
+from .iobs import iobs
 from .keep import (
     MaskState,
     apply_masks,
@@ -11,6 +13,8 @@ from .keep import (
     project,
     replace_masks,
 )
+from .obc import obc_prune
+from .obs import Pruned, obs_prune
 from .phases import (
     PhaseSchedule,
     acdc_imagenet_schedule,
@@ -20,13 +24,16 @@ from .phases import (
     phase_schedule,
     phases,
 )
+from .report import report, to_semi_structured, to_torch_prune
 from .support import Support, block_support, magnitude_support, nm_support
 
 __all__ = [
     "Acdc",
     "AcdcState",
+    "InverseFisher",
     "MaskState",
     "PhaseSchedule",
+    "Pruned",
     "Support",
     "acdc",
     "acdc_imagenet_schedule",
@@ -35,14 +42,21 @@ __all__ = [
     "cubic_sparsity",
     "equal_ratios",
     "hard_threshold",
+    "inverse_fisher",
+    "iobs",
     "keep_params_sparse",
     "layerwise_schedule",
     "magnitude_support",
     "mask_updates",
     "masks_of",
     "nm_support",
+    "obc_prune",
+    "obs_prune",
     "phase_schedule",
     "phases",
     "project",
     "replace_masks",
+    "report",
+    "to_semi_structured",
+    "to_torch_prune",
 ]

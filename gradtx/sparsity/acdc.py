@@ -77,12 +77,6 @@ class Acdc(DeclaredTransform, Wrapper):
                 continue
             self.support.check(name, info.shape)
             masks.append(MaskState(torch.ones_like(p, dtype=torch.bool, requires_grad=False)))
-        here = [s for s, p in zip(masks, leaves, strict=True) if p is not None]
-        if here and all(isinstance(s.mask, tuple) for s in here):
-            raise ValueError(
-                f"acdc: prunable chooses none of the leaves {names}; it is a predicate on "
-                "gx.LeafInfo"
-            )
         inner = self.transform.init(spec.unflatten(leaves))
         return AcdcState(new_count(leaves), spec.unflatten(masks), inner)
 
@@ -130,6 +124,11 @@ class Acdc(DeclaredTransform, Wrapper):
             if not isinstance(m, tuple) and call.params[i] is not None
         ]
         if not there:
+            if any(p is not None for p in call.params):
+                raise ValueError(
+                    f"acdc: prunable chooses none of the leaves {call.names}; it is a predicate "
+                    "on gx.LeafInfo"
+                )
             return masks
         weights = [call.params[i] for i in there]
         for i, w in zip(there, weights, strict=True):

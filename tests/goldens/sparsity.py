@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 import gradtx as gx
 
 from .golden import Tree
-from .steppers import Checks, Extra, Hyper, Meta, Steps
+from .steppers import Checks, Extra, Hyper, Meta, Stepper, Steps
 
 
 def _masks(state: Any, params: Tree) -> Checks:
@@ -60,4 +62,101 @@ def acdc(meta: Meta, extra: Extra) -> Steps:
     return Steps((_layerwise if "density" in h else _published)(h), view=_masks)
 
 
-SYSTEMS = {"acdc": acdc}
+class Pruner:
+    """Events that prune, and gradient descent with the masks that they leave in between."""
+
+    def __init__(self, meta: Meta, extra: Extra) -> None:
+        self.meta, self.extra, self.h = meta, extra, meta["hyperparameters"]
+        inner = gx.sgd(
+            self.h.get("lr", 0.0),
+            self.h.get("momentum") or None,
+            weight_decay=self.h.get("weight_decay", 0.0),
+        )
+        self.prunable = self.h.get("prunable") or meta["leaves"]
+        tx = gx.named_chain(
+            ("inner", inner), ("keep", gx.keep_params_sparse(lambda i: i.name in self.prunable))
+        )
+        self.tx = tx
+
+    def init(self, params: Tree) -> Any:
+        return self.tx.init(params)
+
+    def step(self, params: Tree, grads: Tree, state: Any, t: int) -> tuple[Tree, Any]:
+        event = self.meta["events"][t - 1]
+        if event["type"] == "sgd":
+            updates, state = self.tx.update(grads, state, params)
+            return gx.apply_updates(params, updates), state
+        masks = gx.sparsity.masks_of(state, params)
+        pruned = self._prune(event["target_sparsity"])(params, masks, self._gradients(t))
+        return pruned.params, gx.sparsity.replace_masks(self.tx.init(pruned.params), pruned.masks)
+
+    def _prune(self, sparsity: float) -> gx.sparsity.obs_prune:
+        h = self.h
+        block = None if h.get("block", -1) == -1 else h["block"]
+        if "mask_type" in h:
+            group = 4 if h["mask_type"] == "block4" else 1
+            eps = float(torch.finfo(torch.float32).eps)
+            return gx.sparsity.obs_prune(
+                sparsity, h["damp"], block, packed=False, group=group, eps=eps
+            )
+        if h.get("pruner") == "mag":
+            return gx.sparsity.obs_prune(sparsity, score="magnitude", update="none")
+        return gx.sparsity.obs_prune(sparsity, h["damp"], block)
+
+    def _gradients(self, t: int) -> Any:
+        if f"G/{t}" in self.extra:
+            return self.extra[f"G/{t}"]
+        parts = [self.extra[f"G/{t}/{leaf}"] for leaf in self.prunable]
+        return torch.cat(parts, dim=1)
+
+    def checks(self, state: Any, params: Tree) -> Checks:
+        found = gx.sparsity.masks_of(state, params)
+        return {"mask": {k: m for k, m in found.items() if m is not None}}
+
+
+class Iterative:
+    """Iterative OBS with a recorded Hessian, or gradients of a Fisher matrix."""
+
+    def __init__(self, meta: Meta, extra: Extra) -> None:
+        h, self.extra = meta["hyperparameters"], extra
+        self.tx = gx.sparsity.iobs(
+            h["k"], h["mode"], h.get("score", "obs"), h.get("damp", 1e-5), h.get("lr", 1.0)
+        )
+
+    def init(self, params: Tree) -> Any:
+        return self.tx.init(params)
+
+    def step(self, params: Tree, grads: Tree, state: Any, t: int) -> tuple[Tree, Any]:
+        given = {"fisher": self.extra[f"G/{t}"]} if f"G/{t}" in self.extra else {}
+        given = given or {"matrix": self.extra.get(f"H/{t}", self.extra.get("H"))}
+        updates, state = self.tx.update(grads, state, params, **given)
+        return gx.apply_updates(params, updates), state
+
+
+class Greedy:
+    """Rows pruned one weight at a time."""
+
+    def __init__(self, meta: Meta, extra: Extra) -> None:
+        self.h, self.extra = meta["hyperparameters"], extra
+
+    def init(self, params: Tree) -> Any:
+        return {}
+
+    def step(self, params: Tree, grads: Tree, state: Any, t: int) -> tuple[Tree, Any]:
+        inverse = torch.linalg.inv(self.extra["H"].double())
+        new, masks = {}, {}
+        for k, w in params.items():
+            new[k], masks[k] = gx.sparsity.obc_prune(w, inverse, self.h["k"], self.h["eps"])
+        return new, masks
+
+    def checks(self, state: Any, params: Tree) -> Checks:
+        return {"mask": state}
+
+
+def obs(meta: Meta, extra: Extra) -> Stepper:
+    if "rows" in meta["hyperparameters"]:
+        return Greedy(meta, extra)
+    return (Pruner if "events" in meta else Iterative)(meta, extra)
+
+
+SYSTEMS = {"acdc": acdc, "obs": obs}

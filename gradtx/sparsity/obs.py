@@ -1,0 +1,240 @@
+"""Pruning by second order: what is dropped costs least, and what remains makes up for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import tree
+from ..core.plain import Plain
+from ..core.tree import PyTree
+from .fisher import InverseFisher, inverse_fisher
+from .keep import check_mask
+from .support import check_sparsity
+
+NEVER = math.inf  # the score of what has been dropped before, where it is not counted
+
+
+class Pruned(NamedTuple):
+    """What ``obs_prune`` gives.
+
+    Attributes:
+        params: the parameters, zero where their mask is False.
+        masks: bool, shaped like the parameters; None for leaves without one.
+        dropped: entries that this event has dropped.
+    """
+
+    params: PyTree
+    masks: PyTree
+    dropped: int
+
+
+@dataclass(frozen=True)
+class obs_prune(Plain):
+    """Drop the entries that a quadratic model of the loss misses least, and correct the others.
+
+    With F the Fisher matrix of some gradients: the live entries with the smallest w_k^2 / (2
+    F^-1_kk) are dropped until a share ``sparsity`` of all is zero, and w <- w - F^-1 t, with t_k =
+    w_k / F^-1_kk for those that are dropped. An instance is called: ``obs_prune(0.5)(params,
+    masks, gradients)``.
+
+    Args:
+        sparsity: share of all maskable entries that is zero afterwards, in [0, 1).
+        damping: of F, > 0.
+        block: entries that F couples, >= 1, or None for all.
+        packed: blocks are cut from the live entries of all leaves together, or from every leaf.
+        score: "obs", or "magnitude" |w_k|, which needs no gradients.
+        update: "independent", one weight's correction for every dropped one as published, exact
+            where F does not couple them; "joint", the minimum with all of them at zero; "none".
+        scope: compare entries "global"ly or in every "leaf".
+        group: drop single entries (1) or groups of consecutive ones, whose score is that of the
+            whole group; not packed then.
+        eps: added to the denominator of scores and to F^-1_kk in corrections.
+
+    Raises:
+        ValueError: a value outside its range; when called, a sparsity below the present one, a
+            mask or gradients of another form, or weights or gradients that are not finite.
+
+    Source: arXiv 2107.03356, arXiv 2203.07259.
+
+    >>> import torch, gradtx as gx
+    >>> params, masks = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.ones(2, dtype=torch.bool)}
+    >>> prune = gx.sparsity.obs_prune(0.5, damping=1.0)
+    >>> prune(params, masks, torch.tensor([[1.0, 1.0]])).params
+    {'w': tensor([0.0000, 2.5000])}
+    """
+
+    sparsity: float
+    damping: float = 1e-5
+    block: int | None = 128
+    packed: bool = True
+    score: Literal["obs", "magnitude"] = "obs"
+    update: Literal["independent", "joint", "none"] = "independent"
+    scope: Literal["global", "leaf"] = "global"
+    group: int = 1
+    eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_sparsity("obs_prune", self.sparsity)
+        for name, known in (
+            ("score", ("obs", "magnitude")),
+            ("update", ("independent", "joint", "none")),
+            ("scope", ("global", "leaf")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"obs_prune: {name} must be one of {known}, got {getattr(self, name)!r}"
+                )
+        if not self.damping > 0:
+            raise ValueError(f"obs_prune: damping must be > 0, got {self.damping!r}")
+        if self.group < 1 or (self.group > 1 and self.packed):
+            raise ValueError(
+                f"obs_prune: group must be >= 1, and packed=False with one, got {self.group!r}"
+            )
+        if self.group > 1 and (self.block is None or self.block % self.group):
+            raise ValueError(
+                f"obs_prune: groups of {self.group} do not fill blocks of {self.block!r}"
+            )
+
+    def __call__(
+        self, params: PyTree, masks: PyTree, gradients: Tensor | PyTree | None = None
+    ) -> Pruned:
+        """Prune.
+
+        Args:
+            params: tree of tensors.
+            masks: tree like it, bool, True where an entry is kept; None for leaves that stay.
+            gradients: (m, n) for the n entries of all leaves with a mask, one after the other; or
+                a tree like ``masks`` of (m, *shape). One row is the gradient of one batch.
+        """
+        leaves, spec = tree.flatten(params)
+        names = tree.names(spec)
+        given = tree.leaves_like("obs_prune", spec, masks, "mask")
+        where = [i for i, m in enumerate(given) if m is not None]
+        for i in where:
+            check_mask("obs_prune", names[i], given[i], leaves[i])
+            if not bool(torch.isfinite(leaves[i]).all()):
+                raise ValueError(f"obs_prune: leaf {names[i]!r} has a NaN or an infinity")
+            if leaves[i].numel() % self.group:
+                raise ValueError(
+                    f"obs_prune: leaf {names[i]!r} has {leaves[i].numel()} entries, which groups "
+                    f"of {self.group} do not fill"
+                )
+        if not where:
+            raise ValueError("obs_prune: no leaf has a mask")
+        w = torch.cat([leaves[i].detach().reshape(-1).double() for i in where])
+        live = torch.cat([given[i].reshape(-1) for i in where])
+        sizes = [leaves[i].numel() for i in where]
+        w = torch.where(live, w, 0)
+        rows = self._rows(gradients, spec, where, sizes, live)
+        drop, change = self._event(w, live, rows, sizes)
+        new, kept = torch.where(live & ~drop, w + change, 0), live & ~drop
+        parts = zip(where, new.split(sizes), kept.split(sizes), strict=True)
+        out, out_masks = list(leaves), list(given)
+        for i, x, m in parts:
+            out[i] = x.reshape(leaves[i].shape).to(leaves[i].dtype)
+            out_masks[i] = m.reshape(leaves[i].shape)
+        return Pruned(spec.unflatten(out), spec.unflatten(out_masks), int(drop.sum()))
+
+    def _rows(
+        self, gradients: Any, spec: Any, where: list[int], sizes: list[int], live: Tensor
+    ) -> Tensor | None:
+        """The gradients of live entries, float64 (m, n)."""
+        if gradients is None:
+            if self.score == "obs" or self.update != "none":
+                raise ValueError(
+                    "obs_prune: needs gradients, unless score='magnitude' and update='none'"
+                )
+            return None
+        if not isinstance(gradients, Tensor):
+            given = tree.leaves_like("obs_prune", spec, gradients, "gradient")
+            gradients = torch.cat([given[i].reshape(len(given[i]), -1) for i in where], dim=1)
+        if gradients.ndim != 2 or gradients.shape[1] not in (sum(sizes), int(live.sum())):
+            raise ValueError(
+                f"obs_prune: gradients must be (m, {sum(sizes)}), got {tuple(gradients.shape)}"
+            )
+        if gradients.shape[1] != len(live):
+            wide = gradients.new_zeros(len(gradients), len(live))
+            wide[:, live] = gradients
+            gradients = wide
+        return torch.where(live, gradients.double(), 0)
+
+    def _event(
+        self, w: Tensor, live: Tensor, rows: Tensor | None, sizes: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """What is dropped, and the change of what stays."""
+        if not self.packed or rows is None:
+            return self._decide(w, live, rows, sizes, None if self.packed else sizes)
+        drop, change = torch.zeros_like(live), torch.zeros_like(w)
+        each = [int(part.sum()) for part in live.split(sizes)]
+        inside = torch.ones(int(live.sum()), dtype=torch.bool, device=w.device)
+        total = (sum(sizes), sizes)
+        drop[live], change[live] = self._decide(w[live], inside, rows[:, live], each, None, total)
+        return drop, change
+
+    def _decide(
+        self,
+        w: Tensor,
+        live: Tensor,
+        rows: Tensor | None,
+        sizes: list[int],
+        cut: list[int] | None,
+        total: tuple[int, list[int]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same for a vector; ``total`` are numbers of entries before dead ones were removed."""
+        inverse = None
+        if rows is not None and (self.score == "obs" or self.update != "none"):
+            inverse = inverse_fisher(rows, self.damping, self.block, cut)
+        diagonal = None if inverse is None else inverse.diagonal()
+        score = self._scores(w, live, inverse, diagonal)
+        every, each = total or (len(w), sizes)
+        drop = torch.zeros_like(live)
+        if self.scope == "global":
+            drop = self._smallest(score, live, every, every - int(live.sum()), len(w))
+        else:
+            parts = zip(score.split(sizes), live.split(sizes), each, strict=True)
+            drop = torch.cat(
+                [self._smallest(s, m, n, n - int(m.sum()), len(m)) for s, m, n in parts]
+            )
+        if self.update == "none" or inverse is None or diagonal is None:
+            return drop, torch.zeros_like(w)
+        if self.update == "joint":
+            return drop, inverse.pinned(w, drop)
+        if self.group > 1:
+            blocks = inverse.groups(self.group)
+            t = torch.linalg.solve(blocks, w.reshape(-1, self.group)).reshape(-1)
+        else:
+            t = w / (diagonal + self.eps)
+        return drop, -inverse.times(torch.where(drop, t, 0))
+
+    def _scores(
+        self, w: Tensor, live: Tensor, inverse: InverseFisher | None, diagonal: Tensor | None
+    ) -> Tensor:
+        """What dropping an entry costs; -inf for dead ones."""
+        if self.score == "magnitude" or inverse is None or diagonal is None:
+            return torch.where(live, w.abs(), -NEVER)
+        if self.group == 1:
+            return torch.where(live, w.square() / (2 * diagonal + self.eps), -NEVER)
+        groups = w.reshape(-1, self.group)
+        z = torch.linalg.solve(inverse.groups(self.group), groups)
+        cost = 0.5 * (groups * z).sum(dim=1)
+        return torch.where(live, cost.repeat_interleave(self.group), -NEVER)
+
+    def _smallest(self, score: Tensor, live: Tensor, n: int, dead: int, size: int) -> Tensor:
+        """The live entries to drop of ``size``, of which there were n before any were removed."""
+        count = math.floor(n * self.sparsity + 1e-9) - dead
+        if self.group > 1:
+            count = math.floor(n // self.group * self.sparsity + 1e-9) * self.group - dead
+        if count < 0:
+            raise ValueError(
+                f"obs_prune: sparsity {self.sparsity} is below the present one, {dead / n:.6g}"
+            )
+        gone = size - int(live.sum())
+        order = score.argsort(stable=True)
+        drop = torch.zeros_like(live)
+        drop[order[gone : gone + count]] = True
+        return drop
