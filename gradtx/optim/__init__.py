@@ -32,7 +32,17 @@ from .classes import (
 )
 from .estimating import ProdigyOptimizer
 from .from_transform import TransformOptimizer, from_transform
-from .kronecker_classes import DASH, KLSOAP, REKLS, SOAP, KLShampoo, OneSidedShampoo, Shampoo
+from .kronecker_classes import (
+    DASH,
+    KLSOAP,
+    KLSOAPH,
+    REKLS,
+    SOAP,
+    KLShampoo,
+    OneSidedShampoo,
+    Shampoo,
+    SOAPMuon,
+)
 from .matrix_classes import DCTAdamW, Dion, Dion2, Muon, NorMuon, Trion
 from .matrix_groups import matrix_groups
 from .microadam import MicroAdam
@@ -76,6 +86,7 @@ __all__ = [
     "DASH",
     "GGT",
     "KLSOAP",
+    "KLSOAPH",
     "LAMB",
     "LARS",
     "MFAC",
@@ -135,6 +146,7 @@ __all__ = [
     "RMSPropSN",
     "RMSprop",
     "RecipeOptimizer",
+    "SOAPMuon",
     "ScheduleFreeAdamW",
     "ScheduleFreeOptimizer",
     "ScheduleFreeSGD",

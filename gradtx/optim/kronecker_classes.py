@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import recipes
+from .matrix_optimizer import ADAM, RENAME, MatrixOptimizer
 from .recipe_optimizer import RecipeOptimizer
 
 
@@ -16,6 +17,10 @@ class KLShampoo(RecipeOptimizer, recipe=recipes.kl_shampoo):
 
 class KLSOAP(RecipeOptimizer, recipe=recipes.kl_soap, defaults={"shampoo_beta": 0.98}):
     """Adam in the eigenbasis of KL-Shampoo's factors; the chain is ``gx.kl_soap``."""
+
+
+class KLSOAPH(RecipeOptimizer, recipe=recipes.kl_soap_h):
+    """KL-SOAP on the sphere of a parameter's own norm; the chain is ``gx.kl_soap_h``."""
 
 
 class OneSidedShampoo(RecipeOptimizer, recipe=recipes.one_sided_shampoo):
@@ -32,3 +37,16 @@ class Shampoo(RecipeOptimizer, recipe=recipes.shampoo):
 
 class SOAP(RecipeOptimizer, recipe=recipes.soap, defaults={"shampoo_beta": 0.95}):
     """Adam in the eigenbasis of Shampoo's preconditioner; the chain is ``gx.soap``."""
+
+
+class SOAPMuon(
+    MatrixOptimizer,
+    recipe=recipes.soap_muon,
+    options="lr weight_decay momentum shampoo_beta precondition_frequency denominator_power eps "
+    f"ns_steps max_precond_dim packed {ADAM}",
+    rename={option: name for option, name in RENAME.items() if option != "eps"},
+):
+    """Muon after a SOAP step of the momentum; the chain is ``gx.soap_muon``.
+
+    Vectors and groups with ``matrix=False`` get AdamW, as in ``gx.optim.Muon``.
+    """

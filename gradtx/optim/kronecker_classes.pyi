@@ -11,6 +11,7 @@ from torch.optim.optimizer import ParamsT
 from gradtx.codecs import Codec
 from gradtx.precondition.inverse_roots import RootMethod
 
+from .matrix_optimizer import MatrixOptimizer
 from .recipe_optimizer import RecipeOptimizer
 
 class DASH(RecipeOptimizer):
@@ -96,6 +97,29 @@ class KLSOAP(RecipeOptimizer):
         normalize_grads: bool = False,
         max_precond_dim: int | None = None,
         staggered: bool = False,
+        packed: bool = False,
+        codec: Codec | dtype | None = None,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class KLSOAPH(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.018,
+        betas: tuple[float | Tensor, float | Tensor] = (0.95, 0.9),
+        shampoo_beta: float = 0.9,
+        eps: float | Tensor = 1e-08,
+        precondition_frequency: int = 1,
+        init_factor: float = 0.1,
+        clamp: float = 4000.0,
+        max_precond_dim: int | None = None,
         packed: bool = False,
         codec: Codec | dtype | None = None,
         *,
@@ -220,6 +244,34 @@ class SOAP(RecipeOptimizer):
         staggered: bool = False,
         packed: bool = False,
         codec: Codec | dtype | None = None,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class SOAPMuon(MatrixOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.03,
+        weight_decay: float | Tensor = 0.01,
+        momentum: float | Tensor = 0.95,
+        shampoo_beta: float = 0.9,
+        precondition_frequency: int = 1,
+        denominator_power: float | Tensor = 0.5,
+        eps: float = 1e-08,
+        ns_steps: int | None = None,
+        max_precond_dim: int = 10000,
+        packed: bool = False,
+        matrix: bool = True,
+        adam_lr: float | Tensor = 0.0003,
+        adam_betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.95),
+        adam_eps: float | Tensor = 1e-10,
+        adam_weight_decay: float | Tensor = 0.0,
         *,
         maximize: bool = ...,
         foreach: bool | None = ...,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import decompositions
+from ..core.roots import root
 from ..ops.newton_schulz import Triple, is_tall, twins
 from ..ops.newton_schulz import newton_schulz as iterations
 from ..ops.symmetric_product import has_mixed_products
@@ -66,7 +67,7 @@ SETS: dict[str, Polynomials] = {
         scaling="rows",
     ),
 }
-SCALINGS = ("add", "clamp", "rows")
+SCALINGS = ("add", "clamp", "rows", "schatten4")
 FORMS = ("plain", "gram")
 
 
@@ -112,7 +113,8 @@ def newton_schulz(
     Args:
         xs: (batch, rows, columns) of one shape but for the batch.
         triples: coefficients, one iteration each.
-        scaling: "add", "clamp" or "rows", see ``Polynomials``.
+        scaling: "add", "clamp" or "rows", see ``Polynomials``; "schatten4" divides by
+            max(|X X^T|_F^(1/2), eps), which is closer to the largest singular value.
         safety: factor on the norm.
         eps: of the scaling.
         dtype: of the iteration.
@@ -122,6 +124,9 @@ def newton_schulz(
     if scaling == "rows":
         wide = torch.promote_types(xs[0].dtype, dtype)
         xs, scaling = [_by_rows(x.to(dtype), eps).to(wide) for x in xs], "none"
+    if scaling == "schatten4":
+        wide = torch.promote_types(xs[0].dtype, dtype)
+        xs, scaling = [x.to(wide) / schatten4(x.to(wide), safety, eps) for x in xs], "none"
     parts: Sequence[Sequence[Triple]] = [(triple,) for triple in triples]
     mixed = False
     if (form or _best_form(xs[0])) == "gram":
@@ -144,6 +149,13 @@ def _by_rows(x: Tensor, eps: float) -> Tensor:
     """Rows, of tall matrices columns, such that no singular value is larger than one."""
     sums = symmetric(*twins(x)).abs().sum(-2 if is_tall(x) else -1, keepdim=True)
     return x * torch.rsqrt(torch.clamp(sums, min=eps))
+
+
+def schatten4(x: Tensor, safety: float = 1.0, eps: float = 0.0) -> Tensor:
+    """``max(safety |X X^T|_F^(1/2), eps)`` of (batch, rows, columns), as (batch, 1, 1)."""
+    gram = symmetric(*twins(x))
+    norm = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)
+    return torch.clamp(safety * root(norm), min=eps)
 
 
 def polar_factor(x: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ class orthogonalize(DeclaredTransform):
             "aol4", one triple (a, b, c), several; or "svd" for the exact factor.
         steps: iterations in 1..99; None for as many as there are triples, 5 for a single one. More
             repeat the last triple, fewer leave out the last ones.
-        scaling: what X is divided by: "add" is |X| + eps, "clamp" max(|X|, eps), "rows" bounds
-            every row; None for the one that the coefficients are made for.
+        scaling: what X is divided by: "add" is |X| + eps, "clamp" max(|X|, eps), "schatten4"
+            max(|X X^T|^(1/2), eps), "rows" bounds every row; None for the one that the coefficients
+            are made for.
         safety: factor on |X|, >= 1; None for the coefficients' own (1.02 for "polar_express5").
         eps: see ``scaling``, > 0.
         dtype: of the iteration; None for at least float32, on a GPU bfloat16 for bfloat16

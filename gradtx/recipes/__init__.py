@@ -20,7 +20,7 @@ from .dion import dion, dion2, trion
 from .dog import dog, dowg
 from .galore import galore_adafactor, galore_adamw, galore_adamw8bit
 from .ggt import ggt
-from .kl_shampoo import kl_shampoo, kl_soap, rekls
+from .kl_shampoo import kl_shampoo, kl_soap, kl_soap_h, rekls
 from .layerwise import lamb, lars
 from .ldadam import ldadamw
 from .lion import lion
@@ -50,6 +50,7 @@ from .simplified_ademamix import simplified_ademamix
 from .sm3 import sm3
 from .smmf import smmf
 from .soap import soap
+from .soap_muon import soap_muon
 from .sophia import adahessian, sophia
 from .subset_norm import adagrad_sn, adam_snsm, adamw_sn, rmsprop_sn, snsm
 from .yogi import yogi
@@ -94,6 +95,7 @@ __all__ = [
     "ggt",
     "kl_shampoo",
     "kl_soap",
+    "kl_soap_h",
     "lamb",
     "lars",
     "ldadamw",
@@ -137,6 +139,7 @@ __all__ = [
     "smmf",
     "snsm",
     "soap",
+    "soap_muon",
     "sophia",
     "sparse_mfac",
     "trion",

@@ -19,6 +19,7 @@ from ..transforms import (
     decay_after,
     ema,
     first_moment,
+    keep_norm,
     normalize_by_block_rms,
     root_second_moment,
     scale_by_learning_rate,
@@ -179,6 +180,64 @@ def kl_soap(
     return _finished(
         _with_vectors(direction, b1, b2, eps, codec), lr, weight_decay, normalize_grads
     )
+
+
+def kl_soap_h(
+    lr: Hyper = 0.018,
+    b1: Hyper = 0.95,
+    b2: Hyper = 0.9,
+    shampoo_beta: float = 0.9,
+    eps: Hyper = 1e-8,
+    precondition_frequency: int = 1,
+    init_factor: float = 0.1,
+    clamp: float = 4000.0,
+    max_precond_dim: int | None = None,
+    packed: bool = False,
+    codec: Codec | torch.dtype | None = None,
+) -> Chain:
+    """KL-SOAP on the sphere of the parameter's own norm, without weight decay.
+
+    As ``gx.kl_soap`` with u its direction, but that first factors count in full and inverse roots
+    are bounded by ``clamp`` on every side; q = p - lr |p| u / |u|; p <- q |p| / |q|. The first call
+    finds the bases and changes no parameter.
+
+    Args:
+        lr: angle of a step, >= 0, or a schedule.
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
+        shampoo_beta: decay of factors and eigenvalues, in [0, 1).
+        eps: added to the root of the second moment, >= 0.
+        precondition_frequency: steps between refreshes of the bases, >= 1.
+        init_factor: first eigenvalues, > 0.
+        clamp: largest inverse root of an eigenvalue, >= 10.
+        max_precond_dim: longest side that has a factor, >= 1; None for any.
+        packed: keep the upper triangles of the factors alone.
+        codec: how moments are kept between steps.
+
+    Raises:
+        ValueError: a value outside its range.
+
+    Source: modded-nanogpt (2026), arXiv 2509.03378.
+
+    >>> import torch, gradtx as gx
+    >>> tx, params = gx.kl_soap_h(0.1), {"w": torch.eye(2)}
+    >>> state = tx.init(params)
+    >>> for _ in range(2):
+    ...     updates, state = tx.update({"w": torch.ones(2, 2)}, state, params)
+    >>> (params["w"] + updates["w"]).norm().round(decimals=3)
+    tensor(1.4140)
+    """
+    factors = kronecker_factors(
+        shampoo_beta, form="kl", whole_first=True, max_dim=max_precond_dim, packed=packed
+    )
+    direction = in_eigenbasis(
+        quotient(first_moment(b1, codec), root_second_moment(b2, eps, False, codec=codec)),
+        factors,
+        eigenbasis(refresh="qr", every=precondition_frequency),
+        spectrum(init=init_factor, clamp=clamp, bound="fixed", floor=1e-30),
+        blocks(view="squeeze"),
+    )
+    return chain(_with_vectors(direction, b1, b2, eps, codec), keep_norm(lr), skip_first())
 
 
 def rekls(

@@ -304,11 +304,28 @@ def rekls(h: dict[str, Any]) -> gx.GradientTransformation:
     )
 
 
+def kl_soap_h(h: dict[str, Any]) -> gx.GradientTransformation:
+    b1, b2 = h["betas"]
+    names = ("precondition_frequency", "init_factor", "clamp")
+    given = {name: h[name] for name in names if name in h}
+    beta = b2 if h["shampoo_beta"] < 0 else h["shampoo_beta"]
+    return gx.kl_soap_h(first_rate(h), b1, b2, beta, h["eps"], **given)
+
+
+def soap_muon(h: dict[str, Any]) -> gx.GradientTransformation:
+    names = ("momentum", "shampoo_beta", "weight_decay", "precondition_frequency")
+    given = {name: h[name] for name in (*names, "denominator_power") if name in h}
+    table = tuple(map(tuple, h["coefficient_table"]))
+    return gx.soap_muon(first_rate(h), coefficients=table, **given)
+
+
 VARIANTS = {
     "kl_shampoo": kl_shampoo,
     "kl_soap": kl_shampoo,
+    "kl_soap_h": kl_soap_h,
     "kl_soap_realtime": rekls,
     "rekls": rekls,
+    "soap_muon": soap_muon,
 }
 
 
