@@ -1,0 +1,175 @@
+"""Preconditioners made of Kronecker factors: cuts, packing, bases, messages, bytes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import gradtx as gx
+
+SHAPES: list[tuple[int, ...]] = [
+    (),
+    (1,),
+    (7,),
+    (4, 4),
+    (5, 7),
+    (11, 3),
+    (2, 1, 6),
+    (3, 4, 5),
+    (0, 3),
+]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def after(tx: gx.GradientTransformation, shapes: dict[str, Any], steps: int = 7) -> Any:
+    """Parameters and state after some steps on random gradients."""
+    params: Any = {n: normal(*s, seed=i) for i, (n, s) in enumerate(shapes.items())}
+    state = tx.init(params)
+    for t in range(steps):
+        grads = {n: normal(*s, seed=100 * t + i) for i, (n, s) in enumerate(shapes.items())}
+        updates, state = tx.update(grads, state, params)
+        params = gx.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("size", [None, 1, 3])
+@pytest.mark.parametrize("view", ["keep", "squeeze", "matrix", "merge_front", "merge_back"])
+def test_blocks_come_back(shape: tuple[int, ...], size: int | None, view: Any) -> None:
+    plan, x = gx.blocks(size, view=view).plan(shape), normal(*shape)
+    stacks = plan.gather(x)
+    assert torch.equal(plan.scatter(stacks), x)
+    assert sum(s.numel() for s in stacks) == x.numel()
+    assert size is None or all(max(s.shape[1:], default=0) <= size for s in stacks)
+    assert hash(plan) == hash(gx.blocks(size, view=view).plan(shape))
+
+
+RECIPES = {
+    "dash": lambda packed: gx.dash(0.1, block_size=4, eps_inv_root=1e-3, packed=packed),
+    "kl_shampoo": lambda packed: gx.kl_shampoo(0.1, precondition_frequency=2, packed=packed),
+    "rekls": lambda packed: gx.rekls(0.1, eps=1e-2, packed=packed),
+    "shampoo": lambda packed: gx.shampoo(0.1, eps=1e-2, packed=packed),
+    "soap": lambda packed: gx.soap(0.1, precondition_frequency=2, packed=packed),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_packed_factors_change_nothing(name: str) -> None:
+    shapes = {"a": (5, 5), "b": (4, 4), "v": (3,)}
+    full, _ = after(RECIPES[name](False), shapes)
+    packed, _ = after(RECIPES[name](True), shapes)
+    for leaf in shapes:
+        torch.testing.assert_close(packed[leaf], full[leaf], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_leaves_do_not_feel_their_batch(name: str) -> None:
+    shapes = {"a": (5, 5), "b": (5, 5), "c": (5, 5)}
+    together, _ = after(RECIPES[name](False), shapes)
+    alone, _ = after(RECIPES[name](False), {"a": (5, 5)}, steps=1)
+    first, _ = after(RECIPES[name](False), shapes, steps=1)
+    torch.testing.assert_close(alone["a"], first["a"], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(together["a"], together["b"])
+
+
+def test_moments_turn_with_the_basis() -> None:
+    """An average kept in the basis is, seen from outside, the average itself."""
+    g = [{"w": normal(6, 4, seed=i)} for i in range(9)]
+    inside = gx.in_eigenbasis(gx.first_moment(0.8), basis=gx.eigenbasis(every=2))
+    plain = gx.first_moment(0.8)
+    state, other = inside.init(g[0]), plain.init(g[0])
+    _, state = inside.update(g[0], state)
+    for each in g[1:]:
+        got, state = inside.update(each, state)
+        want, other = plain.update(each, other)
+        torch.testing.assert_close(got["w"], want["w"], rtol=1e-5, atol=1e-6)
+
+
+def test_bases_stay_orthonormal() -> None:
+    _, state = after(gx.soap(0.1, precondition_frequency=1), {"w": (8, 8)}, steps=40)
+    for q in state["in_eigenbasis"].leaves["w"].bases[0]:
+        torch.testing.assert_close(q.mT @ q, torch.eye(8)[None], rtol=0, atol=1e-5)
+
+
+def test_staggered_leaves_refresh_at_different_steps() -> None:
+    shapes = dict.fromkeys("abcdefgh", (3, 3))
+    tx = gx.soap(0.1, precondition_frequency=4, staggered=True)
+    phases = {
+        int(s.phase)
+        for s in tx.init({n: normal(*s) for n, s in shapes.items()})[
+            "in_eigenbasis"
+        ].leaves.values()
+    }
+    assert len(phases) > 1
+    assert phases <= {0, 1, 2, 3}
+    after(tx, shapes)
+
+
+def test_a_root_that_fails_stays() -> None:
+    root = gx.inverse_roots.coupled_newton(1)
+    tx = gx.scale_by_inverse_roots(gx.kronecker_factors(1.0), root, tolerance=1e-6)
+    grads = {"w": normal(4, 4)}
+    updates, state = tx.update(grads, tx.init(grads))
+    assert state["w"].failures == 1
+    assert torch.equal(updates["w"], grads["w"])
+
+
+def test_other_options_do_not_fit_a_state() -> None:
+    params = {"w": normal(4, 6)}
+    for make in (gx.scale_by_inverse_roots, lambda cut: gx.in_eigenbasis(gx.identity(), cut=cut)):
+        state = make(cut=gx.blocks(2)).init(params)
+        with pytest.raises(gx.TreeMismatchError, match="leaf 'w' of shape"):
+            make(cut=gx.blocks(3)).update(params, state)
+
+
+BAD: list[tuple[Any, str]] = [
+    (lambda: gx.soap(precondition_frequency=0), "every must be an integer >= 1"),
+    (lambda: gx.soap(max_precond_dim=0), "max_dim must be >= 1"),
+    (lambda: gx.soap(shampoo_beta=1.5), r"b must be in \[0, 1\]"),
+    (lambda: gx.soap(data_format="nhwc"), "data_format must be"),  # type: ignore[arg-type]
+    (lambda: gx.soap(eps=-1.0), "eps must be"),
+    (lambda: gx.dash(block_size=0), "size must be an integer >= 1"),
+    (lambda: gx.dash(beta_lr=0.0), r"beta_lr must be in \(0, 1\]"),
+    (lambda: gx.dash(eps_inv_root=-1.0), "eps must be >= 0"),
+    (lambda: gx.dash(inv_root_freq=0), "every must be an integer >= 1"),
+    (lambda: gx.dash(one_dim="sgd"), "one_dim must be one of"),  # type: ignore[arg-type]
+    (lambda: gx.dash(inv_root_method="svd"), "method must be one of"),
+    (lambda: gx.shampoo(eps=0.0), "eps must be > 0"),
+    (
+        lambda: gx.shampoo(precondition_frequency=4, start_preconditioning_step=3),
+        "start_preconditioning_step must be >= precondition_frequency",
+    ),
+    (lambda: gx.shampoo(exponents={2: {3: 0.5}}), "name sides 0..1"),
+    (lambda: gx.shampoo(grafting="lion"), "grafting must be one of"),  # type: ignore[arg-type]
+    (lambda: gx.kl_shampoo(init_factor=0.0), "init must be > 0"),
+    (lambda: gx.kl_shampoo(clamp=9.0), "clamp must be >= 10"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD, ids=[text for _, text in BAD])
+def test_bad_options(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_bytes_a_parameter() -> None:
+    """Square blocks, packed: SOAP 5 floats, DASH 4 and, of the diagonal, 2 (d + 1) / d."""
+    d = 64
+    params = {"w": torch.zeros(d, d)}
+    half = (d + 1) / (2 * d)
+    assert math.isclose(total(gx.soap(packed=True), params), 16 + 8 * half, abs_tol=0.01)
+    tx = gx.dash(packed=True, block_size=d)
+    assert math.isclose(total(tx, params), 8 + 16 * half, abs_tol=0.01)
+
+
+def total(tx: gx.GradientTransformation, params: Any) -> float:
+    """The state bytes that ``gx.explain`` shows."""
+    rows = gx.explain(tx, params).splitlines()[1:]
+    return sum(float(row.split()[-1]) for row in rows if row.split()[0] in tx.inner)
