@@ -22,7 +22,7 @@ from ..precondition.newton_schulz import schatten4
 from ..transforms import as_matrices, ema, second_moment_power
 from ._matrix import matrices_and_others
 
-NEWTON = ((2.0, -1.5, 0.5),) * 12
+NEWTON = (2.0, -1.5, 0.5)
 
 
 def match_schatten4(magnitude: Tensor, direction: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ def soap_muon(
     denominator_power: Hyper = 0.5,
     eps: float = 1e-8,
     coefficients: str | Sequence[Any] = NEWTON,
-    ns_steps: int | None = None,
-    max_precond_dim: int = 10000,
+    ns_steps: int | None = 12,
+    max_precond_dim: int | None = None,
     packed: bool = False,
     matrices: Labels | None = None,
     other: GradientTransformation | None = None,
@@ -69,9 +69,9 @@ def soap_muon(
         precondition_frequency: steps between refreshes of the bases, >= 1.
         denominator_power: r, > 0.
         eps: root of the smallest v, >= 0.
-        coefficients: of the iteration, see ``gx.orthogonalize``; default twelve of Newton's.
-        ns_steps: iterations, None for as many as there are coefficients.
-        max_precond_dim: longest side that has a factor, >= 1.
+        coefficients: of the iteration, see ``gx.orthogonalize``; default Newton's.
+        ns_steps: iterations; None for as many as there are coefficients.
+        max_precond_dim: longest side that has a factor, >= 1; None for any.
         packed: keep the upper triangles of the factors alone.
         matrices: which leaves are matrices, a predicate on ``LeafInfo`` or a tree of booleans;
             default those with at least two dimensions.

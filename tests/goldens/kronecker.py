@@ -316,7 +316,7 @@ def soap_muon(h: dict[str, Any]) -> gx.GradientTransformation:
     names = ("momentum", "shampoo_beta", "weight_decay", "precondition_frequency")
     given = {name: h[name] for name in (*names, "denominator_power") if name in h}
     table = tuple(map(tuple, h["coefficient_table"]))
-    return gx.soap_muon(first_rate(h), coefficients=table, **given)
+    return gx.soap_muon(first_rate(h), coefficients=table, ns_steps=None, **given)
 
 
 VARIANTS = {
