@@ -95,7 +95,11 @@ RECIPES = [
         runs="partly",
     ),
     Row("kl_soap_h", lambda: gx.kl_soap_h(0.1, eps=1e-3), runs="partly"),
-    Row("soap_muon", lambda: gx.soap_muon(0.1, eps=1e-3, other=gx.scale(-0.1)), runs="partly"),
+    Row(
+        "soap_muon",
+        lambda: gx.soap_muon(0.1, eps=1e-3, weight_decay=0.0, other=gx.scale(-0.1)),
+        runs="partly",
+    ),
     Row("one_sided_shampoo", lambda: gx.one_sided_shampoo(0.1, eps=1e-2), runs="partly"),
     Row("rekls", lambda: gx.rekls(0.1, eps=1e-2), runs="partly"),
     Row(

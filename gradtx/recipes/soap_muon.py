@@ -34,6 +34,8 @@ def match_schatten4(magnitude: Tensor, direction: Tensor) -> Tensor:
     tensor([[1., 0.],
             [0., 1.]])
     """
+    if not direction.numel():
+        return direction
     want, have = (schatten4(x.reshape(-1, *x.shape[-2:]), eps=1e-8) for x in (magnitude, direction))
     return direction * divide_by_sum(want, have, 0.0).reshape(*direction.shape[:-2], 1, 1)
 
