@@ -53,6 +53,8 @@ NOT_TRANSFORMS = {
     "static": "declares a hyperparameter",
     "incremental_update": "mixes two trees",
     "periodic_update": "chooses one of two trees",
+    "per_example_global_norm_clip": "adds up per-example gradients",
+    "per_example_layer_norm_clip": "adds up per-example gradients",
     "stop_gradient": "cuts derivatives of a tree",
 }
 

@@ -58,6 +58,7 @@ from .novograd import ScaleByNovogradState, scale_by_novograd
 from .optimistic import ScaleByOptimisticGradientState, scale_by_optimistic_gradient
 from .orthogonalize_grad import orthogonalize_grad
 from .param_dtype import decay_first, round_updates
+from .per_example import per_example_global_norm_clip, per_example_layer_norm_clip
 from .plateau import PlateauShared, reduce_on_plateau
 from .polyak import scale_by_polyak
 from .prodigy import ProdigyLeaf, ProdigyShared, ProdigyState, scale_by_prodigy
@@ -177,6 +178,8 @@ __all__ = [
     "normalize_by_block_rms",
     "normalize_by_update_norm",
     "orthogonalize_grad",
+    "per_example_global_norm_clip",
+    "per_example_layer_norm_clip",
     "reduce_on_plateau",
     "root_second_moment",
     "root_subset_norm",
