@@ -39,7 +39,11 @@ def note_roles(state: Any) -> None:
     if kind in _KNOWN or not hasattr(kind, "_fields"):
         return
     found = {}
-    for name, hint in get_type_hints(kind, include_extras=True).items():
+    try:
+        hints = get_type_hints(kind, include_extras=True)
+    except NameError:  # names that only type checkers know
+        hints = {}
+    for name, hint in hints.items():
         for one in (hint, *get_args(hint)):
             for role in getattr(one, "__metadata__", ()):
                 if role in (FIRST, SECOND):

@@ -50,7 +50,7 @@ class LowRankRows(NamedTuple):
     right: Tensor
 
 
-Rows: TypeAlias = "DenseRows | SparseRows | LowRankRows"
+Rows: TypeAlias = DenseRows | SparseRows | LowRankRows
 
 
 @dataclass(frozen=True)

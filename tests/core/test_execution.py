@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pytest
 
 import gradtx as gx
 from gradtx.core.execution import holds
+from gradtx.core.roles import roles
 
 
 def test_a_class_inherits_what_it_does_not_name() -> None:
@@ -59,3 +60,10 @@ def test_what_is_no_hint_raises_when_the_class_is_defined() -> None:
 
         class former(gx.GradientTransformation):
             per_leaf = True
+
+
+def test_states_with_annotations_that_only_type_checkers_read_have_no_roles() -> None:
+    class State(NamedTuple):
+        mu: NotImportedAtRunTime  # type: ignore[name-defined]  # noqa: F821
+
+    assert roles(State(1)) == {}
