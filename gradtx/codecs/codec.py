@@ -13,7 +13,7 @@ from ..core.errors import TreeMismatchError
 from ..core.plain import Plain
 from ..core.state import state_full
 
-Encoding: TypeAlias = "Tensor | tuple[Any, ...]"
+Encoding: TypeAlias = Tensor | tuple[Any, ...]
 
 
 @dataclass(frozen=True, repr=False)

@@ -47,7 +47,14 @@ def frozen(value: Any) -> Any:
 @functools.lru_cache(maxsize=256)
 def built(cls: Any, structure: Structure) -> GradientTransformation:
     """The chain of a class; the values of dynamic options are put into it at every step."""
-    return _same_object(_call(cls, structure[0], _arguments(cls, structure)))
+    arguments = _arguments(cls, structure)
+    there = _shape(_call(cls, structure[0], arguments))
+    for name, value in arguments.items():  # the class's zeros, where they leave nothing out
+        default = cls.declaration.default(name)
+        usual = {**arguments, name: default}
+        if default == 0 and value != 0 and _shape_or_none(cls, structure[0], usual) == there:
+            arguments = usual
+    return _same_object(_call(cls, structure[0], arguments))
 
 
 @functools.lru_cache(maxsize=256)
