@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from ..sparsity.straight_through import KINDS, masked
 from .sparse import largest
-
-_MASKS = ("forward", "threshold", "band")
 
 
 def sparsify(
@@ -44,8 +42,8 @@ def sparsify(
     >>> torch.func.grad(lambda x: total(x, backward_mask="band", band=(0.25, 0.75)))(x)
     tensor([0., 1., 1., 0.])
     """
-    if backward_mask not in _MASKS:
-        raise ValueError(f"sparsify: backward_mask must be one of {_MASKS}, got {backward_mask!r}")
+    if backward_mask not in KINDS:
+        raise ValueError(f"sparsify: backward_mask must be one of {KINDS}, got {backward_mask!r}")
     if not 0 < density <= 1:
         raise ValueError(f"sparsify: density must be in (0, 1], got {density}")
     kept = largest(x, density)
@@ -66,7 +64,4 @@ def sparsify(
         passing = largest(x, band[1])
         if band[0] > 0:
             passing = passing & ~largest(x, band[0])
-    zero = torch.zeros_like(x)
-    through = torch.where(passing, x, zero)
-    # The difference is exactly zero and carries the gradient.
-    return torch.where(kept, x, zero).detach() + (through - through.detach())
+    return masked(x, kept, passing)

@@ -25,6 +25,7 @@ from .phases import (
     phases,
 )
 from .report import report, to_semi_structured, to_torch_prune
+from .straight_through import straight_through
 from .support import Support, block_support, magnitude_support, nm_support
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "project",
     "replace_masks",
     "report",
+    "straight_through",
     "to_semi_structured",
     "to_torch_prune",
 ]

@@ -90,7 +90,7 @@ class Acdc(DeclaredTransform, Wrapper):
         old = [s.mask if isinstance(s, MaskState) else () for s in kept]
         params = call.spec.unflatten(call.params)
         masks, inner = self._events(call, params, old, state)
-        shown = call.spec.unflatten([None if isinstance(m, tuple) else m for m in masks])
+        shown = call.spec.unflatten([_shown(m) for m in masks])
         grads = apply_masks(call.spec.unflatten(call.updates), shown)
         extra = {**call.extra, "grads": grads}
         out, inner = self.update_transform(grads, inner, apply_masks(params, shown), extra)
@@ -102,40 +102,62 @@ class Acdc(DeclaredTransform, Wrapper):
         states = call.spec.unflatten([MaskState(m) for m in masks])
         return call.spec.unflatten(outs), AcdcState(advance(state.step), states, inner)
 
+    def project(self, params: PyTree, state: AcdcState) -> PyTree:
+        """The parameters that the forward pass of the next step is to see.
+
+        Those that the masks of that step keep, chosen anew where it prunes; others are zero.
+
+        Args:
+            params: tree of tensors.
+            state: as of the last update, or of ``init``.
+        """
+        leaves, spec = tree.flatten(params)
+        kept = tree.flatten_like(self.name, spec, state.masks, "state")
+        old = [s.mask if isinstance(s, MaskState) else () for s in kept]
+        names = tree.names(spec)
+        masks = self._masks(*self.schedule.due(state.step), names, leaves, old)
+        return apply_masks(params, spec.unflatten([_shown(m) for m in masks]))
+
+    def _masks(
+        self, prune: Tensor, restore: Tensor, names: list[str], params: list[Any], masks: list[Any]
+    ) -> list[Any]:
+        """The masks of a step."""
+        read = can_read(prune)
+        if not read or bool(prune):
+            masks = _chosen(prune, self._pruned(names, params, masks), masks)
+        if not read or bool(restore):
+            ones = [m if isinstance(m, tuple) else torch.ones_like(m) for m in masks]
+            masks = _chosen(restore, ones, masks)
+        return masks
+
     def _events(
         self, call: Call, params: PyTree, masks: list[Any], state: AcdcState
     ) -> tuple[list[Any], PyTree]:
         """Masks and inner state once this step's event has happened."""
         prune, restore = self.schedule.due(state.step)
-        read = can_read(prune)
+        masks = self._masks(prune, restore, call.names, call.params, masks)
         inner = state.inner_state
-        if not read or bool(prune):
-            masks = _chosen(prune, self._pruned(call, masks), masks)
-        if not read or bool(restore):
-            ones = [m if isinstance(m, tuple) else torch.ones_like(m) for m in masks]
-            masks = _chosen(restore, ones, masks)
+        if not can_read(restore) or bool(restore):
             inner = tree.where(restore, self._reset(inner, params, call.spec), inner)
         return masks, inner
 
-    def _pruned(self, call: Call, masks: list[Any]) -> list[Any]:
+    def _pruned(self, names: list[str], params: list[Any], masks: list[Any]) -> list[Any]:
         there = [
-            i
-            for i, m in enumerate(masks)
-            if not isinstance(m, tuple) and call.params[i] is not None
+            i for i, m in enumerate(masks) if not isinstance(m, tuple) and params[i] is not None
         ]
         if not there:
-            if any(p is not None for p in call.params):
+            if any(p is not None for p in params):
                 raise ValueError(
-                    f"acdc: prunable chooses none of the leaves {call.names}; it is a predicate "
+                    f"acdc: prunable chooses none of the leaves {names}; it is a predicate "
                     "on gx.LeafInfo"
                 )
             return masks
-        weights = [call.params[i] for i in there]
+        weights = [params[i] for i in there]
         for i, w in zip(there, weights, strict=True):
             finite = torch.isfinite(w).all()
             if can_read(finite) and not bool(finite):
                 raise ValueError(
-                    f"acdc: leaf {call.names[i]!r} has a NaN or an infinity, by which no mask can "
+                    f"acdc: leaf {names[i]!r} has a NaN or an infinity, by which no mask can "
                     "be chosen; nothing has been changed"
                 )
         new = self.support.choose(weights, [masks[i] for i in there])
@@ -163,8 +185,8 @@ def acdc(
 
     Before a step that prunes: M <- support(p, M); that restores: M <- 1, and moments are reset.
     Then with x = M p: u <- inner(M g, x), p <- M (x + u). Masked parameters are exactly zero after
-    a step; moments are not masked. ``gx.sparsity.project`` gives the parameters that the forward
-    pass of the first sparse step should see.
+    a step; moments are not masked. ``project(params, state)`` of the transform gives the parameters
+    that the forward pass of the next step should see, of the first sparse one too.
 
     Args:
         inner: any optimizer, learning rate and weight decay included; it sees M p and M g.
@@ -204,6 +226,11 @@ def _chosen(condition: Tensor, new: list[Any], old: list[Any]) -> list[Any]:
         b if isinstance(b, tuple) else torch.where(condition, a, b)
         for a, b in zip(new, old, strict=True)
     ]
+
+
+def _shown(mask: Tensor | tuple[()]) -> Tensor | None:
+    """A mask as trees of them have it."""
+    return None if isinstance(mask, tuple) else mask
 
 
 def _without_first_moments(node: Any) -> Any:
