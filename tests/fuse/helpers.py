@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
+from gradtx.testing.fused import wanted
 
 SHAPES = {"b": (7,), "deep": (3, 2, 4), "w": (5, 6)}
 
@@ -55,8 +56,9 @@ def run_both(
     pure_params, pure_state = copy(params), copy(state)
     for t in range(steps):
         grads = tensors(shapes, t + 1, dtype)
-        params, state = step(params, grads, state, **extra)
-        updates, pure_state = tx.update(grads, pure_state, pure_params, **extra)
+        given = {**wanted(tx, grads), **extra}
+        params, state = step(params, grads, state, **given)
+        updates, pure_state = tx.update(grads, pure_state, pure_params, **given)
         pure_params = gx.apply_updates(pure_params, updates)
     return (params, state), (pure_params, pure_state), step
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
+from gradtx.testing.fused import wanted
 from tests.fuse.helpers import assert_same, tensors
 from tests.table import ROWS, Row
 
@@ -69,8 +70,9 @@ def test_fused_is_pure_in_every_form(row: Row) -> None:
     state = tx.init(params)
     for t in range(4):
         grads = {k: g for k, g in grads_of(t).items() if k in params}
-        params, state = step(params, grads, state)
-        updates, pure_state = tx.update(values(grads), pure_state, pure_params)
+        params, state = step(params, grads, state, **wanted(tx, grads))
+        plain = values(grads)
+        updates, pure_state = tx.update(plain, pure_state, pure_params, **wanted(tx, plain))
         pure_params = gx.apply_updates(pure_params, updates)
     loose = 5 if row.name == "prodigy_adv" else 1  # its distance multiplies what rounding makes
     assert_same((params, state), (pure_params, pure_state), rtol=loose * 2e-5, atol=loose * 2e-6)
