@@ -43,15 +43,15 @@ class Steps:
         transform: learning rate included.
         hyper: step -> overrides of dynamic hyperparameters, such as a recorded schedule.
         bits: step -> random 16-bit integers per leaf, for stochastic rounding.
-        extra: step -> further arguments of ``update``.
         view: ``(state, params)`` -> what to compare with recorded states.
+        extra: step -> further arguments of ``update``.
     """
 
     transform: gx.GradientTransformation
     hyper: Callable[[int], Hyper] | None = None
     bits: Callable[[int], Mapping[str, Tensor]] | None = None
-    extra: Callable[[int], Mapping[str, Any]] | None = None
     view: Callable[[Any, Tree], Checks] | None = None
+    extra: Callable[[int], Mapping[str, Any]] | None = None
 
     def init(self, params: Tree) -> Any:
         return self.transform.init(params)
