@@ -38,6 +38,8 @@ NOT_TRANSFORMS = {
     "blocks": "says how leaves are cut",
     "divide": "a function for quotient",
     "apply_updates": "adds updates to parameters",
+    "scale_by_backtracking_linesearch": "needs a loss; tests/transforms/test_linesearch.py",
+    "scale_by_zoom_linesearch": "needs a loss; tests/transforms/test_linesearch.py",
     "dynamic": "declares a hyperparameter",
     "eigenbasis": "says when and how bases are found",
     "explain": "says what runs where",

@@ -19,6 +19,7 @@ ROWS = [
     Row("scale_by_dog", lambda: gx.scale_by_dog(("heuristic", 0.1), 0.1), "heuristic", fails=NORM),
     Row("scale_by_dog", lambda: gx.scale_by_dog(("learning_rate", 0.1), 0.1), "rate", fails=STAYS),
     Row("scale_by_dowg", lambda: gx.scale_by_dowg(0.25, 0.1)),
+    Row("scale_by_lbfgs", lambda: gx.scale_by_lbfgs(2), runs="eager"),
     Row("scale_by_madgrad", lambda: gx.scale_by_madgrad(0.1, 0.8)),
     Row("scale_by_momo", lambda: gx.scale_by_momo(10.0, 0.8, weight_decay=0.1)),
     Row(
@@ -37,6 +38,7 @@ ROWS = [
     Row("dadapt_adamw", lambda: gx.dadapt_adamw(d0=0.1)),
     Row("dog", lambda: gx.dog(init_step=("distance", 0.5), eps=0.1)),
     Row("dowg", lambda: gx.dowg(init_distance=0.25, eps=0.1)),
+    Row("lbfgs", lambda: gx.lbfgs(0.1, 2, linesearch=None), runs="partly"),
     Row("madgrad", lambda: gx.madgrad(0.1, 0.8)),
     Row("momo", lambda: gx.momo(10.0, 0.8, weight_decay=0.1)),
     Row("momo_adam", lambda: gx.momo_adam(10.0, 0.8, 0.9, 0.1, weight_decay=0.1)),

@@ -23,6 +23,22 @@ def can_read(flag: Tensor) -> bool:
     return not (flag.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
+def all_done(done: Tensor) -> bool:
+    """Whether a flag holds for all that are mapped over, if that can be read at no cost.
+
+    >>> import torch
+    >>> from gradtx.core.checks import all_done
+    >>> all_done(torch.tensor(True))
+    True
+    """
+    functorch = torch._C._functorch
+    if is_recorded():
+        return False
+    while functorch.is_functorch_wrapped_tensor(done):
+        done = functorch.get_unwrapped(done)
+    return type(done) is Tensor and done.device.type == "cpu" and bool(done.all())
+
+
 def check_leaf(
     who: str, name: str, leaf: Any, what: str, accepts: tuple[type, ...] = (Tensor,)
 ) -> None:

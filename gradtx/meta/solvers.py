@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.checks import all_done
 from ..core.roots import divide
 from ..core.tree import PyTree
-from ..core.watch import is_recorded
 from .leaves import split, vjp
 
 Linear = Callable[[PyTree], PyTree]
@@ -147,7 +147,7 @@ def minres(
     eta, below = beta, beta * 0
     done = beta <= system.floor
     for _ in system.steps(maxiter):
-        if _all(done):
+        if all_done(done):
             break
         u = system.times(v)
         alpha = torch.dot(u, v)
@@ -212,7 +212,7 @@ def _cg(
     p, size = r, torch.dot(r, r)
     done = size <= system.floor**2
     for _ in system.steps(maxiter):
-        if _all(done):
+        if all_done(done):
             break
         ap = times(p)
         step = divide(size, torch.dot(p, ap))
@@ -231,16 +231,6 @@ def _start(system: _Vector, x0: PyTree) -> Tensor:
 
 def _norm(x: Tensor) -> Tensor:
     return torch.sqrt(torch.dot(x, x))
-
-
-def _all(done: Tensor) -> bool:
-    """Whether a flag holds for all that are mapped over, if that can be read at no cost."""
-    functorch = torch._C._functorch
-    if is_recorded():
-        return False
-    while functorch.is_functorch_wrapped_tensor(done):
-        done = functorch.get_unwrapped(done)
-    return type(done) is Tensor and done.device.type == "cpu" and bool(done.all())
 
 
 def solution_of(solve: Solve | None) -> Solve:

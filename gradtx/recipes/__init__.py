@@ -22,6 +22,7 @@ from .galore import galore_adafactor, galore_adamw, galore_adamw8bit
 from .ggt import ggt
 from .kl_shampoo import kl_shampoo, kl_soap, kl_soap_h, rekls
 from .layerwise import lamb, lars
+from .lbfgs import lbfgs
 from .ldadam import ldadamw
 from .lion import lion
 from .lion_adv import lion_adv
@@ -98,6 +99,7 @@ __all__ = [
     "kl_soap_h",
     "lamb",
     "lars",
+    "lbfgs",
     "ldadamw",
     "lion",
     "lion_adv",

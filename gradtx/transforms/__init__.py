@@ -30,7 +30,9 @@ from .error_feedback import ErrorFeedbackLeaf, ErrorFeedbackState, error_feedbac
 from .factored_rms import ScaleByFactoredRmsState, scale_by_factored_rms
 from .grams import grams
 from .keep_norm import keep_norm
+from .lbfgs import scale_by_lbfgs
 from .learning_rate import scale_by_learning_rate, scale_by_schedule
+from .linesearch import scale_by_backtracking_linesearch, scale_by_zoom_linesearch
 from .low_rank_momentum import LowRankMomentumState, low_rank_momentum
 from .madgrad import ScaleByMadgradState, scale_by_madgrad
 from .mars import MarsState, mars
@@ -192,6 +194,7 @@ __all__ = [
     "scale_by_adamax",
     "scale_by_adan",
     "scale_by_adopt",
+    "scale_by_backtracking_linesearch",
     "scale_by_belief",
     "scale_by_bias_factor",
     "scale_by_cocob",
@@ -201,6 +204,7 @@ __all__ = [
     "scale_by_dowg",
     "scale_by_factored_rms",
     "scale_by_inverse_time",
+    "scale_by_lbfgs",
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_madgrad",
@@ -226,6 +230,7 @@ __all__ = [
     "scale_by_subset_norm",
     "scale_by_trust_ratio",
     "scale_by_yogi",
+    "scale_by_zoom_linesearch",
     "schedule_free",
     "schedule_free_eval_params",
     "schedule_free_train_params",
