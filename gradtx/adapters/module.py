@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -59,6 +60,9 @@ class AdaptedLinear(nn.Linear):
         self.A, self.B = nn.Parameter(adapter.A), nn.Parameter(adapter.B)
         self.register_buffer("diagonal", self._diagonal(), persistent=False)
         self.training = linear.training
+        # torch's encoder layers read the weights of their linear layers in evaluation, without
+        # calling them, unless one has a hook.
+        self.register_forward_pre_hook(_keep)
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
@@ -101,6 +105,10 @@ class AdaptedLinear(nn.Linear):
         super()._apply(fn, recurse)
         self.diagonal = self._diagonal()
         return self
+
+
+def _keep(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    """A hook that changes nothing."""
 
 
 def wrap(
@@ -163,6 +171,11 @@ def wrap(
     if not meant:
         raise ValueError(f"wrap: targets match none of the linear layers {list(linear)}")
     for name, layer in meant.items():
+        if not isinstance(layer.weight, nn.Parameter):
+            raise ValueError(
+                f"wrap: {name!r} computes its weight (pruned or normalized by torch.nn.utils); make "
+                "it a parameter first, or leave it out by targets"
+            )
         if not layer.weight.is_floating_point():
             raise ValueError(f"wrap: {name!r} has a weight of dtype {layer.weight.dtype}")
     made: dict[nn.Linear, AdaptedLinear] = {}
@@ -170,14 +183,17 @@ def wrap(
         if layer not in made:
             made[layer] = AdaptedLinear(layer, name, config)
     model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # its nested sequences are for the fast path alone
     return _replace(model, {name: made[layer] for name, layer in meant.items()})
 
 
 def unwrap(model: M, rank: int | None = None) -> M:
     """Merge adapters into the weights at a rank, and take them out, in place.
 
-    All parameters require gradients again. Weights that layers share are merged as often as there
-    are adapters on them.
+    All parameters require gradients again. A weight that another layer has as well stays as it is
+    there; the merged one is a parameter of its own.
 
     Args:
         model: with adapters.
@@ -198,14 +214,16 @@ def unwrap(model: M, rank: int | None = None) -> M:
     if rank is not None:
         next(iter(layers.values())).config.check("unwrap", rank)
     made: dict[AdaptedLinear, nn.Linear] = {}
+    uses = Counter(p for m in model.modules() for p in m.parameters(recurse=False))
     with torch.no_grad():
         for layer in layers.values():
             c = layer.config
             merged = merge(layer.weight, layer.A, layer.B, rank or c.rank, c.scaling, c.alpha)
-            layer.weight.copy_(merged)
+            if uses[layer.weight] == 1:
+                layer.weight.copy_(merged)
             plain = nn.Linear(1, 1, bias=False, device="meta")
             plain.in_features, plain.out_features = layer.in_features, layer.out_features
-            plain.weight = layer.weight
+            plain.weight = layer.weight if uses[layer.weight] == 1 else nn.Parameter(merged)
             plain.register_parameter("bias", layer.bias)
             plain.training = layer.training
             made[layer] = plain

@@ -87,7 +87,7 @@ def from_peft(
 
     Raises:
         ValueError: another kind of adapter, tensors that are no factors of linear layers, a factor
-            without its other one, or ranks that are not the settings'.
+            without its other one, no tensors, or ranks that are not the settings'.
 
     >>> import torch, gradtx as gx
     >>> pair = {"up.lora_A.weight": torch.ones(2, 3), "up.lora_B.weight": torch.ones(5, 2)}
@@ -100,7 +100,7 @@ def from_peft(
     for name, harmless in _UNKNOWN.items():
         if settings.get(name, harmless[0]) not in harmless:
             raise ValueError(f"from_peft: cannot take {name}={settings[name]!r}")
-    rank = settings["r"]
+    rank = settings.get("r")
     parts: dict[str, list[Tensor | None]] = {}
     for key, tensor in tensors.items():
         suffix = next((s for s in _FACTORS if key.endswith(s)), None)
@@ -108,10 +108,17 @@ def from_peft(
             raise ValueError(f"from_peft: {key!r} is no factor of a linear layer")
         layer = key.removesuffix(suffix).removeprefix(_PREFIX)
         parts.setdefault(layer, [None, None])[_FACTORS[suffix]] = tensor
+    if not parts:
+        raise ValueError("from_peft: there are no tensors")
     adapters = {}
     for layer, (first, second) in parts.items():
         if first is None or second is None:
             raise ValueError(f"from_peft: {layer!r} has one factor only")
+        if first.ndim != 2 or second.ndim != 2:
+            raise ValueError(
+                f"from_peft: {layer!r} has factors of shapes {tuple(first.shape)} and "
+                f"{tuple(second.shape)}, which are not those of a linear layer"
+            )
         if first.shape[0] != rank or second.shape[1] != rank:
             raise ValueError(
                 f"from_peft: {layer!r} has shapes {tuple(first.shape)} and "

@@ -23,7 +23,7 @@ def dylora_rank(train_ranks: Sequence[int], step: int, micro_step: int = 0, seed
         seed: an integer of at most 64 bits.
 
     Raises:
-        ValueError: an empty set, or a number outside its range.
+        ValueError: an empty set, one with repetitions, or a number outside its range.
 
     Source: arXiv 2210.07558.
 
@@ -36,6 +36,8 @@ def dylora_rank(train_ranks: Sequence[int], step: int, micro_step: int = 0, seed
         raise ValueError("dylora_rank: train_ranks must not be empty")
     for k in ranks:
         check_rank("dylora_rank", "train_ranks", k, None)
+    if len(set(ranks)) < len(ranks):
+        raise ValueError(f"dylora_rank: train_ranks must not repeat, got {tuple(ranks)}")
     for name, value in (("step", step), ("micro_step", micro_step)):
         if not hasattr(value, "__index__") or isinstance(value, bool) or value < 0:
             raise ValueError(f"dylora_rank: {name} must be an integer >= 0, got {value!r}")
@@ -69,6 +71,7 @@ def aurac(
     [20.0, 21.666666666666668]
     """
     check_choice("aurac", "axis", axis, ("log2", "linear"))
+    ranks, accuracies = tuple(ranks), tuple(accuracies)  # arrays have no truth value
     if not ranks or len(ranks) != len(accuracies):
         raise ValueError(
             f"aurac: needs as many accuracies as ranks, at least one, got {len(ranks)} ranks and "

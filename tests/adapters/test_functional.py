@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -317,6 +318,8 @@ def test_draws_are_uniform_and_depend_on_all_counters():
 
 
 def test_bad_draws():
+    with pytest.raises(ValueError, match="train_ranks must not repeat"):
+        X.dylora_rank((1, 1, 2), 0)
     with pytest.raises(ValueError, match="train_ranks must not be empty"):
         X.dylora_rank((), 0)
     with pytest.raises(ValueError, match="step must be an integer >= 0, got -1"):
@@ -330,6 +333,7 @@ def test_areas():
     assert X.aurac(ranks, accuracies) == pytest.approx(51.18122646, rel=1e-9)
     assert X.aurac(ranks, accuracies, axis="linear") == pytest.approx(59.31360527, rel=1e-9)
     assert X.aurac([16], [51.0]) == 51.0
+    assert X.aurac(np.array(ranks), np.array(accuracies)) == X.aurac(ranks, accuracies)
     for a, b, words in (
         ([], [], "at least one"),
         ([1, 2], [1.0], "got 2 ranks and 1 accuracies"),

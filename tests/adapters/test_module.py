@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 import gradtx as gx
@@ -336,3 +337,63 @@ def test_an_adapter_of_peft_can_be_read(tmp_path):
     model = X.wrap(network(), 3, "lora", None, ("up", "down"), "rank", alpha=5.0).eval()
     X.load_peft(model, tmp_path)
     torch.testing.assert_close(model(TOKENS), theirs(TOKENS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["matryoshka", "lora"])
+def test_encoder_layers_of_torch_call_their_adapters(kind):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = X.wrap(nn.TransformerEncoder(layer, 2), rank=4, kind=kind)
+    for name, p in model.named_parameters():
+        if name.endswith("B"):
+            nn.init.normal_(p)
+    x, padding = torch.randn(2, 3, 8), torch.tensor([[False, False, True], [False] * 3])
+    X.set_rank(model.eval(), 2)
+    plain = X.unwrap(copy.deepcopy(model), 2).eval()
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            torch.testing.assert_close(model(x), plain(x))
+            got = model(x, src_key_padding_mask=padding)
+            want = plain(x, src_key_padding_mask=padding)
+            torch.testing.assert_close(got[~padding], want[~padding])
+
+
+def test_unwrap_leaves_tied_weights_of_other_layers_alone():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+            self.head.weight = self.tokens.weight
+
+        def forward(self, x):
+            return self.head(self.tokens(x))
+
+    torch.manual_seed(0)
+    model, x = X.wrap(Tied(), rank=2).eval(), torch.arange(5)
+    nn.init.normal_(model.head.B)
+    want, before = model(x), model.tokens.weight.clone()
+    model = X.unwrap(model)
+    torch.testing.assert_close(model(x), want)
+    assert torch.equal(model.tokens.weight, before)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_computed_weights_are_not_wrapped():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    torch.nn.utils.prune.random_unstructured(model[1], "weight", 0.5)
+    with pytest.raises(ValueError, match="'1' computes its weight"):
+        X.wrap(model, rank=2)
+    assert all(p.requires_grad for p in model.parameters())
+    assert type(X.wrap(model, rank=2, targets="0")[1]) is nn.Linear
+
+
+def test_bad_peft_tensors():
+    settings = {"peft_type": "LORA", "r": 2}
+    conv = {"c.lora_A.weight": torch.ones(2, 3, 3, 3), "c.lora_B.weight": torch.ones(4, 2, 1, 1)}
+    with pytest.raises(ValueError, match="'c' has factors of shapes"):
+        X.from_peft(conv, settings)
+    with pytest.raises(ValueError, match="there are no tensors"):
+        X.from_peft({}, settings)
+    pair = {"c.lora_A.weight": torch.ones(2, 3), "c.lora_B.weight": torch.ones(4, 2)}
+    with pytest.raises(ValueError, match="r is None"):
+        X.from_peft(pair, {"peft_type": "LORA"})
