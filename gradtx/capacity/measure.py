@@ -54,7 +54,8 @@ def gmse(
         exact: False samples also where there is a closed form.
 
     Raises:
-        ValueError: no samples, a scale that is not positive, or a result that is not finite.
+        ValueError: no samples, a scale that is not positive, or a result that is not finite or
+            has another shape.
         TypeError: something else than a representation.
 
     Source: arXiv 2506.01863.
@@ -98,7 +99,12 @@ def sampled(
         z = normal(fold_in(key, batch), shape)
         for i, of_scales in enumerate(maps):
             for j, (scale, roundtrip) in enumerate(zip(scales, of_scales, strict=True)):
-                back = roundtrip(z * scale) / scale
+                back = roundtrip(z * scale).detach() / scale
+                if back.shape != z.shape:
+                    raise ValueError(
+                        f"gmse: {representations[i]!r} gives shape {tuple(back.shape)} for "
+                        f"{tuple(z.shape)}"
+                    )
                 errors[i, j, batch] = (z.double() - back.double()).square().mean()
     return [_least(r, e) for r, e in zip(representations, errors, strict=True)]
 

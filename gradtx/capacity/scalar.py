@@ -196,8 +196,11 @@ class lloyd_max(ScalarQuantizer):
         return best_levels(2 ** (self.bits - 1), threshold_of(self.share))
 
     def exact_gmse(self) -> float:
+        return self.error_above(0.0)
+
+    def error_above(self, threshold: float) -> float:
         scale = self.scale or 1.0
-        return quantizer_error([scale * level for level in self.levels()])
+        return quantizer_error([scale * level for level in self.levels()], threshold)
 
     def encode(self, x: Tensor) -> Scaled:
         if self.scale is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -67,8 +68,8 @@ class Row:
 
     @property
     def efficiency(self) -> float:
-        """Effective over stored bits."""
-        return self.effective_bits / self.bits
+        """Effective over stored bits; NaN where nothing is stored."""
+        return self.effective_bits / self.bits if self.bits else math.nan
 
 
 def formats() -> list[Format]:

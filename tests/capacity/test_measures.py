@@ -205,3 +205,18 @@ def test_the_command_prints_and_draws(tmp_path, capsys):
     assert out[0].split()[:2] == ["representation", "kind"]
     assert any(line.startswith("absmax('nf4', 64)") for line in out)
     assert (tmp_path / "bits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pruning_in_front_of_scaled_levels():
+    both = gx.capacity.compose([gx.capacity.prune(0.5), gx.capacity.lloyd_max(4, scale=2.0)])
+    found = gx.capacity.gmse(both, samples=1 << 17, exact=False)
+    assert abs(found.value - both.exact_gmse()) < 5 * found.stderr
+
+
+def test_functions_keep_the_shape():
+    with pytest.raises(ValueError, match=r"gives shape \(\) for \(256, 256\)"):
+        gx.capacity.gmse(lambda x: x.mean(), samples=1 << 17)
+
+
+def test_nothing_stored_has_no_efficiency():
+    assert math.isnan(gx.capacity.Row("zeros", "format", 0.0, 1.0, 0.0).efficiency)
