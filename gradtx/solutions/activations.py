@@ -68,10 +68,12 @@ def layer_inputs(
     for name, layer in model.named_modules():
         if isinstance(layer, kind):
 
-            def note(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                seen[name] = args[0].detach()
+            def note(
+                module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], name: str = name
+            ) -> None:
+                seen[name] = (*args, *named.values())[0].detach()
 
-            hooks.append(layer.register_forward_pre_hook(note))
+            hooks.append(layer.register_forward_pre_hook(note, with_kwargs=True))
     try:
         with torch.no_grad():
             torch.func.functional_call(model, params, inputs)

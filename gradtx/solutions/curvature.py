@@ -18,6 +18,9 @@ from ..core.tree import PyTree
 Loss: TypeAlias = Callable[[PyTree], Tensor]
 
 
+_CLOSE = 1e-3  # a quotient this near the length of the product is an eigenvalue
+
+
 class Trace(NamedTuple):
     """Attributes: ``value``, the estimate; ``stderr``, its standard error."""
 
@@ -48,8 +51,8 @@ def sharpness(
 ) -> float:
     """The largest eigenvalue of the Hessian, by power iteration.
 
-    v <- H v / |H v| and v^T H v. Where the eigenvalue of largest magnitude is negative, a second
-    iteration with H shifted by it finds the largest one.
+    v <- H v / |H v| and v^T H v. Where that is short of |H v|, so that an eigenvalue of about the
+    largest magnitude is negative, a second iteration with H shifted by |H v| finds the largest one.
 
     Args:
         loss_fn: parameters -> 0-d loss, of a fixed batch.
@@ -76,11 +79,11 @@ def sharpness(
         return hessian_product(loss_fn, params, v)
 
     start = _random(params, seed)
-    largest = _power_iteration(product, start, iterations, tolerance, shift=0.0)
-    if largest >= 0:
+    largest, radius = _power_iteration(product, start, iterations, tolerance, shift=0.0)
+    if largest >= (1.0 - max(tolerance, _CLOSE)) * radius:
         return largest
-    above = _power_iteration(product, start, iterations, tolerance, shift=-largest)
-    return above + largest
+    above, _ = _power_iteration(product, start, iterations, tolerance, shift=radius)
+    return max(largest, above - radius)
 
 
 def hessian_trace(loss_fn: Loss, params: PyTree, samples: int = 16, seed: Seed = 0) -> Trace:
@@ -117,17 +120,18 @@ def _power_iteration(
     iterations: int,
     tolerance: float,
     shift: float,
-) -> float:
-    """Rayleigh quotient at the end; the matrix plus ``shift`` times the identity."""
-    value = math.nan
+) -> tuple[float, float]:
+    """Rayleigh quotient and length of the product at the end; the matrix plus ``shift``."""
+    value = length = math.nan
     for _ in range(iterations):
         moved = tree.map(lambda hv, x: hv + shift * x, product(v), v)
         last, value = value, float(tree.vdot(v, moved))
         size = tree.global_norm(moved)
-        if not float(size) > 0 or abs(value - last) < tolerance * abs(value):
+        length = float(size)
+        if not length > 0 or abs(value - last) < tolerance * abs(value):
             break
         v = tree.map(lambda x, size=size: x / size.to(x.dtype), moved)
-    return value
+    return value, length
 
 
 def _random(params: PyTree, seed: Seed) -> PyTree:

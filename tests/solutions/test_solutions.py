@@ -220,3 +220,30 @@ def test_measures_are_functions_of_stacked_trees():
     each = torch.func.vmap(S.effective_ranks)(many)["w"]
     alone = [S.effective_ranks({"w": w})["w"] for w in many["w"]]
     torch.testing.assert_close(each, torch.stack(alone))
+
+
+def test_sharpness_of_a_saddle():
+    """Eigenvalues of 1 and -1: the quotient does not move from where it begins."""
+    start = {"x": torch.tensor(1.0), "y": torch.tensor(2.0)}
+    for seed in range(4):
+        found = gx.solutions.sharpness(lambda p: p["x"] * p["y"], start, seed=seed)
+        assert found == pytest.approx(1.0, abs=1e-3)
+
+
+def test_report_without_matrices():
+    found = gx.solutions.report({"a": {"b": torch.ones(3)}}, show=False)
+    assert math.isnan(found.values["largest singular value"]["a"][0])
+
+
+def test_inputs_given_by_name():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 3)
+
+        def forward(self, x):
+            return self.layer(input=x)
+
+    model, x = Named(), torch.ones(4, 2)
+    found = gx.solutions.layer_inputs(model, dict(model.named_parameters()), x)
+    assert torch.equal(found["layer"], x)
