@@ -173,8 +173,8 @@ def wrap(
     for name, layer in meant.items():
         if not isinstance(layer.weight, nn.Parameter):
             raise ValueError(
-                f"wrap: {name!r} computes its weight (pruned or normalized by torch.nn.utils); make "
-                "it a parameter first, or leave it out by targets"
+                f"wrap: {name!r} computes its weight (pruned or normalized by torch.nn.utils); "
+                "make it a parameter first, or leave it out by targets"
             )
         if not layer.weight.is_floating_point():
             raise ValueError(f"wrap: {name!r} has a weight of dtype {layer.weight.dtype}")

@@ -116,7 +116,9 @@ def _of_weights() -> dict[str, Measure]:
     """Measures that need parameters alone; ranks and errors are means over matrices."""
     return {
         "weight norm": lambda p: _root(weight_norms(p)),
-        "largest singular value": lambda p: max((float(s.max()) for s in spectra(p).values()), default=math.nan),
+        "largest singular value": lambda p: max(
+            (float(s.max()) for s in spectra(p).values()), default=math.nan
+        ),
         "stable rank": lambda p: _mean(stable_ranks(p)),
         "effective rank": lambda p: _mean(effective_ranks(p)),
         "exact zeros": lambda p: _share(p, sparsity(p)),
