@@ -214,7 +214,7 @@ def unwrap(model: M, rank: int | None = None) -> M:
     if rank is not None:
         next(iter(layers.values())).config.check("unwrap", rank)
     made: dict[AdaptedLinear, nn.Linear] = {}
-    uses = Counter(p for m in model.modules() for p in m.parameters(recurse=False))
+    uses: Counter[Tensor] = Counter(p for m in model.modules() for p in m.parameters(recurse=False))
     with torch.no_grad():
         for layer in layers.values():
             c = layer.config
