@@ -15,7 +15,7 @@ from ..core import tree
 from ..core.autocast import outside_autocast
 from ..core.tree import accumulator
 from .exchange import exchange
-from .rounds import Wire, run
+from .rounds import Exchange, Mean, Wire, run
 
 
 class CommHook:
@@ -65,17 +65,21 @@ class CommHook:
             name = self._name(state, p)
             self._remember(name, p)
             leaves.append((name, g))
-        exchanges, codecs = [], []
+        # One more exchange says which leaves have a gradient anywhere: of the others nothing is
+        # taken, because DistributedDataParallel leaves their gradients as they are.
+        exchanges, codecs = [_any_gradient([g for _, g in leaves])], []
         for name, g in leaves:
             codec, wide = self.codec.for_leaf(name), accumulator(g)
             total = wide + codec.decode(self._errors[name], wide)
             exchanges.append(exchange(self.compressor, total, self._states[name], g.dtype))
             codecs.append(codec)
-        results = run(exchanges, self._wire)
-        for (name, g), codec, (mean, rest, new) in zip(leaves, codecs, results, strict=True):
-            g.copy_(mean)
+        present, *results = run(exchanges, self._wire)
+        for (name, g), there, codec, (mean, rest, new) in zip(
+            leaves, present, codecs, results, strict=True
+        ):
+            g.copy_(torch.where(there, mean, 0))
             # An overflow, as loss scaling makes them, must not stay in memory for ever.
-            finite = torch.isfinite(mean).all()
+            finite = torch.isfinite(mean).all() & there
             self._states[name] = tree.where(finite, new, self._states[name])
             finite = finite & torch.isfinite(rest).all()
             old = self._errors[name]
@@ -161,6 +165,13 @@ class CommHook:
         self._errors, self._states = {}, {}
 
 
+def _any_gradient(grads: list[Tensor]) -> Exchange:
+    """Ask in which leaves some process has a gradient that is not zero: bool (leaves,)."""
+    own = torch.stack([(g != 0).any() for g in grads])
+    mean = yield Mean(own.to(grads[0].dtype))
+    return mean != 0
+
+
 def comm_hook(
     compressor: Compressor,
     quantizer: Codec | torch.dtype | None = None,
@@ -171,7 +182,9 @@ def comm_hook(
     Process w sends C(a_w), a_w = g_w + e_w, and remembers e_w = Q(a_w - C(a_w)); gradients become
     the mean of C(a_w). What is sent of a leaf: positions and values (``top_k``, ``block_top_k``),
     values alone (``random_k``), two bits an entry and a magnitude a block (``sign``), the two
-    factors of the mean (``low_rank``, which is PowerSGD); of every other leaf everything.
+    factors of the mean (``low_rank``, which is PowerSGD); of every other leaf everything. A leaf
+    whose gradient is zero in all processes, as one that no process used, gets zero and keeps e_w;
+    a flag a leaf travels for that.
 
     Args:
         compressor: C, one of ``gx.compressors``.

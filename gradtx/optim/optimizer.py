@@ -25,7 +25,6 @@ from .leaves import (
     from_nested,
     gradient_of,
     merge_into,
-    names_of,
     part_of,
     per_leaf,
     storage_of,
@@ -37,6 +36,7 @@ from .migration import Bucket, Forms, Undo
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
 from .saved_options import to_saved
+from .sharding import check_sharding, names_everywhere
 from .skeletons import Skeletons
 
 # torch 2.10 has it under its old name, which newer versions deprecate.
@@ -135,7 +135,7 @@ class Optimizer(torch.optim.Optimizer):
             option.check(type(self).__name__, name, group[name])
 
     def _names(self) -> dict[Tensor, str]:
-        return names_of(self.param_groups)
+        return names_everywhere(self)
 
     def _buckets(self) -> Iterator[Bucket]:
         """Parameters with their groups, by chain: groups with equal chains are updated together."""
@@ -194,6 +194,7 @@ class Optimizer(torch.optim.Optimizer):
             self._repeat = repeat
             return
         names, chains = self._names(), list(self._buckets())
+        check_sharding(self, chains, names)
         undo = self._follow_options(chains, names)
         try:
             self._step_anew(chains, names, extra)
@@ -349,6 +350,7 @@ class Optimizer(torch.optim.Optimizer):
     def init_state(self) -> None:
         """Create the state of every trained parameter that has none, without a step."""
         names, chains = self._names(), list(self._buckets())
+        check_sharding(self, chains, names)
         self._follow_options(chains, names)
         with torch.no_grad():
             for tx, groups in chains:
@@ -413,17 +415,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
-        left_out = (
-            "_optimizer_",
-            "_zero_grad_profile",
-            "_warned",
-            "_skeletons",
-            "_forms",
-            "_fused",
-            "_written",
-            "_repeat",
-            "_step_supports_amp_scaling",
-        )
+        torchs = ("_optimizer_", "_zero_grad_profile", "_warned", "_step_supports_amp_scaling")
+        left_out = (*torchs, "_skeletons", "_forms", "_fused", "_written", "_repeat")
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
         undo = self._follow_options(list(self._buckets()), self._names())

@@ -9,11 +9,13 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.hooks import RemovableHandle
 
 from .leafwise import Leafwise, check_leafwise
 from .optimizer import Optimizer
+from .wrappers import data_parallel_of, is_data_parallel
 
 _WHO = "step_in_backward"
 
@@ -56,13 +58,15 @@ class StepInBackward:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
+        self._wrapping = _refuse_wrappers(weakref.ref(self))
+        weakref.finalize(self, self._wrapping.remove)
         # A GradScaler then comes to step(), which refuses it, with gradients or without.
         vars(optimizer)["_step_supports_amp_scaling"] = True
         self._attach()
 
     def remove(self) -> None:
         """Take the hooks away; gradients stay in ``.grad`` again and ``step`` uses them."""
-        for hook in (*self._hooks.values(), *self._step_hooks):
+        for hook in (*self._hooks.values(), *self._step_hooks, self._wrapping):
             hook.remove()
         self._hooks.clear()
         vars(self._optimizer).pop("_step_supports_amp_scaling", None)
@@ -150,6 +154,34 @@ class StepInBackward:
         self._passes = 0
 
 
+def _check_not_averaged(optimizer: Optimizer, wrapper: nn.Module, module: nn.Module) -> None:
+    """Raise if a data parallel wrapper averages gradients of an optimizer's parameters.
+
+    Raises:
+        ValueError: names the wrapper's class and the parameter.
+    """
+    own = set(module.parameters())
+    for p, name in optimizer._names().items():
+        if p in own:
+            raise ValueError(
+                f"{_WHO}: parameter {name!r} of this {type(optimizer).__name__} is in a "
+                f"{type(wrapper).__name__} module, which averages gradients over processes only "
+                "after they would have been used; remove() the hooks before wrapping, and call "
+                "optimizer.step() after backward()"
+            )
+
+
+def _refuse_wrappers(handle: weakref.ref[StepInBackward]) -> RemovableHandle:
+    """Let data parallel modules raise when they take in parameters that step in backward."""
+
+    def check(parent: nn.Module, name: str, module: nn.Module | None) -> None:
+        own = handle()
+        if own is not None and module is not None and is_data_parallel(parent):
+            _check_not_averaged(own._optimizer, parent, module)
+
+    return register_module_module_registration_hook(check)
+
+
 def step_in_backward(optimizer: Optimizer, every: int = 1) -> StepInBackward:
     """Update each parameter as soon as its gradient is there, and free the gradient.
 
@@ -172,8 +204,10 @@ def step_in_backward(optimizer: Optimizer, every: int = 1) -> StepInBackward:
 
     Raises:
         TypeError: not a gradtx optimizer.
-        ValueError: a member needs all gradients at once (names it), ``every`` < 1, or an optimizer
-            that is differentiable or steps in backward already.
+        ValueError: a member needs all gradients at once (names it), ``every`` < 1, an optimizer
+            that is differentiable or steps in backward already, or parameters in a module that
+            averages gradients later, as ``DistributedDataParallel``. Wrapping them afterwards
+            raises the same error there.
 
     >>> import torch, gradtx as gx
     >>> model = torch.nn.Linear(3, 1)
@@ -193,4 +227,7 @@ def step_in_backward(optimizer: Optimizer, every: int = 1) -> StepInBackward:
     hooks = optimizer._optimizer_step_pre_hooks.values()
     if any(isinstance(getattr(hook, "__self__", None), StepInBackward) for hook in hooks):
         raise ValueError(f"{_WHO}: this {type(optimizer).__name__} steps in backward already")
+    wrapper = data_parallel_of(optimizer._names())
+    if wrapper is not None:
+        _check_not_averaged(optimizer, wrapper, wrapper)
     return StepInBackward(optimizer, every)
