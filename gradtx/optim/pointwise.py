@@ -85,7 +85,7 @@ def meeting(tx: GradientTransformation, dtypes: frozenset[torch.dtype]) -> str |
             )
             with torch.no_grad(), _Pointwise():
                 state = tx.init(params)
-                value = torch.empty((), device="meta")
+                value = torch.empty((), dtype=torch.float32, device="meta")
                 for _ in range(2):
                     _, state = tx.update(params, state, params, value=value)
     except Exception as error:
