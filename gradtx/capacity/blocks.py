@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.tree import accumulator, accumulator_dtype
 from .format import SCALE_BITS, Format, check_whole
 from .normal import cell_error, density, integrate, magnitude_cdf
 from .sparse import check_divides
@@ -82,7 +83,7 @@ class absmax(Format):
 
     def encode(self, x: Tensor) -> Blocks:
         check_divides("absmax", "block", self.block, x)
-        blocks = x.reshape(-1, self.block)
+        blocks = accumulator(x).reshape(-1, self.block)
         scale = blocks.abs().amax(1, keepdim=True)
         safe = torch.where(scale > 0, scale, torch.ones_like(scale))
         levels = self._levels(x)
@@ -94,7 +95,8 @@ class absmax(Format):
         return Blocks(codes.to(torch.int16), scale)
 
     def decode(self, code: Blocks, like: Tensor) -> Tensor:
-        return (self._levels(like)[code.codes.long()] * code.scale).reshape(like.shape)
+        back = self._levels(like)[code.codes.long()] * code.scale
+        return back.reshape(like.shape).to(like.dtype)
 
     def bits_per_value(self, shape: Sequence[int]) -> float:
         return _KINDS[self.kind][0] + SCALE_BITS / self.block
@@ -107,7 +109,7 @@ class absmax(Format):
         """All levels, ascending, without the second zero."""
         _, above, below = _KINDS[self.kind]
         both = [*(-x for x in reversed(below[1:])), *above]
-        return torch.tensor(both, dtype=like.dtype, device=like.device)
+        return torch.tensor(both, dtype=accumulator_dtype(like.dtype), device=like.device)
 
 
 @lru_cache(maxsize=64)

@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.tree import accumulator, accumulator_dtype
 from .format import SCALE_BITS, Format, check_positive, check_whole, root_mean_square
 from .lloyd import best_levels
 from .normal import minimise, quantizer_error, threshold_of
@@ -85,8 +86,8 @@ class _Uniform(ScalarQuantizer):
 
     def _step_for(self, x: Tensor) -> Tensor:
         if self.step is not None:
-            return torch.full((), self.step, dtype=x.dtype, device=x.device)
-        return (self.normal_step * root_mean_square(x)).to(x.dtype)
+            return torch.full((), self.step, dtype=accumulator_dtype(x.dtype), device=x.device)
+        return self.normal_step * root_mean_square(x)
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,10 +119,10 @@ class uniform_midrise(_Uniform):
 
     def encode(self, x: Tensor) -> Scaled:
         step, half = self._step_for(x), 2 ** (self.bits - 1)
-        return Scaled(self._stored(torch.floor(x / step).clamp(-half, half - 1)), step)
+        return Scaled(self._stored(torch.floor(accumulator(x) / step).clamp(-half, half - 1)), step)
 
     def decode(self, code: Scaled, like: Tensor) -> Tensor:
-        return (code.codes.to(like.dtype) + 0.5) * code.scale
+        return ((code.codes.to(code.scale.dtype) + 0.5) * code.scale).to(like.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,10 +152,10 @@ class uniform_midtread(_Uniform):
 
     def encode(self, x: Tensor) -> Scaled:
         step, most = self._step_for(x), 2 ** (self.bits - 1) - 1
-        return Scaled(self._stored(torch.round(x / step).clamp(-most, most)), step)
+        return Scaled(self._stored(torch.round(accumulator(x) / step).clamp(-most, most)), step)
 
     def decode(self, code: Scaled, like: Tensor) -> Tensor:
-        return code.codes.to(like.dtype) * code.scale
+        return (code.codes.to(code.scale.dtype) * code.scale).to(like.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -204,22 +205,24 @@ class lloyd_max(ScalarQuantizer):
 
     def encode(self, x: Tensor) -> Scaled:
         if self.scale is None:
-            scale = root_mean_square(x).to(x.dtype)
+            scale = root_mean_square(x)
         else:
-            scale = torch.full((), self.scale, dtype=x.dtype, device=x.device)
+            scale = torch.full((), self.scale, dtype=accumulator_dtype(x.dtype), device=x.device)
         all_levels = self._all(x)
         middles = 0.5 * (all_levels[1:] + all_levels[:-1])
-        codes = torch.bucketize(x / scale, middles) - 2 ** (self.bits - 1)
+        shares = (accumulator(x) / scale).contiguous()
+        codes = torch.bucketize(shares, middles) - 2 ** (self.bits - 1)
         return Scaled(self._stored(codes), scale)
 
     def decode(self, code: Scaled, like: Tensor) -> Tensor:
-        return self._all(like)[code.codes.long() + 2 ** (self.bits - 1)] * code.scale
+        back = self._all(like)[code.codes.long() + 2 ** (self.bits - 1)] * code.scale
+        return back.to(like.dtype)
 
     def _all(self, like: Tensor) -> Tensor:
         """All levels, ascending, (2^bits,)."""
         upper = self.levels()
         both = [*(-level for level in reversed(upper)), *upper]
-        return torch.tensor(both, dtype=like.dtype, device=like.device)
+        return torch.tensor(both, dtype=accumulator_dtype(like.dtype), device=like.device)
 
 
 def midrise_levels(bits: int, step: float) -> tuple[float, ...]:

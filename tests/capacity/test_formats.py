@@ -242,3 +242,21 @@ def test_a_format_of_ones_own_gets_a_row():
     assert found.stderr > 0
     row = C.table(more=[halves()], samples=1 << 17)[-1]
     assert (row.name, row.kind, row.bits) == ("halves()", "format", 16.0)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *(gx.capacity.absmax(kind) for kind in ("int8", "nf4")),
+        gx.capacity.uniform_midrise(10),
+        gx.capacity.uniform_midtread(8),
+        gx.capacity.lloyd_max(8),
+    ],
+    ids=repr,
+)
+def test_half_precision_is_rounded_once(form):
+    x = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)).mT
+    for dtype in (torch.bfloat16, torch.float16):
+        for size in (1.0, 1e-4):
+            low = (size * x).to(dtype)
+            assert torch.equal(form(low), form(low.float()).to(dtype))
