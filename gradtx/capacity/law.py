@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .format import Format
-from .sparse import composed
+from .sparse import Sparsifier, composed
 
 
 class Capacity(NamedTuple):
@@ -133,7 +133,7 @@ def compose(formats: Sequence[Format]) -> Format:
         formats: one or more, sparsifiers first.
 
     Raises:
-        ValueError: no formats.
+        ValueError: no formats, or a sparsifier before two, as the third would see its zeros.
         TypeError: something that is no format.
 
     >>> import gradtx as gx
@@ -147,6 +147,11 @@ def compose(formats: Sequence[Format]) -> Format:
     out = formats[0]
     if not isinstance(out, Format):
         raise TypeError(f"compose: needs formats, got {type(out).__name__}")
+    if len(formats) > 2 and any(isinstance(f, Sparsifier) for f in formats[:-1]):
+        raise ValueError(
+            "compose: a sparsifier can stand in front of one other format only, got "
+            f"{len(formats)} formats"
+        )
     for following in formats[1:]:
         out = composed(out, following)
     return out

@@ -217,6 +217,9 @@ def test_bad_values(make, words):
 
 
 def test_only_formats_compose():
+    half, four = gx.capacity.prune(0.5), gx.capacity.uniform_midrise(4)
+    with pytest.raises(ValueError, match="in front of one other format only, got 3"):
+        gx.capacity.compose([half, gx.capacity.n_of_m(2, 4), four])
     with pytest.raises(TypeError, match="compose: needs formats, got dense"):
         C.compose([gx.codecs.dense()])
     with pytest.raises(TypeError, match="composed: second must be a Format, got top_k"):
