@@ -1,6 +1,13 @@
 """Training as a function: scans, implicit and zero-order derivatives, curvature, inner loops."""
 
 from .curvature import fisher_diag, ggn_vp, hessian_diag, hutchinson, hvp
+from .gauss_newton import (
+    LevenbergMarquardtState,
+    gauss_newton,
+    half_squares,
+    levenberg_marquardt,
+    natural_gradient,
+)
 from .implicit import implicit_fixed_point, implicit_root
 from .inner_loop import FunctionalModel, InnerOptimizer, inner_loop
 from .scan import scan, stop_gradient, truncated
@@ -10,16 +17,21 @@ from .zero_order import zero_order
 __all__ = [
     "FunctionalModel",
     "InnerOptimizer",
+    "LevenbergMarquardtState",
     "cg",
     "fisher_diag",
+    "gauss_newton",
     "ggn_vp",
+    "half_squares",
     "hessian_diag",
     "hutchinson",
     "hvp",
     "implicit_fixed_point",
     "implicit_root",
     "inner_loop",
+    "levenberg_marquardt",
     "minres",
+    "natural_gradient",
     "neumann",
     "normal_cg",
     "scan",
