@@ -62,6 +62,11 @@ def acdc(meta: Meta, extra: Extra) -> Steps:
     return Steps((_layerwise if "density" in h else _published)(h), view=_masks)
 
 
+def in_order(meta: Meta, tree: Tree) -> Tree:
+    """The leaves as the file lists them."""
+    return {k: tree[k] for k in meta["leaves"]}
+
+
 class Pruner:
     """Events that prune, and gradient descent with the masks that they leave in between."""
 
@@ -86,9 +91,11 @@ class Pruner:
         if event["type"] == "sgd":
             updates, state = self.tx.update(grads, state, params)
             return gx.apply_updates(params, updates), state
-        masks = gx.sparsity.masks_of(state, params)
-        pruned = self._prune(event["target_sparsity"])(params, masks, self._gradients(t))
-        return pruned.params, gx.sparsity.replace_masks(self.tx.init(pruned.params), pruned.masks)
+        listed = in_order(self.meta, params)  # blocks are cut from leaves as the file lists them
+        masks = in_order(self.meta, gx.sparsity.masks_of(state, params))
+        pruned = self._prune(event["target_sparsity"])(listed, masks, self._gradients(t))
+        new, kept = ({k: tree[k] for k in params} for tree in (pruned.params, pruned.masks))
+        return new, gx.sparsity.replace_masks(self.tx.init(new), kept)
 
     def _prune(self, sparsity: float) -> gx.sparsity.obs_prune:
         h = self.h
@@ -118,7 +125,7 @@ class Iterative:
     """Iterative OBS with a recorded Hessian, or gradients of a Fisher matrix."""
 
     def __init__(self, meta: Meta, extra: Extra) -> None:
-        h, self.extra = meta["hyperparameters"], extra
+        h, self.meta, self.extra = meta["hyperparameters"], meta, extra
         self.tx = gx.sparsity.iobs(
             h["k"], h["mode"], h.get("score", "obs"), h.get("damp", 1e-5), h.get("lr", 1.0)
         )
@@ -129,8 +136,10 @@ class Iterative:
     def step(self, params: Tree, grads: Tree, state: Any, t: int) -> tuple[Tree, Any]:
         given = {"fisher": self.extra[f"G/{t}"]} if f"G/{t}" in self.extra else {}
         given = given or {"matrix": self.extra.get(f"H/{t}", self.extra.get("H"))}
-        updates, state = self.tx.update(grads, state, params, **given)
-        return gx.apply_updates(params, updates), state
+        listed = in_order(self.meta, params)
+        updates, state = self.tx.update(in_order(self.meta, grads), state, listed, **given)
+        new = gx.apply_updates(listed, updates)
+        return {k: new[k] for k in params}, state
 
 
 class Greedy:
