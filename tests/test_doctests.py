@@ -16,7 +16,7 @@ import gradtx as gx
 LINES = 12
 PARSER = doctest.DocTestParser()
 # Public names that are no functions or classes: nothing to put an example in.
-VALUES = {"Hyper", "__version__"}
+VALUES = {"FirstMoment", "Hyper", "SecondMoment", "__version__"}
 
 
 def public() -> dict[str, Any]:

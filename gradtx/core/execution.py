@@ -33,6 +33,10 @@ class NextShared:
             before the step. ``sums`` are the values that ``update`` passed to ``reduce.sum``, added
             over all leaves, ``hyper`` the overrides that it got, as lists over leaves, ``count``
             the updates done before, for schedules.
+
+    >>> import gradtx as gx
+    >>> gx.NextShared(gx.TreeState, "shared", lambda tx, shared, sums, hyper, count: sums[0]).field
+    'shared'
     """
 
     state: type

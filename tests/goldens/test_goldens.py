@@ -42,11 +42,18 @@ def test_units(golden):
     assert result.passed, result
 
 
+# Blocks of leaves are batches of products, which round by their place in the batch.
+BATCHED = {"distributed_shampoo"}
+BY_ORDER = {"sparse_mfac/block_topk": "blocks of the flat vector reach from one leaf into the next"}
+
+
 @pytest.mark.parametrize("golden", TRAJECTORIES, ids=name)
 def test_the_order_of_leaves_changes_nothing(golden):
     """Bit for bit; only what is summed over leaves may round in another way."""
     runs = [trajectory(golden, stepper_for(golden), reverse) for reverse in (False, True)]
-    sums = any(key.endswith("/_global") for key in golden.arrays)
+    if name(golden) in BY_ORDER:
+        pytest.skip(BY_ORDER[name(golden)])
+    sums = any(key.endswith("/_global") for key in golden.arrays) or golden.system in BATCHED
     for (_, there, *_), (_, back, *_) in zip(*runs, strict=True):
         for leaf, p in there.items():
             torch.testing.assert_close(

@@ -34,8 +34,11 @@ KERNELS = {
     "quantize_affine",
     "random_bits",
     "random_normal",
+    "sparse_window_combine",
+    "sparse_window_dots",
     "symmetric_product",
     "unpack_signs",
+    "window_dots",
     "window_moments",
 }
 
