@@ -63,13 +63,20 @@ def make_closure(params: list[Any], opt: Any) -> Callable[[], torch.Tensor]:
     return closure
 
 
+# Their numbers follow from blocks and bases; tests/contract's own cases hold them.
+SECOND_ORDER = {
+    *("DASH", "KLSOAP", "KLSOAPH", "KLShampoo", "OneSidedShampoo", "REKLS", "SOAP", "SOAPMuon"),
+    "Shampoo",
+}
+
+
 def test_the_database_covers_every_exported_class():
     exported = {getattr(gx.optim, name) for name in gx.optim.__all__}
     classes = {c for c in exported if isinstance(c, type)}
     recipes = {c for c in classes if issubclass(c, gx.optim.RecipeOptimizer) and c.signature}
     # These choose their own rate; torch's tests are about rates that one gives, group by group.
     recipes -= {c for c in recipes if issubclass(c, gx.optim.ProdigyOptimizer)}
-    assert {c.__name__ for c in recipes} == {info.name for info in GRADTX_DB}
+    assert {c.__name__ for c in recipes} - SECOND_ORDER == {info.name for info in GRADTX_DB}
 
 
 @every

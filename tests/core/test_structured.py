@@ -42,7 +42,7 @@ AROUND: dict[str, Callable[[Any], gx.GradientTransformation]] = {
     "low_rank": lambda tx: gx.low_rank(tx, PROJECTOR),
     "masked": lambda tx: gx.masked(tx, lambda info: True),
     "multi_steps": lambda tx: gx.multi_steps(tx, every_k=2),
-    "on_gradients": lambda tx: gx.on_gradients(tx),
+    "on_gradients": lambda tx: gx.chain(gx.on_gradients(tx)),
     "parallel": lambda tx: gx.parallel(tx, gx.scale(2.0)),
     "parallel-graft": lambda tx: gx.parallel(gx.scale(2.0), tx, merge=gx.graft),
     "partition": lambda tx: gx.partition({"all": tx}, by=lambda info: "all"),

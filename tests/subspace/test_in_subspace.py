@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.core import decompositions
 from tests.battery.helpers import assert_close, random_tree
 
 s = gx.subspace
