@@ -309,3 +309,11 @@ def test_user_transform_is_fused() -> None:
     fused, pure, step = run_both(gx.chain(scale_by_softsign(), gx.scale(-1.0)))
     assert_same(fused, pure)
     assert step.report() == "everything is fused"
+
+
+def test_explain_of_a_lone_partition() -> None:
+    tx = gx.partition(
+        {"m": gx.scale(-1.0), "o": gx.trace(0.9)}, by=lambda info: "mo"[info.ndim < 2]
+    )
+    text = gx.explain(tx, {"w": torch.ones(4, 4), "b": torch.ones(4)})
+    assert "partition                 fused, 1 pass" in text

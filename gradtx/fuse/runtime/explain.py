@@ -78,7 +78,7 @@ def _runs(plan: LaunchPlan | Separate | KernelPlan, names: list[str]) -> dict[st
                 kernels = piece.kernels[segment, variant].values()
                 passes = max(kernel.stage_plan.passes() for kernel in kernels)
             for path in piece.segments.members_of(segment):
-                found[path[0] if path else names[0]].add(passes)
+                found[path[0] if path and path[0] in found else names[0]].add(passes)
     word = "fused" if plan.pieces[0].back_end.lacks is None else "multi-tensor"
     return {name: _words(passes, word) for name, passes in found.items()}
 
