@@ -1,5 +1,6 @@
 """Chains as a few compiled passes over memory: trace, schedule, emit, launch."""
 
+from .ir import cache
 from .ir.errors import CannotFuseError
 from .runtime.executor import Step, fuse
 from .runtime.explain import explain
@@ -16,6 +17,7 @@ __all__ = [
     "Prepared",
     "Step",
     "Written",
+    "cache",
     "explain",
     "fuse",
     "write_all",

@@ -23,6 +23,7 @@ from ..ir.errors import CannotFuseError
 
 _FORM = tuple(map(attrgetter, ("shape", "dtype", "device")))
 _CAPSULE = b"dlpack_exchange_api"
+_FEW = 16  # tensors up to which asking in Python takes less than a second library is worth
 _READ = 5  # word of the capsule's table that holds ``dltensor_from_py_object_no_sync``
 _SOURCE = """
 #include <cstdint>
@@ -71,7 +72,7 @@ class Glance:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._count = len(tensors)
-        self._see = _seer()
+        self._see = _seer() if self._count > _FEW else None
         if self._see is None:
             self._asked = _ask(tensors)
             self.addresses = np.array(addresses(tensors), dtype=np.int64)
