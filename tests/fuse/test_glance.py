@@ -16,10 +16,16 @@ from gradtx.fuse.runtime.glance import Glance
 
 @pytest.fixture(params=["C", "Python"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glance, "_FEW", 0)
     if request.param == "Python":
         monkeypatch.setattr(glance, "_seer", lambda: None)
     else:
         assert glance._seer() is not None
+
+
+def test_few_tensors_need_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert Glance(some())._see is None
 
 
 def some() -> list[Tensor]:
