@@ -19,7 +19,6 @@ from . import (
     schedules,
     sparsity,
     subspace,
-    testing,
     transforms,
 )
 from ._version import __version__
@@ -68,10 +67,10 @@ from .subspace import (
 from .transforms import *  # noqa: F403
 
 if TYPE_CHECKING:
-    from . import adapters, capacity, solutions
+    from . import adapters, capacity, solutions, testing
 
 # Rooms that few programs need are imported when they are first asked for.
-_LATER = ("adapters", "capacity", "solutions")
+_LATER = ("adapters", "capacity", "solutions", "testing")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -205,7 +205,7 @@ def test_nothing_imports_the_facade() -> None:
 
 def test_rooms_that_few_programs_need_are_imported_later() -> None:
     code = (
-        "import sys, gradtx as gx; later = ('adapters', 'capacity', 'solutions'); "
+        "import sys, gradtx as gx; later = ('adapters', 'capacity', 'solutions', 'testing'); "
         "print(*(room for room in later if f'gradtx.{room}' in sys.modules)); "
         "print(*(getattr(gx, room).__name__ for room in later))"
     )
@@ -215,7 +215,7 @@ def test_rooms_that_few_programs_need_are_imported_later() -> None:
     )
     loaded, found = done.stdout.split("\n")[:2]
     assert loaded == ""
-    assert found == "gradtx.adapters gradtx.capacity gradtx.solutions"
+    assert found == "gradtx.adapters gradtx.capacity gradtx.solutions gradtx.testing"
     with pytest.raises(AttributeError, match="module 'gradtx' has no attribute 'adapter'"):
         _ = gradtx.adapter  # type: ignore[attr-defined]
 

@@ -62,6 +62,10 @@ class Factored:
     transform: Callable[[Transform], Transform]
 
 
+_CONTRACTS = {"factored": Factored, "next_shared": NextShared}
+_FUNCTIONS = ("matrix_view", "low_rank_form")
+
+
 @dataclass(frozen=True)
 class Execution:
     """What executors may rely on, as far as it depends on the transform itself.
@@ -101,15 +105,15 @@ class Execution:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            kind = {"factored": Factored, "next_shared": NextShared}.get(name)
-            if value is None or (kind is None and callable(value)):
-                continue
-            if isinstance(value, kind or bool) and name not in ("matrix_view", "low_rank_form"):
-                continue
-            wanted = "a function of the transform" if kind is None else kind.__name__
-            if name not in ("matrix_view", "low_rank_form") and kind is None:
-                wanted = f"True, False or {wanted}"
-            raise TypeError(f"Execution: {name} must be {wanted}, got {value!r}")
+            if name in _CONTRACTS:
+                good, wanted = isinstance(value, _CONTRACTS[name]), _CONTRACTS[name].__name__
+            elif name in _FUNCTIONS:
+                good, wanted = callable(value), "a function of the transform"
+            else:
+                good = isinstance(value, bool) or callable(value)
+                wanted = "True, False or a function of the transform"
+            if value is not None and not good:
+                raise TypeError(f"Execution: {name} must be {wanted}, got {value!r}")
 
     def over(self, base: Execution) -> Execution:
         """These hints, and those of ``base`` where there are none."""

@@ -221,6 +221,21 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
     return normal_of(random_bits(key, numel + numel % 2), shape, dtype)
 
 
+def signs(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Draw 1 or -1 with equal chances, by the lowest of the bits.
+
+    Args:
+        key: int64 tensor of shape ``(2,)``.
+        shape: the shape of the result; elements are numbered row-major.
+        dtype: of the result.
+
+    Raises:
+        ValueError: for a malformed key.
+    """
+    bits = random_bits(key, math.prod(shape)) & 1
+    return (2 * bits - 1).to(dtype).reshape(tuple(shape))
+
+
 def normal_of(bits: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Box-Muller on an even number of uint32 values, as many as there are results or one more."""
     numel = math.prod(shape)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core import tree
-from ..core.random import Seed, fold_in, make_key, random_bits
+from ..core.random import Seed, fold_in, make_key, signs
 from ..core.tree import PyTree
 from .leaves import floats_like, jvp, of_floats, split, vjp
 
@@ -127,14 +127,10 @@ def hutchinson(f: Loss, params: PyTree, probes: int = 1, seed: Seed = 0) -> PyTr
     product, floats = _hvp(f, params), split(params).floats
     total = [torch.zeros_like(x) for x in floats]
     for k in range(probes):
-        signs = [_signs(make_key(seed, k, x.device), i, x) for i, x in enumerate(floats)]
-        total = [t + z * hz / probes for t, z, hz in zip(total, signs, product(signs), strict=True)]
+        keys = [fold_in(make_key(seed, k, x.device), i) for i, x in enumerate(floats)]
+        zs = [signs(key, x.shape, x.dtype) for key, x in zip(keys, floats, strict=True)]
+        total = [t + z * hz / probes for t, z, hz in zip(total, zs, product(zs), strict=True)]
     return _rebuilt(params, total)
-
-
-def _signs(key: Tensor, leaf: int, x: Tensor) -> Tensor:
-    bits = random_bits(fold_in(key, leaf), x.numel()) & 1
-    return (2 * bits - 1).to(x.dtype).reshape(x.shape)
 
 
 def fisher_diag(loss: Callable[..., Tensor], params: PyTree, *batch: PyTree) -> PyTree:

@@ -45,23 +45,22 @@ class FusedSteps:
         """
         if self._failures.get(tx, 0) > 1:
             return "it could not be fused before"
+        engine = self.engine(tx)
         try:
-            prepared = self.engine(tx).prepare(**step)
+            prepared = engine.prepare(**step)
         except CannotFuseError as error:
-            self._say_passed_over(tx)
+            self._say_passed_over(tx, engine)
             if tx not in self._failures:
                 logger.info("%s runs %s: %s", tx, self.fallback(tx, how).runs, error)
             self._failures[tx] = self._failures.get(tx, 0) + 1
             return str(error)
         self._failures.pop(tx, None)
-        self._say_passed_over(tx)
-        lacks = self.engine(tx).lacks
-        return lacks if compiled and lacks is not None else prepared
+        self._say_passed_over(tx, engine)
+        return engine.lacks if compiled and engine.lacks is not None else prepared
 
-    def _say_passed_over(self, tx: GradientTransformation) -> None:
+    def _say_passed_over(self, tx: GradientTransformation, engine: NestedEngine) -> None:
         """Log once which kernel for the whole chain does not fit, and why."""
-        found = self.engine(tx).passed_over
-        if found and tx not in self._passed_over:
+        if engine.passed_over and tx not in self._passed_over:
             self._passed_over.add(tx)
-            for kernel, why in found.items():
+            for kernel, why in engine.passed_over.items():
                 logger.info("%s runs without %s: %s", tx, kernel, why)

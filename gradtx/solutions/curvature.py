@@ -12,7 +12,7 @@ from torch.func import grad, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..core import tree
-from ..core.random import Seed, fold_in, make_key, normal, random_bits
+from ..core.random import Seed, fold_in, make_key, normal, signs
 from ..core.tree import PyTree
 
 Loss: TypeAlias = Callable[[PyTree], Tensor]
@@ -145,8 +145,7 @@ def _random(params: PyTree, seed: Seed) -> PyTree:
 
 
 def _signs(params: PyTree, seed: Seed, sample: int) -> PyTree:
-    def signs(name: str, p: Tensor) -> Tensor:
-        key = fold_in(make_key(seed, sample, device=p.device), name)
-        return ((random_bits(key, p.numel()) & 1) * 2 - 1).to(p.dtype).reshape(p.shape)
+    def draw(name: str, p: Tensor) -> Tensor:
+        return signs(fold_in(make_key(seed, sample, device=p.device), name), p.shape, p.dtype)
 
-    return tree.map_with_name(signs, params)
+    return tree.map_with_name(draw, params)

@@ -20,7 +20,7 @@ from ..core.protocol import GradientTransformation, Wrapper
 from ..core.roles import FIRST, roles
 from ..core.state import advance, new_count
 from ..core.tree import PyTree
-from .keep import MaskState, Prunable, apply_masks, check_prunable
+from .keep import MaskState, Prunable, apply_masks, check_prunable, update_to_zero
 from .phases import PhaseSchedule
 from .support import Support, magnitude_support
 
@@ -97,8 +97,7 @@ class Acdc(DeclaredTransform, Wrapper):
         outs = tree.leaves_like(self.name, call.spec, out, "inner update")
         for i, (p, m) in enumerate(zip(call.params, masks, strict=True)):
             if outs[i] is not None:
-                u = densify_leaf(outs[i])
-                outs[i] = u if isinstance(m, tuple) else torch.where(m, u, -p.to(u.dtype))
+                outs[i] = update_to_zero(densify_leaf(outs[i]), p, m)
         states = call.spec.unflatten([MaskState(m) for m in masks])
         return call.spec.unflatten(outs), AcdcState(advance(state.step), states, inner)
 

@@ -12,6 +12,7 @@ from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
 from ..core.transform import TreeTransform
 from .fisher import inverse_fisher
+from .keep import update_to_zero
 from .phases import check_whole
 from .support import largest
 
@@ -82,10 +83,9 @@ class iobs(TreeTransform):
         new = self._given(p, g, matrix, h) if fisher is None else self._fisher(p, g, fisher, h)
         parts = (new - p).split([x.numel() for x in us])
         out = [d.reshape(u.shape).to(u.dtype) for d, u in zip(parts, us, strict=True)]
-        zero = (new == 0).split([x.numel() for x in us])
-        exact = zip(out, zero, ps, strict=True)
-        out = [torch.where(z.reshape(u.shape), -x.to(u.dtype), u) for u, z, x in exact]
-        return out, leaves, shared
+        kept = (new != 0).split([x.numel() for x in us])
+        exact = zip(out, ps, kept, strict=True)
+        return [update_to_zero(u, x, k.reshape(u.shape)) for u, x, k in exact], leaves, shared
 
     def _given(self, p: Tensor, g: Tensor, matrix: Tensor, h: Values) -> Tensor:
         d = len(p)

@@ -71,7 +71,7 @@ class keep_params_sparse(_Masked):
     requires_params: ClassVar[bool] = True
 
     def update_leaf(self, u: Tensor, s: MaskState, p: Any, h: Values) -> tuple[Tensor, MaskState]:
-        return (u if isinstance(s.mask, tuple) else torch.where(s.mask, u, -p.to(u.dtype))), s
+        return update_to_zero(u, p, s.mask), s
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,15 @@ class hard_threshold(TreeTransform):
         kept = largest(torch.cat([x.detach().reshape(-1).to(wide) for x in sizes]), self.k)
         parts = kept.split([x.numel() for x in sizes])
         out = [
-            torch.where(keep.reshape(u.shape) | size.isnan(), u, -p.to(u.dtype))
+            update_to_zero(u, p, keep.reshape(u.shape) | size.isnan())
             for keep, size, u, p in zip(parts, sizes, us, ps, strict=True)
         ]
         return out, leaves, shared
+
+
+def update_to_zero(u: Tensor, p: Tensor, mask: Tensor | tuple[()]) -> Tensor:
+    """An update that leaves zero where the mask is False; () is no mask."""
+    return u if isinstance(mask, tuple) else torch.where(mask, u, -p.to(u.dtype))
 
 
 def replace_masks(state: PyTree, masks: PyTree) -> PyTree:

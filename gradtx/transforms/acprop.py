@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
 from ..core.roots import divide_by_sum, root
 from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
-from .adam import average
 
 
 class ScaleByAcpropState(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.reduce import Reduce
@@ -16,7 +17,6 @@ from ..core.state import advance, new_count, new_scalar, state_zeros
 from ..core.sums import element_sum
 from ..core.transform import TreeTransform
 from ..core.tree import total
-from .adam import average
 
 
 class MomoLeaf(NamedTuple):

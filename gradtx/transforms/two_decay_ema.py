@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, as_codec, first_moment_codec
+from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-from .adam import average
 
 
 class TwoDecayEmaState(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...core.random import make_key, random_bits
+from ...core.random import make_key, signs
 from .method import identity, require_at_least
 
 
@@ -104,8 +104,8 @@ class power_iteration:
 
     def _signs(self, r: Tensor) -> Tensor:
         n = r.shape[-1]
-        bits = random_bits(make_key(0, device=r.device), n * self.vectors)
-        return ((bits & 1) * 2 - 1).to(r.dtype).reshape(n, self.vectors).expand(r.shape[0], -1, -1)
+        drawn = signs(make_key(0, device=r.device), (n, self.vectors), r.dtype)
+        return drawn.expand(r.shape[0], -1, -1)
 
 
 def _normalized(v: Tensor) -> Tensor:
