@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import weakref
+from collections.abc import Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,9 @@ from ..codecs import Codec, as_codec
 from ..compressors import Compressor
 from ..core import tree
 from ..core.autocast import outside_autocast
-from ..core.tree import accumulator
+from ..core.tree import accumulator, accumulator_dtype
 from .exchange import exchange
+from .remembered import Remembered, entry, share_of, world_of
 from .rounds import Exchange, Mean, Wire, run
 
 
@@ -47,10 +50,11 @@ class CommHook:
         self.codec = as_codec(quantizer)
         self.__qualname__ = f"comm_hook({compressor!r})"
         self._wire = Wire(group)
+        self._module: weakref.ref[nn.Module] | None = None
         self._names: dict[nn.Parameter, str] = {}
         self._errors: dict[str, Any] = {}
         self._states: dict[str, Any] = {}
-        self._loaded: dict[str, dict[str, Any]] = {"errors": {}, "compressors": {}}
+        self._loaded = Remembered({}, {})
 
     @property
     def sent_bytes(self) -> int:
@@ -91,13 +95,20 @@ class CommHook:
         return done
 
     def _name(self, module: Any, p: nn.Parameter) -> str:
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                "comm_hook: register it with the module, "
+                "model.register_comm_hook(model.module, hook), so that it knows the names of "
+                f"parameters; got {type(module).__name__}"
+            )
+        if self._module is None:
+            self._module = weakref.ref(module)
+        if self._module() is not module:
+            raise ValueError(
+                "comm_hook: the hook is registered with two modules, whose parameters it cannot "
+                "tell apart; make one for each"
+            )
         if p not in self._names:
-            if not isinstance(module, nn.Module):
-                raise TypeError(
-                    "comm_hook: register it with the module, "
-                    "model.register_comm_hook(model.module, hook), so that it knows the names of "
-                    f"parameters; got {type(module).__name__}"
-                )
             self._names = {q: name for name, q in module.named_parameters()}
         return self._names[p]
 
@@ -118,50 +129,57 @@ class CommHook:
         """Make or take over the state of a parameter that has none."""
         if name in self._errors:
             return
-        fresh = {
-            "errors": {name: self.codec.for_leaf(name).init(p, signed=True)},
-            "compressors": {name: self.compressor.init(p, name)},
-        }
-        loaded = {kind: {name: held[name]} for kind, held in self._loaded.items() if name in held}
-        state = tree.from_dict({kind: fresh[kind] for kind in loaded}, loaded)
-        self._errors[name] = {**fresh, **state}["errors"][name]
-        self._states[name] = {**fresh, **state}["compressors"][name]
-        for held in self._loaded.values():
-            held.pop(name, None)
+        codec = self.codec.for_leaf(name)
+        fresh = codec.init(p, signed=True), self.compressor.init(p, name)
+        self._errors[name], self._states[name] = self._loaded.take(name, *fresh)
+        if self._loaded.everyones is not None:
+            like = torch.zeros_like(p, dtype=accumulator_dtype(p.dtype))
+            mean = self._loaded.mean(name, codec, fresh[0], like, self._wire)
+            self._errors[name] = codec.encode(mean, fresh[0])
 
-    def _who(self) -> str:
-        """What the entry of this process is called, so that no other one loads it."""
-        if not torch.distributed.is_initialized():
-            return "rank_0_of_1"
-        rank = torch.distributed.get_rank(self._wire.group)
-        return f"rank_{rank}_of_{torch.distributed.get_world_size(self._wire.group)}"
-
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, world_size: int | None = None) -> dict[str, Any]:
         """What this process remembers, by parameter name, under the name of its rank.
 
         Nested dicts of tensors: ``torch.load`` takes them by default. Every process has its own;
-        in a distributed checkpoint they lie beside each other.
-        """
-        now = {"errors": self._errors, "compressors": self._states}
-        own = {kind: {**self._loaded[kind], **tree.to_dict(now[kind])} for kind in now}
-        return {self._who(): own}
+        in a distributed checkpoint they lie beside each other, with how many there were.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict()`` of the same process.
+        Args:
+            world_size: of the processes that made a checkpoint which is to be read; None for what
+                these processes have. The entries of the others are shared out among these.
+
+        >>> import torch, gradtx as gx
+        >>> hook = gx.distributed.comm_hook(gx.compressors.sign())
+        >>> hook.init_state(torch.nn.Linear(2, 1))
+        >>> list(hook.state_dict()), list(hook.state_dict(world_size=2))
+        (['world_size', 'rank_0_of_1'], ['world_size', 'rank_0_of_2', 'rank_1_of_2'])
+        """
+        rank, world = world_of(self._wire.group)
+        errors = {**self._loaded.errors, **tree.to_dict(self._errors)}
+        compressors = {**self._loaded.compressors, **tree.to_dict(self._states)}
+        if world_size is None or world_size == world:
+            own = {"errors": errors, "compressors": compressors}
+            return {"world_size": world, entry(rank, world): own}
+        return {"world_size": world_size, **share_of(rank, world, world_size, errors, compressors)}
+
+    def load_state_dict(
+        self, state: Mapping[str, Any], residuals: Literal["sum", "drop"] | None = None
+    ) -> None:
+        """Continue from ``state_dict()`` of the same process, or of another number of them.
+
+        A distributed checkpoint of another number of processes is read into
+        ``state_dict(world_size=...)`` of that number, which is its entry ``"world_size"``.
 
         Args:
             state: what it gave. Shapes and dtypes are compared when a parameter is met.
+            residuals: what becomes of what other processes remember. None refuses it; "sum" keeps
+                all of it, so that nothing is lost: every process goes on with the mean of all of
+                them; "drop" forgets it. All processes must call this alike.
 
         Raises:
-            ValueError: the state is that of other processes (names them).
+            ValueError: the state is that of other processes (names them) and ``residuals`` is None,
+                or an entry is missing for "sum".
         """
-        if "errors" not in state and self._who() not in state:
-            raise ValueError(
-                f"comm_hook: the state is that of {sorted(state)}, this process is {self._who()}; "
-                "what a process remembers is of no use to another one"
-            )
-        own = state.get(self._who(), state)
-        self._loaded = {kind: dict(tree.to_dict(own.get(kind, {}))) for kind in self._loaded}
+        self._loaded = Remembered.read(state, residuals, self._wire)
         self._errors, self._states = {}, {}
 
 
@@ -196,6 +214,7 @@ def comm_hook(
 
     Raises:
         TypeError: a compressor or quantizer of another type, or a hook registered without module.
+        ValueError: a hook registered with two modules.
 
     Source: arXiv 1905.13727, arXiv 1809.07599, arXiv 1901.09847.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import io
-import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 STEPS = 6
-FOLDER = os.environ.get("GRADTX_TEST_FOLDER", "")  # in the processes that a test starts
 
 
 def module() -> nn.Module:
@@ -238,7 +237,7 @@ def half_precision(rank: int) -> dict[str, bool]:
     return out
 
 
-def saved_apart(rank: int) -> dict[str, bool]:
+def saved_apart(rank: int, in_folder: str) -> dict[str, bool]:
     """Whether every process finds its own state again, in a file and in a common checkpoint."""
     out = {}
     for name, options in SAVED.items():
@@ -260,7 +259,7 @@ def saved_apart(rank: int) -> dict[str, bool]:
         net, ddp, hook = make()
         for step in range(3):
             gradients(net, ddp, step)
-        folder = f"{FOLDER}/{name}"
+        folder = f"{in_folder}/{name}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dcp.save({"hook": hook.state_dict()}, checkpoint_id=folder)
@@ -283,13 +282,13 @@ def saved_apart(rank: int) -> dict[str, bool]:
     return out
 
 
-def halves_and_files(rank: int) -> dict[str, bool]:
-    return {**half_precision(rank), **{f"saved {k}": v for k, v in saved_apart(rank).items()}}
+def halves_and_files(rank: int, folder: str) -> dict[str, bool]:
+    files = {f"saved {kind}": same for kind, same in saved_apart(rank, folder).items()}
+    return {**half_precision(rank), **files}
 
 
-def test_half_precision_and_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GRADTX_TEST_FOLDER", str(tmp_path))
-    for results in in_processes(halves_and_files):
+def test_half_precision_and_checkpoints(tmp_path: Path) -> None:
+    for results in in_processes(partial(halves_and_files, folder=str(tmp_path))):
         assert results == dict.fromkeys(results, True)
 
 
@@ -297,6 +296,17 @@ def test_state_of_another_process_is_refused() -> None:
     hook = gx.distributed.comm_hook(compressors.top_k(0.1))
     with pytest.raises(ValueError, match=r"that of \['rank_1_of_2'\], this process is rank_0_of_1"):
         hook.load_state_dict({"rank_1_of_2": {}})
+    with pytest.raises(ValueError, match="residuals must be None, 'sum' or 'drop', got 'mean'"):
+        hook.load_state_dict({}, residuals="mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="rank_0_of_2 are missing or read by several"):
+        hook.load_state_dict({"rank_1_of_2": {"errors": {}}}, residuals="sum")
+
+
+def test_two_modules_are_refused() -> None:
+    hook, first = gx.distributed.comm_hook(compressors.sign()), nn.Linear(2, 2)
+    hook.init_state(first)
+    with pytest.raises(ValueError, match="registered with two modules"):
+        hook.init_state(nn.Linear(2, 2))
 
 
 def test_state_of_another_shape_is_refused() -> None:

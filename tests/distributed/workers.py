@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+# Imported once, in the process that all others are forked from.
+PRELOADED = ["torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "gradtx"]
 
 
 def _entry(rank: int, world: int, store: str, out: str, fn: Callable[[int], Any]) -> None:
@@ -32,6 +36,8 @@ def _entry(rank: int, world: int, store: str, out: str, fn: Callable[[int], Any]
 
 def in_processes(fn: Callable[[int], Any], world: int = 2) -> list[Any]:
     """What ``fn(rank)`` returns in every process; its exceptions are raised here."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_entry, (world, f"{folder}/store", folder, fn), nprocs=world)
+        args = (world, f"{folder}/store", folder, fn)
+        mp.start_processes(_entry, args, nprocs=world, start_method="forkserver")
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(world)]
