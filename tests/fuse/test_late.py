@@ -36,7 +36,7 @@ def test_fused_is_pure(name: str, dtype: torch.dtype) -> None:
     rtol = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float64: 1e-9}[dtype]
     fused, pure, step = run_both(CHAINS[name](), SHAPES, dtype=dtype)
     assert_same(fused, pure, rtol, rtol / 10)
-    assert any(type(piece) is late.Late for piece in step.engine._plan.pieces)
+    assert any(piece.strategy.name == "late" for piece in step.engine._plan.pieces)
 
 
 @pytest.mark.usefixtures("piece")
@@ -67,8 +67,8 @@ def test_what_is_inside_is_compiled(name: str, monkeypatch: pytest.MonkeyPatch) 
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("runs as torch operations")
 
-    for piece in [b for b in step.engine._plan.pieces if type(b) is late.Late]:
-        ((_, member),) = piece._member.members
+    for piece in [b for b in step.engine._plan.pieces if b.strategy.name == "late"]:
+        ((_, member),) = piece.strategy.prepare.__self__.member.members
         monkeypatch.setattr(type(member.transform._engine.tx), "update", refuse)
     step(params, tensors(SHAPES, 2), state)
 

@@ -26,12 +26,12 @@ from .backend import BackEnd, TensorBackEnd, back_end
 from .batch import Batch, HyperNames
 from .chain_kernel import KernelPlan, match
 from .inside import fused_inside
-from .late import Late
-from .plan import LaunchPlan
+from .late import late
+from .plan import AT_ONCE, LaunchPlan
 from .prepared import Prepared
 from .segments import Kind, Segment, Segments, kind_of
 from .separate import Separate
-from .streamed import Streamed
+from .streamed import STREAMED
 
 
 class Engine:
@@ -274,23 +274,22 @@ class Engine:
         """The tables of leaves that go through the same segments."""
         kernels: dict[tuple[Segment, str], dict[Kind, Kernel]] = {}
         distinct = list(dict.fromkeys(kinds))
-        late = segments.late(cut)
-        kind_of_plan = Streamed if late is None and segments.cannot_raise(cut) else LaunchPlan
+        strategy = STREAMED if segments.cannot_raise(cut) else AT_ONCE
+        first = segments.late(cut)
+        if first is not None:
+            path, member = first
+            strategy = late(Sequence(((path, fused_inside(member, Engine)),)))
         for segment in cut:
             if not segment.fused:
                 continue
             graphs = {kind: segments.graph(segment, kind) for kind in distinct}
-            for variant in ("all",) if segment is cut[-1] else kind_of_plan.variants:
+            for variant in ("all",) if segment is cut[-1] else strategy.variants:
                 keep = _KEPT[variant]
                 chosen = {k: g if keep is None else g.only(keep) for k, g in graphs.items()}
                 kernels[segment, variant] = dict(
                     zip(chosen, back.compile_together(list(chosen.values())), strict=True)
                 )
-        args = (self.hyper, segments, cut, kernels, kinds, batch, back, spans)
-        if late is None:
-            return kind_of_plan(*args)
-        path, member = late
-        return Late(Sequence(((path, fused_inside(member, Engine)),)), *args)
+        return LaunchPlan(self.hyper, segments, cut, kernels, kinds, batch, back, spans, strategy)
 
     def _validate(self, batch: Batch) -> None:
         device = batch.params[0].device

@@ -19,7 +19,7 @@ from ..frontend.trace import factor_shape
 from ..ir.errors import CannotFuseError
 from ..ir.graph import Input
 from .batch import Batch, HyperNames
-from .plan import LaunchPlan
+from .plan import AT_ONCE, LaunchPlan
 
 Sizes: TypeAlias = "list[tuple[int, tuple[int, ...]]]"
 
@@ -120,7 +120,8 @@ class Inside(GradientTransformation):
                     return plan, batch, sizes
         batch = self._engine.gather(spec.unflatten(outs), spec.unflatten(us), state, hyper, extra)
         found = self._engine.bind(batch)
-        if type(found) is not LaunchPlan or not all(segment.fused for segment in found.cut):
+        whole = isinstance(found, LaunchPlan) and found.strategy is AT_ONCE
+        if not whole or not all(segment.fused for segment in found.cut):
             raise CannotFuseError("", "some of it runs as torch operations")
         sizes = _sizes(found, batch)
         self._last = spec, states, replace(batch, params=[], grads=[], extra={}), found, sizes

@@ -22,7 +22,7 @@ from ..ir.graph import SIZES, Input
 from .backend import make_table
 from .batch import Batch
 from .member import run_member
-from .plan import LaunchPlan
+from .plan import LaunchPlan, Strategy
 from .segments import Segment
 
 _PIECE = 1 << 20  # elements of an update that are there at once
@@ -37,7 +37,7 @@ class Rows:
         rows: how many.
     """
 
-    def __init__(self, plan: Late, i: int, rows: int) -> None:
+    def __init__(self, plan: LaunchPlan, i: int, rows: int) -> None:
         kernel = plan.kernels[plan.cut[-1], "all"][plan.kinds[i]]
         batch, p = plan.batch, plan.batch.params[i]
         shared = [x.data_ptr() for x in batch.shared[plan.segments.shared(plan.cut[-1])]]
@@ -72,50 +72,44 @@ class Rows:
         self.table.run(0, 0, ends=False)
 
 
-class Late(LaunchPlan):
-    """Leaves whose first member runs late, see the module's text.
+class Late:
+    """What the strategy of one plan knows, see the module's text.
 
     Args:
         member: the first member in its form for this.
-        args: those of ``LaunchPlan``.
     """
 
-    by_row = True  # an update's factors have rows and columns
-
-    def __init__(self, member: GradientTransformation, *args: Any) -> None:
+    def __init__(self, member: GradientTransformation) -> None:
+        self.member = member
         self._pieces: dict[int, list[Rows]] = {}
-        super().__init__(*args)
-        self._member = member
         self._scratch: dict[torch.dtype, Tensor] = {}
 
-    def _together(self, segment: Segment) -> Sequence[int]:
-        in_pieces = segment is self.cut[-1] and not segment.factored and not self.awkward
-        if not in_pieces or self.back_end.table is not Table:
-            return super()._together(segment)
+    def in_tables(self, plan: LaunchPlan, segment: Segment) -> Sequence[int]:
+        """The leaves that are not multiplied out by rows."""
+        in_pieces = segment is plan.cut[-1] and not segment.factored and not plan.awkward
+        if not in_pieces or plan.back_end.table is not Table:
+            return range(len(plan.kinds))
         together = []
-        for i, (kind, p) in enumerate(zip(self.kinds, self.batch.params, strict=True)):
-            if p.ndim > 1 and p.numel() and _by_element(self.kernels[segment, "all"][kind]):
+        for i, (kind, p) in enumerate(zip(plan.kinds, plan.batch.params, strict=True)):
+            if p.ndim > 1 and p.numel() and _by_element(plan.kernels[segment, "all"][kind]):
                 most = max(_PIECE // (p.numel() // p.shape[0]), 1)
                 full, rest = divmod(p.shape[0], most)
-                self._pieces[i] = [Rows(self, i, n) for n in (most * (full > 0), rest) if n]
+                self._pieces[i] = [Rows(plan, i, n) for n in (most * (full > 0), rest) if n]
             else:
                 together.append(i)
         return together
 
-    @property
-    def fails_late(self) -> bool:
-        return True
+    def prepare(self, plan: LaunchPlan, batch: Batch) -> Callable[[], None]:
+        """Look at gradients and hyperparameters; the result runs the member, then writes."""
+        if plan.awkward:
+            return plan.compute(batch)
+        grads = plan.gradients_of(batch)
+        plan.fill_hyper(batch)
+        return partial(self._apply, plan, batch, grads)
 
-    def prepare(self, batch: Batch) -> Callable[[], None]:
-        if self.awkward:
-            return super().prepare(batch)
-        grads = self._gradients(batch)
-        self._fill_hyper(batch)
-        return partial(self._apply, batch, grads)
-
-    def _apply(self, batch: Batch, grads: list[Tensor]) -> None:
-        first, last = self.cut
-        updates, pairs = run_member(self.segments, first, self._member, batch, grads, None)
+    def _apply(self, plan: LaunchPlan, batch: Batch, grads: list[Tensor]) -> None:
+        first, last = plan.cut
+        updates, pairs = run_member(plan.segments, first, self.member, batch, grads, None)
         for i, pieces in self._pieces.items():
             self._in_pieces(updates[i], batch.params[i], grads[i].data_ptr(), pieces)
         # Those in pieces have been applied.
@@ -123,9 +117,9 @@ class Late(LaunchPlan):
             g if i in self._pieces else densify_leaf(u).contiguous()
             for i, (g, u) in enumerate(zip(grads, updates, strict=True))
         ]
-        if self.groups[last, "all"]:
-            self._point(last, "all", rest)
-            self._launch(last, "all")
+        if plan.groups[last, "all"]:
+            plan.point(last, "all", rest)
+            plan.launch(last, "all")
         else:
             next(iter(self._pieces.values()))[0].table.commit_shared()
         for old, new in pairs:
@@ -157,6 +151,17 @@ class Late(LaunchPlan):
         else:
             add_product_(out, u.factor[start:stop], u.basis.mT, beta=0.0)
         return out.data_ptr()
+
+
+def late(member: GradientTransformation) -> Strategy:
+    """The strategy of one plan whose first member runs late.
+
+    Args:
+        member: the first member in its form for this.
+    """
+    own = Late(member)
+    # An update's factors have rows and columns.
+    return Strategy("late", own.prepare, own.in_tables, by_row=True, fails_late=True)
 
 
 def _by_element(kernel: Any) -> bool:

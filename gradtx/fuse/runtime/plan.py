@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +47,34 @@ class Group:
             self.table.pointers[k] = [addresses[i] for i in self.leaves]
 
 
+def _every_leaf(plan: LaunchPlan, segment: Segment) -> Sequence[int]:
+    return range(len(plan.kinds))
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a plan makes a step.
+
+    Attributes:
+        name: for people.
+        prepare: computes everything that may fail; its result writes.
+        in_tables: the leaves of a segment that run in tables of several; called once, by a new
+            plan.
+        variants: the kernels of a segment that is not the last: "emit" gives updates, "commit"
+            writes state, "all" does both.
+        by_row: whether every leaf is gone through row by row, and not only where its kernels ask
+            for it.
+        fails_late: whether what ``prepare`` gives may still raise.
+    """
+
+    name: str
+    prepare: Callable[[LaunchPlan, Batch], Callable[[], None]]
+    in_tables: Callable[[LaunchPlan, Segment], Sequence[int]] = _every_leaf
+    variants: tuple[str, ...] = ("emit", "commit")
+    by_row: bool = False
+    fails_late: bool = False
+
+
 class LaunchPlan:
     """Everything about a step that stays the same while the same tensors come back.
 
@@ -59,13 +87,11 @@ class LaunchPlan:
         batch: the leaves.
         back_end: what runs them.
         spans: all that the step writes, of other tables too.
-    """
+        strategy: how a step is made.
 
-    # Kernels of a segment that is not the last: one that gives updates, one that writes state.
-    variants: tuple[str, ...] = ("emit", "commit")
-    phases: tuple[str, ...] = ("emit", "commit")
-    # Whether every leaf is gone through row by row, and not only where its kernels ask for it.
-    by_row: ClassVar[bool] = False
+    Attributes:
+        written: whether a step has been written.
+    """
 
     def __init__(
         self,
@@ -77,7 +103,10 @@ class LaunchPlan:
         batch: Batch,
         back_end: BackEnd,
         spans: Spans,
+        strategy: Strategy,
     ) -> None:
+        self.strategy = strategy
+        self.written = False
         self.back_end = back_end
         self.segments = segments
         self.cut = cut
@@ -97,7 +126,7 @@ class LaunchPlan:
         # logical order counts.
         seen = {k for kernel in kernels.values() for k, v in kernel.items() if v.graph.ordered}
         self.ordered = [
-            self.by_row or kind in seen or _is_reshaped(p, states)
+            strategy.by_row or kind in seen or _is_reshaped(p, states)
             for kind, p, states in zip(kinds, batch.params, batch.states, strict=True)
         ]
         self.strides = list(map(order, batch.params, self.ordered))
@@ -157,7 +186,7 @@ class LaunchPlan:
     @property
     def fails_late(self) -> bool:
         """Whether what ``prepare`` gives may still raise."""
-        return False
+        return self.strategy.fails_late
 
     @property
     def pieces(self) -> list[LaunchPlan]:
@@ -170,8 +199,22 @@ class LaunchPlan:
 
     def prepare(self, batch: Batch) -> Callable[[], None]:
         """Compute everything that may fail; the result writes."""
-        grads = self._gradients(batch)
-        self._fill_hyper(batch)
+        return self.strategy.prepare(self, batch)
+
+    # -- what strategies are made of -----------------------------------------------------------
+
+    def compute(
+        self, batch: Batch, phases: tuple[str, ...] = ("emit", "commit")
+    ) -> Callable[[], None]:
+        """Compute the updates of all leaves; the result writes.
+
+        Args:
+            batch: the leaves.
+            phases: kernels of every segment before the last: those of the first phase run now,
+                the others when the result writes.
+        """
+        grads = self.gradients_of(batch)
+        self.fill_hyper(batch)
         params, states = batch.params, batch.states
         if self.awkward:
             params, states = self._compact(batch)
@@ -180,12 +223,12 @@ class LaunchPlan:
         held = [grads]  # until it is written: kernels know addresses only
         for segment, following in itertools.pairwise(self.cut):
             if segment.fused:
-                updates = self._emit(segment, updates, batch)
+                updates = self._emit(segment, updates, batch, phases)
             else:
                 updates = self._pure(segment, grads, updates, batch, commits)
             if following.fused:
                 held.append(updates)
-        return partial(self._write, batch, held, (params, states), commits)
+        return partial(self._write, batch, held, (params, states), commits, phases[1:])
 
     def _write(
         self,
@@ -193,12 +236,13 @@ class LaunchPlan:
         held: list[list[Tensor]],
         dense: tuple[list[Tensor], list[list[Tensor]]],
         commits: list[tuple[Tensor, Tensor]],
+        phases: tuple[str, ...],
     ) -> None:
-        self._point(self.cut[-1], "all", held[-1] if len(held) > 1 else None)
+        self.point(self.cut[-1], "all", held[-1] if len(held) > 1 else None)
         for segment in self.cut[:-1]:
-            for variant in self.phases[1:] if segment.fused else ():
-                self._launch(segment, variant)
-        self._launch(self.cut[-1], "all")
+            for variant in phases if segment.fused else ():
+                self.launch(segment, variant)
+        self.launch(self.cut[-1], "all")
         params, states = dense
         for i in self.awkward:
             for old, new in zip(
@@ -207,12 +251,13 @@ class LaunchPlan:
                 old.detach().copy_(new)
         for old, new in commits:  # last: the copies above hold the old state of such members
             old.copy_(new)
+        self.written = True
 
     # -- tables --------------------------------------------------------------------------------
 
     def _group(self, segment: Segment, by_kind: Mapping[Kind, Kernel], batch: Batch) -> list[Group]:
         leaves: dict[tuple[Kernel, tuple[int, int]], list[int]] = {}
-        for i in self._together(segment):
+        for i in self.strategy.in_tables(self, segment):
             kind = self.kinds[i]
             _, where = self.segments.structure(segment, kind.signature.structure)
             key = (by_kind[kind], (where.start, where.stop))
@@ -240,10 +285,6 @@ class LaunchPlan:
             for (kernel, states), where in leaves.items()
         ]
 
-    def _together(self, segment: Segment) -> Sequence[int]:
-        """The leaves that run in tables of several."""
-        return range(len(self.kinds))
-
     def _fill_owned(
         self,
         key: tuple[Segment, str],
@@ -261,7 +302,8 @@ class LaunchPlan:
                     continue
                 group.table.pointers[group.columns[where]] = addresses
 
-    def _fill_hyper(self, batch: Batch) -> None:
+    def fill_hyper(self, batch: Batch) -> None:
+        """Write this step's hyperparameters."""
         number = self.back_end.number
         for r, row in enumerate(batch.hyper):
             every = {**row, **batch.extra}  # rows may name their values in any order
@@ -273,7 +315,7 @@ class LaunchPlan:
 
     # -- tensors of one step -------------------------------------------------------------------
 
-    def _gradients(self, batch: Batch) -> list[Tensor]:
+    def gradients_of(self, batch: Batch) -> list[Tensor]:
         """The gradients, in the memory order of their parameters."""
         grads, self.gradient_addresses = self.gradients.admit(batch.grads)
         return grads
@@ -297,7 +339,7 @@ class LaunchPlan:
         """Memory for elements in the order in which leaf ``i`` is gone through."""
         return torch.empty_strided(p.shape, self.strides[i], dtype=dtype, device=p.device)
 
-    def _point(
+    def point(
         self, segment: Segment, variant: str, updates: list[Any] | None, what: Input | None = None
     ) -> None:
         """Tell the kernels of a segment where gradients are, and updates or ``what`` they are."""
@@ -314,28 +356,35 @@ class LaunchPlan:
             for target, where in incoming.items():
                 group.fill(target, where)
 
-    def _launch(self, segment: Segment, variant: str) -> None:
+    def launch(self, segment: Segment, variant: str) -> None:
+        """Run the kernels of a segment."""
         groups = self.groups[segment, variant]
         self.back_end.run_tables([g.table for g in groups])
 
     # -- segments ---------------------------------------------------------------------------------
 
-    def _emit(self, segment: Segment, updates: list[Tensor] | None, batch: Batch) -> list[Tensor]:
+    def _emit(
+        self,
+        segment: Segment,
+        updates: list[Tensor] | None,
+        batch: Batch,
+        phases: tuple[str, ...],
+    ) -> list[Tensor]:
         """The updates that a fused segment gives; its state is written in the phases after it."""
-        now, *later = self.phases
+        now, *later = phases
         out = [
             self._like(i, p, accumulator_dtype(g.dtype))
             for i, (p, g) in enumerate(zip(batch.params, batch.grads, strict=True))
         ]
         if segment.factored:
-            self._point(segment, now, updates)
+            self.point(segment, now, updates)
         elif updates is not None:
             for u, o in zip(updates, out, strict=True):
                 o.copy_(u)
-        self._point(segment, now, out, _UPDATE)
+        self.point(segment, now, out, _UPDATE)
         for variant in later:
-            self._point(segment, variant, updates)
-        self._launch(segment, now)
+            self.point(segment, variant, updates)
+        self.launch(segment, now)
         return out
 
     def _pure(
@@ -372,6 +421,9 @@ class LaunchPlan:
                 u = self._like(i, p, u.dtype).copy_(u)
             out.append(u)
         return out
+
+
+AT_ONCE = Strategy("at once", LaunchPlan.compute)
 
 
 def _is_reshaped(p: Tensor, states: Sequence[Tensor]) -> bool:

@@ -224,7 +224,7 @@ class Segments:
         return self._members[segment, choice]
 
     def late(self, cut: tuple[Segment, ...]) -> tuple[Path, GradientTransformation] | None:
-        """The first member in its form for ``Late``, and where it stands.
+        """The first member in its form for the strategy ``late``, and where it stands.
 
         None if it has no such form, or if anything else runs as torch operations.
         """
