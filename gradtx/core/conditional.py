@@ -55,6 +55,8 @@ class apply_if_finite(Wrapper):
     (0.0, 1, 0.0)
     """
 
+    execution: ClassVar[Execution] = Execution(reduces=True)
+
     max_consecutive_errors: int = static(5, at_least=0)
 
     def init(self, params: PyTree) -> ApplyIfFiniteState:
@@ -107,6 +109,8 @@ class skip_large_updates(Wrapper):
     >>> tx.update({"w": torch.full((4,), 5.0)}, tx.init({"w": torch.zeros(4)}))[0]["w"].tolist()
     [0.0, 0.0, 0.0, 0.0]
     """
+
+    execution: ClassVar[Execution] = Execution(reduces=True)
 
     max_norm: float = static(within="(0, inf]")
 

@@ -167,6 +167,7 @@ class TreeTransform(DeclaredTransform):
     {'w': tensor([ 3., -1.])}
     """
 
+    execution: ClassVar[Execution] = Execution(reduces=True)
     of_leaf: ClassVar[tuple[str, ...]] = ()
 
     def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[list[Any] | None, Any]:

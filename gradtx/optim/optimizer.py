@@ -36,6 +36,7 @@ from .migration import Bucket, Forms, Undo
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
 from .saved_options import to_saved
+from .sharded import Sharded, sharded
 from .sharding import check_sharding, names_everywhere
 from .skeletons import Skeletons
 
@@ -78,6 +79,8 @@ class Optimizer(torch.optim.Optimizer):
         self._fused = FusedSteps()
         self._written = Written()
         self._repeat: Repeat | None = None
+        self._sharded: Sharded | None = None
+        self._reducing: dict[GradientTransformation, Any] = {}
         if isinstance(params, torch.nn.Module):
             raise TypeError(
                 f"{type(self).__name__}: params must be parameters or groups, got the module "
@@ -188,6 +191,13 @@ class Optimizer(torch.optim.Optimizer):
         extra = {"value": loss.reshape(())} if _is_number(loss) else {}
         if given:
             extra |= arguments(type(self).__name__, given, self._names(), self._buckets())
+        self._update(extra)
+
+    def _update(self, extra: Mapping[str, Any]) -> None:
+        """One step, with what its chains get besides gradients."""
+        if self._is_sharded():
+            self._sharded.step(self, extra)  # type: ignore[union-attr]
+            return
         repeat, self._repeat = self._repeat, None
         again = repeat is not None and not torch.is_grad_enabled() and not has_trees(extra)
         if again and repeat.run(self, extra):  # type: ignore[union-attr]
@@ -195,12 +205,29 @@ class Optimizer(torch.optim.Optimizer):
             return
         names, chains = self._names(), list(self._buckets())
         check_sharding(self, chains, names)
+        if self._find_shards(names, chains):
+            self._update(extra)
+            return
         undo = self._follow_options(chains, names)
         try:
             self._step_anew(chains, names, extra)
         except BaseException:
             undo()
             raise
+
+    def _is_sharded(self) -> bool:
+        """Whether the optimizer runs on shards, as its parameters are now."""
+        if self._sharded is None or torch.is_grad_enabled():
+            return False
+        if not self._sharded.fits(self):
+            self._sharded.export(self)
+            self._find_shards(self._names(), list(self._buckets()))
+        return self._sharded is not None
+
+    def _find_shards(self, names: Mapping[Tensor, str], chains: Sequence[Bucket]) -> bool:
+        """See whether parameters are sharded."""
+        self._sharded = None if torch.is_grad_enabled() else sharded(self, names, chains)
+        return self._sharded is not None
 
     def _follow_options(self, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -> Undo:
         """Put states into the form that the groups' options ask for now; gives what undoes it."""
@@ -253,6 +280,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         options = [g["fused"] for g in groups.values()]
         if torch.is_grad_enabled() or any(option is False for option in options):
+            return None
+        if tx in self._reducing:  # what leaves share goes through other processes
             return None
         if has_trees(extra):
             if any(options):
@@ -315,6 +344,8 @@ class Optimizer(torch.optim.Optimizer):
         how = check_fallback(type(self).__name__, next(iter(active.values())))
         step = self._fused.fallback(tx, how)
         extra = of_parameters(extra, active, names)
+        if tx in self._reducing:
+            extra["reduce"] = self._reducing[tx]
         new_params, new_state = step(grads, state, params, hyper, extra)
         foreign = {storage_of(t) for p in active for t in (p, p.grad) if t is not None}
         for p, group in active.items():
@@ -349,12 +380,21 @@ class Optimizer(torch.optim.Optimizer):
 
     def init_state(self) -> None:
         """Create the state of every trained parameter that has none, without a step."""
+        with torch.no_grad():
+            if not self._is_sharded():
+                names, chains = self._names(), list(self._buckets())
+                check_sharding(self, chains, names)
+                if not self._find_shards(names, chains):
+                    self._init_states(lambda p: p.requires_grad)
+                    return
+            self._sharded.init_state(self)  # type: ignore[union-attr]
+
+    def _init_states(self, is_trained: Callable[[Tensor], bool]) -> None:
         names, chains = self._names(), list(self._buckets())
-        check_sharding(self, chains, names)
         self._follow_options(chains, names)
         with torch.no_grad():
             for tx, groups in chains:
-                trained = [p for p in groups if p.requires_grad or p in self.state]
+                trained = [p for p in groups if is_trained(p) or p in self.state]
                 state = self._gather(tx, groups, trained, names) if trained else ()
                 foreign = {storage_of(p) for p in groups}
                 for p in trained:
@@ -370,12 +410,19 @@ class Optimizer(torch.optim.Optimizer):
         has words instead; the optimizer that loads it must have them already.
         """
         handle = self.register_state_dict_post_hook(self._mark, prepend=True)
-        undo = self._follow_options(list(self._buckets()), self._names())
+        undo = self._whole_state()
         try:
             return super().state_dict()
         finally:
             undo()
             handle.remove()
+
+    def _whole_state(self) -> Undo:
+        """Let states be in the form that is saved; gives what undoes it."""
+        with torch.no_grad():
+            if self._is_sharded():
+                return self._sharded.export(self)  # type: ignore[union-attr]
+        return self._follow_options(list(self._buckets()), self._names())
 
     def _mark(self, _: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
         """Make a state dict one that files hold, and mark it, before the user's hooks see it."""
@@ -416,7 +463,8 @@ class Optimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
         torchs = ("_optimizer_", "_zero_grad_profile", "_warned", "_step_supports_amp_scaling")
-        left_out = (*torchs, "_skeletons", "_forms", "_fused", "_written", "_repeat")
+        made = ("_skeletons", "_forms", "_fused", "_written", "_repeat", "_sharded", "_reducing")
+        left_out = (*torchs, *made)
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
         undo = self._follow_options(list(self._buckets()), self._names())
@@ -428,6 +476,7 @@ class Optimizer(torch.optim.Optimizer):
         self._skeletons, self._forms = Skeletons(), Forms()
         self._fused, self._repeat = FusedSteps(), None
         self._written = Written()
+        self._sharded, self._reducing = None, {}
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _python_dispatch, _pytree
 
-from ..core.protocol import GradientTransformation
+from ..core.protocol import GradientTransformation, members
 from .leaves import Leaves
 
 # Whole matrices and vectors, large enough for what begins at a size.
@@ -48,17 +49,84 @@ class _NotPointwiseError(Exception):
 
 
 class _Pointwise(_python_dispatch.TorchDispatchMode):
-    """Raises at the first operator on large tensors that is not pointwise."""
+    """Raises at the first operator on large tensors that is not pointwise.
+
+    Attributes:
+        trace: operators, with the numbers that they were given where those are no sizes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: list[Any] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if torch.Tag.pointwise in func.tags or func._schema.name[6:] in _COPIES:
+        pointwise = torch.Tag.pointwise in func.tags
+        if pointwise or func._schema.name[6:] in _COPIES:
+            given = list(_numbers((args, kwargs))) if pointwise else ()
+            self.trace.append((func._schema.name, given))
             return out
         if any(x.numel() > 1 for x in _tensors((args, kwargs, out))):
             raise _NotPointwiseError(func._schema.name)
         return out
+
+
+def elementwise(
+    tx: GradientTransformation,
+    name: str,
+    shape: tuple[int, ...],
+    part: tuple[int, ...],
+    dtype: torch.dtype,
+) -> str | None:
+    """Where elements of one leaf meet, or where its shape matters; None if nowhere.
+
+    Args:
+        tx: the chain.
+        name: of the leaf.
+        shape: its own.
+        part: that of what a rank has of it; the chain must do the same with both.
+        dtype: its own.
+    """
+    traces = []
+    for sizes in dict.fromkeys((shape, part)):
+        # What has one element meets itself only, but need not do so elsewhere.
+        whole = sizes if math.prod(sizes) > 1 else (2,) * len(sizes)
+        leaf = Leaves({name: torch.empty(whole, dtype=dtype, device="meta")})
+        mode = _Pointwise()
+        if why := _run(tx, leaf, mode):
+            return why
+        traces.append(mode.trace)
+    if traces[0] != traces[-1]:
+        return f"{tx.name} (what it does depends on the shape)"
+    return None
+
+
+def _run(tx: GradientTransformation, params: Leaves, mode: _Pointwise) -> str | None:
+    """Two updates under a mode; what it says, or what a chain says that needs values."""
+    names = {name for _, m in members(tx) for name in getattr(m, "needs_extra", ())}
+    trees = dict.fromkeys(names, params)
+    try:
+        with torch.no_grad(), mode:
+            state = tx.init(params)
+            value = torch.empty((), dtype=torch.float32, device="meta")
+            for _ in range(2):
+                _, state = tx.update(params, state, params, value=value, **trees)
+    except Exception as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return f"{_member(error, tx)} ({what})"
+    return None
+
+
+def _numbers(values: Any) -> Iterator[Any]:
+    """What an operator was given besides tensors with elements: numbers, also in 0-d tensors."""
+    for x in _pytree.tree_leaves(values):
+        if isinstance(x, Tensor):
+            if not x.is_meta and x.numel() == 1:
+                yield repr(x.item())
+        elif isinstance(x, (bool, int, float, complex)):
+            yield repr(x)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -75,22 +143,15 @@ def meeting(tx: GradientTransformation, dtypes: frozenset[torch.dtype]) -> str |
     Returns:
         The member and the operator; also where the chain cannot be run without values.
     """
-    try:
-        for dtype in dtypes:
-            params = Leaves(
-                {
-                    name: torch.empty(shape, dtype=dtype, device="meta")
-                    for name, shape in _SHAPES.items()
-                }
-            )
-            with torch.no_grad(), _Pointwise():
-                state = tx.init(params)
-                value = torch.empty((), dtype=torch.float32, device="meta")
-                for _ in range(2):
-                    _, state = tx.update(params, state, params, value=value)
-    except Exception as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"{_member(error, tx)} ({what})"
+    for dtype in dtypes:
+        params = Leaves(
+            {
+                name: torch.empty(shape, dtype=dtype, device="meta")
+                for name, shape in _SHAPES.items()
+            }
+        )
+        if why := _run(tx, params, _Pointwise()):
+            return why
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
 from ..core.transform import TreeTransform
@@ -45,6 +46,7 @@ class iobs(TreeTransform):
     {'w': tensor([-0.5000, -1.0000])}
     """
 
+    execution: ClassVar[Execution] = Execution(reduces=False)
     requires_params: ClassVar[bool] = True
 
     k: int = static(1)

@@ -117,6 +117,7 @@ class hard_threshold(TreeTransform):
     {'w': tensor([ 0., -1.,  0.])}
     """
 
+    execution: ClassVar[Execution] = Execution(reduces=False)
     requires_params: ClassVar[bool] = True
 
     k: int = static(1)

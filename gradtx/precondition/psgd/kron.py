@@ -100,6 +100,7 @@ class precondition_by_kron(DeclaredTransform):
 
     execution: ClassVar[Execution] = Execution(
         leaves_independent=lambda tx: tx.init_scale is not None,
+        reduces=True,
         cannot_raise=lambda tx: tx.norm != "exact",
     )
 
