@@ -87,6 +87,19 @@ def local_part(x: Tensor) -> Tensor:
     return x._local_tensor if is_distributed(x) else x  # type: ignore[attr-defined]
 
 
+def check_placements(who: str, name: str, x: Any) -> None:
+    """Raise where ranks have summands of a tensor instead of elements.
+
+    Raises:
+        ValueError: they do.
+    """
+    if any(place.is_partial() for place in x.placements):
+        raise ValueError(
+            f"{who}: leaf {name!r} has placements {x.placements}: its parts must be summed before "
+            "it can be updated; redistribute the parameter to Shard or Replicate"
+        )
+
+
 def box_of(who: str, name: str, x: Any) -> Box:
     """The box of a tensor that this rank holds.
 
@@ -97,11 +110,7 @@ def box_of(who: str, name: str, x: Any) -> Box:
         return Box((0,) * x.ndim, tuple(x.shape))
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    if any(place.is_partial() for place in x.placements):
-        raise ValueError(
-            f"{who}: leaf {name!r} has placements {x.placements}: its parts must be summed before "
-            "it can be updated; redistribute the parameter to Shard or Replicate"
-        )
+    check_placements(who, name, x)
     shape, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
     if tuple(shape) != tuple(x._local_tensor.shape):
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.execution import holds
 from ..core.protocol import GradientTransformation, members
 from ..distributed.owners import assign_owners, cost_of
-from ..distributed.records import is_sharded
+from ..distributed.records import check_placements, is_sharded
 from .migration import Bucket
 from .pointwise import elementwise
 
@@ -46,13 +46,20 @@ class Layout:
 
 
 def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -> Layout:
-    """The layout of some chains, from shapes and placements alone: the same on all ranks."""
+    """The layout of some chains, from shapes and placements alone: the same on all ranks.
+
+    Raises:
+        ValueError: a parameter is Partial.
+    """
     owned: dict[Tensor, int] = {}
     units, joined = [], []
     for tx, groups in chains:
         there = list(groups)
         if not any(map(is_sharded, there)):
             continue
+        for p in there:
+            if is_sharded(p):
+                check_placements(who, names[p], p)
         matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
         if _independent(tx):
             some = [p for p in there if is_sharded(p) and not _in_place(tx, p, names[p])]

@@ -15,8 +15,9 @@ from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from ..fuse import Prepared, Written, write_all
-from .arguments import arguments, has_trees, of_parameters
+from .arguments import arguments, has_trees
 from .checkpoint import read
+from .computing import compute
 from .fused import FusedSteps
 from .leaves import (
     Leaves,
@@ -26,9 +27,7 @@ from .leaves import (
     gradient_of,
     merge_into,
     part_of,
-    per_leaf,
     storage_of,
-    tensors,
     to_nested,
     with_own_memory,
 )
@@ -36,7 +35,7 @@ from .migration import Bucket, Forms, Undo
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
 from .saved_options import to_saved
-from .sharded import Sharded, sharded
+from .sharded import Shards
 from .sharding import check_sharding, names_everywhere
 from .skeletons import Skeletons
 
@@ -79,7 +78,7 @@ class Optimizer(torch.optim.Optimizer):
         self._fused = FusedSteps()
         self._written = Written()
         self._repeat: Repeat | None = None
-        self._sharded: Sharded | None = None
+        self._shards = Shards()
         self._reducing: dict[GradientTransformation, Any] = {}
         if isinstance(params, torch.nn.Module):
             raise TypeError(
@@ -195,8 +194,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _update(self, extra: Mapping[str, Any]) -> None:
         """One step, with what its chains get besides gradients."""
-        if self._is_sharded():
-            self._sharded.step(self, extra)  # type: ignore[union-attr]
+        if self._shards.there and self._shards.step(self, extra):
             return
         repeat, self._repeat = self._repeat, None
         again = repeat is not None and not torch.is_grad_enabled() and not has_trees(extra)
@@ -205,8 +203,8 @@ class Optimizer(torch.optim.Optimizer):
             return
         names, chains = self._names(), list(self._buckets())
         check_sharding(self, chains, names)
-        if self._find_shards(names, chains):
-            self._update(extra)
+        if self._shards.find(self, names, chains):
+            self._shards.step(self, extra)
             return
         undo = self._follow_options(chains, names)
         try:
@@ -214,20 +212,6 @@ class Optimizer(torch.optim.Optimizer):
         except BaseException:
             undo()
             raise
-
-    def _is_sharded(self) -> bool:
-        """Whether the optimizer runs on shards, as its parameters are now."""
-        if self._sharded is None or torch.is_grad_enabled():
-            return False
-        if not self._sharded.fits(self):
-            self._sharded.export(self)
-            self._find_shards(self._names(), list(self._buckets()))
-        return self._sharded is not None
-
-    def _find_shards(self, names: Mapping[Tensor, str], chains: Sequence[Bucket]) -> bool:
-        """See whether parameters are sharded."""
-        self._sharded = None if torch.is_grad_enabled() else sharded(self, names, chains)
-        return self._sharded is not None
 
     def _follow_options(self, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -> Undo:
         """Put states into the form that the groups' options ask for now; gives what undoes it."""
@@ -252,7 +236,7 @@ class Optimizer(torch.optim.Optimizer):
             late = any(step.fails_late for step, _, _ in fused)
             found = self._prepare(tx, groups, some, names, extra, late)
             if found is None:
-                new = self._compute(tx, groups, some, names, extra)
+                new = compute(self, tx, groups, some, names, extra)
                 computed.append((groups, some, [names[p] for p in some], *new))
             else:
                 fused.append(found)
@@ -328,32 +312,6 @@ class Optimizer(torch.optim.Optimizer):
             raise RuntimeError(f"{type(self).__name__}: fused=True, but {step}")
         return None
 
-    def _compute(
-        self,
-        tx: GradientTransformation,
-        groups: Mapping[Tensor, dict[str, Any]],
-        active: Mapping[Tensor, dict[str, Any]],
-        names: Mapping[Tensor, str],
-        extra: Mapping[str, Any],
-    ) -> tuple[Leaves, dict[str, Nested], Nested]:
-        """New parameters, new state per parameter and its shared part; changes nothing."""
-        params = Leaves({names[p]: p for p in active})
-        grads = Leaves({names[p]: gradient_of(tx, names[p], p, g) for p, g in active.items()})
-        state = self._gather(tx, groups, active, names)
-        hyper = per_leaf(active, names, self._values)
-        how = check_fallback(type(self).__name__, next(iter(active.values())))
-        step = self._fused.fallback(tx, how)
-        extra = of_parameters(extra, active, names)
-        if tx in self._reducing:
-            extra["reduce"] = self._reducing[tx]
-        new_params, new_state = step(grads, state, params, hyper, extra)
-        foreign = {storage_of(t) for p in active for t in (p, p.grad) if t is not None}
-        for p, group in active.items():
-            if group["capturable"]:  # written in place: no entry may lie where another one is
-                foreign.update(storage_of(t) for t in tensors(self.state.get(p, {})))
-        nested = {name: with_own_memory(to_nested(new_state, name), foreign) for name in params}
-        return new_params, nested, to_nested(new_state, None)
-
     def _gather(
         self,
         tx: GradientTransformation,
@@ -381,13 +339,10 @@ class Optimizer(torch.optim.Optimizer):
     def init_state(self) -> None:
         """Create the state of every trained parameter that has none, without a step."""
         with torch.no_grad():
-            if not self._is_sharded():
-                names, chains = self._names(), list(self._buckets())
-                check_sharding(self, chains, names)
-                if not self._find_shards(names, chains):
-                    self._init_states(lambda p: p.requires_grad)
-                    return
-            self._sharded.init_state(self)  # type: ignore[union-attr]
+            names, chains = self._names(), list(self._buckets())
+            check_sharding(self, chains, names)
+            if not self._shards.init_state(self, names, chains):
+                self._init_states(lambda p: p.requires_grad)
 
     def _init_states(self, is_trained: Callable[[Tensor], bool]) -> None:
         names, chains = self._names(), list(self._buckets())
@@ -410,19 +365,13 @@ class Optimizer(torch.optim.Optimizer):
         has words instead; the optimizer that loads it must have them already.
         """
         handle = self.register_state_dict_post_hook(self._mark, prepend=True)
-        undo = self._whole_state()
+        undo = self._shards.export(self)
+        undo = undo or self._follow_options(list(self._buckets()), self._names())
         try:
             return super().state_dict()
         finally:
             undo()
             handle.remove()
-
-    def _whole_state(self) -> Undo:
-        """Let states be in the form that is saved; gives what undoes it."""
-        with torch.no_grad():
-            if self._is_sharded():
-                return self._sharded.export(self)  # type: ignore[union-attr]
-        return self._follow_options(list(self._buckets()), self._names())
 
     def _mark(self, _: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
         """Make a state dict one that files hold, and mark it, before the user's hooks see it."""
@@ -463,7 +412,7 @@ class Optimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
         torchs = ("_optimizer_", "_zero_grad_profile", "_warned", "_step_supports_amp_scaling")
-        made = ("_skeletons", "_forms", "_fused", "_written", "_repeat", "_sharded", "_reducing")
+        made = ("_skeletons", "_forms", "_fused", "_written", "_repeat", "_shards", "_reducing")
         left_out = (*torchs, *made)
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
@@ -476,7 +425,7 @@ class Optimizer(torch.optim.Optimizer):
         self._skeletons, self._forms = Skeletons(), Forms()
         self._fused, self._repeat = FusedSteps(), None
         self._written = Written()
-        self._sharded, self._reducing = None, {}
+        self._shards, self._reducing = Shards(), {}
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():

@@ -1,0 +1,246 @@
+"""Optimizers on DTensors against one process that has the whole tensors."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import gradtx as gx
+from gradtx.distributed.records import is_distributed, local_part
+
+from .test_wrappers import message_of
+from .workers import in_processes
+
+pytestmark = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo"
+)
+
+# Uneven, and empty on all ranks but the first.
+SHAPES = {"w": (7, 5), "b": (5,), "k": (3, 4, 2), "one": (1,), "square": (6, 6)}
+STEPS = 3
+CLIPPED = gx.chain(gx.clip_by_global_norm(0.5), gx.scale_by_adam())
+Make = Callable[[Any], gx.optim.Optimizer]
+OPTIMIZERS: dict[str, Make] = {
+    "AdamW": lambda ps: gx.optim.AdamW(ps, lr=0.01, weight_decay=0.1),
+    "Lion": lambda ps: gx.optim.Lion(ps, lr=0.01),
+    "SGD": lambda ps: gx.optim.SGD(ps, lr=0.01),
+    "Muon": lambda ps: gx.optim.Muon(ps, lr=0.01, weight_decay=0.1),
+    "LAMB": lambda ps: gx.optim.LAMB(ps, lr=0.01),
+    "Adafactor": lambda ps: gx.optim.Adafactor(ps, lr=0.01),
+    "APOLLO": lambda ps: gx.optim.APOLLO(ps, lr=0.01, rank=2),  # seeds come from names
+    "Prodigy": lambda ps: gx.optim.Prodigy(ps, d0=1e-2, d_coef=20.0),
+    "clipped": lambda ps: gx.optim.from_transform(CLIPPED, ps, lr=0.01),
+    "two chains": lambda ps: gx.optim.Muon(
+        [{"params": ps[:3]}, {"params": ps[3:], "matrix": False, "lr": 0.02}]
+    ),
+}
+ELEMENTWISE = ("AdamW", "Lion", "SGD")
+
+
+def whole(step: int, missing: tuple[str, ...] = ()) -> dict[str, Tensor | None]:
+    g = torch.Generator().manual_seed(step)
+    made = {n: torch.randn(s, generator=g) for n, s in SHAPES.items()}
+    return {n: None if n in missing else x for n, x in made.items()}
+
+
+def mesh_of(kind: str) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    if kind == "one axis":
+        return init_device_mesh("cpu", (dist.get_world_size(),))
+    return init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+
+
+def placements(mesh: Any) -> list[Any]:
+    from torch.distributed.tensor import Replicate, Shard
+
+    return [Replicate()] * (mesh.ndim - 1) + [Shard(0)]
+
+
+def shard(x: Tensor, mesh: Any, where: Any = None) -> Tensor:
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(x, mesh, where or placements(mesh))
+
+
+def leaves(mesh: Any = None) -> dict[str, nn.Parameter]:
+    return {
+        n: nn.Parameter(x if mesh is None else shard(x, mesh))
+        for n, x in whole(99).items()
+        if x is not None
+    }
+
+
+def step(opt: Any, params: dict[str, nn.Parameter], t: int, mesh: Any = None) -> int:
+    """One step; says how many collectives it called."""
+    from torch.distributed.tensor.debug import CommDebugMode
+
+    missing = ("k",) if t == 1 else ()
+    for n, g in whole(t, missing).items():
+        params[n].grad = g if g is None or mesh is None else shard(g, mesh)
+    if mesh is None:
+        opt.step()
+        return 0
+    with CommDebugMode() as counted:
+        opt.step()
+    return counted.get_total_counts()  # type: ignore[no-any-return]
+
+
+def full(params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {
+        n: p.full_tensor().detach() if is_distributed(p) else p.detach().clone()  # type: ignore[attr-defined]
+        for n, p in params.items()
+    }
+
+
+def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    return max((a[n] - b[n]).abs().max().item() for n in a)
+
+
+def alone(make: Make, steps: int = STEPS) -> dict[str, Tensor]:
+    params = leaves()
+    opt = make(list(params.items()))
+    for t in range(steps):
+        step(opt, params, t)
+    return full(params)
+
+
+def trained(kind: str) -> Callable[[int], dict[str, Any]]:
+    def run(rank: int) -> dict[str, Any]:
+        mesh, out = mesh_of(kind), {}
+        for name, make in OPTIMIZERS.items():
+            params = leaves(mesh)
+            opt = make(list(params.items()))
+            counted = [step(opt, params, t, mesh) for t in range(STEPS)]
+            out[name] = apart(full(params), alone(make)), counted[-1]
+            if name == "AdamW":
+                mu = opt.state[params["w"]]["scale_by_adam"]["mu"]
+                assert mu.placements == params["w"].placements
+                assert mu.shape == (7, 5)
+        return out
+
+    return run
+
+
+def one_axis(rank: int) -> dict[str, Any]:
+    return trained("one axis")(rank)
+
+
+def two_axes(rank: int) -> dict[str, Any]:
+    return trained("two axes")(rank)
+
+
+@pytest.mark.parametrize(("run", "world"), [(one_axis, 2), (two_axes, 4)])
+def test_sharded_equals_whole(run: Any, world: int) -> None:
+    for out in in_processes(run, world):
+        for name, (error, collectives) in out.items():
+            assert error <= (2e-6 if name in ("Prodigy", "clipped") else 0), name
+            if name in ELEMENTWISE:
+                assert collectives == 0, name
+
+
+def odd(rank: int) -> dict[str, Any]:
+    """What is unusual about leaves and gradients, and what is refused."""
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    mesh, out = mesh_of("one axis"), {}
+    for name in ("AdamW", "Muon"):
+        make = OPTIMIZERS[name]
+        # All of it everywhere, and no tensor of another kind.
+        params = {
+            "w": nn.Parameter(shard(torch.ones(4, 3), mesh, [Replicate()])),
+            "plain": nn.Parameter(torch.ones(3, 4)),
+            "cut": nn.Parameter(shard(torch.ones(5, 2), mesh)),
+        }
+        opt = make(list(params.items()))
+        grads = {n: torch.arange(float(p.numel())).view(p.shape) for n, p in params.items()}
+        half = DTensor.from_local(grads["w"] / 2, mesh, [Partial()])
+        params["w"].grad = half  # type: ignore[assignment]
+        params["plain"].grad, params["cut"].grad = grads["plain"], shard(grads["cut"], mesh)
+        opt.step()
+        twins = {n: nn.Parameter(torch.ones(p.shape)) for n, p in params.items()}
+        for n, p in twins.items():
+            p.grad = grads[n]
+        make(list(twins.items())).step()
+        out[f"{name} replicated"] = apart(full(params), full(twins))
+    # A gradient that only one rank has: zeros elsewhere.
+    params = leaves(mesh)
+    opt = OPTIMIZERS["LAMB"](list(params.items()))
+    g = torch.zeros(7, 5)
+    g[:4] = 1.0
+    whole_g = shard(g, mesh)
+    params["w"].grad = whole_g if rank == 0 else None
+    opt.step()
+    twin = leaves()
+    twin["w"].grad = g
+    OPTIMIZERS["LAMB"](list(twin.items())).step()
+    out["on one rank"] = apart(full(params), full(twin))
+    # Refused.
+    part = DTensor.from_local(torch.ones(2, 3), mesh, [Partial()])
+    p = nn.Parameter(part)
+    p.grad = part.clone()
+    out["partial"] = message_of(gx.optim.Muon([("w", p)]).step)
+    some = {"w": leaves(mesh)["w"]} if rank else leaves(mesh)
+    out["leaves"] = message_of(gx.optim.LAMB(list(some.items())).step)
+    return out
+
+
+def test_odd_leaves_and_what_is_refused() -> None:
+    for out in in_processes(odd):
+        for name in ("AdamW replicated", "Muon replicated", "on one rank"):
+            assert out[name] == 0, name
+        assert re.search("Muon: leaf 'w' has placements .*Partial.* must be summed", out["partial"])
+        assert "LAMB: ranks 0 and 1 have other leaves" in out["leaves"], out["leaves"]
+        assert "'b'" in out["leaves"]
+
+
+def saved(rank: int) -> dict[str, Any]:
+    """States that are saved and go on: on the same mesh, and from whole tensors alone."""
+    mesh, out = mesh_of("one axis"), {}
+    for name, make in OPTIMIZERS.items():
+        params = leaves(mesh)
+        opt = make(list(params.items()))
+        for t in range(2):
+            step(opt, params, t, mesh)
+        state = opt.state_dict()
+        again = {n: nn.Parameter(p.detach().clone()) for n, p in params.items()}
+        other = make(list(again.items()))
+        other.load_state_dict(state)
+        whole_state = copy.deepcopy(_whole(other.state_dict()))  # before it has made a step
+        step(other, again, 2, mesh)
+        step(opt, params, 2, mesh)
+        out[name, "again"] = apart(full(again), full(params))
+        single = leaves()
+        one = make(list(single.items()))
+        for t in range(2):
+            step(one, single, t)
+        fresh = {n: nn.Parameter(p.detach().clone()) for n, p in single.items()}
+        one = make(list(fresh.items()))
+        one.load_state_dict(whole_state)
+        step(one, fresh, 2)
+        out[name, "alone"] = apart(full(fresh), full(params))
+    return out
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _whole(v) for k, v in value.items()}
+    return value.full_tensor() if is_distributed(value) else value
+
+
+def test_saved_states_go_on() -> None:
+    for out in in_processes(saved):
+        for key, error in out.items():
+            assert error <= (5e-6 if key[0] in ("Prodigy", "clipped") else 0), key
+
+
+def test_local_part_of_an_ordinary_tensor_is_itself() -> None:
+    x = torch.ones(2)
+    assert local_part(x) is x
