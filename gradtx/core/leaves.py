@@ -158,6 +158,13 @@ def densify_leaf(leaf: Any) -> Any:
     return leaf.to_dense() if isinstance(leaf, STRUCTURED) else leaf
 
 
+def add_leaf(x: Tensor, leaf: Any, factor: Any) -> Tensor:
+    """``x`` plus ``factor`` times an update; of chosen rows or columns only those are computed."""
+    if isinstance(leaf, LowRankUpdate) and not leaf.basis.is_floating_point():
+        return x.index_add(-1 if leaf.side == "right" else -2, leaf.basis, factor * leaf.factor)
+    return x + factor * densify_leaf(leaf)
+
+
 def zeros_of(leaf: Any) -> Any:
     """A zero update of the same kind."""
     return leaf.map(torch.zeros_like) if isinstance(leaf, STRUCTURED) else torch.zeros_like(leaf)

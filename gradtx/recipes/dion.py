@@ -212,7 +212,6 @@ def trion(
     steps = chain(
         low_rank_momentum(top_columns(rank, norm=selection_norm), momentum, codec),
         orthogonalize(coefficients, _steps(coefficients, ns_steps), None, None, ns_eps, ns_dtype),
-        densify(),
     )
     return matrices_and_others(
         as_matrices(

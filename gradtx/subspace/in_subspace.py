@@ -175,6 +175,7 @@ class InSubspace(DeclaredTransform, Wrapper):
         low: list[Any],
     ) -> PyTree:
         """The inner state where coordinates have moved."""
+        turns = {i: turn for i, turn in turns.items() if turn.due is not False}
         if self.on_refresh == "keep" or not turns:
             return inner
         if self.on_refresh == "reset":

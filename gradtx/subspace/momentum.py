@@ -108,13 +108,13 @@ class subspace_momentum(LeafTransform):
         mu = h.b1 * old + (1 - h.b1) * z
         # Q m + (u - Q z) with one product.
         out = self.projector.add_back(turn.new.projector, u, mu / gathered - z)
-        if self.on_refresh == "stale":
+        if self.on_refresh == "stale" and turn.due is not False:
             mu = torch.where(turn.moved, torch.zeros_like(mu), mu)
         return out, SubspaceMomentumState(turn.new, step, codec.encode(mu, s.mu))
 
     def _carried(self, mu: Tensor, old: SubspaceLeaf, turn: Turn, u: Tensor) -> Tensor:
         """The average in the coordinates of this step."""
-        if self.on_refresh in ("keep", "stale"):
+        if self.on_refresh in ("keep", "stale") or turn.due is False:
             return mu
         if self.on_refresh == "reset":
             return torch.where(turn.moved, torch.zeros_like(mu), mu)

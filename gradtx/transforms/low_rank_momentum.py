@@ -11,7 +11,7 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, codec_field, first_moment_codec
 from ..compressors import Compressor
 from ..core.hyper import Hyper, Values, dynamic, static
-from ..core.leaves import LeafInfo, densify_leaf
+from ..core.leaves import LeafInfo, add_leaf
 from ..core.transform import LeafTransform
 from .compress import check_compressor
 
@@ -81,5 +81,5 @@ class low_rank_momentum(LeafTransform):
         codec = first_moment_codec(self.codec)
         total = codec.decode(s.momentum, u) + u
         payload, compressor = self.compressor.compress(total, s.compressor)
-        rest = total - (1 - h.decay) * densify_leaf(payload)
+        rest = add_leaf(total, payload, h.decay - 1)
         return payload, LowRankMomentumState(codec.encode(rest, s.momentum), compressor)

@@ -15,10 +15,12 @@ from ..core.errors import TreeMismatchError
 from ..core.execution import Execution
 from ..core.extra import map_trees, without_trees
 from ..core.hyper import static
-from ..core.leaves import ANY_UPDATE, densify_leaf
+from ..core.leaves import ANY_UPDATE, LowRankUpdate, densify_leaf
 from ..core.protocol import Wrapper
 from ..core.tree import PyTree
-from ..ops.basis import axis_of, check_basis, rotate
+from ..ops.basis import axis_of, basis_vectors, check_basis, rotate
+
+_FEW = 64  # vectors of a basis with which a product is faster than a transform
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,17 @@ class in_basis(Wrapper):
 
         there = tree.map(lambda u: turn(widen(u), False), updates)
         new, state = self.update_transform(there, state, None, extra)
-        return tree.map(lambda x: turn(x, True), new), state
+        return tree.map(lambda x: self._few(x) or turn(x, True), new), state
+
+    def _few(self, x: Any) -> LowRankUpdate | None:
+        """An update that has few coordinates of the basis, as a product with its vectors."""
+        if not isinstance(x, LowRankUpdate) or x.basis.is_floating_point():
+            return None
+        axis = axis_of(self.side, *x.shape)
+        if len(x.basis) > _FEW or x.side != ("left", "right")[axis]:
+            return None
+        vectors = basis_vectors(self.basis, axis, x.shape[axis], x.basis, x.dtype)
+        return LowRankUpdate(x.factor, vectors, x.shape, x.side, x.basis)
 
     def _check(
         self, leaves: PyTree, like: PyTree, what: str, accepts: tuple[type, ...] = (Tensor,)
