@@ -190,6 +190,7 @@ TRANSFORMS = [
     ),
     Row("cautious_mask", lambda: gx.chain(gx.scale(-1.0), gx.trace(0.9), gx.cautious_mask())),
     Row("clip_by_global_norm", lambda: gx.clip_by_global_norm(0.5)),
+    Row("clip_by_global_norm", lambda: gx.clip_by_global_norm(0.5, eps=1e-3), "eps"),
     Row("densify", lambda: gx.densify()),
     Row("scale", lambda: gx.scale(-0.5)),
     Row("scale_by_adam", lambda: gx.scale_by_adam(0.8, 0.95)),

@@ -92,6 +92,21 @@ SUBSPACE = [
         runs="eager",
     ),
     Row(
+        "quasi_hyperbolic",
+        lambda: gx.quasi_hyperbolic(gx.first_moment(0.8), gx.root_second_moment(0.9, 1e-3)),
+    ),
+    Row(
+        "quasi_hyperbolic",
+        lambda: gx.chain(
+            gx.error_feedback(s.projection(s.svd(1), s.zero_based(2))),
+            gx.quasi_hyperbolic(
+                *(gx.first_moment(0.8), gx.root_second_moment(0.9, 1e-3), 0.6, "column", s.svd(1))
+            ),
+        ),
+        "low_rank",
+        runs="eager",
+    ),
+    Row(
         "scale_by_ldadam",
         lambda: gx.scale_by_ldadam(s.power_iteration(1, "std_left")),
         runs="partly",

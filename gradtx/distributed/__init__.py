@@ -1,5 +1,43 @@
-"""Training in several processes: compressed communication of gradients."""
+"""Training in several processes: compressed gradients, and steps between meetings."""
 
+from .bases import first_bases, low_rank_leaves, refresh_subspaces
 from .comm_hook import CommHook, comm_hook
+from .diloco import diloco
+from .feedback import Feedback, Residual
+from .local_adam import desloc, mt_dao
+from .local_steps import LocalState, LocalSteps, Meeting, Start, Sync
+from .lordo import lordo
+from .moments import average_moments
+from .outer import OuterState, outer
+from .rounds import Gather, Mean, Reducer, Rounds, drive, one_worker
+from .simulation import Lockstep, Simulation
 
-__all__ = ["CommHook", "comm_hook"]
+__all__ = [
+    "CommHook",
+    "Feedback",
+    "Gather",
+    "LocalState",
+    "LocalSteps",
+    "Lockstep",
+    "Mean",
+    "Meeting",
+    "OuterState",
+    "Reducer",
+    "Residual",
+    "Rounds",
+    "Simulation",
+    "Start",
+    "Sync",
+    "average_moments",
+    "comm_hook",
+    "desloc",
+    "diloco",
+    "drive",
+    "first_bases",
+    "lordo",
+    "low_rank_leaves",
+    "mt_dao",
+    "one_worker",
+    "outer",
+    "refresh_subspaces",
+]

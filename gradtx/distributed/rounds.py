@@ -1,15 +1,16 @@
 """Collectives for many leaves at once.
 
 The exchange of one leaf is a generator: it yields what it wants to have exchanged and is sent the
-result. ``run`` advances all leaves of a bucket together and puts their requests into one collective
-of each kind, so that the number of messages does not grow with the number of leaves.
+result. ``together`` advances all leaves at once and ``drive`` puts their requests into one
+collective of each kind, so that the number of messages does not grow with the number of leaves.
+Generators hold no collectives: one process answers those of several simulated workers as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,11 +27,28 @@ class Mean:
 class Gather:
     """Ask for the tensors of every process, in the order of their ranks."""
 
-    values: tuple[Tensor, ...]
+    value: tuple[Tensor, ...]
 
 
 # Yields requests, is sent answers, returns the leaf's result.
 Exchange = Generator[Mean | Gather, Any, Any]
+# The same with a list of requests and a list of answers at a time.
+Rounds = Generator[list[Any], Any, Any]
+
+
+class Reducer(Protocol):
+    """What answers requests: one collective over all workers.
+
+    Called with a list. For op "mean" it holds tensors, and the answer their means over workers; for
+    op "gather" tuples of tensors, and the answer has for each those of all workers, by rank.
+    """
+
+    def __call__(self, values: list[Any], op: str = "mean") -> list[Any]: ...
+
+
+def one_worker(values: list[Any], op: str = "mean") -> list[Any]:
+    """A reducer for a worker that is alone."""
+    return list(values) if op == "mean" else [[value] for value in values]
 
 
 class Wire:
@@ -43,6 +61,10 @@ class Wire:
     def __init__(self, group: Any = None) -> None:
         self.group = group
         self.sent_bytes = 0
+
+    def __call__(self, values: list[Any], op: str = "mean") -> list[Any]:
+        """The answers to requests of one kind, see ``Reducer``."""
+        return self.means(values) if op == "mean" else self.gathered(values)
 
     def means(self, values: list[Tensor]) -> list[Tensor]:
         """The means over all processes, one collective per dtype."""
@@ -84,25 +106,55 @@ class Wire:
         return out
 
 
-def run(exchanges: Iterable[Exchange], wire: Wire) -> list[Any]:
-    """Advance all exchanges to their ends and return their results."""
+def together(exchanges: Iterable[Exchange]) -> Rounds:
+    """Advance several exchanges at once: what they ask for in a round is one list of requests.
+
+    Returns:
+        A generator whose result is the list of theirs.
+    """
     results: dict[int, Any] = {}
-    requests: dict[int, Mean | Gather] = {}
     running = dict(enumerate(exchanges))
     answers: dict[int, Any] = dict.fromkeys(running)
     while running:
+        requests: dict[int, Mean | Gather] = {}
         for i, exchange in list(running.items()):
             try:
                 requests[i] = exchange.send(answers[i])
             except StopIteration as end:
                 results[i] = end.value
                 del running[i]
-        means = {i: r.value for i, r in requests.items() if isinstance(r, Mean)}
-        gathers = {i: r.values for i, r in requests.items() if isinstance(r, Gather)}
-        requests = {}
-        answers = {}
-        if means:
-            answers |= zip(means, wire.means(list(means.values())), strict=True)
-        if gathers:
-            answers |= zip(gathers, wire.gathered(list(gathers.values())), strict=True)
+        if requests:
+            answers = dict(zip(requests, (yield list(requests.values())), strict=True))
     return [results[i] for i in sorted(results)]
+
+
+def drive(rounds: Rounds, reduce: Reducer) -> Any:
+    """Answer all requests by a reducer, one call of each kind a round, and return the result.
+
+    Raises:
+        ValueError: the reducer has changed a shape.
+    """
+    answers = None
+    while True:
+        try:
+            requests = rounds.send(answers)
+        except StopIteration as end:
+            return end.value
+        answers = [None] * len(requests)
+        for kind, op in ((Mean, "mean"), (Gather, "gather")):
+            which = [i for i, r in enumerate(requests) if isinstance(r, kind)]
+            if which:
+                values = [requests[i].value for i in which]
+                for i, value, answer in zip(which, values, reduce(values, op), strict=True):
+                    if op == "mean" and tuple(answer.shape) != tuple(value.shape):
+                        raise ValueError(
+                            f"reduce: the mean of tensors of shape {tuple(value.shape)} has shape "
+                            f"{tuple(answer.shape)}; workers must hold the same leaves"
+                        )
+                    answers[i] = answer
+
+
+def run(exchanges: Iterable[Exchange], wire: Wire) -> list[Any]:
+    """Advance all exchanges to their ends and return their results."""
+    results: list[Any] = drive(together(exchanges), wire)
+    return results

@@ -13,10 +13,11 @@ from .power_iteration import power_iteration
 from .project import ProjectState, lift, low_rank, project_to_subspace
 from .projector import Projector, Rotation
 from .qr_sketch import qr_sketch
+from .quasi_hyperbolic import quasi_hyperbolic
 from .rademacher import rademacher
 from .randomized_svd import randomized_svd
 from .ratio import LowRankRatio, scale_by_low_rank_ratio
-from .refresh import Refresh, every_step, one_based, staggered, zero_based
+from .refresh import Refresh, every_step, never, one_based, staggered, zero_based
 from .replay import Replayed, replay
 from .selection import KeyedSelected, Selected
 from .structured import SignedSelected, srdct, srht
@@ -55,11 +56,13 @@ __all__ = [
     "in_subspace",
     "lift",
     "low_rank",
+    "never",
     "one_based",
     "power_iteration",
     "project_to_subspace",
     "projection",
     "qr_sketch",
+    "quasi_hyperbolic",
     "rademacher",
     "randomized_svd",
     "replay",

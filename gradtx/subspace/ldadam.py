@@ -26,6 +26,7 @@ from .leaf import Where, Whole, check_parts, is_projected
 from .power_iteration import power_iteration
 from .projector import Projector
 from .refresh import every_step
+from .transport import turned_moments
 from .view import View
 
 
@@ -255,13 +256,11 @@ class scale_by_ldadam(LeafTransform):
         new = projector.refresh(s.projector, aim, first)
         a = projector.project(new, whole)
         rotation = projector.rotation(s.projector, new, shape, u.dtype)
-        turned = rotation.first(m)
+        turned, v = turned_moments(rotation, m, v, c1, c2)
         total, gain = s.total, s.gain
         if self.error_feedback:
             total = codec.encode(x + (h.b1 / (1 - h.b1) - s.gain) * inside, s.total)
             gain = torch.zeros_like(s.gain) + 1 / (1 - h.b1)
-        variance = v / c2 - (m / c1) ** 2
-        v = c2 * (rotation.squared(variance) + (turned / c1) ** 2).abs()
         out, mu, nu = _adam(a, turned, v, step, h)
         moments = mu.to(s.mu.dtype), nu.to(s.nu.dtype)
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .dense import Basis, DenseProjector
@@ -27,6 +28,8 @@ class power_iteration(DenseProjector):
         side: see ``svd``.
         clip_rank: take the largest possible rank where ``rank`` is larger.
         matricize: take leaves with more than two dimensions as first against all others.
+        signs: of the vectors of a later refresh: "largest", their largest entry is positive; or
+            "diagonal", that of the triangular factor is.
 
     Raises:
         ValueError: a value outside its range.
@@ -44,12 +47,25 @@ class power_iteration(DenseProjector):
     data_dependent = True
     thin = True
 
+    signs: str = "largest"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.signs not in ("largest", "diagonal"):
+            raise ValueError(
+                f"{self.name}: signs must be 'largest' or 'diagonal', got {self.signs!r}"
+            )
+
     def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Basis:
         old = state.basis.to(x.dtype)
 
         def swept() -> Tensor:
             safe = finite_or_zero(x)
-            return orthonormal(safe @ (safe.mT @ old))
+            y = safe @ (safe.mT @ old)
+            q = orthonormal(y)
+            if self.signs == "largest":
+                return q
+            return torch.where((q * y).sum(-2) < 0, -q, q)  # the diagonal of R = Q^T Y
 
         new = either(first, lambda: leading_vectors(x, view.rank), swept)
         return Basis(keep_if_bad(new.to(state.basis.dtype), state.basis, x, first))

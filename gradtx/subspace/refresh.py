@@ -20,7 +20,7 @@ from ..core.plain import Plain
 class Refresh(Plain):
     """Base class of policies. t is the number of this update of the leaf, from 1 on.
 
-    Every policy refreshes at t = 1.
+    Every policy but ``never`` refreshes at t = 1.
 
     >>> import torch, gradtx as gx
     >>> t = torch.arange(1, 8)
@@ -59,6 +59,21 @@ class every_step(Refresh):
 
     def due(self, t: Tensor, phase: Any) -> bool:
         return True
+
+
+@dataclass(frozen=True)
+class never(Refresh):
+    """No update chooses the subspace: whoever knows more puts it into the state.
+
+    Bases are zero until then. ``gx.distributed.lordo`` chooses them from what all workers did.
+
+    >>> import torch, gradtx as gx
+    >>> gx.subspace.never().due(torch.tensor(1), ())
+    False
+    """
+
+    def due(self, t: Tensor, phase: Any) -> bool:
+        return False
 
 
 @dataclass(frozen=True)

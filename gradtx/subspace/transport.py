@@ -48,6 +48,27 @@ def rotated(state: Any, rotation: Rotation, moved: Tensor) -> Any:
     return map_fields(turn, state)
 
 
+def turned_moments(
+    rotation: Rotation, m: Tensor, v: Tensor, c1: Tensor | float, c2: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """Both moments in new coordinates, the second one through its variance around the first.
+
+    m <- R m;  v <- c2 |(R * R) (v / c2 - (m / c1)^2) + (R m / c1)^2|.
+
+    Args:
+        rotation: R.
+        m: the first moment.
+        v: the second one.
+        c1: what the average in m has gathered so far, 1 - b1^t.
+        c2: the same of v.
+
+    Source: arXiv 2410.16103.
+    """
+    turned = rotation.first(m)
+    variance = v / c2 - (m / c1) ** 2
+    return turned, c2 * (rotation.squared(variance) + (turned / c1) ** 2).abs()
+
+
 def reset(state: Any, initial: Any, moved: Tensor) -> Any:
     """A leaf's state as it was at first where coordinates have moved; counters go on."""
     now, spec = tree.flatten(state)

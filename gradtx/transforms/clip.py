@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
-from ..core.roots import clipping, floored_root
+from ..core.roots import clipping, floored_root, root
 from ..core.sums import element_mean, element_sum, sum_over
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm, total
@@ -90,13 +90,14 @@ class clip_by_block_rms(LeafTransform):
 class clip_by_global_norm(TreeTransform):
     """Scale all updates down so that their joint Euclidean norm is at most ``max_norm``.
 
-    u <- u * min(1, max_norm / ||u||), the norm taken over every leaf of the tree.
+    u <- u * min(1, max_norm / (||u|| + eps)), the norm taken over every leaf of the tree.
 
     Args:
         max_norm: largest norm, > 0.
+        eps: added to the norm, >= 0; ``torch.nn.utils.clip_grad_norm_`` has 1e-6.
 
     Raises:
-        ValueError: ``max_norm`` is not positive.
+        ValueError: ``max_norm`` is not positive, or ``eps`` negative.
 
     >>> import torch, gradtx as gx
     >>> grads = {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
@@ -105,6 +106,7 @@ class clip_by_global_norm(TreeTransform):
     """
 
     max_norm: Hyper = dynamic(within="(0, inf)")
+    eps: float = static(0.0, within="[0, inf)")
 
     def update_tree(
         self,
@@ -115,7 +117,11 @@ class clip_by_global_norm(TreeTransform):
         h: Values,
         reduce: Reduce,
     ) -> tuple[list[Tensor], list[Any] | None, Any]:
-        factor = clipping(reduce.sum(total([squared_norm(u) for u in us])), h.max_norm)
+        square = reduce.sum(total([squared_norm(u) for u in us]))
+        if self.eps:
+            factor = torch.clamp(h.max_norm / (root(square) + self.eps), max=1.0)
+        else:
+            factor = clipping(square, h.max_norm)
         return [u * factor.to(u.device, u.dtype) for u in us], leaves, shared
 
 

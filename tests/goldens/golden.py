@@ -56,16 +56,30 @@ class Golden:
     def extra(self) -> dict[str, Tensor]:
         return {k.removeprefix("extra/"): self.tensor(k) for k in self._keys("extra/")}
 
+    @property
+    def workers(self) -> int:
+        """How many workers have parameters of their own; 0 where there is one set of them."""
+        return self.meta.get("hyperparameters", {}).get("workers", 0)
+
     def tree(self, what: str, t: int) -> Tree:
-        """Parameters or gradients of a step in the order of ``meta``; None where there is none."""
+        """Parameters or gradients of a step in the order of ``meta``; None where there is none.
+
+        Of several workers: every leaf of every one, as ``w0/leaf``, or what all have in common.
+        """
         keys = {leaf: f"{what}/{t}/{leaf}" for leaf in self.meta["leaves"]}
+        if self.workers:
+            own = [(f"w{m}/{leaf}", leaf) for m in range(self.workers) for leaf in keys]
+            keys = {
+                name: key if (key := f"{what}/{t}/{name}") in self.arrays else keys[leaf]
+                for name, leaf in own
+            }
         return {n: self.tensor(k) if k in self.arrays else None for n, k in keys.items()}
 
     def states(self, t: int) -> dict[str, dict[str, Tensor]]:
         """Recorded state of a step: ``{key: {leaf: tensor}}``."""
         out: dict[str, dict[str, Tensor]] = {}
         for path in self._keys(f"state/{t}/"):
-            key, leaf = path.split("/")[2:]
+            key, leaf = path.split("/", 3)[2:]
             out.setdefault(key, {})[leaf] = self.tensor(path)
         return out
 

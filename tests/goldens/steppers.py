@@ -24,8 +24,8 @@ Hyper = Mapping[str, Any]
 
 class Stepper(Protocol):
     """What a golden is replayed with. ``checks(state, params) -> {key: {leaf: tensor}}`` may be
-    there too, for the states that a file records, and ``shown(state) -> {key: tensor}`` for other
-    arrays."""
+    there too, for the states that a file records, ``shown(state) -> {key: tensor}`` for other
+    arrays, and ``fused()``, the same steps in kernels."""
 
     def init(self, params: Tree) -> Any: ...
 
@@ -119,6 +119,8 @@ def in_mode(stepper: Stepper, mode: str) -> Stepper | None:
     """The stepper run another way, or None where it cannot be."""
     if mode == "pure":
         return stepper
+    if mode == "fused" and hasattr(stepper, "fused"):
+        return stepper.fused()
     if not isinstance(stepper, Steps) or stepper.bits is not None:
         return None
     alone = all(holds(member, "leaves_independent") for _, member in members(stepper.transform))
