@@ -9,7 +9,7 @@ from types import ModuleType
 import gradtx as gx
 
 SECTIONS: dict[str, tuple[ModuleType, str]] = {
-    "Trees": (gx.core.tree_math, "gx.tree."),
+    "Trees": (gx.tree, "gx.tree."),
     "Projections": (gx.projections, "gx.projections."),
     "Transforms": (gx.transforms, "gx."),
     "Preconditioning": (gx.precondition, "gx."),
@@ -47,7 +47,8 @@ def table(names: list[str], owner: ModuleType, prefix: str) -> list[str]:
 
 def render() -> str:
     """The whole page."""
-    grouped = {name for module, _ in SECTIONS.values() for name in module.__all__}
+    rooms = [module for module, prefix in SECTIONS.values() if prefix == "gx."]
+    grouped = {name for module in (*rooms, gx.sparsity, gx.subspace) for name in module.__all__}
     core = [name for name in gx.__all__ if name not in grouped]
     lines = ["# API", "", "Written by `python docs/generate.py` from the docstrings.", ""]
     lines += ["## Core", "", *table(core, gx, "gx."), ""]

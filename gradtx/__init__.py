@@ -37,15 +37,18 @@ from .core.errors import TreeMismatchError, UnsupportedLeafError
 from .core.execution import Execution, NextShared
 from .core.finite import apply_if_leaf_finite
 from .core.flatten import flatten
-from .core.functions import identity, stateless, transformation
+from .core.functions import identity, stateless, stateless_with_tree_map, transformation
 from .core.hyper import Hyper, dynamic, static
 from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
+from .core.norms import safe_norm, safe_root_mean_squares
 from .core.parallel import graft, parallel
 from .core.protocol import GradientTransformation, Wrapper
 from .core.quotient import as_gradients, atan2, divide, on_gradients, quotient
 from .core.roles import FirstMoment, SecondMoment
 from .core.rounding import round_stochastically
 from .core.select import freeze, masked, partition
+from .core.skips import skip_large, skip_not_finite
+from .core.split_complex import split_real_and_imaginary
 from .core.state import advance, new_count, state_full, state_zeros
 from .core.transform import LeafTransform, TreeState, TreeTransform
 from .fuse import explain, fuse
@@ -149,13 +152,19 @@ __all__ = [
     "quotient",
     "recipes",
     "round_stochastically",
+    "safe_norm",
+    "safe_root_mean_squares",
     "scale_by_ldadam",
     "scale_by_low_rank_ratio",
     "schedules",
+    "skip_large",
     "skip_large_updates",
+    "skip_not_finite",
     "solutions",
     "sparsity",
+    "split_real_and_imaginary",
     "stateless",
+    "stateless_with_tree_map",
     "state_full",
     "state_zeros",
     "static",

@@ -40,6 +40,12 @@ NOT_TRANSFORMS = {
     "apply_updates": "adds updates to parameters",
     "scale_by_backtracking_linesearch": "needs a loss; tests/transforms/test_linesearch.py",
     "scale_by_zoom_linesearch": "needs a loss; tests/transforms/test_linesearch.py",
+    "value_and_grad_from_state": "reads a line search; tests/transforms/test_linesearch.py",
+    "measure_with_ema": "gives what is measured; the row of monitor that is called average",
+    "safe_norm": "the norm of a tensor",
+    "safe_root_mean_squares": "a norm of a tensor",
+    "skip_large": "says which calls multi_steps passes over",
+    "skip_not_finite": "says which calls multi_steps passes over",
     "dynamic": "declares a hyperparameter",
     "eigenbasis": "says when and how bases are found",
     "explain": "says what runs where",
@@ -74,6 +80,18 @@ def matrix_or_other(info: gx.LeafInfo) -> str:
 
 def from_second_call(count: torch.Tensor) -> torch.Tensor:
     return count >= 1
+
+
+def growing(step: torch.Tensor) -> torch.Tensor:
+    return torch.where(step < 1, 2, 1)
+
+
+def is_long(updates: Any) -> torch.Tensor:
+    return gx.tree.norm(updates) > 1
+
+
+def halve_leaf(u: torch.Tensor, p: torch.Tensor | None) -> torch.Tensor:
+    return u.to(torch.promote_types(u.dtype, torch.float32)) / 2
 
 
 def halve(updates: Any, params: Any) -> Any:
@@ -128,6 +146,19 @@ COMBINATORS = [
     Row("identity", lambda: gx.identity(), fails=IDENTITY),
     Row("stateless", lambda: gx.stateless(halve), fails=USER_FUNCTION),
     Row(
+        "stateless_with_tree_map",
+        lambda: gx.stateless_with_tree_map(halve_leaf),
+        fails=USER_FUNCTION,
+    ),
+    Row(
+        "split_real_and_imaginary",
+        lambda: gx.split_real_and_imaginary(adam_chain()),
+        fails=dict.fromkeys(
+            ("complex_gradient_is_an_error", "unsupported_parameter_is_an_error"),
+            "complex leaves are what it is for",
+        ),
+    ),
+    Row(
         "transformation",
         lambda: gx.transformation(no_state, halve_with_state),
         fails=USER_FUNCTION,
@@ -162,6 +193,13 @@ COMBINATORS = [
     ),
     Row("flatten", lambda: gx.flatten(adam_chain()), fails=ONE_VECTOR, runs="eager"),
     Row("multi_steps", lambda: gx.multi_steps(adam_chain(), every_k=2)),
+    Row("multi_steps", lambda: gx.multi_steps(adam_chain(), growing, False), "growing"),
+    Row(
+        "multi_steps",
+        lambda: gx.multi_steps(adam_chain(), 2, should_skip_update_fn=gx.skip_not_finite),
+        "skips",
+        fails=ASKED,
+    ),
     Row("apply_every", lambda: gx.apply_every(2)),
     Row("lookahead", lambda: gx.lookahead(adam_chain(), sync_period=2)),
     Row("apply_if_finite", lambda: gx.apply_if_finite(adam_chain()), fails=ASKED),
@@ -216,6 +254,14 @@ SIMPLE = [
     Row(
         "monitor",
         lambda: gx.monitor({"norm": gx.tree.global_norm}),
+        fails=IDENTITY
+        | {"state_of_another_tree_is_an_error": "the state holds metrics, not parameters"},
+        runs="eager",
+    ),
+    Row(
+        "monitor",
+        lambda: gx.monitor({"long": gx.measure_with_ema(is_long, 0.5)}),
+        "average",
         fails=IDENTITY
         | {"state_of_another_tree_is_an_error": "the state holds metrics, not parameters"},
         runs="eager",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from .execution import Execution
 from .hyper import Values, static
 from .leaves import ANY_UPDATE, LeafInfo, densify_leaf, leaf_if
 from .protocol import Wrapper
+from .reduce import LOCAL, Reduce
 from .state import advance, new_count, state_zeros
 from .transform import LeafTransform
 from .tree import PyTree
@@ -28,7 +30,7 @@ def _check_period(who: str, name: str, value: int) -> None:
 
 
 class Gathered(NamedTuple):
-    """Attributes: ``step``, int32, gradients in the mean; ``mean``, shaped like the parameter."""
+    """Attributes: ``step``, int32, gradients in the mean or sum; ``mean``, shaped like the leaf."""
 
     step: Tensor
     mean: Tensor
@@ -40,9 +42,10 @@ class MultiStepsState(NamedTuple):
     Attributes:
         mini_step: int32 in [0, k), calls since the last applied update.
         gradient_step: int32, updates applied.
-        gathered: per leaf the mean of its gradients, one buffer the size of the parameters.
+        gathered: per leaf the mean (or sum) of its gradients, a buffer the size of the leaf.
         value: 0-d, the mean of what the calls passed as ``value``.
         inner_state: state of the inner transform, which counts applied updates only.
+        skip_state: what the function of skipping had to say of the last call; () without one.
     """
 
     mini_step: Tensor
@@ -50,6 +53,10 @@ class MultiStepsState(NamedTuple):
     gathered: PyTree
     value: Tensor
     inner_state: PyTree
+    skip_state: PyTree = ()
+
+
+SkipFunction: TypeAlias = Callable[..., tuple[Tensor, PyTree]]
 
 
 @dataclass(frozen=True)
@@ -63,10 +70,17 @@ class multi_steps(Wrapper):
 
     Args:
         transform: the inner transform.
-        every_k: calls per applied update, >= 1.
+        every_k: calls per applied update, >= 1; or a function that gives it for the number of
+            updates applied so far (0-d int32).
+        use_grad_mean: whether gradients and values are averaged; else they are added up.
+        should_skip_update_fn: ``(updates, gradient_step, params) -> (flag, anything)``, such as
+            ``gx.skip_not_finite``: where the flag, a 0-d bool tensor, holds, it is as if the call
+            had not been made. ``anything``, a tree of tensors, is kept as ``skip_state``. If it has
+            an argument ``reduce``, it gets what adds up over leaves and shards; of shards, all
+            skip what one of them skips.
 
     Raises:
-        ValueError: ``every_k`` < 1.
+        ValueError: ``every_k`` < 1, or a flag that is no 0-d bool tensor.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.multi_steps(gx.scale(-1.0), every_k=2)
@@ -77,12 +91,17 @@ class multi_steps(Wrapper):
     (0.0, -2.0)
     """
 
-    execution: ClassVar[Execution] = Execution(leaves_independent=True)
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=lambda tx: tx.should_skip_update_fn is None
+    )
 
-    every_k: int = 1
+    every_k: int | Callable[[Tensor], int | Tensor] = 1
+    use_grad_mean: bool = True
+    should_skip_update_fn: SkipFunction | None = None
 
     def __post_init__(self) -> None:
-        _check_period(self.name, "every_k", self.every_k)
+        if not callable(self.every_k):
+            _check_period(self.name, "every_k", self.every_k)
 
     def init(self, params: PyTree) -> MultiStepsState:
         check_tensors(self.name, params, what="parameter")
@@ -91,7 +110,12 @@ class multi_steps(Wrapper):
         dtypes = [tree.accumulator_dtype(p.dtype) for p in tree.leaves(params)]
         wide = functools.reduce(torch.promote_types, dtypes, torch.float32)
         value = torch.zeros((), dtype=wide, device=count.device)
-        return MultiStepsState(count, count.clone(), empty, value, self.transform.init(params))
+        inner = self.transform.init(params)
+        skipped: PyTree = ()
+        if self.should_skip_update_fn is not None:
+            zeros = tree.map(state_zeros, params)
+            skipped = self._should_skip(self.should_skip_update_fn, zeros, count, params, LOCAL)[1]
+        return MultiStepsState(count, count.clone(), empty, value, inner, skipped)
 
     def update(
         self, updates: PyTree, state: MultiStepsState, params: PyTree = None, **extra: Any
@@ -99,26 +123,62 @@ class multi_steps(Wrapper):
         check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
         updates = tree.map(densify_leaf, updates)
         self._check_gathered(updates, state.gathered)
-        gathered = tree.map(_gather, updates, state.gathered)
+        gathered = tree.map(self._gather, updates, state.gathered)
         mean = tree.map(lambda g, s: s.mean, updates, gathered)
-        emit = state.mini_step >= self.every_k - 1
+        every_k = self.every_k(state.gradient_step) if callable(self.every_k) else self.every_k
+        emit = state.mini_step >= every_k - 1
         value, extra = state.value, {**extra, "grads": mean}
         if extra.get("value") is not None:
-            value = value + (extra["value"] - value) / (state.mini_step + 1)
+            calls = state.mini_step + 1
+            value = self._joined(value, extra["value"], calls)
             extra["value"] = value
         new, inner = self.update_transform(mean, state.inner_state, params, extra)
         # A leaf without a gradient in this call is not emitted and keeps what it has gathered.
         left = tree.map(lambda g, s: tree.where(~emit, s, tree.zeros_like(s)), updates, gathered)
-        return (
-            tree.map(lambda u: leaf_if(emit, u), new),
-            MultiStepsState(
-                torch.where(emit, 0, advance(state.mini_step)).to(torch.int32),
-                torch.where(emit, advance(state.gradient_step), state.gradient_step),
-                _fill(left, state.gathered),
-                torch.where(emit, 0, value).to(state.value.dtype),
-                tree.where(emit, inner, state.inner_state),
-            ),
+        out = MultiStepsState(
+            torch.where(emit, 0, advance(state.mini_step)).to(torch.int32),
+            torch.where(emit, advance(state.gradient_step), state.gradient_step),
+            _fill(left, state.gathered),
+            torch.where(emit, 0, value).to(state.value.dtype),
+            tree.where(emit, inner, state.inner_state),
         )
+        if self.should_skip_update_fn is None:
+            return tree.map(lambda u: leaf_if(emit, u), new), out
+        skip, note = self._should_skip(
+            self.should_skip_update_fn,
+            updates,
+            state.gradient_step,
+            params,
+            extra.get("reduce", LOCAL),
+        )
+        kept = tree.where(~skip, out, state._replace(skip_state=()))
+        emit = emit & ~skip
+        return tree.map(lambda u: leaf_if(emit, u), new), kept._replace(skip_state=note)
+
+    def _joined(self, old: Tensor, new: Any, calls: Tensor) -> Tensor:
+        """A mean or a sum with one more call in it, which is the ``calls``-th."""
+        return old + (new - old) / calls.to(old.dtype) if self.use_grad_mean else old + new
+
+    def _gather(self, g: Tensor, s: Gathered) -> Gathered:
+        n = advance(s.step)
+        return Gathered(n, self._joined(s.mean, g.to(s.mean.dtype), n))
+
+    def _should_skip(
+        self, fn: SkipFunction, updates: PyTree, step: Tensor, params: PyTree, reduce: Reduce
+    ) -> tuple[Tensor, PyTree]:
+        whole = "reduce" in inspect.signature(fn).parameters
+        flag, note = fn(updates, step, params, **({"reduce": reduce} if whole else {}))
+        if not isinstance(flag, Tensor) or flag.dtype != torch.bool or flag.ndim:
+            what = (
+                f"{flag.dtype} of shape {tuple(flag.shape)}" if isinstance(flag, Tensor) else flag
+            )
+            raise ValueError(
+                f"{self.name}: should_skip_update_fn must give a 0-d bool tensor and a tree, "
+                f"got {what!r} for the flag"
+            )
+        if not whole:  # the share of shards that skip
+            flag = reduce.mean(flag.to(torch.float32)) > 0
+        return flag, note
 
     def _check_gathered(self, updates: PyTree, gathered: PyTree) -> None:
         leaves, spec = tree.flatten(updates)
@@ -132,11 +192,6 @@ class multi_steps(Wrapper):
                 )
             if s.mean.shape != u.shape:
                 raise shape_mismatch(self.name, name, "update", u.shape, "state", s.mean.shape)
-
-
-def _gather(g: Tensor, s: Gathered) -> Gathered:
-    n = advance(s.step)
-    return Gathered(n, s.mean + (g.to(s.mean.dtype) - s.mean) / n.to(s.mean.dtype))
 
 
 def _per_leaf(fn: Callable[[Tensor], Any], params: PyTree) -> PyTree:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from . import tree
 from .execution import Execution
 from .protocol import GradientTransformation
 from .tree import PyTree
@@ -82,6 +83,32 @@ class stateless(GradientTransformation):
                 f"fails with {type(error).__name__}: {error}; for a function of one leaf write "
                 "gx.stateless(lambda updates, params: gx.tree.map(fn, updates))"
             ) from error
+
+
+@dataclass(frozen=True)
+class stateless_with_tree_map(GradientTransformation):
+    """Make a transform without state from a function of one leaf, ``(update, param) -> update``.
+
+    Args:
+        fn: called for every leaf that has an update; the parameter is None if there is none.
+
+    >>> import torch, gradtx as gx
+    >>> pull = gx.stateless_with_tree_map(lambda u, p: u + 0.5 * p)
+    >>> pull.update({"w": torch.ones(1)}, (), {"w": torch.full((1,), 4.0)})[0]
+    {'w': tensor([3.])}
+    """
+
+    fn: Callable[[Any, Any], Any]
+
+    def init(self, params: PyTree) -> PyTree:
+        return ()
+
+    def update(
+        self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        if params is None:
+            return tree.map(lambda u: self.fn(u, None), updates), state
+        return tree.map(self.fn, updates, params), state
 
 
 @dataclass(frozen=True)

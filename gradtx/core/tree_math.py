@@ -11,10 +11,11 @@ from torch import Tensor
 
 from . import tree
 from .hyper import one_minus_power
-from .random import fold_in, normal
+from .random import normal
 from .roots import root
 from .sums import element_sum
 from .tree import PyTree
+from .tree_dtypes import split_key_like
 
 __all__ = [
     "add",
@@ -34,7 +35,9 @@ __all__ = [
     "size",
     "sub",
     "sum",
+    "update_infinity_moment",
     "update_moment",
+    "update_moment_per_elem_norm",
 ]
 
 
@@ -233,9 +236,8 @@ def random_like(
     >>> gx.tree.random_like(make_key(0), {"a": torch.zeros(2)}, uniform)["a"].shape
     torch.Size([2])
     """
-    return tree.map_with_name(
-        lambda name, x: sampler(fold_in(key.to(x.device), name), tuple(x.shape), x.dtype), values
-    )
+    keys = split_key_like(key, values)
+    return tree.map(lambda x, k: sampler(k, tuple(x.shape), x.dtype), values, keys)
 
 
 def allclose(a: PyTree, b: PyTree, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
@@ -259,6 +261,39 @@ def update_moment(
     {'a': tensor([4.])}
     """
     return tree.map(lambda u, m: (decay * m + (1 - decay) * u**order).to(m.dtype), updates, moments)
+
+
+def update_moment_per_elem_norm(
+    updates: PyTree, moments: PyTree, decay: float | Tensor, order: int = 2
+) -> PyTree:
+    """``decay m + (1 - decay) |u|^order``, for complex entries too.
+
+    Real entries keep the sign of an odd power, as in ``update_moment``.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.update_moment_per_elem_norm({"a": torch.tensor([3 + 4j])}, {"a": torch.zeros(1)}, 0)
+    {'a': tensor([25.])}
+    """
+
+    def updated(u: Tensor, m: Tensor) -> Tensor:
+        size = (u.real.square() + u.imag.square()) ** (order / 2) if u.is_complex() else u**order
+        return (decay * m + (1 - decay) * size).to(m.dtype)
+
+    return tree.map(updated, updates, moments)
+
+
+def update_infinity_moment(
+    updates: PyTree, moments: PyTree, decay: float | Tensor, eps: float | Tensor
+) -> PyTree:
+    """``max(|u| + eps, decay m)``.
+
+    >>> import torch, gradtx as gx
+    >>> gx.tree.update_infinity_moment({"a": torch.tensor([-1.0])}, {"a": torch.ones(1)}, 0.5, 0.0)
+    {'a': tensor([1.])}
+    """
+    return tree.map(
+        lambda u, m: torch.maximum(u.abs() + eps, decay * m).to(m.dtype), updates, moments
+    )
 
 
 def bias_correction(moments: PyTree, decay: float | Tensor, count: Any) -> PyTree:

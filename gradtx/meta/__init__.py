@@ -10,6 +10,8 @@ from .gauss_newton import (
 )
 from .implicit import implicit_fixed_point, implicit_root
 from .inner_loop import FunctionalModel, InnerOptimizer, inner_loop
+from .linear_algebra import nnls, power_iteration
+from .scaled_gradient import scale_gradient
 from .scan import scan, stop_gradient, truncated
 from .solvers import cg, minres, neumann, normal_cg
 from .zero_order import zero_order
@@ -33,7 +35,10 @@ __all__ = [
     "minres",
     "natural_gradient",
     "neumann",
+    "nnls",
     "normal_cg",
+    "power_iteration",
+    "scale_gradient",
     "scan",
     "stop_gradient",
     "truncated",

@@ -18,6 +18,7 @@ from .dash import dash
 from .dct_adamw import dct_adamw
 from .dion import dion, dion2, trion
 from .dog import dog, dowg
+from .fromage import fromage
 from .galore import galore_adafactor, galore_adamw, galore_adamw8bit
 from .ggt import ggt
 from .kl_shampoo import kl_shampoo, kl_soap, kl_soap_h, rekls
@@ -90,6 +91,7 @@ __all__ = [
     "dion2",
     "dog",
     "dowg",
+    "fromage",
     "galore_adafactor",
     "galore_adamw",
     "galore_adamw8bit",

@@ -28,11 +28,17 @@ from .decay_after import decay_after
 from .distance import DistanceLeaf, DogShared, DowgShared, scale_by_dog, scale_by_dowg
 from .error_feedback import ErrorFeedbackLeaf, ErrorFeedbackState, error_feedback
 from .factored_rms import ScaleByFactoredRmsState, scale_by_factored_rms
+from .fromage import contracted_step
 from .grams import grams
 from .keep_norm import keep_norm
+from .layer_distance import LayerDistanceState, scale_by_distance_over_gradients
 from .lbfgs import scale_by_lbfgs
 from .learning_rate import scale_by_learning_rate, scale_by_schedule
-from .linesearch import scale_by_backtracking_linesearch, scale_by_zoom_linesearch
+from .linesearch import (
+    scale_by_backtracking_linesearch,
+    scale_by_zoom_linesearch,
+    value_and_grad_from_state,
+)
 from .low_rank_momentum import LowRankMomentumState, low_rank_momentum
 from .madgrad import ScaleByMadgradState, scale_by_madgrad
 from .mars import MarsState, mars
@@ -51,7 +57,7 @@ from .moments import (
 )
 from .momentum import DampedTraceState, EmaState, TraceState, damped_trace, ema, trace
 from .momo import MomoLeaf, MomoShared, scale_by_momo, scale_by_momo_adam
-from .monitor import monitor, snapshot
+from .monitor import measure_with_ema, monitor, snapshot
 from .nadam import ScaleByNadamState, scale_by_nadam
 from .noise import AddNoiseState, add_noise
 from .norm_growth import NormGrowthState, limit_norm_growth
@@ -103,6 +109,7 @@ __all__ = [
     "ErrorFeedbackLeaf",
     "ErrorFeedbackState",
     "FirstMomentState",
+    "LayerDistanceState",
     "LowRankMomentumState",
     "MarsState",
     "MomoLeaf",
@@ -161,6 +168,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_leaf_norm",
     "compress",
+    "contracted_step",
     "damped_trace",
     "decay_after",
     "decay_first",
@@ -176,6 +184,7 @@ __all__ = [
     "limit_relative_step",
     "low_rank_momentum",
     "mars",
+    "measure_with_ema",
     "monitor",
     "normalize_by_block_rms",
     "normalize_by_update_norm",
@@ -200,6 +209,7 @@ __all__ = [
     "scale_by_cocob",
     "scale_by_column_adam",
     "scale_by_dadapt_adam",
+    "scale_by_distance_over_gradients",
     "scale_by_dog",
     "scale_by_dowg",
     "scale_by_factored_rms",
@@ -246,5 +256,6 @@ __all__ = [
     "trace",
     "two_decay_ema",
     "undo_bias",
+    "value_and_grad_from_state",
     "zero_nans",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from ..core.checks import all_done
 from ..core.hyper import static
 from ..core.protocol import GradientTransformation
 from ..core.state import new_scalar
-from ..core.tree import PyTree, leaves, zeros_like
+from ..core.tree import PyTree, children, flatten, leaves, map, zeros_like
 from .line import Line, Point, cubic_minimum, either
 
 
@@ -28,6 +29,75 @@ class LineSearchState(NamedTuple):
     learning_rate: Tensor
     value: Tensor
     grad: PyTree
+
+
+def value_and_grad_from_state(
+    value_fn: Callable[..., Tensor],
+) -> Callable[..., tuple[Tensor, PyTree]]:
+    """Value and gradient of a loss, from the state of the line search that has just found them.
+
+    Args:
+        value_fn: ``(params, *args) -> 0-d loss``, the one that the line search looks at.
+
+    Returns:
+        ``fn(params, *args, state=...)``, which gives value and gradient. It computes them where the
+        state has none yet; where its value cannot be read at no cost, it computes them and chooses.
+
+    Raises:
+        ValueError: a state without, or with several, line searches.
+
+    >>> import torch, gradtx as gx
+    >>> def f(w): return ((w - 1) ** 2).sum()
+    >>> tx, w = gx.lbfgs(), torch.tensor([3.0])
+    >>> state, fn = tx.init(w), gx.value_and_grad_from_state(f)
+    >>> value, grad = fn(w, state=state)
+    >>> updates, state = tx.update(grad, state, w, value=value, value_fn=f)
+    >>> fn(gx.apply_updates(w, updates), state=state)  # nothing is computed
+    (tensor(1.), tensor([2.]))
+    """
+
+    def value_and_grad(
+        params: PyTree, *args: Any, state: PyTree, **kwargs: Any
+    ) -> tuple[Tensor, PyTree]:
+        found = _line_searches(state)
+        if len(found) != 1:
+            raise ValueError(
+                "value_and_grad_from_state: the state must have one line search in it, "
+                f"got {len(found)}"
+            )
+        known = torch.isfinite(found[0].value)
+        if all_done(known):
+            return found[0].value, found[0].grad
+        parts, spec = flatten(params)
+        there = [i for i, p in enumerate(parts) if p is not None]
+
+        def of_leaves(*leaves_: Tensor) -> Tensor:
+            whole = list(parts)
+            for i, x in zip(there, leaves_, strict=True):
+                whole[i] = x
+            return value_fn(spec.unflatten(whole), *args, **kwargs)
+
+        slots = tuple(range(len(there)))
+        grads, value = torch.func.grad_and_value(of_leaves, argnums=slots)(
+            *(parts[i] for i in there)
+        )
+        out: list[Any] = [None] * len(parts)
+        for i, g in zip(there, grads, strict=True):
+            out[i] = g
+        grad = map(
+            lambda new, old: torch.where(known, old.to(new), new),
+            spec.unflatten(out),
+            found[0].grad,
+        )
+        return torch.where(known, found[0].value.to(value), value), grad
+
+    return value_and_grad
+
+
+def _line_searches(state: PyTree) -> list[LineSearchState]:
+    if isinstance(state, LineSearchState):
+        return [state]
+    return [x for _, child in children(state) or () for x in _line_searches(child)]
 
 
 class _LineSearch(GradientTransformation):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core import tree
+from ..core import tree, tree_math
+from ..core.averages import average
 from ..core.checks import check_tensors
 from ..core.leaves import STRUCTURED, densify_leaf
+from ..core.plain import Plain
 from ..core.protocol import GradientTransformation
+from ..core.reduce import LOCAL, Reduce
+from ..core.state import advance, new_count, new_scalar
 from ..core.tree import PyTree
 
 
@@ -68,16 +72,95 @@ class snapshot(GradientTransformation):
         return updates, {self.measure_name: spec.unflatten(kept)}
 
 
+_STATES = "measure_states"
+
+
+class MeasureState(NamedTuple):
+    """Attributes: ``step``, int32, measurements so far; ``ema``, the average, a tree."""
+
+    step: Tensor
+    ema: PyTree
+
+
+@dataclass(frozen=True)
+class measure_with_ema(Plain):
+    """Measure the updates and average what is measured over steps, for ``gx.monitor``.
+
+    a <- decay a + (1 - decay) measure(updates), divided by ``1 - decay^t`` with ``debias``; of
+    shards, the mean of what they measure.
+
+    Args:
+        measure: function of the updates that returns a tree of tensors; truth values count as
+            zero and one.
+        decay: how much of the average is kept, in [0, 1).
+        debias: correct for the average having started at zero.
+        accumulator_dtype: what the average is kept in; None for that of the measurement, of truth
+            values that of the updates.
+
+    Raises:
+        ValueError: ``decay`` outside its interval.
+        TypeError: a measure that is no function.
+
+    >>> import torch, gradtx as gx
+    >>> tx = gx.monitor({"big": gx.measure_with_ema(lambda u: gx.tree.norm(u) > 1, decay=0.5)})
+    >>> state = tx.init({"w": torch.zeros(1)})
+    >>> for size in (2.0, 0.5):
+    ...     _, state = tx.update({"w": torch.tensor([size])}, state)
+    >>> gx.tree.get(state, "big")
+    tensor(0.3333)
+    """
+
+    measure: Callable[[PyTree], PyTree]
+    decay: float
+    debias: bool = True
+    accumulator_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.measure):
+            raise TypeError(
+                "measure_with_ema: measure must be a function of the updates, "
+                f"got {type(self.measure).__name__}"
+            )
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"measure_with_ema: decay must be in [0, 1), got {self.decay}")
+
+    def init(self, params: PyTree) -> MeasureState:
+        """The state for updates like these."""
+        return MeasureState(new_count(tree.leaves(params)), tree.zeros_like(self._measured(params)))
+
+    def update(
+        self, updates: PyTree, state: MeasureState, reduce: Reduce = LOCAL
+    ) -> tuple[PyTree, MeasureState]:
+        """The average with these updates in it, and the new state."""
+        measured, step = self._measured(updates), advance(state.step)
+        new = tree.map(
+            lambda x, old: average(old, reduce.mean(x.to(old.dtype)), self.decay),
+            measured,
+            state.ema,
+        )
+        out = tree_math.bias_correction(new, self.decay, step) if self.debias else new
+        return out, MeasureState(step, new)
+
+    def _measured(self, updates: PyTree) -> PyTree:
+        wide = new_scalar(tree.leaves(updates)).dtype
+
+        def number(x: Tensor) -> Tensor:
+            return x.to(self.accumulator_dtype or (x.dtype if x.is_floating_point() else wide))
+
+        return tree.map(number, self.measure(updates))
+
+
 @dataclass(frozen=True)
 class monitor(GradientTransformation):
     """Compute named metrics of the updates at every step and keep them in the state.
 
     Updates pass unchanged. ``gx.tree.get(state, name)`` reads a metric; before the first update it
-    is zero. Metrics stay tensors: nothing is copied to the host until you ask.
+    is zero. Metrics stay tensors: nothing is copied to the host until you ask. Measures with a
+    state of their own keep it in ``state["measure_states"]``.
 
     Args:
         measures: name -> function of ``updates``, or of ``updates`` and ``params``, that returns a
-            tensor or a number.
+            tensor or a number; or ``gx.measure_with_ema``.
 
     Raises:
         ValueError: an empty name; or a metric needs the parameters and ``update`` got none.
@@ -91,37 +174,55 @@ class monitor(GradientTransformation):
     {'norm': tensor(2.), 'angle': tensor(4.)}
     """
 
-    measures: Mapping[str, Callable[..., Any]]
-    _with_params: frozenset[str] = field(init=False, repr=False, compare=False)
+    measures: Mapping[str, Callable[..., Any] | measure_with_ema]
 
     def __post_init__(self) -> None:
         for name, measure in self.measures.items():
             _check_name(self.name, name)
-            if not callable(measure):
+            if name == _STATES:
+                raise ValueError(f"monitor: {_STATES!r} is what states are kept under")
+            if not isinstance(measure, measure_with_ema) and not callable(measure):
                 raise TypeError(
                     f"monitor: metric {name!r} must be a function of the updates, "
                     f"got {type(measure).__name__}"
                 )
-        wanting = frozenset(name for name, fn in self.measures.items() if _wants_params(fn))
-        object.__setattr__(self, "_with_params", wanting)
 
     def __hash__(self) -> int:
         return hash(tuple(self.measures.items()))
 
+    @property
+    def _averaged(self) -> dict[str, measure_with_ema]:
+        """The measures that have a state."""
+        return {k: m for k, m in self.measures.items() if isinstance(m, measure_with_ema)}
+
     def init(self, params: PyTree) -> PyTree:
-        metrics = self._measure(_zero_updates(params), params)
-        return {name: torch.zeros_like(metric) for name, metric in metrics.items()}
+        zero = _zero_updates(params)
+        metrics = self._measure(zero, params)
+        out: dict[str, Any] = {name: torch.zeros_like(metric) for name, metric in metrics.items()}
+        states = []
+        for name, measure in self._averaged.items():
+            states.append(measure.init(zero))
+            out[name] = measure.update(zero, states[-1])[0]
+        return {**out, _STATES: tuple(states)} if states else out
 
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
-        metrics = self._measure(_dense(updates), params)
-        return updates, {n: x.to(state[n].dtype, copy=True) for n, x in metrics.items()}
+        dense = _dense(updates)
+        metrics = self._measure(dense, params)
+        out: dict[str, Any] = {n: x.to(state[n].dtype, copy=True) for n, x in metrics.items()}
+        states = []
+        for i, (name, measure) in enumerate(self._averaged.items()):
+            out[name], after = measure.update(dense, state[_STATES][i], extra.get("reduce", LOCAL))
+            states.append(after)
+        return updates, {**out, _STATES: tuple(states)} if states else out
 
     def _measure(self, updates: PyTree, params: PyTree) -> dict[str, Tensor]:
         out = {}
         for name, measure in self.measures.items():
-            if name not in self._with_params:
+            if isinstance(measure, measure_with_ema):
+                continue
+            if not _wants_params(measure):
                 metric = measure(updates)
             elif params is None:
                 raise ValueError(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -46,6 +47,42 @@ def test_multi_steps_averages(params: Any, seed: int) -> None:
     for g in grads:
         out, state = tx.update(g, state, params)
     close(out, gx.tree.map(lambda a, b, c: (a + b + c) / 3, *grads), rtol=1e-4, atol=1e-5)
+
+
+def test_multi_steps_adds_up_values_like_gradients() -> None:
+    tx = gx.multi_steps(gx.reduce_on_plateau(0.5, patience=1), 2, use_grad_mean=False)
+    grads = {"w": torch.ones(1)}
+    state = tx.init(grads)
+    for value in (1.0, 2.0):
+        _, state = tx.update(grads, state, value=value)
+    assert state.inner_state.shared.best == 3.0
+
+
+def test_skipped_calls_leave_no_trace_but_their_note() -> None:
+    skips = functools.partial(gx.skip_large, max_squared_norm=100.0)
+    tx = gx.multi_steps(gx.trace(0.9), 2, should_skip_update_fn=skips)
+    state = tx.init({"w": torch.zeros(2)})
+    _, before = tx.update({"w": torch.ones(2)}, state)
+    updates, after = tx.update({"w": torch.full((2,), 50.0)}, before)
+    assert not updates["w"].any()
+    assert after.skip_state == {"should_skip": torch.tensor(True), "norm_squared": 5000.0}
+    assert same(after._replace(skip_state=()), before._replace(skip_state=()))
+    with pytest.raises(ValueError, match="should_skip_update_fn must give a 0-d bool tensor"):
+        gx.multi_steps(gx.trace(0.9), 2, should_skip_update_fn=lambda *_: (True, ())).init(updates)
+
+
+def test_a_function_of_several_leaves_is_not_run_leaf_by_leaf() -> None:
+    """The fuser sees one leaf at a time: sums over leaves that ``reduce`` has not made are none."""
+
+    def many_large(updates: Any, step: torch.Tensor, params: Any) -> Any:
+        large = [(u > 5).sum() for u in gx.tree.leaves(updates)]
+        return torch.stack(large).sum() > 1, ()
+
+    tx = gx.multi_steps(gx.scale(-1.0), 1, should_skip_update_fn=many_large)
+    params, grads = {"a": torch.zeros(1), "b": torch.zeros(1)}, {"a": torch.tensor([9.0])}
+    grads["b"] = grads["a"].clone()
+    out, _ = gx.fuse(tx)(params, grads, tx.init(params))
+    assert not out["a"].any()
 
 
 def test_multi_steps_accumulates_half_precision_in_float32() -> None:

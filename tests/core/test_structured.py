@@ -52,6 +52,7 @@ AROUND: dict[str, Callable[[Any], gx.GradientTransformation]] = {
     "scale_by_low_rank_ratio": lambda tx: gx.scale_by_low_rank_ratio(PROJECTOR, tx),
     "scale_by_prodigy": lambda tx: gx.scale_by_prodigy(tx),
     "skip_large_updates": lambda tx: gx.skip_large_updates(tx, max_norm=100.0),
+    "split_real_and_imaginary": lambda tx: gx.split_real_and_imaginary(tx),
     "split_rows": lambda tx: gx.split_rows(tx, blocks=2),
 }
 ALONE = {

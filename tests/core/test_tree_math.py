@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import gradtx as gx
-from gradtx.core.random import make_key
+from gradtx.core.random import make_key, normal
 
 A = {"x": torch.tensor([1.0, -2.0]), "y": {"z": torch.tensor(4.0)}, "n": None}
 B = {"x": torch.tensor([3.0, 0.5]), "y": {"z": torch.tensor(-1.0)}, "n": None}
@@ -63,3 +65,58 @@ def test_averages_of_parameters() -> None:
         assert gx.periodic_update(new, {"w": torch.zeros(2)}, step, 3)["w"][0] == want
     with pytest.raises(ValueError, match="period must be an integer >= 1"):
         gx.periodic_update(new, new, 1, 0)
+
+
+def test_dtypes_of_trees() -> None:
+    half, whole = torch.ones(1, dtype=torch.float16), torch.ones(1, dtype=torch.float64)
+    mixed = {"a": half, "b": whole, "n": None}
+    assert gx.tree.dtype(mixed, "lowest") == torch.float16
+    assert gx.tree.dtype(mixed, "highest") == gx.tree.dtype(mixed, "promote") == torch.float64
+    other = {"a": half, "b": half.bfloat16()}
+    assert gx.tree.dtype(other, "promote") == torch.float32
+    for values, how, message in (
+        (mixed, None, "different dtypes"),
+        (other, "highest", "neither of"),
+        ({"n": None}, None, "has no leaves"),
+        (mixed, "largest", "mixed must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gx.tree.dtype(values, how)  # type: ignore[arg-type]
+    assert gx.tree.cast_like(mixed, {"a": whole, "b": half, "n": None})["b"].dtype == torch.float16
+
+
+def test_moments_of_complex_entries() -> None:
+    u, m = {"z": torch.tensor([3 - 4j])}, {"z": torch.tensor([1.0])}
+    torch.testing.assert_close(
+        gx.tree.update_moment_per_elem_norm(u, m, 0.5, 2)["z"], torch.tensor([13.0])
+    )
+    assert gx.tree.update_infinity_moment(u, {"z": torch.tensor([9.0])}, 0.5, 0.0)["z"] == 5.0
+    assert gx.tree.real(gx.tree.conj(u))["z"].dtype == torch.float32
+
+
+def test_keys_are_those_that_random_like_uses() -> None:
+    keys = gx.tree.split_key_like(make_key(3), A)
+    drawn = gx.tree.random_like(make_key(3), A)
+    assert torch.equal(drawn["x"], normal(keys["x"], (2,), torch.float32))
+    assert keys["n"] is None
+
+
+@pytest.mark.parametrize("ord", [None, 1, 2, "fro", torch.inf])
+def test_norms_with_a_floor(ord: Any) -> None:
+    x = torch.arange(6.0, dtype=torch.float64).reshape(2, 3)
+    for axis, keep in ((None, False), (1, True), (1, False), ((0, 1), True)):
+        if ord == "fro" and axis == 1:
+            continue
+        want = torch.linalg.norm(x, ord, axis, keep)
+        got = gx.safe_norm(x, 4.0, ord, axis, keep)
+        torch.testing.assert_close(got, want.clamp(min=4.0))
+    floor = torch.func.grad(lambda x: gx.safe_norm(x, 0.1, ord))(0 * x)
+    assert not floor.any()
+
+
+def test_root_mean_squares_with_a_floor() -> None:
+    x = torch.tensor([3.0, 4.0])
+    assert gx.safe_root_mean_squares(x, 1.0) == (x.square().mean()).sqrt()
+    assert gx.safe_root_mean_squares(x, 9.0) == 9.0
+    assert not torch.func.grad(gx.safe_root_mean_squares)(torch.zeros(2), 0.0).any()
+    torch.testing.assert_close(gx.safe_root_mean_squares(x + 0j, 0.0), torch.tensor(12.5).sqrt())

@@ -56,6 +56,16 @@ def schedule(name: str, optax: str = "", **arguments: Any) -> Call:
     return Call(name, arguments, optax or f"{name}_schedule", kind="schedule")
 
 
+def function(name: str, optax: str = "", **arguments: Any) -> Call:
+    """A function with some of its arguments, handed to a transform."""
+    return Call(name, arguments, optax, kind="function")
+
+
+def growing(step: Any) -> Any:
+    """A period that grows, of a count in either library."""
+    return 1 + step // 2
+
+
 SHAPES = {
     "mixed": {"matrix": (5, 3), "scalar": (), "vector": (7,)},
     "matrices": {"a": (5, 3), "b": (2, 4)},

@@ -6,7 +6,7 @@ gradtx, like torch.optim, the one just computed; and ``add_noise``, whose random
 
 from __future__ import annotations
 
-from .calls import Case, schedule, tx
+from .calls import Case, function, growing, schedule, tx
 
 WARM = schedule(
     "warmup_cosine_decay",
@@ -305,6 +305,43 @@ TRANSFORMS = [
             every_k=3,
         ),
     ),
+    Case(
+        "multi_steps-schedule",
+        tx("multi_steps", optax="MultiSteps", transform=tx("trace", decay=0.9), every_k=growing),
+    ),
+    Case(
+        "multi_steps-sum",
+        tx(
+            "multi_steps",
+            optax="MultiSteps",
+            transform=tx("trace", decay=0.9),
+            every_k=2,
+            use_grad_mean=False,
+        ),
+    ),
+    Case(
+        "multi_steps-finite",
+        tx(
+            "multi_steps",
+            optax="MultiSteps",
+            transform=tx("trace", decay=0.9),
+            every_k=2,
+            should_skip_update_fn=function("skip_not_finite"),
+        ),
+        "broken",
+    ),
+    Case(
+        "multi_steps-large",
+        tx(
+            "multi_steps",
+            optax="MultiSteps",
+            transform=tx("trace", decay=0.9),
+            every_k=2,
+            should_skip_update_fn=function(
+                "skip_large", optax="skip_large_updates", max_squared_norm=50.0
+            ),
+        ),
+    ),
     Case("apply_every", tx("apply_every", k=3)),
     Case(
         "apply_if_finite",
@@ -408,6 +445,15 @@ LOSSES = [
     Case("dog", tx("dog")),
     Case("dog-distance", tx("dog", init_step=("distance", 0.5), weight_decay=0.1)),
     Case("dog-rate", tx("dog", **LR, init_step=("learning_rate", 0.5), eps=0.1)),
+    Case(
+        "scale_by_distance_over_gradients",
+        tx(
+            "scale_by_distance_over_gradients",
+            reps_rel=0.1,
+            eps=0.2,
+            optax_only={"param_dtype": "float64"},
+        ),
+    ),
     Case("dowg", tx("dowg")),
     Case(
         "dowg-options",
@@ -426,6 +472,8 @@ LOSSES = [
         tx("madgrad", learning_rate=WARM, momentum=0.5, eps=1e-3),
         rtol=1e-5,
     ),
+    Case("fromage", tx("fromage", **LR)),
+    Case("fromage-schedule", tx("fromage", learning_rate=WARM, min_norm=2.0)),
     Case("momo", tx("momo")),
     Case("momo-options", tx("momo", **LR, beta=0.8, lower_bound=-1.0, weight_decay=0.1)),
     Case("momo-adapt", tx("momo", lower_bound=-30.0, beta=0.5, adapt_lower_bound=True)),

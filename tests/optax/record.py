@@ -6,6 +6,7 @@ versions it was made with). The tests need none of them: they read the file.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def build(x: Any) -> Any:
         elif x.name == "scale_by_schedule":
             renamed = SCHEDULE
         room = optax if hasattr(optax, x.optax_name) else optax.contrib
+        if x.kind == "function":
+            return functools.partial(getattr(room, x.optax_name), **arguments)
         made = getattr(room, x.optax_name)(**{renamed.get(k, k): v for k, v in arguments.items()})
         if x.kind == "schedule":
             # Transforms count in int32, which divides to float32 even when float64 is enabled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def build(x: Any) -> Any:
         arguments = {k: build(v) for k, v in (x.arguments | x.ours_only).items()}
         if x.name == "chain":
             return gx.chain(*arguments["members"])
+        if x.kind == "function":
+            return functools.partial(getattr(gx, x.name), **arguments)
         if "learning_rate" in arguments:
             arguments["lr"] = arguments.pop("learning_rate")
         return getattr(gx.schedules if x.kind == "schedule" else gx, x.name)(**arguments)

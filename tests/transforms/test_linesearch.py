@@ -157,3 +157,33 @@ class TestBoth:
     def test_refuses_options(self, tx: Any) -> None:
         with pytest.raises(ValueError, match=r"slope_rtol must be in \(0, 1\), got 2"):
             type(tx)(slope_rtol=2.0)
+
+
+def test_value_and_grad_come_from_the_state() -> None:
+    calls = []
+
+    def f(w: Any) -> Tensor:
+        calls.append(1)
+        return (w["a"] ** 4).sum()
+
+    w: Any = {"a": torch.tensor([1.0, -2.0], dtype=D)}
+    tx, fn = gx.lbfgs(), gx.value_and_grad_from_state(f)
+    state = tx.init(w)
+    for n in range(3):
+        calls.clear()
+        value, grad = fn(w, state=state)
+        assert len(calls) == (n == 0)
+        torch.testing.assert_close(grad["a"], 4 * w["a"] ** 3)
+        torch.testing.assert_close(value, (w["a"] ** 4).sum())
+        updates, state = tx.update(grad, state, w, value=value, value_fn=f)
+        w = gx.apply_updates(w, updates)
+
+    def mapped(w: Tensor, state: Any) -> Any:
+        return fn({"a": w}, state=state)
+
+    ws, states = w["a"].expand(2, 2), gx.tree.batch_shape(state, (2,))
+    values, grads = torch.func.vmap(mapped)(ws, states)
+    torch.testing.assert_close(grads["a"][1], 4 * w["a"] ** 3)
+    torch.testing.assert_close(values[0], (w["a"] ** 4).sum())
+    with pytest.raises(ValueError, match="must have one line search in it, got 0"):
+        fn(w, state=gx.sgd(0.1).init(w))
