@@ -62,8 +62,25 @@ class Factored:
     transform: Callable[[Transform], Transform]
 
 
-_CONTRACTS = {"factored": Factored, "next_shared": NextShared}
-_FUNCTIONS = ("matrix_view", "low_rank_form")
+@dataclass(frozen=True)
+class Events:
+    """What happens to a state before some steps, and nothing of which happens in the others.
+
+    Attributes:
+        count: the field of the transform's state that counts its updates, shared by all leaves.
+        due: ``due(tx, count)`` says of an int whether something happens before that step.
+        begin: ``begin(tx, params, state)`` is the state once it has happened.
+        between: ``between(tx)`` is the transform without events; its state is of the same form.
+    """
+
+    count: str
+    due: Callable[[Transform, int], bool]
+    begin: Callable[[Transform, Any, Any], Any]
+    between: Callable[[Transform], Transform]
+
+
+_CONTRACTS = {"events": Events, "factored": Factored, "next_shared": NextShared}
+_FUNCTIONS = ("chooses", "matrix_view", "low_rank_form")
 
 
 @dataclass(frozen=True)
@@ -80,12 +97,15 @@ class Execution:
         precomputes: leaves compute something in one go; they are better not cut apart.
         orders_dimensions: what happens to a leaf depends on which of its dimensions is larger.
         positive: results are above zero.
+        chooses: ``chooses(tx)`` names the field with a predicate on ``LeafInfo`` that decides what
+            is kept of a leaf and done to it.
         matrix_view: how the transform sees leaves as matrices, ``shape -> (rows, columns)``, or
             None.
         low_rank_form: the same transform for executors, or None: it may overwrite its state, and
             its updates may be ``LowRankUpdate``, to be multiplied out when they are applied.
         factored: updates as gradients times something small.
         next_shared: what follows the last leaf where they are updated one by one.
+        events: what happens before some steps only.
 
     Raises:
         TypeError: a hint that does not exist, or is of another type.
@@ -101,10 +121,12 @@ class Execution:
     precomputes: Truth | None = None
     orders_dimensions: Truth | None = None
     positive: Truth | None = None
+    chooses: Callable[[Transform], str] | None = None
     matrix_view: Callable[[Transform], Callable[..., tuple[int, int]] | None] | None = None
     low_rank_form: Callable[[Transform], Transform | None] | None = None
     factored: Factored | None = None
     next_shared: NextShared | None = None
+    events: Events | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -13,6 +13,7 @@ from .keep import (
     project,
     replace_masks,
 )
+from .moments import ResetOnState, reset_moments, reset_on
 from .obc import obc_prune
 from .obs import Pruned, obs_prune
 from .phases import (
@@ -35,6 +36,7 @@ __all__ = [
     "MaskState",
     "PhaseSchedule",
     "Pruned",
+    "ResetOnState",
     "Support",
     "acdc",
     "acdc_imagenet_schedule",
@@ -58,6 +60,8 @@ __all__ = [
     "project",
     "replace_masks",
     "report",
+    "reset_moments",
+    "reset_on",
     "straight_through",
     "to_semi_structured",
     "to_torch_prune",

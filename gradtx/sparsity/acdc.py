@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,14 +14,15 @@ from ..core import tree
 from ..core.checks import can_read
 from ..core.declared import Call, DeclaredTransform
 from ..core.errors import TreeMismatchError, described
+from ..core.execution import Events, Execution
 from ..core.hyper import static
-from ..core.leaf_states import map_leaf_states
 from ..core.leaves import LeafInfo, densify_leaf
 from ..core.protocol import GradientTransformation, Wrapper
-from ..core.roles import FIRST, roles
 from ..core.state import advance, new_count
 from ..core.tree import PyTree
+from .bits import all_ones, as_matrix
 from .keep import MaskState, Prunable, apply_masks, check_prunable, update_to_zero
+from .moments import Forgotten, forget
 from .phases import PhaseSchedule
 from .support import Support, magnitude_support
 
@@ -45,11 +47,24 @@ class Acdc(DeclaredTransform, Wrapper):
 
     requires_params: ClassVar[bool] = True
     densifies: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=lambda tx: not tx.schedule.has_events,
+        cannot_raise=lambda tx: not tx.schedule.has_events,
+        chooses=lambda tx: "prunable",
+        matrix_view=lambda tx: as_matrix if tx.packed else None,
+        events=Events(
+            "step",
+            lambda tx, count: tx.schedule.event(count) is not None,
+            lambda tx, params, state: tx.begin(params, state),
+            lambda tx: dataclasses.replace(tx, schedule=PhaseSchedule(())),
+        ),
+    )
 
     schedule: PhaseSchedule = static(PhaseSchedule(()))
     support: Support = static(magnitude_support(0.9))
-    reset: Literal["first_moments", "all", "nothing"] = static("first_moments")
+    reset: Forgotten = static("first_moments")
     prunable: Prunable = static(masks_.matrices)
+    packed: bool = static(True)
 
     @property
     def name(self) -> str:
@@ -57,7 +72,7 @@ class Acdc(DeclaredTransform, Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, kind in (("schedule", PhaseSchedule), ("support", Support)):
+        for name, kind in (("schedule", PhaseSchedule), ("support", Support), ("packed", bool)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(
                     f"acdc: {name} must be a {kind.__name__}, got {described(getattr(self, name))}"
@@ -72,11 +87,12 @@ class Acdc(DeclaredTransform, Wrapper):
         masks = []
         for name, p in zip(names, leaves, strict=True):
             info = None if p is None else LeafInfo.of(p, name)
-            if info is None or not self.prunable(info):
+            if info is None or not p.numel() or not self.prunable(info):
                 masks.append(MaskState(()))
                 continue
             self.support.check(name, info.shape)
-            masks.append(MaskState(torch.ones_like(p, dtype=torch.bool, requires_grad=False)))
+            ones = torch.ones_like(p, dtype=torch.bool, requires_grad=False)
+            masks.append(MaskState(all_ones(p) if self.packed else ones))
         inner = self.transform.init(spec.unflatten(leaves))
         return AcdcState(new_count(leaves), spec.unflatten(masks), inner)
 
@@ -87,19 +103,20 @@ class Acdc(DeclaredTransform, Wrapper):
         for name, u, s in zip(call.names, call.updates, kept, strict=True):
             if u is not None and not isinstance(s, MaskState):
                 raise TreeMismatchError(f"acdc: leaf {name!r} has an update but no state")
-        old = [s.mask if isinstance(s, MaskState) else () for s in kept]
         params = call.spec.unflatten(call.params)
-        masks, inner = self._events(call, params, old, state)
-        shown = call.spec.unflatten([_shown(m) for m in masks])
+        state = self.begin(params, state)
+        masks = self._masks(call.params, call.spec, state)
+        shown = call.spec.unflatten(masks)
         grads = apply_masks(call.spec.unflatten(call.updates), shown)
         extra = {**call.extra, "grads": grads}
-        out, inner = self.update_transform(grads, inner, apply_masks(params, shown), extra)
+        seen = apply_masks(params, shown)
+        out, inner = self.update_transform(grads, state.inner_state, seen, extra)
         outs = tree.leaves_like(self.name, call.spec, out, "inner update")
         for i, (p, m) in enumerate(zip(call.params, masks, strict=True)):
             if outs[i] is not None:
-                outs[i] = update_to_zero(densify_leaf(outs[i]), p, m)
-        states = call.spec.unflatten([MaskState(m) for m in masks])
-        return call.spec.unflatten(outs), AcdcState(advance(state.step), states, inner)
+                outs[i] = update_to_zero(densify_leaf(outs[i]), p, () if m is None else m)
+        new = AcdcState(advance(state.step), state.masks, inner)
+        return call.spec.unflatten(outs), new
 
     def project(self, params: PyTree, state: AcdcState) -> PyTree:
         """The parameters that the forward pass of the next step is to see.
@@ -111,39 +128,50 @@ class Acdc(DeclaredTransform, Wrapper):
             state: as of the last update, or of ``init``.
         """
         leaves, spec = tree.flatten(params)
+        masks = self._masks(leaves, spec, self._with_masks(params, state))
+        return apply_masks(params, spec.unflatten(masks))
+
+    def begin(self, params: PyTree, state: AcdcState) -> AcdcState:
+        """The state of the next step once its event, if there is one, has happened.
+
+        Args:
+            params: tree of tensors.
+            state: as of the last update, or of ``init``.
+        """
+        if not self.schedule.has_events:
+            return state
+        _, restore = self.schedule.due(state.step)
+        inner = forget(self.transform, state.inner_state, params, self.reset, restore)
+        return self._with_masks(params, state)._replace(inner_state=inner)
+
+    def _masks(self, params: list[Any], spec: Any, state: AcdcState) -> list[Any]:
+        """Bool masks, None for leaves without."""
         kept = tree.flatten_like(self.name, spec, state.masks, "state")
-        old = [s.mask if isinstance(s, MaskState) else () for s in kept]
-        names = tree.names(spec)
-        masks = self._masks(*self.schedule.due(state.step), names, leaves, old)
-        return apply_masks(params, spec.unflatten([_shown(m) for m in masks]))
+        return [
+            s.of(p) if isinstance(s, MaskState) and p is not None else None
+            for s, p in zip(kept, params, strict=True)
+        ]
 
-    def _masks(
-        self, prune: Tensor, restore: Tensor, names: list[str], params: list[Any], masks: list[Any]
-    ) -> list[Any]:
-        """The masks of a step."""
-        read = can_read(prune)
-        if not read or bool(prune):
-            masks = _chosen(prune, self._pruned(names, params, masks), masks)
-        if not read or bool(restore):
-            ones = [m if isinstance(m, tuple) else torch.ones_like(m) for m in masks]
-            masks = _chosen(restore, ones, masks)
-        return masks
-
-    def _events(
-        self, call: Call, params: PyTree, masks: list[Any], state: AcdcState
-    ) -> tuple[list[Any], PyTree]:
-        """Masks and inner state once this step's event has happened."""
+    def _with_masks(self, params: PyTree, state: AcdcState) -> AcdcState:
+        """The state with the masks of the next step."""
         prune, restore = self.schedule.due(state.step)
-        masks = self._masks(prune, restore, call.names, call.params, masks)
-        inner = state.inner_state
-        if not can_read(restore) or bool(restore):
-            inner = tree.where(restore, self._reset(inner, params, call.spec), inner)
-        return masks, inner
+        read = can_read(prune)
+        if read and not bool(prune | restore):
+            return state
+        leaves, spec = tree.flatten(params)
+        old = self._masks(leaves, spec, state)
+        new = old
+        if not read or bool(prune):
+            new = _chosen(prune, self._pruned(tree.names(spec), leaves, old), new)
+        if not read or bool(restore):
+            ones = [None if m is None else torch.ones_like(m) for m in old]
+            new = _chosen(restore, ones, new)
+        kept = tree.flatten_like(self.name, spec, state.masks, "state")
+        states = [s if m is None else s.with_mask(m) for s, m in zip(kept, new, strict=True)]
+        return state._replace(masks=spec.unflatten(states))
 
     def _pruned(self, names: list[str], params: list[Any], masks: list[Any]) -> list[Any]:
-        there = [
-            i for i, m in enumerate(masks) if not isinstance(m, tuple) and params[i] is not None
-        ]
+        there = [i for i, m in enumerate(masks) if m is not None]
         if not there:
             if any(p is not None for p in params):
                 raise ValueError(
@@ -165,20 +193,14 @@ class Acdc(DeclaredTransform, Wrapper):
             out[i] = m
         return out
 
-    def _reset(self, inner: PyTree, params: PyTree, spec: Any) -> PyTree:
-        if self.reset == "all":
-            return self.transform.init(params)
-        if self.reset == "nothing":
-            return inner
-        return map_leaf_states(lambda i, s: _without_first_moments(s), inner, spec)
-
 
 def acdc(
     inner: GradientTransformation,
     schedule: PhaseSchedule,
     support: Support | float = 0.9,
-    reset: Literal["first_moments", "all", "nothing"] = "first_moments",
+    reset: Forgotten = "first_moments",
     prunable: Prunable = masks_.matrices,
+    packed: bool = True,
 ) -> Acdc:
     """Alternate sparse phases, with a mask chosen by magnitude, and dense ones.
 
@@ -195,6 +217,9 @@ def acdc(
             "nothing". Counters and second moments stay with "first_moments".
         prunable: predicate on ``LeafInfo``, which leaves have masks; default those with two
             dimensions or more.
+        packed: keep masks as one bit an element, every row along the first dimension in bytes of
+            its own; False for a byte each, which also fuses where ``inner`` keeps moments in
+            blocks.
 
     Raises:
         ValueError: a value outside its range, no prunable leaf, a leaf that the support cannot
@@ -216,32 +241,11 @@ def acdc(
     {'w': tensor([[2., 0.]])}
     """
     rule = magnitude_support(support) if isinstance(support, (int, float)) else support
-    return Acdc(inner, schedule, rule, reset, prunable)
+    return Acdc(inner, schedule, rule, reset, prunable, packed)
 
 
 def _chosen(condition: Tensor, new: list[Any], old: list[Any]) -> list[Any]:
     """New masks where a condition holds."""
     return [
-        b if isinstance(b, tuple) else torch.where(condition, a, b)
-        for a, b in zip(new, old, strict=True)
+        None if b is None else torch.where(condition, a, b) for a, b in zip(new, old, strict=True)
     ]
-
-
-def _shown(mask: Tensor | tuple[()]) -> Tensor | None:
-    """A mask as trees of them have it."""
-    return None if isinstance(mask, tuple) else mask
-
-
-def _without_first_moments(node: Any) -> Any:
-    """A leaf's state with zeros where first moments were."""
-    inside = tree.children(node)
-    if isinstance(node, Tensor) or not inside:
-        return node
-    own = roles(node)
-    return tree.rebuild(
-        node,
-        [
-            tree.zeros_like(x) if own.get(key) == FIRST else _without_first_moments(x)
-            for key, x in inside
-        ],
-    )

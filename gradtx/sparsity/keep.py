@@ -20,6 +20,7 @@ from ..core.leaves import LeafInfo
 from ..core.reduce import Reduce
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import PyTree
+from .bits import pack, unpack
 from .phases import check_whole
 from .support import largest
 
@@ -27,13 +28,33 @@ Prunable: TypeAlias = "Callable[[LeafInfo], bool]"
 
 
 class MaskState(NamedTuple):
-    """Attributes: ``mask``, bool, shaped like the parameter, True where it is kept; or ()."""
+    """What is kept of a leaf's mask.
+
+    Attributes:
+        mask: bool, shaped like the parameter, True where it is kept; or its bits, uint8 (rows,
+            ceil(columns / 8)), see ``gx.sparsity.acdc``; () for a leaf without a mask.
+    """
 
     mask: Tensor | tuple[()]
+
+    def of(self, p: Tensor) -> Tensor | None:
+        """The mask as bool, shaped like its parameter; None without one."""
+        if isinstance(self.mask, tuple):
+            return None
+        return unpack(self.mask, p) if self.mask.dtype == torch.uint8 else self.mask
+
+    def with_mask(self, mask: Tensor) -> MaskState:
+        """Another bool mask, in the form of this one."""
+        packed = isinstance(self.mask, Tensor) and self.mask.dtype == torch.uint8
+        return MaskState(pack(mask) if packed else mask)
 
 
 @dataclass(frozen=True)
 class _Masked(LeafTransform):
+    execution: ClassVar[Execution] = Execution(
+        cannot_raise=True, chooses=lambda tx: "prunable"
+    )
+
     prunable: Prunable = static(masks_.matrices)
 
     def __post_init__(self) -> None:
@@ -67,7 +88,6 @@ class keep_params_sparse(_Masked):
     {'w': tensor([[4., 0.]])}
     """
 
-    execution: ClassVar[Execution] = Execution(cannot_raise=True)
     requires_params: ClassVar[bool] = True
 
     def update_leaf(self, u: Tensor, s: MaskState, p: Any, h: Values) -> tuple[Tensor, MaskState]:
@@ -89,8 +109,6 @@ class mask_updates(_Masked):
     >>> tx.update({"w": torch.ones(1, 2)}, state)[0]
     {'w': tensor([[1., 0.]])}
     """
-
-    execution: ClassVar[Execution] = Execution(cannot_raise=True)
 
     def update_leaf(self, u: Tensor, s: MaskState, p: Any, h: Values) -> tuple[Tensor, MaskState]:
         return (u if isinstance(s.mask, tuple) else torch.where(s.mask, u, 0)), s
@@ -164,9 +182,9 @@ def replace_masks(state: PyTree, masks: PyTree) -> PyTree:
             return tree.rebuild(s, [put(i, x) for _, x in inside]) if inside else s
         if new[i] is None:
             return s
-        check_mask("replace_masks", names[i], new[i], s.mask)
+        _check_new("replace_masks", names[i], new[i], s)
         placed.add(i)
-        return MaskState(new[i])
+        return s.with_mask(new[i])
 
     out = map_leaf_states(put, state, spec)
     if missing := [name for i, name in enumerate(names) if i not in placed]:
@@ -187,7 +205,7 @@ def masks_of(state: PyTree, params: PyTree) -> PyTree:
 
     def look(i: int, s: Any) -> Any:
         if isinstance(s, MaskState):
-            found[i] = found[i] if isinstance(s.mask, tuple) else s.mask
+            found[i] = found[i] if leaves[i] is None else _first(s.of(leaves[i]), found[i])
         else:
             for _, x in tree.children(s) or ():
                 look(i, x)
@@ -219,6 +237,24 @@ def apply_masks(params: PyTree, masks: PyTree) -> PyTree:
             for p, m in zip(leaves, every, strict=True)
         ]
     )
+
+
+def _first(a: Any, b: Any) -> Any:
+    return b if a is None else a
+
+
+def _check_new(who: str, name: str, mask: Any, state: MaskState) -> None:
+    """Raise unless a mask may take the place of another."""
+    old = state.mask
+    if isinstance(old, tuple) or old.dtype == torch.bool:
+        check_mask(who, name, mask, old)
+        return
+    packed = isinstance(mask, Tensor) and mask.dtype == torch.bool
+    if not packed or tuple(pack(mask).shape) != tuple(old.shape):
+        got = f"{tuple(mask.shape)} {mask.dtype}" if isinstance(mask, Tensor) else repr(mask)
+        raise ValueError(
+            f"{who}: leaf {name!r} takes a bool tensor of the parameter's shape, got {got}"
+        )
 
 
 def check_prunable(who: str, prunable: Any) -> None:

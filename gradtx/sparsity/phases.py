@@ -43,6 +43,11 @@ class PhaseSchedule(Plain):
                 f"PhaseSchedule: nothing has been pruned at the first restore, step {first}"
             )
 
+    @property
+    def has_events(self) -> bool:
+        """Whether anything ever happens."""
+        return bool(self.prune or self.restore)
+
     def event(self, step: int) -> str | None:
         """What happens before a step: "prune", "restore" or None."""
         if step in self.prune:

@@ -38,14 +38,24 @@ def inside(member: str) -> Any:
 
 def selectors(tx: GradientTransformation) -> list[GradientTransformation]:
     """The members that treat leaves differently by name or shape."""
-    return [m for _, m in members(tx) if isinstance(m, (partition, masked, freeze))]
+    return [m for _, m in members(tx) if _field(m) is not None]
+
+
+def _field(tx: GradientTransformation) -> str | None:
+    """The field of a member that says how it treats a leaf."""
+    if isinstance(tx, partition):
+        return "by"
+    if isinstance(tx, (masked, freeze)):
+        return "mask"
+    hint = tx.execution.chooses
+    return None if hint is None else hint(tx)
 
 
 def choices(tx: GradientTransformation, updates: PyTree, params: PyTree) -> list[Choice]:
     """For every leaf, what every selector decides."""
     columns = []
     for selector in selectors(tx):
-        by = selector.by if isinstance(selector, partition) else selector.mask  # type: ignore[attr-defined]
+        by = getattr(selector, str(_field(selector)))
         labels = label_leaves(selector.name, by, updates, params)
         if not isinstance(selector, partition):
             labels = [bool(x) for x in labels]
@@ -114,7 +124,7 @@ def _rebuild(
 ) -> GradientTransformation:
     changes: dict[str, Any] = {}
     if id(tx) in resolved:
-        changes["by" if isinstance(tx, partition) else "mask"] = resolved[id(tx)]
+        changes[str(_field(tx))] = resolved[id(tx)]
     if dataclasses.is_dataclass(tx):
         names = {id(child): name for name, child in tx.inner.items()}
 

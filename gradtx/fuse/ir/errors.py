@@ -17,6 +17,10 @@ class CannotFuseError(Exception):
         self.reason = reason
 
 
+class NotThisStepError(CannotFuseError):
+    """One step has to run as the chain is; the next may be fused again."""
+
+
 class CannotCompileError(Exception):
     """No graph can be compiled here: another back end has to run all of them.
 

@@ -25,11 +25,12 @@ from ..ir.errors import CannotCompileError, CannotFuseError
 from .backend import BackEnd, TensorBackEnd, back_end
 from .batch import Batch, HyperNames
 from .chain_kernel import KernelPlan, match
+from .events import EventMembers, between_events, with_states
 from .inside import fused_inside
 from .late import late
 from .plan import AT_ONCE, LaunchPlan
 from .prepared import Prepared
-from .segments import Kind, Segment, Segments, kind_of
+from .segments import Kind, Members, Segment, Segments, kind_of
 from .separate import Separate
 from .streamed import STREAMED
 
@@ -46,7 +47,8 @@ class Engine:
     """
 
     def __init__(self, tx: GradientTransformation, blind: bool = False) -> None:
-        self.tx = tx
+        self.events = EventMembers(tx)
+        self.tx = tx = between_events(tx)
         self.blind = blind
         self.hyper = HyperNames(tx)
         self.chooses = bool(selectors(tx))
@@ -61,7 +63,7 @@ class Engine:
     def another(self) -> Engine:
         """An engine for other leaves: traces and kernels are shared, launch tables are its own."""
         engine = copy.copy(self)
-        engine._plan = None
+        engine._plan, engine.events = None, self.events.another()
         return engine
 
     # -- how a state is laid out ---------------------------------------------------------------
@@ -158,12 +160,35 @@ class Engine:
         Raises:
             CannotFuseError: run the chain as it is, or look at the leaves again first.
         """
+        if not self.events:
+            return self._prepare(batch, anew)
+        members = Members(self.tx, self.skeleton(batch.params[0], batch.choices[0]))
+        changed = self.events.changes(members, batch)
+        if changed:
+            now = with_states(batch, changed)
+            step = self._of(self.bind(now), now)
+        else:
+            step = self._prepare(batch, anew)
+
+        def write() -> None:
+            step.write()
+            for old, new in changed:
+                old.copy_(new)
+            self.events.advanced(members, batch)
+
+        return Prepared(write, step.fails_late)
+
+    def _prepare(self, batch: Batch, anew: bool) -> Prepared:
+        """The same for a step before which nothing happens."""
         plan = self._plan
         if plan is None or not plan.fits(batch):
             if not anew:
                 raise CannotFuseError("", "tensors lie in another way than at the last step")
-            plan = self.bind(batch)
-            self._plan = plan
+            self._plan = plan = self.bind(batch)
+        return self._of(plan, batch)
+
+    def _of(self, plan: LaunchPlan | Separate | KernelPlan, batch: Batch) -> Prepared:
+        """A step by tables."""
         write = plan.prepare(batch)
 
         def finish() -> None:

@@ -15,7 +15,7 @@ from ...core import tree
 from ...core.autocast import outside_autocast
 from ...core.protocol import GradientTransformation
 from ...core.tree import PyTree
-from ..ir.errors import CannotFuseError
+from ..ir.errors import CannotFuseError, NotThisStepError
 from .batch import Batch
 from .engine import Engine
 from .fallback import Fallback, step_purely
@@ -100,7 +100,8 @@ class Step:
                 for name, reason in self.engine.refused().items():
                     self._note(name, "as torch operations", reason)
             except CannotFuseError as error:
-                self._note("", self._fallback.runs, str(error))
+                if not isinstance(error, NotThisStepError):
+                    self._note("", self._fallback.runs, str(error))
                 self._check(params, grads, state, differentiable)
                 return self._pure(params, grads, state, hyper, extra)
         return params, state

@@ -12,11 +12,11 @@ from ...core.hyper import Overrides
 from ...core.protocol import GradientTransformation
 from ..frontend.layout import join, split
 from .batch import Batch
-from .segments import Segment, Segments
+from .segments import Members, Segment
 
 
 def run_member(
-    segments: Segments,
+    members: Members,
     segment: Segment,
     tx: GradientTransformation,
     batch: Batch,
@@ -26,7 +26,7 @@ def run_member(
     """The updates that a member gives, and its state as pairs of old and new tensors.
 
     Args:
-        segments: of the chain.
+        members: of the chain.
         segment: the one that the member is.
         tx: the member.
         batch: the leaves.
@@ -36,11 +36,11 @@ def run_member(
     turned = batch.maximize or [False] * len(grads)
     grads = [-g if t else g for g, t in zip(grads, turned, strict=True)]
     updates = grads if updates is None else updates
-    skeleton = segments.skeleton_of(segment)
-    old_shared = batch.shared[segments.shared(segment)]
+    skeleton = members.skeleton_of(segment)
+    old_shared = batch.shared[members.shared(segment)]
     per_leaf, old, own = [], [], []
     for states, structure in zip(batch.states, batch.structures, strict=True):
-        inside, at = segments.structure(segment, structure)
+        inside, at = members.structure(segment, structure)
         own.append(inside)
         per_leaf.append(inside.subtrees(states[at]))
         old.append(states[at])

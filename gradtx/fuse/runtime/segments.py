@@ -50,7 +50,41 @@ class Kind:
     signature: Signature
 
 
-class Segments:
+class Members:
+    """Where the members of a chain have their states.
+
+    Args:
+        tx: the transform; anything but a chain counts as one member.
+        skeleton: a state of one leaf.
+    """
+
+    def __init__(self, tx: GradientTransformation, skeleton: Any) -> None:
+        self.tx = tx
+        self.skeleton = skeleton
+        self.paths = paths(tx)
+        self.names = [".".join(path) for path in self.paths]
+        each = [at(skeleton, path) for path in self.paths]
+        self._sites = _offsets([sites_in(s) for s in each])
+        self._shared = _offsets([shared_in(s) for s in each])
+
+    def members_of(self, segment: Segment) -> list[Path]:
+        """The members of a segment."""
+        return self.paths[segment.start : segment.stop]
+
+    def skeleton_of(self, segment: Segment) -> Any:
+        """The skeleton of a segment's state."""
+        return {".".join(path): at(self.skeleton, path) for path in self.members_of(segment)}
+
+    def structure(self, segment: Segment, whole: Any) -> tuple[Any, slice]:
+        """A leaf's structure in a segment, and where its tensors are in the leaf's list."""
+        return whole.part(self._sites[segment.start], self._sites[segment.stop])
+
+    def shared(self, segment: Segment) -> slice:
+        """Where a segment's shared tensors are in the list of all."""
+        return slice(self._shared[segment.start], self._shared[segment.stop])
+
+
+class Segments(Members):
     """Graphs of a chain's segments for kinds of leaves, traced when first asked for.
 
     Args:
@@ -67,22 +101,16 @@ class Segments:
         values: Mapping[str, Any],
         back_end: BackEnd,
     ) -> None:
-        self.tx = tx
+        super().__init__(tx, skeleton)
         self.values = values
         self.back_end = back_end
-        self.skeleton = skeleton
-        self.paths = paths(tx)
-        self.names = [".".join(path) for path in self.paths]
         self.refused: dict[str, str] = {}
         self._graphs: dict[tuple[Segment, Kind], Graph | tuple[str, str]] = {}
         self._members: dict[tuple[Segment, Choice | None], GradientTransformation] = {}
-        each = [at(skeleton, path) for path in self.paths]
         self._one_by_one = all(
             holds(m, "leaves_independent") and m.execution.next_shared is None
             for _, m in members(tx)
         )
-        self._sites = _offsets([sites_in(s) for s in each])
-        self._shared = _offsets([shared_in(s) for s in each])
 
     def cuts(self, kinds: list[Kind]) -> dict[Kind, tuple[Segment, ...]]:
         """The segments in which every kind of leaves is updated.
@@ -237,22 +265,6 @@ class Segments:
         hint = member.execution.low_rank_form
         form = None if hint is None else hint(member)
         return None if form is None else (path, form)
-
-    def members_of(self, segment: Segment) -> list[Path]:
-        """The members of a segment."""
-        return self.paths[segment.start : segment.stop]
-
-    def skeleton_of(self, segment: Segment) -> Any:
-        """The skeleton of a segment's state."""
-        return {".".join(path): at(self.skeleton, path) for path in self.members_of(segment)}
-
-    def structure(self, segment: Segment, whole: Any) -> tuple[Any, slice]:
-        """A leaf's structure in a segment, and where its tensors are in the leaf's list."""
-        return whole.part(self._sites[segment.start], self._sites[segment.stop])
-
-    def shared(self, segment: Segment) -> slice:
-        """Where a segment's shared tensors are in the list of all."""
-        return slice(self._shared[segment.start], self._shared[segment.stop])
 
     def signature(self, segment: Segment, whole: Signature) -> Signature:
         """The signature of a segment."""
