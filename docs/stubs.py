@@ -27,6 +27,7 @@ COMMON = """\
 # Who may own a name: public rooms, and the bases in this one.
 OWNERS = (
     *("gradtx.codecs", "gradtx.compressors", "gradtx.subspace", "gradtx.core.leaves"),
+    "gradtx.sparsity",
     *("gradtx.optim.recipe_optimizer", "gradtx.optim.matrix_optimizer"),
     *("gradtx.optim.averaging", "gradtx.optim.estimating", "gradtx.precondition.inverse_roots"),
 )

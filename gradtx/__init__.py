@@ -34,7 +34,7 @@ from .core.conditional import (
     skip_large_updates,
 )
 from .core.errors import TreeMismatchError, UnsupportedLeafError
-from .core.execution import Execution, NextShared
+from .core.execution import Events, Execution, NextShared
 from .core.finite import apply_if_leaf_finite
 from .core.flatten import flatten
 from .core.functions import identity, stateless, stateless_with_tree_map, transformation
@@ -84,6 +84,7 @@ def __getattr__(name: str) -> ModuleType:
 
 
 __all__ = [
+    "Events",
     "Execution",
     "FirstMoment",
     "GradientTransformation",

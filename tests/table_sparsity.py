@@ -29,15 +29,20 @@ ROWS = [
         "acdc",
         lambda: gx.acdc(gx.sgd(0.1, 0.9), phases(), 0.5, prunable=everything),
         fails=ASKED | {"absent_leaf": "masks are chosen among all weights, updated or not"},
-        runs="eager",
     ),
     Row(
         "acdc",
         lambda: gx.acdc(gx.adam(0.1), phases(), LEAF, "all", prunable=everything),
         "all",
         ASKED | {"schedule": "counts of what is started anew start anew"},
-        runs="eager",
     ),
+    Row(
+        "acdc",
+        lambda: gx.acdc(gx.adamw8bit(0.1), phases(), LEAF, prunable=everything, packed=False),
+        "bytes",
+        ASKED,
+    ),
+    Row("acdc_sgd", lambda: gx.acdc_sgd(0.1, phases(), LEAF, weight_decay=0.1)),
     Row("add_adaptive_decayed_weights", lambda: gx.chain(gx.add_adaptive_decayed_weights(0.1))),
     Row(
         "hard_threshold",
@@ -46,5 +51,14 @@ ROWS = [
         runs="partly",
     ),
     Row("keep_params_sparse", lambda: gx.chain(gx.scale(-0.1), gx.keep_params_sparse(everything))),
+    Row(
+        "reset_on",
+        lambda: gx.chain(gx.sparsity.reset_on(gx.scale_by_adam(), phases()), gx.scale(-0.1)),
+    ),
+    Row(
+        "reset_on",
+        lambda: gx.chain(gx.sparsity.reset_on(gx.trace(0.9), phases(), "prune", "all")),
+        "all",
+    ),
     Row("mask_updates", lambda: gx.mask_updates(everything)),
 ]

@@ -71,6 +71,10 @@ class Events:
         due: ``due(tx, count)`` says of an int whether something happens before that step.
         begin: ``begin(tx, params, state)`` is the state once it has happened.
         between: ``between(tx)`` is the transform without events; its state is of the same form.
+
+    >>> import gradtx as gx
+    >>> gx.sparsity.reset_on.execution.events.count
+    'step'
     """
 
     count: str

@@ -15,11 +15,11 @@ from gradtx.ops.newton_schulz import newton_schulz
 from gradtx.ops.orthonormalize import orthonormalize_
 from gradtx.ops.quantize import Quantized, dequantize_affine, quantize_affine
 from gradtx.ops.registry import OPS, Op, operator
+from gradtx.ops.selection import top_indices, top_mask
 from gradtx.ops.signs import pack_signs, unpack_signs
 from gradtx.ops.stochastic import random_bits, random_bits16, random_normal, round_stochastic
 from gradtx.ops.symmetric import dequantize_symmetric, quantize_symmetric
 from gradtx.ops.symmetric_product import symmetric_product
-from gradtx.ops.top_indices import top_indices
 from gradtx.ops.window_moments import window_moments
 from gradtx.ops.window_products import sparse_window_combine, sparse_window_dots, window_dots
 
@@ -58,6 +58,7 @@ __all__ = [
     "sparse_window_dots",
     "symmetric_product",
     "top_indices",
+    "top_mask",
     "unpack_signs",
     "window_dots",
     "window_moments",

@@ -52,6 +52,8 @@ from .psgd_classes import PSGD, PSGDKron
 from .recipe_optimizer import RecipeOptimizer
 from .saved_options import SAFE
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
+from .sparse_classes import ACDC
+from .sparse_events import apply_event, masks, project
 from .step_in_backward import StepInBackward, step_in_backward
 from .subspace_classes import (
     APOLLO,
@@ -82,6 +84,7 @@ from .torch_state import to_torch_state_dict
 from .window_classes import GGT, MFAC, LowRankMFAC, SparseMFAC
 
 __all__ = [
+    "ACDC",
     "APOLLO",
     "DASH",
     "GGT",
@@ -159,8 +162,11 @@ __all__ = [
     "TransformOptimizer",
     "Trion",
     "Yogi",
+    "apply_event",
     "from_transform",
+    "masks",
     "matrix_groups",
+    "project",
     "step_in_backward",
     "to_torch_state_dict",
 ]

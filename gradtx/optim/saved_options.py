@@ -10,15 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import codecs, compressors, schedules, subspace
+from .. import codecs, compressors, schedules, sparsity, subspace
 from ..core.plain import plain
 
 # Objects that options may be, all of them frozen dataclasses.
-SAFE = tuple(
-    thing
-    for room in (codecs, compressors, schedules, subspace)
-    for thing in map(vars(room).get, room.__all__)
-    if isinstance(thing, type) and dataclasses.is_dataclass(thing)
+SAFE = (
+    *(
+        thing
+        for room in (codecs, compressors, schedules, subspace)
+        for thing in map(vars(room).get, room.__all__)
+        if isinstance(thing, type) and dataclasses.is_dataclass(thing)
+    ),
+    *(sparsity.PhaseSchedule, sparsity.magnitude_support),
+    *(sparsity.nm_support, sparsity.block_support),
 )
 _PLAIN = (NoneType, bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device)
 _LEFT_OUT = "gradtx: no checkpoint holds this: "

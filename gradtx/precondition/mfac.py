@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from ..compressors import Compressor
+from ..core import tree
 from ..core.checks import can_read
+from ..core.declared import ScheduledState
 from ..core.hyper import Hyper, Values, dynamic, is_readable, static
 from ..core.leaves import ANY_UPDATE, LeafInfo, isfinite_leaf
 from ..core.reduce import Reduce
 from ..core.transform import TreeTransform
+from ..core.tree import PyTree
 from .window import GradientWindowState, check_window, gradient_window
 
 
@@ -65,6 +68,26 @@ class PreconditionMFAC(TreeTransform):
             return [self.rows.init([p]) for p in ps], ()
         state = self.rows.init(ps)
         return state.leaves, state._replace(leaves=())
+
+    def gradients(self, state: Any, params: PyTree) -> PyTree:
+        """The updates that the window holds, (rows, *shape) a leaf; see ``gradient_window``.
+
+        A pruning event takes them at no further backward pass:
+        ``gx.sparsity.obs_prune(0.5)(params, masks, tx.gradients(state, params))``.
+
+        Args:
+            state: of this transform.
+            params: tree of tensors, as ``init`` got it.
+        """
+        state = state.state if isinstance(state, ScheduledState) else state
+        leaves, spec = tree.flatten(params)
+        kept = tree.flatten_like(self.name, spec, state.leaves, "state")
+        if self.fisher == "model":
+            window = state.shared._replace(leaves=kept)
+            return spec.unflatten(self.rows.gradients(window, leaves))
+        pairs = zip(leaves, kept, strict=True)
+        each = [None if p is None else self.rows.gradients(s, [p])[0] for p, s in pairs]
+        return spec.unflatten(each)
 
     def update_tree(
         self,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..compressors import Compressor
-from ..core import decompositions, tree
+from ..core import tree, woodbury
 from ..core.declared import short_repr
 from ..core.errors import TreeMismatchError, described
 from ..core.leaves import densify_leaf
@@ -25,7 +25,6 @@ from .window_rows import Layout, Rows, layout_of, rounded, row_dtype
 
 _DTYPES = (None, torch.float32, torch.bfloat16, torch.float64)
 _PIECE = 1 << 22  # elements of rows that are there in float64 at once
-_LEAST = 1e-12  # of the inverse's largest possible diagonal: what rounding may not go below
 
 
 class WindowLeaf(NamedTuple):
@@ -174,6 +173,25 @@ class gradient_window(Plain):
         """How many pushes ago every row was written, int32 (size,); the newest has 0."""
         return torch.remainder(state.step - 1 - self._slots(state), self.size)
 
+    def gradients(self, state: GradientWindowState, like: PyTree) -> PyTree:
+        """The rows as trees hold them: (rows, *shape) for every leaf of ``like``.
+
+        There are ``size`` of them, zeros where none has been pushed, if they are what sums are
+        divided by (``normalize="capacity"``); otherwise as many as there are. Which row is the
+        oldest does not matter to a Fisher matrix.
+        """
+        oldest = self._oldest(state)
+        count = self.size if self.normalize == "capacity" else min(int(state.step), self.size)
+
+        def of_leaf(x: Any, leaf: WindowLeaf) -> Tensor:
+            rows = self._dense(x, leaf, oldest)
+            return rows[:count].reshape(count, *x.shape)
+
+        xs, spec = tree.flatten(like)
+        kept = tree.flatten_like("gradient_window", spec, state.leaves, "state")
+        pairs = zip(xs, kept, strict=True)
+        return spec.unflatten([None if x is None else of_leaf(x, leaf) for x, leaf in pairs])
+
     # -- its Fisher matrix ---------------------------------------------------------------------
 
     def newest_weights(self, state: GradientWindowState, damping: Any) -> Tensor:
@@ -216,14 +234,16 @@ class gradient_window(Plain):
         oldest = self._oldest(state)
 
         def of_leaf(x: Tensor, leaf: WindowLeaf) -> Tensor:
-            rows = self._layout(x).dense(leaf.rows)
-            rows = torch.where((leaf.written >= oldest)[:, None], rows, 0)
+            rows = self._dense(x, leaf, oldest)
             pieces = [
-                decompositions.solve_triangular(factor, part.double(), upper=False).square().sum(0)
+                woodbury.inverse_diagonal(woodbury.whitened(factor, part), damping)
                 for part in rows.split(max(_PIECE // self.size, 1), 1)
             ]
-            inverse = (1 - torch.cat(pieces)).clamp(min=_LEAST) / damping
-            return inverse.reshape(x.shape).to(torch.promote_types(rows.dtype, torch.float32))
+            return (
+                torch.cat(pieces)
+                .reshape(x.shape)
+                .to(torch.promote_types(rows.dtype, torch.float32))
+            )
 
         return tree.map(of_leaf, like, state.leaves)
 
@@ -239,6 +259,11 @@ class gradient_window(Plain):
     def _layout(self, x: Any) -> Layout:
         return layout_of(self.compressor, tuple(x.shape))
 
+    def _dense(self, x: Any, leaf: WindowLeaf, oldest: Tensor) -> Tensor:
+        """The rows of one leaf, (size, numel); zeros where they do not count."""
+        rows = self._layout(x).dense(leaf.rows)
+        return torch.where((leaf.written >= oldest)[:, None], rows, 0)
+
     def _slots(self, state: GradientWindowState) -> Tensor:
         return torch.arange(self.size, dtype=torch.int32, device=state.step.device)
 
@@ -252,19 +277,14 @@ class gradient_window(Plain):
         return state.step.clamp(1, self.size).double()
 
     def _factor(self, state: GradientWindowState, damping: Any) -> tuple[Tensor, Tensor]:
-        """The Cholesky factor of gram + size damping I, and whether there is one."""
-        eye = torch.eye(self.size, dtype=torch.float64, device=state.gram.device)
+        """The Cholesky factor of gram + count damping I, and whether there is one."""
         if isinstance(damping, Tensor):
             damping = damping.to(state.gram.device, torch.float64)
-        factor, info = decompositions.cholesky_ex(state.gram + self._count(state) * damping * eye)
-        return factor, info == 0
+        return woodbury.factor(state.gram, self._count(state) * damping)
 
     def _solve(self, state: GradientWindowState, damping: Any, b: Tensor) -> Tensor:
         """A^-1 b; NaN where A is not positive."""
-        factor, there = self._factor(state, damping)
-        y = decompositions.solve_triangular(factor, b[:, None], upper=False)
-        y = decompositions.solve_triangular(factor.mT, y, upper=True)[:, 0]
-        return torch.where(there, y, torch.nan)
+        return woodbury.solve(*self._factor(state, damping), b)
 
     def _pairs(self, state: GradientWindowState, x: PyTree) -> list[tuple[Any, WindowLeaf]]:
         xs, spec = tree.flatten(x)

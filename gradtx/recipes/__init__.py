@@ -1,5 +1,6 @@
 """Published optimizers as chains, one family a module."""
 
+from .acdc_sgd import acdc_sgd
 from .acprop import acprop
 from .adabelief import adabelief
 from .adadelta import adadelta
@@ -58,6 +59,7 @@ from .subset_norm import adagrad_sn, adam_snsm, adamw_sn, rmsprop_sn, snsm
 from .yogi import yogi
 
 __all__ = [
+    "acdc_sgd",
     "acprop",
     "adabelief",
     "adadelta",

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_LEAST = 1e-12  # of the largest possible diagonal: what rounding may not go below
+from ..core import woodbury
+
+_PIECE = 1 << 21  # elements of gradients that are there in float64 at once
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,10 @@ class InverseFisher:
 
     def diagonal(self) -> Tensor:
         """The diagonal of F^-1, (n,), above zero."""
-        out = (1 - self.rows.square().sum(dim=1)) / self.damping
-        return self._vector(out.clamp(min=_LEAST / self.damping))
+        pieces = self.rows.split(max(_PIECE // max(self.rows[0].numel(), 1), 1))
+        return self._vector(
+            torch.cat([woodbury.inverse_diagonal(part, self.damping) for part in pieces])
+        )
 
     def groups(self, size: int) -> Tensor:
         """The diagonal blocks of F^-1 of ``size`` consecutive entries, (n / size, size, size)."""
@@ -118,12 +122,25 @@ def inverse_fisher(
         raise ValueError(f"inverse_fisher: gradient {bad} has a NaN or an infinity")
     m, n = gradients.shape
     entries = _entries(list(sizes or [n]), block or max(n, 1), n).to(gradients.device)
-    wide = torch.cat([gradients.to(torch.float64), gradients.new_zeros(m, 1).double()], dim=1)
-    g = wide[:, entries].transpose(0, 1)  # (blocks, m, size)
-    eye = torch.eye(m, dtype=g.dtype, device=g.device)
-    factor = torch.linalg.cholesky(g @ g.mT + m * damping * eye)
-    rows = torch.linalg.solve_triangular(factor, g, upper=False)
+    rows = entries.new_empty((len(entries), m, entries.shape[1]), dtype=torch.float64)
+    step = max(_PIECE // (m * entries.shape[1]), 1)
+    for part, out in zip(entries.split(step), rows.split(step), strict=True):
+        out.copy_(_whitened(gradients, part, damping))
     return InverseFisher(rows, entries, damping, n)
+
+
+def _whitened(gradients: Tensor, entries: Tensor, damping: float) -> Tensor:
+    """Y of some blocks, (blocks, m, size)."""
+    m, n = gradients.shape
+    g = gradients[:, entries.clamp(max=n - 1)].transpose(0, 1).double()
+    g = torch.where((entries < n)[:, None], g, 0)
+    lower, there = woodbury.factor(g @ g.mT, m * damping)
+    if not bool(there.all()):
+        raise ValueError(
+            "inverse_fisher: damping is too small for gradients of this size: the Fisher matrix is "
+            f"not positive definite in float64 with damping={damping!r}"
+        )
+    return woodbury.whitened(lower, g)
 
 
 def _entries(sizes: list[int], block: int, n: int) -> Tensor:

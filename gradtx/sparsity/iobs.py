@@ -12,10 +12,10 @@ from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.reduce import Reduce
 from ..core.transform import TreeTransform
+from ..ops import top_mask
 from .fisher import inverse_fisher
 from .keep import update_to_zero
 from .phases import check_whole
-from .support import largest
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class iobs(TreeTransform):
             raise ValueError("iobs: matrix must be symmetric and positive definite")
         w = p - h.lr * torch.cholesky_solve(g[:, None], factor)[:, 0]
         if self.mode == "topk":
-            return torch.where(largest(w.abs(), self.k), w, 0)
+            return torch.where(top_mask(w.abs(), self.k), w, 0)
         inverse = torch.cholesky_inverse(factor)
         q = self._removed(w, inverse.diagonal())
         step = inverse[:, q] @ torch.linalg.solve(inverse[q][:, q], w[q])
@@ -111,7 +111,7 @@ class iobs(TreeTransform):
         inverse = inverse_fisher(rows, self.damping)
         w = p - h.lr * inverse.times(g)
         if self.mode == "topk":
-            return torch.where(largest(w.abs(), self.k), w, 0)
+            return torch.where(top_mask(w.abs(), self.k), w, 0)
         q = self._removed(w, inverse.diagonal())
         drop = torch.zeros_like(w, dtype=torch.bool).index_fill(0, q, True)
         return torch.where(drop, 0, w + inverse.pinned(w, drop))
@@ -119,4 +119,4 @@ class iobs(TreeTransform):
     def _removed(self, w: Tensor, diagonal: Tensor) -> Tensor:
         """All but k entries: those that cost least."""
         cost = w.square() / diagonal if self.score == "obs" else w.abs()
-        return (~largest(cost, self.k)).nonzero().squeeze(1)
+        return (~top_mask(cost, self.k)).nonzero().squeeze(1)

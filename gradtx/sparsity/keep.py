@@ -20,9 +20,9 @@ from ..core.leaves import LeafInfo
 from ..core.reduce import Reduce
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import PyTree
+from ..ops import top_mask
 from .bits import pack, unpack
 from .phases import check_whole
-from .support import largest
 
 Prunable: TypeAlias = "Callable[[LeafInfo], bool]"
 
@@ -51,9 +51,7 @@ class MaskState(NamedTuple):
 
 @dataclass(frozen=True)
 class _Masked(LeafTransform):
-    execution: ClassVar[Execution] = Execution(
-        cannot_raise=True, chooses=lambda tx: "prunable"
-    )
+    execution: ClassVar[Execution] = Execution(cannot_raise=True, chooses=lambda tx: "prunable")
 
     prunable: Prunable = static(masks_.matrices)
 
@@ -149,7 +147,8 @@ class hard_threshold(TreeTransform):
     ) -> tuple[list[Any], Any, Any]:
         sizes = [(p.to(u.dtype) + u).abs() for u, p in zip(us, ps, strict=True)]
         wide = functools.reduce(torch.promote_types, [x.dtype for x in sizes])
-        kept = largest(torch.cat([x.detach().reshape(-1).to(wide) for x in sizes]), self.k)
+        every = torch.cat([x.detach().reshape(-1).to(wide) for x in sizes])
+        kept = top_mask(every, min(self.k, len(every)))
         parts = kept.split([x.numel() for x in sizes])
         out = [
             update_to_zero(u, p, keep.reshape(u.shape) | size.isnan())

@@ -71,7 +71,7 @@ class reset_on(Wrapper):
             lambda tx, count: tx.schedule.event(count) == tx.event,
             lambda tx, params, state: tx.begin(params, state),
             lambda tx: tx.without_events(),
-        )
+        ),
     )
 
     schedule: PhaseSchedule = static(PhaseSchedule(()))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..core.checks import can_read
 from ..core.plain import Plain
+from ..ops.selection import kth_largest, top_mask
 
 OFFSET = 1e-4
 """What the published score adds to magnitudes: zeros that are kept stand above masked ones."""
+
+_PIECE = 1 << 18  # entries whose scores are there at once
 
 
 @dataclass(frozen=True)
@@ -96,26 +100,51 @@ class magnitude_support(Support):
         return 1 - self.sparsity
 
     def choose(self, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-        scores = [self._score(w, m) for w, m in zip(weights, masks, strict=True)]
-        if self.scope == "leaf":
-            return [self._largest(score) for score in scores]
-        flat = self._largest(torch.cat([score.reshape(-1) for score in scores]))
-        parts = flat.split([score.numel() for score in scores])
-        return [part.reshape(w.shape) for part, w in zip(parts, weights, strict=True)]
+        pairs = [(w.detach(), m) for w, m in zip(weights, masks, strict=True)]
+        groups = [pairs] if self.scope == "global" else [[pair] for pair in pairs]
+        return [mask for group in groups for mask in self._of(group)]
+
+    def _of(self, group: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """The masks of leaves that are compared with each other."""
+        n = sum(w.numel() for w, _ in group)
+        share = n * self.share
+        kept = math.ceil(share) if self.count != "floor" else max(int(share), 1)
+        strict = self.count == "reference"
+        if self.share == 1 or not n:
+            return [torch.ones_like(m) for _, m in group]
+        if all(can_read(w) for w, _ in group):
+            return self._in_pieces(group, kept, strict)
+        scores = torch.cat([self._score(w, m).reshape(-1) for w, m in group])
+        flat = scores > scores.topk(kept).values[-1] if strict else top_mask(scores, kept)
+        parts = flat.split([w.numel() for w, _ in group])
+        return [part.reshape(w.shape) for part, (w, _) in zip(parts, group, strict=True)]
+
+    def _in_pieces(
+        self, group: list[tuple[Tensor, Tensor]], kept: int, strict: bool
+    ) -> list[Tensor]:
+        """The same without scores of all leaves at once."""
+        found = kth_largest(lambda: (x for w, m in group for x in self._pieces(w, m)), kept)
+        left = 0 if strict else kept - found.above  # of those that equal the threshold
+        out = []
+        for w, m in group:
+            mask = torch.empty(w.numel(), dtype=torch.bool, device=w.device)
+            for x, part in zip(self._pieces(w, m), mask.split(_PIECE), strict=True):
+                torch.gt(x, found.value, out=part)
+                equal = x == found.value if left else None
+                if equal is not None and (count := int(equal.sum())):
+                    part |= equal if count <= left else equal & (equal.cumsum(0) <= left)
+                    left -= min(count, left)
+            out.append(mask.reshape(w.shape))
+        return out
+
+    def _pieces(self, w: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """Scores of consecutive entries, few enough to stay in cache."""
+        both = zip(w.reshape(-1).split(_PIECE), mask.reshape(-1).split(_PIECE), strict=True)
+        return (self._score(*pair) for pair in both)
 
     def _score(self, w: Tensor, mask: Tensor) -> Tensor:
-        size = w.detach().to(torch.float32).abs()
+        size = w.to(torch.float32).abs()
         return size if self.count == "floor" else (size + OFFSET) * mask
-
-    def _largest(self, score: Tensor) -> Tensor:
-        n = score.numel()
-        if self.share == 1 or not n:
-            return torch.ones_like(score, dtype=torch.bool)
-        share = n * self.share
-        if self.count == "reference":
-            return score > kth_largest(score, math.ceil(share))
-        kept = max(math.ceil(share) if self.count == "exact" else int(share), 1)
-        return largest(score, kept)
 
 
 @dataclass(frozen=True)
@@ -207,7 +236,7 @@ class block_support(Support):
     def choose(self, weights: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
         sums = [w.detach().float().abs().reshape(-1, self.block).sum(dim=1) for w in weights]
         every = torch.cat(sums)
-        kept = largest(every, max(math.ceil(len(every) * (1 - self.sparsity)), 1))
+        kept = top_mask(every, max(math.ceil(len(every) * (1 - self.sparsity)), 1))
         parts = kept.split([len(s) for s in sums])
         return [
             part.repeat_interleave(self.block).reshape(w.shape)
@@ -224,19 +253,3 @@ def check_sparsity(who: str, sparsity: float) -> None:
     plain = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
     if not plain or not 0 <= sparsity < 1:
         raise ValueError(f"{who}: sparsity must be in [0, 1), got {sparsity!r}")
-
-
-def kth_largest(x: Tensor, k: int) -> Tensor:
-    """The k-th largest entry; k = 1 is the largest."""
-    flat = x.reshape(-1)
-    return flat.kthvalue(flat.numel() - k + 1).values
-
-
-def largest(x: Tensor, k: int) -> Tensor:
-    """Whether an entry is among the k largest; of equal ones the first are."""
-    if k >= x.numel():
-        return torch.ones_like(x, dtype=torch.bool)
-    flat = x.reshape(-1)
-    least = kth_largest(flat, k)
-    above, equal = flat > least, flat == least
-    return (above | (equal & (equal.cumsum(0) <= k - above.sum()))).reshape(x.shape)

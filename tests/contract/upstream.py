@@ -132,6 +132,7 @@ OWN = [
     own(gx.optim.GaLoreAdafactor),
     own(gx.optim.APOLLO, {"rank": 2}),
     own(gx.optim.APOLLOMini),
+    own(gx.optim.ACDC),
 ]
 # The update of a parameter depends on the others.
 COUPLED = {"GGT", "LowRankMFAC", "MFAC", "SparseMFAC"}

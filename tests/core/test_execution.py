@@ -51,6 +51,11 @@ def test_what_is_no_hint_raises_when_the_class_is_defined() -> None:
         class no_contract(gx.LeafTransform):
             execution: ClassVar[gx.Execution] = gx.Execution(next_shared=True)
 
+    with pytest.raises(TypeError, match="events must be Events"):
+
+        class no_events(gx.LeafTransform):
+            execution: ClassVar[gx.Execution] = gx.Execution(events=3)
+
     with pytest.raises(TypeError, match="loose: execution must be an Execution"):
 
         class loose(gx.LeafTransform):

@@ -145,12 +145,3 @@ def test_hadamard_has_derivatives():
     x = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(gx.ops.hadamard, x)
     assert torch.autograd.gradgradcheck(gx.ops.hadamard, x)
-
-
-def test_top_indices_take_the_lower_of_equals():
-    scores = torch.tensor([[2.0, 5.0, 2.0, 2.0, 7.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    assert gx.ops.top_indices(scores, 3).tolist() == [[0, 1, 4], [0, 1, 2]]
-    assert gx.ops.top_indices(torch.tensor([1.0, torch.nan, 3.0]), 1).tolist() == [1]
-    assert gx.ops.top_indices(scores, 0).shape == (2, 0)
-    with pytest.raises(ValueError, match=r"k must be in \[0, 5\], got 6"):
-        gx.ops.top_indices(scores, 6)

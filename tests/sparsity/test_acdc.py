@@ -116,6 +116,24 @@ def test_supports() -> None:
     assert again.flatten().tolist() == [True] * 6 + [False] * 2  # ties go to the lower index
 
 
+@pytest.mark.parametrize("count", ["reference", "exact", "floor"])
+@pytest.mark.parametrize("scope", ["global", "leaf"])
+def test_supports_of_many_weights_are_those_of_the_rule_on_all_of_them(scope, count) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ws = [torch.randn(n, generator=generator) for n in ((700, 900), (3, 4), (0, 5), (90_000,))]
+    ws = [w.mul(20).round().div(20) for w in ws]  # ties
+    masks = [torch.rand(w.shape, generator=generator) > 0.3 for w in ws]
+    rule = s.magnitude_support(0.77, scope, count)
+    found = rule.choose(ws, masks)
+    # Maps cannot read thresholds, and compare all weights at once.
+    mapped = torch.func.vmap(lambda *xs: tuple(rule.choose(xs, masks)))(*(w[None] for w in ws))
+    for a, b in zip(found, mapped, strict=True):
+        assert torch.equal(a, b[0])
+    if count == "exact" and scope == "global":
+        n = sum(w.numel() for w in ws)
+        assert sum(int(m.sum()) for m in found) == -int(-n * (1 - 0.77) // 1)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
