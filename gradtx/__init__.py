@@ -57,7 +57,7 @@ from .optim import matrix_groups
 from .precondition import *  # noqa: F403
 from .precondition import inverse_roots
 from .recipes import *  # noqa: F403
-from .sparsity import acdc, hard_threshold, keep_params_sparse, mask_updates
+from .sparsity import acdc, hard_threshold, keep_params_sparse, mask_updates, reset_on
 from .subspace import (
     in_subspace,
     lift,
@@ -152,6 +152,7 @@ __all__ = [
     "quasi_hyperbolic",
     "quotient",
     "recipes",
+    "reset_on",
     "round_stochastically",
     "safe_norm",
     "safe_root_mean_squares",

@@ -10,7 +10,7 @@ import torch
 import gradtx as gx
 from gradtx.optim import RecipeOptimizer
 
-C, S = gx.codecs, gx.subspace
+C, P, S = gx.codecs, gx.sparsity, gx.subspace
 
 # Values by option; of each the first is the other way of the class's default.
 VALUES: dict[str, tuple[Any, ...]] = {
@@ -132,6 +132,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "rank_multiple_of": (2,),
     "refresh": ("qr",),
     "requantize": ("scale",),
+    "reset": ("all", "nothing"),
     "root": ("coupled_newton",),
     "rotate_subspace": (False,),
     "rounding": ("stochastic",),
@@ -141,6 +142,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "scale_front": (True,),
     "scale_parameter": (False,),
     "scale_type": ("tensor", "channel"),
+    "schedule": (P.phases(("dense", 1), ("sparse", 2), ("dense", 1), ("sparse", 9)),),
     "scaling_type": ("kimi",),
     "second_moment": ("sn", None),
     "seed": (7,),
@@ -150,6 +152,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "simplified_ademamix": (True,),
     "skips_first": (False,),
     "slice_p": (2, 1),
+    "sparse": (False,),
     "split_sizes": ((2, 4), [3, 3]),
     "staggered": (True,),
     "start_prec_step": (3,),
@@ -157,6 +160,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "state_dtype": ("float32",),
     "stochastic_rounding": (False,),
     "subset": (None, 1, "heuristics"),
+    "support": (0.5, P.magnitude_support(0.5, "leaf", "exact")),
     "t_alpha": (3,),
     "target_dims": (1,),
     "tolerance": (0.1,),
