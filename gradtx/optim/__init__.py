@@ -31,6 +31,7 @@ from .classes import (
     Yogi,
 )
 from .estimating import ProdigyOptimizer
+from .flat_state import flat_state_dict, load_checkpoint, load_flat_state_dict
 from .from_transform import TransformOptimizer, from_transform
 from .kronecker_classes import (
     DASH,
@@ -163,7 +164,10 @@ __all__ = [
     "Trion",
     "Yogi",
     "apply_event",
+    "flat_state_dict",
     "from_transform",
+    "load_checkpoint",
+    "load_flat_state_dict",
     "masks",
     "matrix_groups",
     "project",

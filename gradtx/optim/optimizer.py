@@ -38,6 +38,7 @@ from .saved_options import to_saved
 from .sharded import Shards
 from .sharding import check_sharding, names_everywhere
 from .skeletons import Skeletons
+from .wrappers import is_for_state, lacks_state
 
 # torch 2.10 has it under its old name, which newer versions deprecate.
 _check_capture: Callable[[torch.optim.Optimizer], None] = getattr(
@@ -167,6 +168,9 @@ class Optimizer(torch.optim.Optimizer):
                 parameters. Nothing has changed.
         """
         _check_capture(self)
+        if not self.state and is_for_state():
+            self.init_state()
+            return None
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -349,10 +353,10 @@ class Optimizer(torch.optim.Optimizer):
         self._follow_options(chains, names)
         with torch.no_grad():
             for tx, groups in chains:
-                trained = [p for p in groups if is_trained(p) or p in self.state]
-                state = self._gather(tx, groups, trained, names) if trained else ()
+                new = [p for p in groups if is_trained(p) and not self.state.get(p)]
+                state = self._gather(tx, groups, new, names) if new else ()
                 foreign = {storage_of(p) for p in groups}
-                for p in trained:
+                for p in new:
                     self.state[p] = with_own_memory(to_nested(state, names[p]), foreign)
 
     def _member_names(self, group: Mapping[str, Any]) -> list[str]:
@@ -362,8 +366,11 @@ class Optimizer(torch.optim.Optimizer):
         """As torch's, with an entry ``"gradtx"``: version and chain members of every group.
 
         ``torch.load`` takes it by default. For options that are functions, which no file holds, it
-        has words instead; the optimizer that loads it must have them already.
+        has words instead; the optimizer that loads it must have them already. Among several
+        processes every trained parameter has a state, also one that had no gradient yet.
         """
+        if lacks_state(self):
+            self.init_state()
         handle = self.register_state_dict_post_hook(self._mark, prepend=True)
         undo = self._shards.export(self)
         undo = undo or self._follow_options(list(self._buckets()), self._names())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable, Iterator
+from types import FrameType
 from typing import Any
 
 import torch
@@ -57,3 +58,36 @@ def zero_redundancy_of(optimizer: Any) -> Any:
         if vars(wrapper).get("optim") is optimizer:
             return wrapper
     return None
+
+
+def is_for_state() -> bool:
+    """Whether a step is taken to have a state made: with zero gradients and ``lr = 0``.
+
+    Distributed checkpoints do so with optimizers that have none. Counters must not begin at one,
+    and nothing must be remembered of such a step.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(_DEPTH):
+        if frame is None or frame.f_code.co_name in _MAKE_STATE:
+            return frame is not None
+        frame = frame.f_back
+    return False
+
+
+# torch.distributed.checkpoint.state_dict has one, and torchtitan a copy.
+_MAKE_STATE = ("_init_optim_state", "init_optim_state")
+_DEPTH = 12  # step() may be wrapped by profilers, schedulers and trainers
+
+
+def lacks_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a checkpoint of several processes may lack the state of a trained parameter.
+
+    Of a leaf that none has ever used too, because a process that loads it may use it. States of
+    DTensors lie in several processes, which ask all alike; and they are loaded into what is there,
+    so that an optimizer that has made no step has a state too.
+    """
+    params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    if any(hasattr(p, "device_mesh") for p in params):
+        return True
+    begun = optimizer.state and _several_processes()
+    return bool(begun) and not all(p in optimizer.state for p in params)
