@@ -11,6 +11,7 @@ from .moments import average_moments
 from .outer import OuterState, outer
 from .rounds import Gather, Mean, Reducer, Rounds, drive, one_worker
 from .simulation import Lockstep, Simulation
+from .worker import Worker
 
 __all__ = [
     "CommHook",
@@ -28,6 +29,7 @@ __all__ = [
     "Simulation",
     "Start",
     "Sync",
+    "Worker",
     "average_moments",
     "comm_hook",
     "desloc",

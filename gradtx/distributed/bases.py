@@ -116,6 +116,9 @@ class refresh_subspaces(Sync):
             local = self._turned(local, spec, olds, new, moved, shapes)
         return now._replace(local=with_subspaces(local, now.params, new)), own
 
+    def same(self, now: Meeting, own: Any) -> PyTree:
+        return [s.projector for s in subspaces(now.local, now.params).values()]
+
     def _turned(
         self,
         local: PyTree,

@@ -73,6 +73,10 @@ class Sync(Plain):
         """A generator for ``rounds.drive`` whose result is the new ``now`` and ``own``."""
         raise NotImplementedError
 
+    def same(self, now: Meeting, own: Any) -> PyTree:
+        """What is the same for all workers from one meeting to the next, bit for bit."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Start(Plain):
@@ -171,6 +175,11 @@ class LocalSteps(Plain):
     def due(self, step: int | Tensor) -> bool:
         """Whether workers meet after step number ``step``."""
         return any(sync.due(int(step)) for sync in self.syncs)
+
+    def same(self, params: PyTree, state: LocalState) -> PyTree:
+        """What is the same for all workers, bit for bit, after every meeting."""
+        now = Meeting(params, state.local)
+        return [sync.same(now, own) for sync, own in zip(self.syncs, state.syncs, strict=True)]
 
     def rounds(self, params: PyTree, state: LocalState) -> Rounds:
         """``sync`` as a generator for ``rounds.drive``."""

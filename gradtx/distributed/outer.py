@@ -98,6 +98,9 @@ class outer(Sync):
         drift = tree.map(torch.neg, mean)
         return Meeting(params, now.local, drift), OuterState(anchor, kept, state)
 
+    def same(self, now: Meeting, own: OuterState) -> PyTree:
+        return own.anchor
+
 
 def residuals(feedback: Feedback, params: PyTree) -> PyTree:
     """What a worker remembers at first of all leaves."""

@@ -15,6 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..core import tree
+from ..core.tree import PyTree
+
 
 @dataclass(frozen=True)
 class Mean:
@@ -79,6 +82,21 @@ class Wire:
             parts = flat.split([values[i].numel() for i in which])
             out |= {i: part.view_as(values[i]) for i, part in zip(which, parts, strict=True)}
         return [out[i] for i in range(len(values))]
+
+    def from_first(self, what: PyTree) -> PyTree:
+        """A tree with the tensors of the group's first process; all give one of the same shapes."""
+        leaves, spec = tree.flatten(what)
+        there = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.numel()]
+        device = next((leaves[i].device for i in there), torch.device("cpu"))
+        packed = [
+            leaves[i].detach().contiguous().reshape(-1).view(torch.uint8).to(device) for i in there
+        ]
+        flat = torch.cat(packed)
+        torch.distributed.broadcast(flat, group=self.group, group_src=0)
+        for i, piece in zip(there, flat.split([x.numel() for x in packed]), strict=True):
+            x = leaves[i]
+            leaves[i] = piece.clone().view(x.dtype).reshape(x.shape).to(x.device)
+        return spec.unflatten(leaves)
 
     def gathered(self, messages: list[tuple[Tensor, ...]]) -> list[list[tuple[Tensor, ...]]]:
         """For every message, what every process sent, in one collective on bytes."""
