@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.fields import static
 from ..core.tree import accumulator, accumulator_dtype
-from .format import SCALE_BITS, Format, check_whole
+from .format import SCALE_BITS, Format
 from .normal import cell_error, density, integrate, magnitude_cdf
 from .sparse import check_divides
 
@@ -71,15 +72,8 @@ class absmax(Format):
     (4.25, 0.00846)
     """
 
-    kind: str = "int4"
-    block: int = 64
-
-    def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise ValueError(f"absmax: kind must be one of {[*_KINDS]}, got {self.kind!r}")
-        check_whole("absmax", block=self.block)
-        if self.block < 2:
-            raise ValueError(f"absmax: block must be >= 2, got {self.block}")
+    kind: str = static("int4", choices=tuple(_KINDS))
+    block: int = static(64, at_least=2)
 
     def encode(self, x: Tensor) -> Blocks:
         check_divides("absmax", "block", self.block, x)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .format import SCALE_BITS, Format, check_positive, root_mean_square
+from ..core.fields import static
+from .format import SCALE_BITS, Format, root_mean_square
 from .normal import REACH, cell_error
 from .scalar import Scaled
 from .sparse import check_divides
@@ -41,7 +42,7 @@ class vector_codebook(Format):
     """
 
     words: Any = ((0.0,),)
-    scale: float | None = None
+    scale: float | None = static(None, within="(0, inf)")
 
     def __post_init__(self) -> None:
         words = torch.as_tensor(self.words, dtype=torch.float64, device="cpu")
@@ -51,7 +52,6 @@ class vector_codebook(Format):
             )
         if not words.isfinite().all():
             raise ValueError("vector_codebook: words must be finite")
-        check_positive("vector_codebook", scale=self.scale)
         # As numbers, so that the format can be compared and is never changed.
         object.__setattr__(self, "words", tuple(map(tuple, words.tolist())))
 

@@ -76,25 +76,3 @@ def root_mean_square(x: Tensor) -> Tensor:
     """Of all entries in at least float32, 0-d; 1 for a leaf of zeros, which any scale fits."""
     mean = accumulator(x).square().mean() if x.numel() else accumulator(x).new_ones(())
     return torch.where(mean > 0, mean.sqrt(), torch.ones_like(mean))
-
-
-def check_whole(who: str, **values: int) -> None:
-    """Raise unless all of them are integers >= 1.
-
-    Raises:
-        ValueError: names the option.
-    """
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{who}: {name} must be an integer >= 1, got {value!r}")
-
-
-def check_positive(who: str, **values: float | None) -> None:
-    """Raise unless all that are given are positive and finite.
-
-    Raises:
-        ValueError: names the option.
-    """
-    for name, value in values.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{who}: {name} must be in (0, inf), got {value}")

@@ -10,12 +10,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.fields import static
 from ..core.tree import accumulator, accumulator_dtype
-from .format import SCALE_BITS, Format, check_positive, check_whole, root_mean_square
+from .format import SCALE_BITS, Format, root_mean_square
 from .lloyd import best_levels
 from .normal import minimise, quantizer_error, threshold_of
-
-_MOST_BITS = 16
 
 
 class Scaled(NamedTuple):
@@ -29,18 +28,16 @@ class Scaled(NamedTuple):
 class ScalarQuantizer(Format):
     """What quantizers with the same levels on both sides of zero have in common."""
 
-    bits: int = 4
+    bits: int = static(4, at_least=1)
 
     least_bits: ClassVar[int] = 1
+    most_bits: ClassVar[int] = 16
     quiet: ClassVar[tuple[str, ...]] = ("share",)
 
     def __post_init__(self) -> None:
-        who = type(self).__name__
-        check_whole(who, bits=self.bits)
-        if not self.least_bits <= self.bits <= _MOST_BITS:
-            raise ValueError(
-                f"{who}: bits must be in [{self.least_bits}, {_MOST_BITS}], got {self.bits}"
-            )
+        if not self.least_bits <= self.bits <= self.most_bits:
+            span = f"[{self.least_bits}, {self.most_bits}]"
+            raise ValueError(f"{type(self).__name__}: bits must be in {span}, got {self.bits}")
 
     def levels(self) -> tuple[float, ...]:
         """The levels >= 0, ascending, for normal numbers."""
@@ -64,15 +61,8 @@ class ScalarQuantizer(Format):
 class _Uniform(ScalarQuantizer):
     """Evenly spaced levels."""
 
-    step: float | None = None
-    share: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        who = type(self).__name__
-        check_positive(who, step=self.step)
-        if not 0 < self.share <= 1:
-            raise ValueError(f"{who}: share must be in (0, 1], got {self.share}")
+    step: float | None = static(None, within="(0, inf)")
+    share: float = static(1.0, within="(0, 1]")
 
     def for_share(self, share: float) -> Format:
         return replace(self, share=share)
@@ -179,16 +169,10 @@ class lloyd_max(ScalarQuantizer):
     [0.4528, 1.5104]
     """
 
-    scale: float | None = None
-    share: float = 1.0
+    most_bits = 10
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("lloyd_max", scale=self.scale)
-        if self.bits > 10:
-            raise ValueError(f"lloyd_max: bits must be in [1, 10], got {self.bits}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"lloyd_max: share must be in (0, 1], got {self.share}")
+    scale: float | None = static(None, within="(0, inf)")
+    share: float = static(1.0, within="(0, 1]")
 
     def for_share(self, share: float) -> Format:
         return replace(self, share=share)

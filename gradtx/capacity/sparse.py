@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..compressors import top_k
-from .format import Format, check_whole
+from ..core.fields import static
+from .format import Format
 from .normal import density, integrate, magnitude_cdf, pruned_error, threshold_of
 from .scalar import ScalarQuantizer
 
@@ -76,11 +77,7 @@ class prune(Sparsifier):
     (9.0, 0.071326)
     """
 
-    density: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.density <= 1:
-            raise ValueError(f"prune: density must be in (0, 1], got {self.density}")
+    density: float = static(0.5, within="(0, 1]")
 
     def mask(self, x: Tensor) -> Tensor:
         return largest(x, self.density)
@@ -117,11 +114,10 @@ class n_of_m(Sparsifier):
     0.18169
     """
 
-    n: int = 2
-    m: int = 4
+    n: int = static(2, at_least=1)
+    m: int = static(4, at_least=1)
 
     def __post_init__(self) -> None:
-        check_whole("n_of_m", n=self.n, m=self.m)
         if self.n > self.m:
             raise ValueError(f"n_of_m: n must be at most m, got {self.n} of {self.m}")
 

@@ -8,14 +8,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import Seed, check_seed, derived_key, next_key
+from ..core.fields import static
+from ..core.random import Seed, derived_key, next_key, seed_field
 from ..ops import dequantize_affine, dequantize_symmetric, quantize_affine, quantize_symmetric
 from ..ops.quantize import Quantized
 from .codec import Codec, Encoding, check_shapes
 
-_BITS = (2, 4, 8)
 _DTYPES = (torch.float32, torch.bfloat16)
-_ROUNDING = ("nearest", "stochastic")
 
 
 class Affine(NamedTuple):
@@ -53,27 +52,11 @@ class _Blocks(Codec):
     """What both have in common."""
 
     bits: Literal[2, 4, 8] = 4
-    block_size: int = 64
+    block_size: int = static(64, at_least=1)
     rounding: Literal["nearest", "stochastic"] = "nearest"
-    stats_dtype: torch.dtype = torch.float32
-    seed: Seed = 0
+    stats_dtype: torch.dtype = static(torch.float32, choices=_DTYPES)
+    seed: Seed = seed_field()
     stream: str = ""
-
-    def __post_init__(self) -> None:
-        who = type(self).__name__
-        if self.bits not in _BITS:
-            raise ValueError(f"{who}: bits must be 2, 4 or 8, got {self.bits}")
-        if self.block_size < 1:
-            raise ValueError(f"{who}: block_size must be >= 1, got {self.block_size}")
-        if self.rounding not in _ROUNDING:
-            raise ValueError(
-                f"{who}: rounding must be 'nearest' or 'stochastic', got {self.rounding!r}"
-            )
-        if self.stats_dtype not in _DTYPES:
-            raise ValueError(
-                f"{who}: stats_dtype must be float32 or bfloat16, got {self.stats_dtype}"
-            )
-        check_seed(who, self.seed)
 
     def for_leaf(self, name: str) -> Codec:
         return replace(self, stream=name) if self.rounding == "stochastic" else self

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.fields import static
 from ..core.state import state_zeros
 from ..ops import block_dequantize, block_quantize
 from .codec import Codec, Encoding, check_shapes
@@ -60,16 +61,8 @@ class blockwise(Codec):
     """
 
     bits: Literal[4, 8] = 8
-    block_size: int | None = None
-    min_size: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.bits not in _BLOCK:
-            raise ValueError(f"blockwise: bits must be 4 or 8, got {self.bits}")
-        if self.block_size is not None and self.block_size < 1:
-            raise ValueError(f"blockwise: block_size must be >= 1, got {self.block_size}")
-        if self.min_size < 0:
-            raise ValueError(f"blockwise: min_size must be >= 0, got {self.min_size}")
+    block_size: int | None = static(None, at_least=1)
+    min_size: int = static(4096, at_least=0)
 
     @property
     def keeps_zero(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.fields import check_floating
 from ..core.hyper import static
 from ..core.state import state_zeros
 from .codec import Codec, Encoding
@@ -28,11 +29,7 @@ class dense(Codec):
     tensor([0., 0.], dtype=torch.bfloat16)
     """
 
-    dtype: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        if self.dtype is not None and not self.dtype.is_floating_point:
-            raise ValueError(f"dense: dtype must be floating, got {self.dtype}")
+    dtype: torch.dtype | None = static(None, check=check_floating)
 
     @property
     def keeps_zero(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..core.fields import static
 from ..core.state import state_zeros
 from .blockwise import Blockwise, UnsignedBlockwise
 from .codec import Codec, Encoding, check_shapes
@@ -50,14 +51,8 @@ class dynamic8(Codec):
     tensor([8.0000e+00, 0.0000e+00, 1.2500e-04])
     """
 
-    block_size: int = 256
-    min_size: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.block_size < 1:
-            raise ValueError(f"dynamic8: block_size must be >= 1, got {self.block_size}")
-        if self.min_size < 0:
-            raise ValueError(f"dynamic8: min_size must be >= 0, got {self.min_size}")
+    block_size: int = static(256, at_least=1)
+    min_size: int = static(4096, at_least=0)
 
     @property
     def keeps_zero(self) -> bool:

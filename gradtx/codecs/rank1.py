@@ -68,12 +68,6 @@ class rank1(Codec):
     vector_rule: Literal["ndim", "squeezed"] = "ndim"
     signs: bool = True
 
-    def __post_init__(self) -> None:
-        if self.vector_rule not in ("ndim", "squeezed"):
-            raise ValueError(
-                f"rank1: vector_rule must be 'ndim' or 'squeezed', got {self.vector_rule!r}"
-            )
-
     def is_factored(self, shape: Sequence[int]) -> bool:
         """Whether a leaf of this shape is factored; empty leaves never are."""
         if 0 in shape:

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ..core.fields import static
 from ..core.tree import accumulator_dtype
 from ..core.watch import is_watched
 from ..ops.affine import dequantize_affine, quantize_affine
-from ..ops.basis import check_basis, rotate
+from ..ops.basis import BASES, SIDES, TRANSFORMS, rotate
 from .codec import Codec, Encoding, check_shapes
 
 
@@ -63,8 +64,6 @@ class affine_rows(Codec):
     include_zero: bool = False
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8):
-            raise ValueError(f"affine_rows: bits must be 4 or 8, got {self.bits}")
         most = 2**self.bits - 1
         if self.levels is not None and not 1 <= self.levels <= most:
             raise ValueError(f"affine_rows: levels must be in [1, {most}], got {self.levels}")
@@ -164,14 +163,9 @@ class rotated(Codec):
     """
 
     codec: Codec
-    basis: str = "dct2"
-    side: str = "std"
-    transform: str = "auto"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.codec, Codec):
-            raise TypeError(f"rotated: codec must be a codec, got {type(self.codec).__name__}")
-        check_basis("rotated", self.basis, self.transform, self.side)
+    basis: str = static("dct2", choices=BASES)
+    side: str = static("std", choices=SIDES)
+    transform: str = static("auto", choices=TRANSFORMS)
 
     def init(self, p: Tensor, signed: bool) -> Encoding:
         if p.ndim != 2:

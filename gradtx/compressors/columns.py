@@ -9,10 +9,19 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.fields import static
 from ..core.leaves import LowRankUpdate
 from ..core.state import advance
 from ..ops import top_indices
-from ..ops.basis import SIDES, axis_of, basis_norms, basis_vectors, check_basis, rotate
+from ..ops.basis import (
+    BASES,
+    SIDES,
+    TRANSFORMS,
+    axis_of,
+    basis_norms,
+    basis_vectors,
+    rotate,
+)
 from .compressor import Compressor, Payload
 
 _NORMS = {"l1": 1, "l2": 2}
@@ -62,32 +71,18 @@ class top_columns(Compressor):
             [0.]]))
     """
 
-    rank: int | None = None
-    fraction: float | None = None
+    rank: int | None = static(None, at_least=1)
+    fraction: float | None = static(None, within="(0, 1]")
     norm: Literal["l1", "l2"] = "l1"
-    every: int = 1
-    side: str = "std"
-    weights: str | None = None
-    basis: str | None = None
-    transform: str = "auto"
+    every: int = static(1, at_least=1)
+    side: str = static("std", choices=SIDES)
+    weights: str | None = static(None, choices=(*BASES, None))
+    basis: str | None = static(None, choices=(*BASES, None))
+    transform: str = static("auto", choices=TRANSFORMS)
 
     def __post_init__(self) -> None:
         if (self.rank is None) == (self.fraction is None):
             raise ValueError("top_columns: give either rank or fraction")
-        for name in ("rank", "every"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (whole and value >= 1):
-                raise ValueError(f"top_columns: {name} must be an integer >= 1, got {value!r}")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise ValueError(f"top_columns: fraction must be in (0, 1], got {self.fraction}")
-        if self.norm not in _NORMS:
-            raise ValueError(f"top_columns: norm must be 'l1' or 'l2', got {self.norm!r}")
-        if self.side not in SIDES:
-            raise ValueError(f"top_columns: side must be one of {SIDES}, got {self.side!r}")
-        if self.weights is not None:
-            check_basis("top_columns", self.weights)
-        check_basis("top_columns", self.basis or "dct2", self.transform)
 
     def axis(self, shape: tuple[int, ...]) -> int:
         """1 if columns are kept of a matrix of this shape, 0 if rows are.
@@ -151,5 +146,5 @@ class top_columns(Compressor):
         # Less is dropped than kept, nothing at all if k = n: the product of what is dropped.
         kept = torch.zeros(n, dtype=torch.int32, device=x.device).index_fill(0, payload.chosen, 1)
         dropped = top_indices(-kept, n - k)
-        q = basis_vectors(self.basis, int(right), n, dropped, x.dtype)
+        q = basis_vectors(self.basis, int(right), n, dropped, x.dtype)  # (n, n - k)
         return (x @ q) @ q.mT if right else q @ (q.mT @ x)

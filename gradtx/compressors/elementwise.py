@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ..core.fields import static
 from ..core.sums import element_sum
 from .compressor import Compressor, Payload
 
@@ -31,11 +32,7 @@ class threshold(Compressor):
     tensor([ 0., -4.,  2.])
     """
 
-    bound: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.bound < math.inf:
-            raise ValueError(f"threshold: bound must be in (0, inf), got {self.bound}")
+    bound: float = static(within="(0, inf)")
 
     def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         return torch.where(x.abs() < self.bound, 0.0, x), state
@@ -69,11 +66,7 @@ class sign(Compressor):
     tensor([ 2., -2.,  2.])
     """
 
-    block_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.block_size is not None and self.block_size < 1:
-            raise ValueError(f"sign: block_size must be >= 1, got {self.block_size}")
+    block_size: int | None = static(None, at_least=1)
 
     def compress(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         each = self.spread(self.magnitudes(x), x.numel())

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..core import decompositions
 from ..core.errors import TreeMismatchError
+from ..core.fields import static
 from ..core.leaves import LowRankUpdate
-from ..core.random import Seed, check_seed, derived_key, normal
+from ..core.random import Seed, derived_key, normal, seed_field
 from ..core.tree import accumulator_dtype
 from .compressor import Compressor, Payload
 
@@ -52,17 +53,10 @@ class low_rank(Compressor):
     (torch.Size([1, 2]), True)
     """
 
-    rank: int = 4
-    iterations: int = 1
-    seed: Seed = 0
+    rank: int = static(4, at_least=1)
+    iterations: int = static(1, at_least=1)
+    seed: Seed = seed_field()
     always: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "iterations"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"low_rank: {name} must be an integer >= 1, got {value!r}")
-        check_seed("low_rank", self.seed)
 
     def basis_shape(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """Columns of a leaf as a matrix, and the rank that is kept; None if it is kept whole."""
@@ -85,8 +79,8 @@ class low_rank(Compressor):
             return x, state
         matrix, basis = self.start(x, state)
         for _ in range(self.iterations):
-            left = decompositions.qr(matrix.detach() @ basis).Q
-            factor = left.mT @ matrix
+            left = decompositions.qr(matrix.detach() @ basis).Q  # (rows, rank)
+            factor = left.mT @ matrix  # (rank, columns)
             basis = factor.detach().mT
         return self.kept(left, factor, x, state)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..core import decompositions
 from ..core.errors import TreeMismatchError
+from ..core.fields import static
 from ..core.leaves import LowRankUpdate
-from ..core.random import Seed, check_seed, derived_key, normal
+from ..core.random import Seed, derived_key, normal, seed_field
 from ..core.roots import divide_by_sum
 from ..core.tree import accumulator_dtype
 from .compressor import Compressor, Payload
@@ -52,22 +53,11 @@ class power_iteration(Compressor):
     (torch.Size([1, 2]), True)
     """
 
-    fraction: float = 1.0
-    multiple_of: int = 1
-    iterations: int = 1
-    eps: float = 1e-8
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"power_iteration: fraction must be in (0, 1], got {self.fraction}")
-        for name in ("multiple_of", "iterations"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"power_iteration: {name} must be an integer >= 1, got {value!r}")
-        if not self.eps >= 0:
-            raise ValueError(f"power_iteration: eps must be >= 0, got {self.eps}")
-        check_seed("power_iteration", self.seed)
+    fraction: float = static(1.0, within="(0, 1]")
+    multiple_of: int = static(1, at_least=1)
+    iterations: int = static(1, at_least=1)
+    eps: float = static(1e-8, within="[0, inf)")
+    seed: Seed = seed_field()
 
     def basis_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Shape of Q for a matrix of this shape.
@@ -104,8 +94,8 @@ class power_iteration(Compressor):
         nothing = (seen == 0).all()
         basis, left = old, seen.new_zeros((seen.shape[0], old.shape[1]))
         for _ in range(self.iterations):
-            left = decompositions.qr(seen @ basis).Q
-            basis = seen.mT @ left
+            left = decompositions.qr(seen @ basis).Q  # (rows, rank)
+            basis = seen.mT @ left  # (columns, rank)
         left = torch.where(nothing, torch.zeros_like(left), left)
         other = torch.where(nothing, old, upright.mT @ left)
         length = torch.linalg.vector_norm(basis, dim=0)

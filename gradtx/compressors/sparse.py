@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..core.fields import static
 from ..core.leaves import SparseUpdate
-from ..core.random import Seed, check_seed, derived_key, next_key, uniform
+from ..core.random import Seed, derived_key, next_key, seed_field, uniform
 from ..ops.block_top_k import block_starts
 from .compressor import Compressor, Payload
 
@@ -115,19 +116,13 @@ class top_k(SparseCompressor):
     (tensor([1, 2], dtype=torch.int32), tensor([-4.,  2.]))
     """
 
-    density: float | None = None
-    k: int | None = None
+    density: float | None = static(None, within="(0, 1]")
+    k: int | None = static(None, at_least=1)
     rounding: Literal["up", "down"] = "up"
 
     def __post_init__(self) -> None:
-        if self.rounding not in ("up", "down"):
-            raise ValueError(f"top_k: rounding must be 'up' or 'down', got {self.rounding!r}")
         if (self.density is None) == (self.k is None):
             raise ValueError("top_k: give either density or k")
-        if self.density is not None:
-            _check_density("top_k", self.density)
-        elif isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"top_k: k must be an integer >= 1, got {self.k!r}")
 
     def blocks(self, numel: int) -> Blocks:
         small = numel <= torch.iinfo(torch.int32).max
@@ -136,6 +131,11 @@ class top_k(SparseCompressor):
             assert self.density is not None
             return Blocks.of_density(numel, numel, self.density, dtype, self.rounding == "up")
         return Blocks(numel, max(numel, 1), min(self.k, max(numel, 1)), 0, dtype)
+
+
+def _check_block(who: str, name: str, size: Any) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _INT16_MAX:
+        raise ValueError(f"{who}: {name} must be an integer in [1, {_INT16_MAX}], got {size!r}")
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,12 +161,8 @@ class block_top_k(SparseCompressor):
     (tensor([1, 0], dtype=torch.int16), tensor([0, 2]), tensor([-4.,  2.]))
     """
 
-    density: float = 0.01
-    block_size: int = 16384
-
-    def __post_init__(self) -> None:
-        _check_density("block_top_k", self.density)
-        _check_block("block_top_k", self.block_size)
+    density: float = static(0.01, within="(0, 1]")
+    block_size: int = static(16384, check=_check_block)
 
     def blocks(self, numel: int) -> Blocks:
         return Blocks.of_density(numel, self.block_size, self.density, torch.int16)
@@ -201,15 +197,10 @@ class random_k(SparseCompressor):
     tensor([4., 4.])
     """
 
-    density: float = 0.01
-    block_size: int = 16384
+    density: float = static(0.01, within="(0, 1]")
+    block_size: int = static(16384, check=_check_block)
     unbiased: bool = False
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        _check_density("random_k", self.density)
-        _check_block("random_k", self.block_size)
-        check_seed("random_k", self.seed)
+    seed: Seed = seed_field()
 
     def blocks(self, numel: int) -> Blocks:
         return Blocks.of_density(numel, self.block_size, self.density, torch.int16)
@@ -245,13 +236,3 @@ class random_k(SparseCompressor):
 def _positions(indices: Tensor, starts: Tensor | None) -> Tensor:
     """Positions in the flattened leaf."""
     return indices.long() if starts is None else indices.long() + starts
-
-
-def _check_density(who: str, density: float) -> None:
-    if not 0 < density <= 1:
-        raise ValueError(f"{who}: density must be in (0, 1], got {density}")
-
-
-def _check_block(who: str, size: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _INT16_MAX:
-        raise ValueError(f"{who}: block_size must be an integer in [1, {_INT16_MAX}], got {size!r}")

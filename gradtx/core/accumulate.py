@@ -24,9 +24,10 @@ from .transform import LeafTransform
 from .tree import PyTree
 
 
-def _check_period(who: str, name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{who}: {name} must be an integer >= 1, got {value!r}")
+def _check_period(who: str, name: str, value: Any) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not callable(value) and not (whole and value >= 1):
+        raise ValueError(f"{who}: {name} must be an integer >= 1 or a schedule, got {value!r}")
 
 
 class Gathered(NamedTuple):
@@ -95,13 +96,9 @@ class multi_steps(Wrapper):
         leaves_independent=lambda tx: tx.should_skip_update_fn is None
     )
 
-    every_k: int | Callable[[Tensor], int | Tensor] = 1
+    every_k: int | Callable[[Tensor], int | Tensor] = static(1, check=_check_period)
     use_grad_mean: bool = True
     should_skip_update_fn: SkipFunction | None = None
-
-    def __post_init__(self) -> None:
-        if not callable(self.every_k):
-            _check_period(self.name, "every_k", self.every_k)
 
     def init(self, params: PyTree) -> MultiStepsState:
         check_tensors(self.name, params, what="parameter")
@@ -235,11 +232,7 @@ class apply_every(LeafTransform):
 
     densifies: ClassVar[bool] = True
 
-    k: int = static(1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_period(self.name, "k", self.k)
+    k: int = static(1, at_least=1)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ApplyEveryState:
         return ApplyEveryState(new_count([p]), state_zeros(p))
@@ -289,15 +282,8 @@ class lookahead(Wrapper):
 
     execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
-    sync_period: int = 6
-    slow_step_size: float = 0.5
-
-    def __post_init__(self) -> None:
-        _check_period(self.name, "sync_period", self.sync_period)
-        if not 0 <= self.slow_step_size <= 1:
-            raise ValueError(
-                f"lookahead: slow_step_size must be in [0, 1], got {self.slow_step_size}"
-            )
+    sync_period: int = static(6, at_least=1)
+    slow_step_size: float = static(0.5, within="[0, 1]")
 
     def init(self, params: PyTree) -> LookaheadState:
         check_tensors(self.name, params, what="parameter")

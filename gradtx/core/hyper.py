@@ -15,7 +15,6 @@ and can be replaced for one call, for the whole tree or leaf by leaf, through
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, get_args
@@ -27,22 +26,21 @@ from torch.nn import Parameter
 from . import tree
 from .checks import can_read
 from .errors import described
+from .fields import KIND, contains
+from .fields import static as static
 from .plain import plain
 from .watch import is_watched
 
 _DYNAMIC = "gradtx.dynamic"
 Hyper: TypeAlias = Annotated[float | Tensor | Callable[[Any], Any], _DYNAMIC]
 
-_KIND = "gradtx.kind"
 _WITHIN = "gradtx.within"
-_CHECKS = "gradtx.checks"
 _MOMENTUM = "gradtx.momentum"
 _PER_ENTRY = "gradtx.per_entry"
-_REQUIRED: Any = dataclasses.MISSING
 
 
 def dynamic(
-    default: Any = _REQUIRED,
+    default: Any = dataclasses.MISSING,
     *,
     within: str = "(-inf, inf)",
     momentum: bool = False,
@@ -63,66 +61,8 @@ def dynamic(
     ValueError: scale_by_adam: b1 must be in [0, 1), got 1.2
     """
     marks = {_MOMENTUM: momentum, _PER_ENTRY: per_entry}
-    metadata = {_KIND: "dynamic", _WITHIN: within, **marks}
+    metadata = {KIND: "dynamic", _WITHIN: within, **marks}
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def static(
-    default: Any = _REQUIRED,
-    *,
-    choices: Sequence[Any] | None = None,
-    at_least: int | None = None,
-    within: str | None = None,
-    check: Callable[[str, str, Any], None] | None = None,
-) -> Any:
-    """Declare a static hyperparameter: it fixes shapes, dtypes or structure.
-
-    What it must be is checked when the transform is made, before its ``__post_init__``.
-
-    Args:
-        default: its value where none is given.
-        choices: all values that it may have.
-        at_least: the smallest integer that is taken; None too, if it is the default.
-        within: the interval of a number, such as ``"[0, 1)"``.
-        check: called with the transform's name, the field's and the value; raises what is wrong.
-
-    >>> import gradtx as gx
-    >>> gx.trace(0.9, nesterov=True)
-    trace(decay=0.9, nesterov=True)
-    >>> gx.scale_by_adam(amsgrad="row")
-    Traceback (most recent call last):
-    ValueError: scale_by_adam: amsgrad must be None, 'raw' or 'corrected', got 'row'
-    """
-    checks: list[Callable[[str, str, Any], None]] = []
-    if choices is not None:
-        checks.append(functools.partial(_check_choice, tuple(choices)))
-    if at_least is not None:
-        checks.append(functools.partial(_check_least, at_least, default is None))
-    if within is not None:
-        checks.append(functools.partial(_check_interval, within))
-    if check is not None:
-        checks.append(check)
-    return dataclasses.field(default=default, metadata={_KIND: "static", _CHECKS: tuple(checks)})
-
-
-def _check_choice(choices: tuple[Any, ...], who: str, name: str, value: Any) -> None:
-    if not any(value is x or (type(value) is type(x) and value == x) for x in choices):
-        *some, last = map(repr, choices)
-        words = f"{', '.join(some)} or {last}" if some else last
-        raise ValueError(f"{who}: {name} must be {words}, got {value!r}")
-
-
-def _check_least(least: int, or_none: bool, who: str, name: str, value: Any) -> None:
-    if value is None and or_none:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        words = f"an integer >= {least}{' or None' if or_none else ''}"
-        raise ValueError(f"{who}: {name} must be {words}, got {value!r}")
-
-
-def _check_interval(within: str, who: str, name: str, value: Any) -> None:
-    if isinstance(value, (int, float)) and not contains(within, value):
-        raise ValueError(f"{who}: {name} must be in {within}, got {value}")
 
 
 def is_dynamic(hint: Any) -> bool:
@@ -138,7 +78,7 @@ def is_dynamic(hint: Any) -> bool:
 def declare(cls: type) -> Mapping[str, str]:
     """The dynamic hyperparameters of a dataclass: name -> interval."""
     fields = dataclasses.fields(cls)
-    return {f.name: f.metadata[_WITHIN] for f in fields if f.metadata.get(_KIND) == "dynamic"}
+    return {f.name: f.metadata[_WITHIN] for f in fields if f.metadata.get(KIND) == "dynamic"}
 
 
 def dynamic_fields(tx: Any) -> tuple[str, ...]:
@@ -159,19 +99,6 @@ def is_per_entry(tx: Any, name: str) -> bool:
 def is_scheduled(tx: Any) -> bool:
     """Whether some dynamic hyperparameter is a schedule."""
     return any(callable(getattr(tx, name)) for name in dynamic_fields(tx))
-
-
-def contains(interval: str, value: float) -> bool:
-    """Whether ``value`` lies in an interval written like ``"[0, 1)"``.
-
-    >>> from gradtx.core.hyper import contains
-    >>> contains("[0, 1)", 0.0), contains("[0, 1)", 1.0)
-    (True, False)
-    """
-    low, high = (float(x) for x in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
-    return above and below  # a NaN is neither
 
 
 def check_value(who: str, name: str, value: Any, within: str, per_entry: bool = False) -> None:
@@ -263,19 +190,9 @@ def expands(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def validate(tx: Any, who: str) -> None:
-    """Check every hyperparameter of a transform that is declared."""
+    """Check every dynamic hyperparameter of a transform that is declared."""
     for name, within in tx.declared.items():
         check_value(who, name, getattr(tx, name), within, is_per_entry(tx, name))
-    for name, checks in _static_checks(type(tx)):  # type: ignore[arg-type]
-        for check in checks:
-            check(who, name, getattr(tx, name))
-
-
-@functools.cache
-def _static_checks(cls: Any) -> tuple[tuple[str, tuple[Callable[..., None], ...]], ...]:
-    """The fields of a class that say what they must be."""
-    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    return tuple((f.name, f.metadata[_CHECKS]) for f in fields if f.metadata.get(_CHECKS))
 
 
 def differ(a: Any, b: Any) -> bool:

@@ -30,7 +30,7 @@ def check_types(options: Any) -> None:
     number. Dynamic hyperparameters have checks of their own.
 
     Raises:
-        ValueError: a number of the wrong kind, NaN among them.
+        ValueError: a number of the wrong kind, NaN among them, or none of the listed values.
         TypeError: anything else.
 
     >>> import gradtx as gx
@@ -52,9 +52,11 @@ def check_type(who: str, name: str, value: Any, hint: Any) -> None:
         ValueError, TypeError: it is not.
     """
     if not _accepts(hint, value):
-        numbers = {int, float} & {hint, *typing.get_args(hint)}
-        kind = ValueError if numbers and isinstance(value, (bool, int, float)) else TypeError
+        kinds = {typing.get_origin(part) or part for part in _parts(hint)}
+        number = bool({int, float} & kinds) and isinstance(value, (bool, int, float))
+        name_of_choice = Literal in kinds and isinstance(value, (str, int, float))
         shown = value.__name__ if isinstance(value, type) else repr(value)
+        kind = ValueError if number or name_of_choice else TypeError
         raise kind(f"{who}: {name} must be {_words(hint)}, got {shown}")
 
 
@@ -86,8 +88,8 @@ def _accepts(hint: Any, value: Any) -> bool:
     if hint in (None, Any):
         return hint is Any or value is None
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_accepts(x, value) for x in args)
+    if len(_parts(hint)) > 1:
+        return any(_accepts(x, value) for x in _parts(hint))
     if origin is Literal:
         return any(type(value) is type(x) and value == x for x in args)
     if origin is tuple:
@@ -104,13 +106,21 @@ def _accepts(hint: Any, value: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of an annotation."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
 def _words(hint: Any) -> str:
+    words = [word for part in _parts(hint) for word in _alternatives(part)]
+    return f"{', '.join(words[:-1])} or {words[-1]}" if words[1:] else words[0]
+
+
+def _alternatives(hint: Any) -> list[str]:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        parts = [_words(x) for x in args]
-        return f"{', '.join(parts[:-1])} or {parts[-1]}"
     if origin is Literal:
-        return " or ".join(map(repr, args))
+        return list(map(repr, args))
     if origin is tuple and args[-1:] == (...,):
-        return f"a tuple of which each is {_words(args[0])}"
-    return _GENERIC.get(origin) or _WORDS.get(hint) or f"a {getattr(hint, '__name__', hint)}"
+        return [f"a tuple of which each is {_words(args[0])}"]
+    return [_GENERIC.get(origin) or _WORDS.get(hint) or f"a {getattr(hint, '__name__', hint)}"]

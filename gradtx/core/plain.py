@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .fields import check_static
 from .option_types import check_types, name_of
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -65,8 +66,9 @@ def make_plain(options: Any) -> None:
 class Plain:
     """Base of frozen dataclasses whose fields are options: numbers among them become Python's.
 
-    That happens before the subclass's ``__post_init__``, which sees plain numbers only. After it,
-    or where it stumbles, fields have the types that their annotations say, or an error names one.
+    That happens before the subclass's ``__post_init__``, which sees plain numbers only, in the
+    ranges that ``static`` declares. After it, or where it stumbles, fields have the types that
+    their annotations say, or an error names one.
     """
 
     def __init_subclass__(cls) -> None:
@@ -78,6 +80,7 @@ class Plain:
     def _prepare(self) -> None:
         """What comes before ``__post_init__``."""
         make_plain(self)
+        check_static(self, name_of(self))
 
     def __post_init__(self) -> None:
         if type(self).__post_init__ is Plain.__post_init__:

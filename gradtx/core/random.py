@@ -13,12 +13,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from .constants import constant
+from .fields import static
 
 __all__ = [
     "Seed",
@@ -33,6 +34,7 @@ __all__ = [
     "philox",
     "random_bits",
     "random_bits16",
+    "seed_field",
     "uniform",
 ]
 
@@ -81,6 +83,11 @@ def check_seed(who: str, seed: Seed) -> None:
     whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
     if not whole or not -(2**63) <= seed < 2**64:
         raise ValueError(f"{who}: seed must be a 64-bit integer, got {seed!r}")
+
+
+def seed_field(default: Seed = 0) -> Any:
+    """Declare the seed of a transform's random numbers."""
+    return static(default, check=lambda who, _, seed: check_seed(who, seed))
 
 
 def make_key(seed: Seed, counter: int = 0, device: torch.device | str = "cpu") -> Tensor:

@@ -68,18 +68,10 @@ class natural_gradient(GradientTransformation):
     """
 
     loss: Loss
-    lr: float = static(1.0)
-    damping: float = static(0.0)
-    tol: float = static(1e-10)
-    maxiter: int | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.lr < 0 or self.damping < 0 or self.tol < 0:
-            raise ValueError(
-                f"{self.name}: lr, damping and tol must be >= 0, "
-                f"got {self.lr}, {self.damping} and {self.tol}"
-            )
+    lr: float = static(1.0, within="[0, inf)")
+    damping: float = static(0.0, within="[0, inf)")
+    tol: float = static(1e-10, within="[0, inf)")
+    maxiter: int | None = static(None, at_least=1)
 
     def init(self, params: PyTree) -> PyTree:
         return ()
@@ -151,19 +143,11 @@ class levenberg_marquardt(GradientTransformation):
     (tensor([-1.]), LevenbergMarquardtState(damping=tensor(0.2500)))
     """
 
-    damping: float = static(1e-3)
-    increase: float = static(4.0)
-    decrease: float = static(0.25)
-    tol: float = static(1e-10)
-    maxiter: int | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.damping > 0 or not self.increase > 1 or not 0 < self.decrease < 1:
-            raise ValueError(
-                f"{self.name}: damping must be > 0, increase > 1 and decrease in (0, 1), "
-                f"got {self.damping}, {self.increase} and {self.decrease}"
-            )
+    damping: float = static(1e-3, within="(0, inf)")
+    increase: float = static(4.0, within="(1, inf)")
+    decrease: float = static(0.25, within="(0, 1)")
+    tol: float = static(1e-10, within="[0, inf)")
+    maxiter: int | None = static(None, at_least=1)
 
     def init(self, params: PyTree) -> LevenbergMarquardtState:
         return LevenbergMarquardtState(new_scalar(tree.leaves(params), self.damping))

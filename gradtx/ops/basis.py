@@ -14,7 +14,6 @@ __all__ = [
     "axis_of",
     "basis_norms",
     "basis_vectors",
-    "check_basis",
     "rotate",
 ]
 
@@ -38,17 +37,6 @@ def axis_of(side: str, rows: int, columns: int) -> int:
     if side == "std":
         return int(rows >= columns)
     return int(rows > columns) if side == "std_left" else int(rows < columns)
-
-
-def check_basis(who: str, basis: str, transform: str = "auto", side: str = "std") -> None:
-    """Raise ValueError unless these names are known."""
-    for name, value, known in (
-        ("basis", basis, BASES),
-        ("transform", transform, TRANSFORMS),
-        ("side", side, SIDES),
-    ):
-        if value not in known:
-            raise ValueError(f"{who}: {name} must be one of {known}, got {value!r}")
 
 
 def rotate(

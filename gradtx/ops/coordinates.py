@@ -37,6 +37,7 @@ def _check(x: Tensor, basis: Tensor, left: bool) -> None:
 
 
 def _product(x: Tensor, basis: Tensor, left: bool) -> Tensor:
+    # (.., rank, columns) of x (.., rows, columns) and Q (.., rows, rank), or (.., rows, rank)
     return basis.mT @ x if left else x @ basis
 
 

@@ -95,7 +95,7 @@ def _dct(x: Tensor, inverse: bool, method: str) -> Tensor:
     n = x.shape[-1]
     rows = x.reshape(-1, n).to(torch.promote_types(x.dtype, torch.float32))
     if _uses_matrix(n, method):
-        matrix = _matrix(n, rows.dtype, rows.device)
+        matrix = _matrix(n, rows.dtype, rows.device)  # (n, n); rows: (count, n)
         out = rows @ (matrix if inverse else matrix.T)
     else:
         twiddle = _twiddle(n, rows.dtype, rows.device, inverse)
@@ -115,7 +115,7 @@ def _compiled(x: Tensor, inverse: bool, method: str) -> Tensor:
     n = x.shape[-1]
     rows = x.reshape(-1, n).to(torch.promote_types(x.dtype, torch.float32))
     if _uses_matrix(n, method):
-        matrix = _make_matrix(n, rows.dtype, rows.device)
+        matrix = _make_matrix(n, rows.dtype, rows.device)  # (n, n); rows: (count, n)
         out = rows @ (matrix if inverse else matrix.T)
     else:
         twiddle = _make_twiddle(n, rows.dtype, rows.device, inverse)

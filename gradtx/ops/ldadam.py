@@ -41,7 +41,7 @@ def columns(x: Tensor, basis: Tensor, m: Tensor, weight: Tensor, left: bool) -> 
     weight = weight[..., None, None]
     if not left:
         x, m = x.mT, m.mT
-    v = torch.addcmul(basis.mT @ x, m, weight).mT
+    v = torch.addcmul(basis.mT @ x, m, weight).mT  # (.., columns, rank)
     return x @ v + basis @ (weight * (m @ v))
 
 
@@ -71,12 +71,12 @@ def moments(
     (tensor([[0.7559]]), tensor([[2.]]), tensor([[7.]]))
     """
     gain, ratio, take1, take2, floor, slope = weights[..., None, None].unbind(-3)
-    r = basis.mT @ old
+    r = basis.mT @ old  # (.., rank, rank)
 
     def turned_by(r: Tensor, x: Tensor) -> Tensor:
         return r @ x if left else x @ r.mT
 
-    turned = turned_by(r, m)
+    turned = turned_by(r, m)  # like m, (.., rank, columns) or (.., rows, rank)
     a = torch.addcmul(basis.mT @ x if left else x @ basis, turned, -gain)
     spread = turned_by(r * r, torch.addcmul(v, m, -ratio * m))
     moved = torch.addcmul(spread, turned, ratio * turned).abs()

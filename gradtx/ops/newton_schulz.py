@@ -24,7 +24,7 @@ from gradtx.ops.registry import NAMESPACE, Op, operator, require_together, singl
 from gradtx.ops.symmetric_product import product
 from gradtx.ops.symmetric_product import symmetric_product as symmetric
 
-__all__ = ["Triple", "is_tall", "newton_schulz", "twins"]
+__all__ = ["Triple", "definition", "is_tall", "newton_schulz", "twins"]
 
 Triple = tuple[float, float, float]
 SCALINGS = ("add", "clamp", "none")
@@ -36,13 +36,22 @@ _ARGUMENTS = (
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
+def definition(x: Tensor, triples: Sequence[Triple]) -> Tensor:
+    """The iterations, for matrices that are not tall; all else here makes the same ones faster."""
+    x = x / torch.linalg.matrix_norm(x, keepdim=True)  # (batch, rows, columns)
+    for a, b, c in triples:
+        gram = x @ x.mT  # (batch, rows, rows)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
 def is_tall(x: Tensor) -> bool:
     """Whether matrices have more rows than columns and are multiplied from the right."""
     return x.shape[-2] > x.shape[-1]
 
 
 def twins(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors of the smaller Gram matrix."""
+    """The factors of the smaller Gram matrix, (batch, short, short) with short the shorter side."""
     return (x.mT, x) if is_tall(x) else (x, x.mT)
 
 
@@ -51,7 +60,7 @@ def _size(x: Tensor, scaling: str, safety: float, eps: float) -> Tensor:
     if x.dtype == torch.bfloat16:  # row by row: a copy of x in another dtype takes longer
         x = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     wide = torch.promote_types(x.dtype, torch.float32)
-    wide = torch.float64 if x.dtype == torch.float32 else wide
+    wide = torch.float64 if x.dtype == torch.float32 else wide  # below: (batch, 1, 1)
     norm = safety * torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
     return norm + eps if scaling == "add" else torch.clamp(norm, min=eps)
 
@@ -66,8 +75,8 @@ def _factor(gram: Tensor, z: Tensor, part: Sequence[Triple], mixed: bool) -> Ten
     """The matrix Q with Q X = X after these iterations: the product of all a + b A + c A^2.
 
     Args:
-        gram: A of the first iteration, (batch, n, n).
-        z: b A + c A^2 of the first iteration.
+        gram: A of the first iteration, (batch, n, n), as all that follows from it.
+        z: b A + c A^2 of the first iteration, (batch, n, n).
         part: the coefficients.
         mixed: multiply in bfloat16, the dtype of z; everything else is in float32.
     """
@@ -97,7 +106,7 @@ def _reference(
     scale: float,
 ) -> Tensor:
     joined = torch.cat(list(xs)) if len(xs) > 1 else xs[0]
-    x = joined.to(dtype)
+    x = joined.to(dtype)  # (batch, rows, columns)
     if scaling != "none":
         x = x / _size(x, scaling, safety, eps).to(dtype)
     tall = is_tall(x)
@@ -107,7 +116,7 @@ def _reference(
         part = [next(triples) for _ in range(iterations)]
         several = iterations > 1
         a, b, c = part[0]
-        gram = symmetric(*twins(x), mixed=mixed and several)
+        gram = symmetric(*twins(x), mixed=mixed and several)  # (batch, short, short)
         z = _square(gram, b, c, dtype)
         if several:
             q = _factor(gram, z, part, mixed).to(dtype)

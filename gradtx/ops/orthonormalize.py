@@ -47,7 +47,7 @@ def orthonormalize_(y: Tensor, q: Tensor) -> Tensor:
     """Decompose; see the module's text."""
     _check(y, q)
     require_apart("orthonormalize_", q, y)
-    basis = decompositions.qr(y).Q
+    basis = decompositions.qr(y).Q  # (batch, rows, columns), like y
     largest = basis.gather(-2, basis.abs().argmax(dim=-2, keepdim=True))
     q.copy_(torch.where(largest < 0, -basis, basis))
     return q.isfinite().all(-1).all(-1)

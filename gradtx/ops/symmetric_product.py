@@ -59,7 +59,7 @@ def product(
     if half and (x.shape[0] == 1 or x.shape[1:].numel() >= _LARGE):
         return _one_by_one(x, y, c, beta, alpha)
     if c is None:
-        return _scaled(torch.bmm(x, y), alpha)
+        return _scaled(torch.bmm(x, y), alpha)  # (batch, n, n) of (batch, n, k), (batch, k, n)
     return torch.baddbmm(c, x, y, beta=beta, alpha=alpha)
 
 

@@ -14,7 +14,7 @@ from ..core.leaves import ANY_UPDATE, LeafInfo, densify_leaf
 from ..core.reduce import Reduce
 from ..core.state import state_zeros
 from ..core.transform import TreeTransform
-from .window import GradientWindowState, WindowLeaf, check_window, gradient_window
+from .window import ROW_DTYPES, GradientWindowState, WindowLeaf, gradient_window
 
 
 class GGTLeaf(NamedTuple):
@@ -36,23 +36,17 @@ class PreconditionGGT(TreeTransform):
     accepts: ClassVar[tuple[type, ...]] = ANY_UPDATE
     normalize: ClassVar[str] = "capacity"
 
-    window: int = static(100)
+    window: int = static(100, at_least=1)
     b2: Hyper = dynamic(0.999, within="(0, 1]")
     eps: Hyper = dynamic(1e-4, within="(0, inf)")
     compressor: Compressor | None = static(None)
-    dtype: torch.dtype | None = static(None)
-    gram_reg: float = static(1e-6)
+    dtype: torch.dtype | None = static(None, choices=ROW_DTYPES)
+    gram_reg: float = static(1e-6, within="(0, inf)")
     decay_basis: bool = static(True)
 
     @property
     def name(self) -> str:
         return "precondition_ggt"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_window(self.name, self)
-        if not 0 < self.gram_reg < float("inf"):
-            raise ValueError(f"{self.name}: gram_reg must be in (0, inf), got {self.gram_reg}")
 
     @property
     def rows(self) -> gradient_window:

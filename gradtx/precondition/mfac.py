@@ -18,7 +18,7 @@ from ..core.leaves import ANY_UPDATE, LeafInfo, isfinite_leaf
 from ..core.reduce import Reduce
 from ..core.transform import TreeTransform
 from ..core.tree import PyTree
-from .window import GradientWindowState, check_window, gradient_window
+from .window import ROW_DTYPES, GradientWindowState, gradient_window
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class PreconditionMFAC(TreeTransform):
 
     accepts: ClassVar[tuple[type, ...]] = ANY_UPDATE
 
-    window: int = static(1024)
+    window: int = static(1024, at_least=1)
     damping: Hyper = dynamic(1e-5, within="(0, inf)")
     compressor: Compressor | None = static(None)
-    dtype: torch.dtype | None = static(None)
+    dtype: torch.dtype | None = static(None, choices=ROW_DTYPES)
     normalize: Literal["capacity", "count"] = static("capacity")
     query: Literal["newest", "gradient", "decayed"] = static("newest")
     fisher: Literal["model", "leaf"] = static("model")
@@ -43,20 +43,6 @@ class PreconditionMFAC(TreeTransform):
     @property
     def needs_grad(self) -> bool:  # type: ignore[override]
         return self.query == "gradient"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_window(self.name, self)
-        if self.query not in ("newest", "gradient", "decayed"):
-            raise ValueError(
-                f"{self.name}: query must be 'newest', 'gradient' or 'decayed', got {self.query!r}"
-            )
-        if self.fisher not in ("model", "leaf"):
-            raise ValueError(f"{self.name}: fisher must be 'model' or 'leaf', got {self.fisher!r}")
-        if self.nonfinite not in ("ignore", "raise"):
-            raise ValueError(
-                f"{self.name}: nonfinite must be 'ignore' or 'raise', got {self.nonfinite!r}"
-            )
 
     @property
     def rows(self) -> gradient_window:

@@ -153,7 +153,7 @@ def _by_rows(x: Tensor, eps: float) -> Tensor:
 
 def schatten4(x: Tensor, safety: float = 1.0, eps: float = 0.0) -> Tensor:
     """``max(safety |X X^T|_F^(1/2), eps)`` of (batch, rows, columns), as (batch, 1, 1)."""
-    gram = symmetric(*twins(x))
+    gram = symmetric(*twins(x))  # (batch, short, short)
     norm = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)
     return torch.clamp(safety * root(norm), min=eps)
 
@@ -165,7 +165,7 @@ def polar_factor(x: Tensor) -> Tensor:
     """
     finite = torch.isfinite(x).all((-2, -1), keepdim=True)
     u, s, vh = decompositions.svd(torch.where(finite, x, 0.0), full_matrices=False)
-    largest = s[..., :1]
+    largest = s[..., :1]  # s: (batch, short), u: (batch, rows, short)
     tolerance = largest * (max(x.shape[-2:]) * torch.finfo(x.dtype).eps)
     kept = (s > tolerance).to(x.dtype)
     return torch.where(finite, (u * kept[..., None, :]) @ vh, torch.nan)

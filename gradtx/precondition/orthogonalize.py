@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.declared import Call, DeclaredTransform
 from ..core.execution import Execution
+from ..core.fields import check_floating
 from ..core.hyper import static
 from ..core.leaves import LowRankUpdate
 from ..core.tree import PyTree
@@ -64,13 +65,13 @@ class orthogonalize(DeclaredTransform):
     accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
 
     coefficients: str | Sequence[Any] = static("quintic5")
-    steps: int | None = static(None)
-    scaling: str | None = static(None)
-    safety: float | None = static(None)
-    eps: float = static(1e-7)
-    dtype: torch.dtype | None = static(None)
-    form: str | None = static(None)
-    scale: str = static("none")
+    steps: int | None = static(None, within="[1, 99]")
+    scaling: str | None = static(None, choices=(*SCALINGS, None))
+    safety: float | None = static(None, within="[1, inf)")
+    eps: float = static(1e-7, within="(0, inf)")
+    dtype: torch.dtype | None = static(None, check=check_floating)
+    form: str | None = static(None, choices=(*FORMS, None))
+    scale: str = static("none", choices=tuple(RULES))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,27 +79,6 @@ class orthogonalize(DeclaredTransform):
             rows = triples_of(self.name, self.coefficients)
             if not isinstance(self.coefficients, str):
                 object.__setattr__(self, "coefficients", rows)
-        whole = isinstance(self.steps, int) and not isinstance(self.steps, bool)
-        if self.steps is not None and not (whole and 1 <= self.steps < 100):
-            raise ValueError(f"orthogonalize: steps must be in 1..99, got {self.steps!r}")
-        if self.scaling not in (*SCALINGS, None):
-            raise ValueError(
-                f"orthogonalize: scaling must be one of {SCALINGS} or None, got {self.scaling!r}"
-            )
-        if self.safety is not None and not self.safety >= 1:
-            raise ValueError(f"orthogonalize: safety must be >= 1, got {self.safety}")
-        if not self.eps > 0:
-            raise ValueError(f"orthogonalize: eps must be > 0, got {self.eps}")
-        if self.form not in (*FORMS, None):
-            raise ValueError(
-                f"orthogonalize: form must be one of {FORMS} or None, got {self.form!r}"
-            )
-        if self.scale not in RULES:
-            raise ValueError(
-                f"orthogonalize: scale must be one of {tuple(RULES)}, got {self.scale!r}"
-            )
-        if self.dtype is not None and not self.dtype.is_floating_point:
-            raise ValueError(f"orthogonalize: dtype must be floating, got {self.dtype}")
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
         for name, p in zip(names, leaves, strict=True):

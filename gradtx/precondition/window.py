@@ -15,7 +15,8 @@ from torch import Tensor
 from ..compressors import Compressor
 from ..core import tree, woodbury
 from ..core.declared import short_repr
-from ..core.errors import TreeMismatchError, described
+from ..core.errors import TreeMismatchError
+from ..core.fields import static
 from ..core.leaves import densify_leaf
 from ..core.plain import Plain
 from ..core.reduce import LOCAL, Reduce
@@ -23,7 +24,7 @@ from ..core.state import advance, new_count
 from ..core.tree import PyTree
 from .window_rows import Layout, Rows, layout_of, rounded, row_dtype
 
-_DTYPES = (None, torch.float32, torch.bfloat16, torch.float64)
+ROW_DTYPES = (torch.float32, torch.bfloat16, torch.float64, None)
 _PIECE = 1 << 22  # elements of rows that are there in float64 at once
 
 
@@ -87,13 +88,10 @@ class gradient_window(Plain):
     {'w': tensor([0.3333, 1.0000])}
     """
 
-    size: int
+    size: int = static(at_least=1)
     compressor: Compressor | None = None
-    dtype: torch.dtype | None = None
+    dtype: torch.dtype | None = static(None, choices=ROW_DTYPES)
     normalize: Literal["capacity", "count"] = "capacity"
-
-    def __post_init__(self) -> None:
-        check_window("gradient_window", self, "size")
 
     def __repr__(self) -> str:
         return short_repr("gradient_window", self)
@@ -230,11 +228,11 @@ class gradient_window(Plain):
 
     def inverse_diagonal(self, state: GradientWindowState, damping: Any, like: PyTree) -> PyTree:
         """The diagonal of F^-1 for the leaves of ``like``, in float64, at least 1e-12 / damping."""
-        factor, _ = self._factor(state, damping)
+        factor, _ = self._factor(state, damping)  # (size, size), lower
         oldest = self._oldest(state)
 
         def of_leaf(x: Tensor, leaf: WindowLeaf) -> Tensor:
-            rows = self._dense(x, leaf, oldest)
+            rows = self._dense(x, leaf, oldest)  # (size, n)
             pieces = [
                 woodbury.inverse_diagonal(woodbury.whitened(factor, part), damping)
                 for part in rows.split(max(_PIECE // self.size, 1), 1)
@@ -294,29 +292,3 @@ class gradient_window(Plain):
 
 def _as_factor(value: Any, x: Tensor) -> Any:
     return value.to(x.device, x.dtype) if isinstance(value, Tensor) else value
-
-
-def check_window(who: str, made: Any, size: str = "window") -> None:
-    """Raise unless the options of a window are in their ranges.
-
-    Args:
-        who: for messages.
-        made: what has the options.
-        size: the name of the number of rows.
-
-    Raises:
-        ValueError: one is not (names it).
-        TypeError: no compressor.
-    """
-    rows = getattr(made, size)
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise ValueError(f"{who}: {size} must be an integer >= 1, got {rows!r}")
-    if made.compressor is not None and not isinstance(made.compressor, Compressor):
-        raise TypeError(
-            f"{who}: compressor must be one of gx.compressors, or None, "
-            f"got {described(made.compressor)}"
-        )
-    if made.dtype not in _DTYPES:
-        raise ValueError(f"{who}: dtype must be float32, bfloat16 or float64, got {made.dtype}")
-    if made.normalize not in ("capacity", "count"):
-        raise ValueError(f"{who}: normalize must be 'capacity' or 'count', got {made.normalize!r}")

@@ -217,19 +217,19 @@ class LowRank(Layout):
             # <L_i R_i^T, A B^T> = sum of (L_i^T A) * (R_i^T B), two (window, r, r)
             a, b = (f.double() for f in self._factors(x))
             return ((left.mT @ a) * (right.mT @ b)).sum((1, 2))
-        x = densify_leaf(x).reshape(self.matrix).double()
-        return ((left.mT @ x).mT * right).sum((1, 2))
+        x = densify_leaf(x).reshape(self.matrix).double()  # (m, n)
+        return ((left.mT @ x).mT * right).sum((1, 2))  # (window, n, r) -> (window,)
 
     def combine(self, rows: LowRankRows, weights: Tensor) -> Tensor:
         dtype = torch.promote_types(rows.left.dtype, torch.float32)
         m, n = self.matrix
         left = weights.to(dtype)[:, None, None] * rows.left.to(dtype)
         left = left.transpose(0, 1).reshape(m, -1)  # (m, window r)
-        right = rows.right.to(dtype).transpose(0, 1).reshape(n, -1)
+        right = rows.right.to(dtype).transpose(0, 1).reshape(n, -1)  # (n, window r)
         return (left @ right.mT).reshape(self.shape)
 
     def dense(self, rows: LowRankRows) -> Tensor:
-        return (rows.left @ rows.right.mT).flatten(1)
+        return (rows.left @ rows.right.mT).flatten(1)  # (window, m n)
 
     def _factors(self, u: Any) -> tuple[Tensor, Tensor]:
         """(m, r) and (n, r)."""

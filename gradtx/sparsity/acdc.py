@@ -13,7 +13,7 @@ from ..core import masks as masks_
 from ..core import tree
 from ..core.checks import can_read
 from ..core.declared import Call, DeclaredTransform
-from ..core.errors import TreeMismatchError, described
+from ..core.errors import TreeMismatchError
 from ..core.execution import Events, Execution
 from ..core.hyper import static
 from ..core.leaves import LeafInfo, densify_leaf
@@ -21,7 +21,7 @@ from ..core.protocol import GradientTransformation, Wrapper
 from ..core.state import advance, new_count
 from ..core.tree import PyTree
 from .bits import all_ones, as_matrix
-from .keep import MaskState, Prunable, apply_masks, check_prunable, update_to_zero
+from .keep import MaskState, Prunable, apply_masks, prunable_field, update_to_zero
 from .moments import Forgotten, forget
 from .phases import PhaseSchedule
 from .support import Support, magnitude_support
@@ -63,25 +63,12 @@ class Acdc(DeclaredTransform, Wrapper):
     schedule: PhaseSchedule = static(PhaseSchedule(()))
     support: Support = static(magnitude_support(0.9))
     reset: Forgotten = static("first_moments")
-    prunable: Prunable = static(masks_.matrices)
+    prunable: Prunable = prunable_field()
     packed: bool = static(True)
 
     @property
     def name(self) -> str:
         return "acdc"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, kind in (("schedule", PhaseSchedule), ("support", Support), ("packed", bool)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(
-                    f"acdc: {name} must be a {kind.__name__}, got {described(getattr(self, name))}"
-                )
-        check_prunable(self.name, self.prunable)
-        if self.reset not in ("first_moments", "all", "nothing"):
-            raise ValueError(
-                f"acdc: reset must be 'first_moments', 'all' or 'nothing', got {self.reset!r}"
-            )
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> AcdcState:
         masks = []

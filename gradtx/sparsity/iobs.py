@@ -15,7 +15,6 @@ from ..core.transform import TreeTransform
 from ..ops import top_mask
 from .fisher import inverse_fisher
 from .keep import update_to_zero
-from .phases import check_whole
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,11 @@ class iobs(TreeTransform):
     execution: ClassVar[Execution] = Execution(reduces=False)
     requires_params: ClassVar[bool] = True
 
-    k: int = static(1)
+    k: int = static(1, at_least=1)
     mode: Literal["topk", "obs"] = static("topk")
     score: Literal["obs", "magnitude"] = static("obs")
-    damping: float = static(1e-5)
+    damping: float = static(1e-5, within="(0, inf)")
     lr: Hyper = dynamic(1.0, within="(0, inf)")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("iobs", "k", self.k, 1)
-        if self.mode not in ("topk", "obs"):
-            raise ValueError(f"iobs: mode must be 'topk' or 'obs', got {self.mode!r}")
-        if self.score not in ("obs", "magnitude"):
-            raise ValueError(f"iobs: score must be 'obs' or 'magnitude', got {self.score!r}")
-        if not self.damping > 0:
-            raise ValueError(f"iobs: damping must be > 0, got {self.damping!r}")
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         matrix, fisher = extra.pop("matrix", None), extra.pop("fisher", None)

@@ -22,9 +22,18 @@ from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import PyTree
 from ..ops import top_mask
 from .bits import pack, unpack
-from .phases import check_whole
 
 Prunable: TypeAlias = "Callable[[LeafInfo], bool]"
+
+
+def prunable_field() -> Any:
+    """Declare which leaves are pruned."""
+    return static(masks_.matrices, check=_check_prunable)
+
+
+def _check_prunable(who: str, name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{who}: {name} must be a predicate on gx.LeafInfo, got {described(value)}")
 
 
 class MaskState(NamedTuple):
@@ -53,11 +62,7 @@ class MaskState(NamedTuple):
 class _Masked(LeafTransform):
     execution: ClassVar[Execution] = Execution(cannot_raise=True, chooses=lambda tx: "prunable")
 
-    prunable: Prunable = static(masks_.matrices)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_prunable(self.name, self.prunable)
+    prunable: Prunable = prunable_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> MaskState:
         if not self.prunable(info):
@@ -136,11 +141,7 @@ class hard_threshold(TreeTransform):
     execution: ClassVar[Execution] = Execution(reduces=False)
     requires_params: ClassVar[bool] = True
 
-    k: int = static(1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole(self.name, "k", self.k, 1)
+    k: int = static(1, at_least=1)
 
     def update_tree(
         self, us: list[Any], leaves: Any, shared: Any, ps: list[Any], h: Values, reduce: Reduce
@@ -253,18 +254,6 @@ def _check_new(who: str, name: str, mask: Any, state: MaskState) -> None:
         got = f"{tuple(mask.shape)} {mask.dtype}" if isinstance(mask, Tensor) else repr(mask)
         raise ValueError(
             f"{who}: leaf {name!r} takes a bool tensor of the parameter's shape, got {got}"
-        )
-
-
-def check_prunable(who: str, prunable: Any) -> None:
-    """Raise unless it is a predicate.
-
-    Raises:
-        TypeError: it cannot be called.
-    """
-    if not callable(prunable):
-        raise TypeError(
-            f"{who}: prunable must be a predicate on gx.LeafInfo, got {described(prunable)}"
         )
 
 

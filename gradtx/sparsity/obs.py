@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..core import tree
+from ..core.fields import static
 from ..core.plain import Plain
 from ..core.tree import PyTree
 from .fisher import InverseFisher, inverse_fisher
 from .keep import check_mask
-from .support import check_sparsity
 
 NEVER = math.inf  # the score of what has been dropped before, where it is not counted
 
@@ -68,33 +68,19 @@ class obs_prune(Plain):
     {'w': tensor([0.0000, 2.5000])}
     """
 
-    sparsity: float
-    damping: float = 1e-5
+    sparsity: float = static(within="[0, 1)")
+    damping: float = static(1e-5, within="(0, inf)")
     block: int | None = 128
     packed: bool = True
     score: Literal["obs", "magnitude"] = "obs"
     update: Literal["independent", "joint", "none"] = "independent"
     scope: Literal["global", "leaf"] = "global"
-    group: int = 1
+    group: int = static(1, at_least=1)
     eps: float = 0.0
 
     def __post_init__(self) -> None:
-        check_sparsity("obs_prune", self.sparsity)
-        for name, known in (
-            ("score", ("obs", "magnitude")),
-            ("update", ("independent", "joint", "none")),
-            ("scope", ("global", "leaf")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"obs_prune: {name} must be one of {known}, got {getattr(self, name)!r}"
-                )
-        if not self.damping > 0:
-            raise ValueError(f"obs_prune: damping must be > 0, got {self.damping!r}")
-        if self.group < 1 or (self.group > 1 and self.packed):
-            raise ValueError(
-                f"obs_prune: group must be >= 1, and packed=False with one, got {self.group!r}"
-            )
+        if self.group > 1 and self.packed:
+            raise ValueError(f"obs_prune: groups of {self.group} need packed=False")
         if self.group > 1 and (self.block is None or self.block % self.group):
             raise ValueError(
                 f"obs_prune: groups of {self.group} do not fill blocks of {self.block!r}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.checks import can_read
+from ..core.fields import static
 from ..core.plain import Plain
 from ..ops.selection import kth_largest, top_mask
 
@@ -69,27 +70,14 @@ class magnitude_support(Support):
     [tensor([ True, False,  True, False])]
     """
 
-    sparsity: float | None = None
+    sparsity: float | None = static(None, within="[0, 1)")
     scope: Literal["global", "leaf"] = "global"
     count: Literal["reference", "exact", "floor"] = "reference"
-    density: float | None = None
+    density: float | None = static(None, within="(0, 1]")
 
     def __post_init__(self) -> None:
         if (self.sparsity is None) == (self.density is None):
             raise ValueError("magnitude_support: give sparsity or density")
-        if self.sparsity is not None:
-            check_sparsity("magnitude_support", self.sparsity)
-        elif not 0 < self.share <= 1:
-            raise ValueError(f"magnitude_support: density must be in (0, 1], got {self.density!r}")
-        if self.scope not in ("global", "leaf"):
-            raise ValueError(
-                f"magnitude_support: scope must be 'global' or 'leaf', got {self.scope!r}"
-            )
-        if self.count not in ("reference", "exact", "floor"):
-            raise ValueError(
-                "magnitude_support: count must be 'reference', 'exact' or 'floor', "
-                f"got {self.count!r}"
-            )
 
     @property
     def share(self) -> float:
@@ -170,15 +158,12 @@ class nm_support(Support):
     [tensor([[ True, False,  True, False]])]
     """
 
-    n: int = 2
-    m: int = 4
+    n: int = static(2, at_least=1)
+    m: int = static(4, at_least=2)
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (self.n, self.m))
-        if not whole or self.m < 2 or not 1 <= self.n < self.m:
-            raise ValueError(
-                f"nm_support: needs integers 1 <= n < m and m >= 2, got n={self.n!r}, m={self.m!r}"
-            )
+        if self.n >= self.m:
+            raise ValueError(f"nm_support: n must be less than m, got n={self.n}, m={self.m}")
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         if len(shape) not in (2, 4) or math.prod(shape) % self.m:
@@ -218,13 +203,8 @@ class block_support(Support):
     [tensor([ True,  True, False, False])]
     """
 
-    sparsity: float
-    block: int = 4
-
-    def __post_init__(self) -> None:
-        check_sparsity("block_support", self.sparsity)
-        if not isinstance(self.block, int) or isinstance(self.block, bool) or self.block < 1:
-            raise ValueError(f"block_support: block must be an integer >= 1, got {self.block!r}")
+    sparsity: float = static(within="[0, 1)")
+    block: int = static(4, at_least=1)
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         if math.prod(shape) % self.block:
@@ -242,14 +222,3 @@ class block_support(Support):
             part.repeat_interleave(self.block).reshape(w.shape)
             for part, w in zip(parts, weights, strict=True)
         ]
-
-
-def check_sparsity(who: str, sparsity: float) -> None:
-    """Raise unless a sparsity is in [0, 1).
-
-    Raises:
-        ValueError: it is not.
-    """
-    plain = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
-    if not plain or not 0 <= sparsity < 1:
-        raise ValueError(f"{who}: sparsity must be in [0, 1), got {sparsity!r}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..compressors import Compressor, Payload
 from ..core.leaves import LeafInfo
 from . import leaf as leaf_
-from .leaf import Where, Whole, check_parts
+from .leaf import Where, Whole
 from .projector import Projector
 from .refresh import Refresh, zero_based
 
@@ -44,7 +44,6 @@ class projection(Compressor):
     where: Where | None = None
 
     def __post_init__(self) -> None:
-        check_parts("projection", self.projector, self.refresh)
         if not self.projector.orthonormal:
             raise ValueError(f"projection: the basis of {self.projector!r} is not orthonormal")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from .. import ops
+from ..core.fields import static
 from .one_sided import OneSided
 from .projector import keep_if_bad
 from .selection import Selected, row_norms
@@ -55,18 +56,9 @@ class dct(OneSided):
 
     data_dependent = True
 
-    kind: int = 2
-    p: float = 1.0
-    order: str = "score"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind not in (2, 3):
-            raise ValueError(f"{self.name}: kind must be 2 or 3, got {self.kind!r}")
-        if not self.p > 0:
-            raise ValueError(f"{self.name}: p must be > 0, got {self.p}")
-        if self.order not in ("score", "index"):
-            raise ValueError(f"{self.name}: order must be 'score' or 'index', got {self.order!r}")
+    kind: Literal[2, 3] = 2
+    p: float = static(1.0, within="(0, inf)")
+    order: Literal["score", "index"] = "score"
 
     def init(self, p: Tensor, name: str = "") -> Selected:
         rank = self.view(p.shape, name).rank

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import Seed, check_seed, derived_key, next_key, normal
+from ..core.random import Seed, derived_key, next_key, normal, seed_field
 from ..core.tree import accumulator_dtype
 from ..ops import random_normal
 from .one_sided import OneSided
@@ -98,11 +98,7 @@ class VectorsProjector(DenseProjector):
 class SketchProjector(VectorsProjector):
     """A projector that multiplies the gradient by a random matrix first."""
 
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.name, self.seed)
+    seed: Seed = seed_field()
 
     def init(self, p: Tensor, name: str = "") -> KeyedBasis:
         return KeyedBasis(leaf_key(self.seed, p, name), self.zeros(p, name))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import Seed, check_seed, next_key
+from ..core.random import Seed, next_key, seed_field
 from .dense import leaf_key, normal_numbers
 from .one_sided import OneSided
 from .view import View
@@ -27,11 +27,7 @@ class SeededProjector(OneSided):
 
     orthonormal = False
 
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.name, self.seed)
+    seed: Seed = seed_field()
 
     def init(self, p: Tensor, name: str = "") -> Seeded:
         self.view(p.shape, name)

@@ -21,7 +21,7 @@ from ..core.roots import root
 from ..core.sums import element_mean
 from ..core.tree import PyTree
 from . import leaf as leaf_
-from .leaf import SubspaceLeaf, Turn, Where, Whole, check_parts
+from .leaf import SubspaceLeaf, Turn, Where, Whole
 from .one_sided import OneSided
 from .projector import Projector
 from .refresh import Refresh, zero_based
@@ -79,10 +79,6 @@ class InSubspace(DeclaredTransform, Wrapper):
     @property
     def requires_params(self) -> bool:  # type: ignore[override]
         return any(getattr(m, "requires_params", False) for _, m in members(self.transform))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_parts(self.name, self.projector, self.refresh)
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> InSubspaceState:
         kept: list[Any] = [()] * len(leaves)

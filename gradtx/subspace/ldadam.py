@@ -22,10 +22,9 @@ from ..core.transform import LeafTransform
 from ..core.tree import PyTree
 from .dense import Basis, stacked
 from .ldadam_sweep import Moving, Weights, lifted, sweep, weights
-from .leaf import Where, Whole, check_parts, is_projected
+from .leaf import Where, Whole, is_projected
 from .power_iteration import power_iteration
 from .projector import Projector
-from .refresh import every_step
 from .transport import turned_moments
 from .view import View
 
@@ -101,7 +100,6 @@ class scale_by_ldadam(LeafTransform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_parts(self.name, self.projector, every_step())
         if not self.projector.orthonormal:
             raise ValueError(f"{self.name}: the basis of {self.projector!r} is not orthonormal")
 
@@ -223,6 +221,7 @@ class scale_by_ldadam(LeafTransform):
 
     def _update_of(self, z: Tensor, q: Tensor, view: View) -> Any:
         """The update with these coordinates."""
+        # Q (size, rank) with z (rank, columns), or z (rows, rank) with Q^T
         return (q @ z if view.axis == 0 else z @ q.mT).reshape(view.shape)
 
     def low_rank_form(self) -> Products:

@@ -153,7 +153,7 @@ def _basis(x: Tensor, s: Moving, view: View, weights: Weights, alone: bool) -> T
         if alone:
             y = ldadam_columns(x[0], s.basis[0], s.mu[0], weights.aim[0], left)[None]
         else:
-            y = columns(x, s.basis, s.mu, weights.aim, left)
+            y = columns(x, s.basis, s.mu, weights.aim, left)  # (leaves, size, rank)
         # Anything in X that is not finite shows up here.
         return orthonormal_or(y, s.basis)
 

@@ -52,16 +52,6 @@ class Turn(NamedTuple):
         return later & self.due
 
 
-def check_parts(who: str, projector: Any, refresh: Any) -> None:
-    """Raise TypeError unless these are a projector and a policy."""
-    for value, kind, what in (
-        (projector, Projector, "projector must be one of gx.subspace"),
-        (refresh, Refresh, "refresh must be a policy of gx.subspace"),
-    ):
-        if not isinstance(value, kind):
-            raise TypeError(f"{who}: {what}, got {type(value).__name__}")
-
-
 def is_projected(projector: Projector, where: Where | None, info: LeafInfo) -> bool:
     """Whether a leaf is one that goes into the subspace."""
     return projector.takes(info.shape) and (where is None or bool(where(info)))

@@ -15,7 +15,7 @@ from ..core.roles import FirstMoment
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from . import leaf as leaf_
-from .leaf import SubspaceLeaf, Turn, Where, Whole, check_parts
+from .leaf import SubspaceLeaf, Turn, Where, Whole
 from .projector import Projector
 from .refresh import Refresh, one_based
 
@@ -75,10 +75,6 @@ class subspace_momentum(LeafTransform):
     debias: bool = static(False)
     codec: Codec | torch.dtype | None = codec_field()
     where: Where | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_parts(self.name, self.projector, self.refresh)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> SubspaceMomentumState:
         subspace = leaf_.init(self.projector, self.refresh, self.where, p, info)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import TreeMismatchError
+from ..core.fields import static
 from ..core.leaves import LowRankUpdate
 from ..ops import coordinates, coordinates_squares
 from ..ops.basis import axis_of
@@ -31,16 +32,10 @@ class OneSided(Projector):
 
     thin: ClassVar[bool] = False
 
-    rank: int
-    side: str = "std"
+    rank: int = static(at_least=1)
+    side: str = static("std", choices=SIDES)
     clip_rank: bool = False
     matricize: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"{self.name}: rank must be an integer >= 1, got {self.rank!r}")
-        if self.side not in SIDES:
-            raise ValueError(f"{self.name}: side must be one of {SIDES}, got {self.side!r}")
 
     # -- what a kind defines -------------------------------------------------------------------
 
@@ -110,17 +105,17 @@ class OneSided(Projector):
 
     def down(self, state: Any, matrix: Tensor, view: View) -> Tensor:
         """Coordinates of a matrix, as it lies: ``Q^T G`` or ``G Q``."""
-        q = self.basis(state, view.shape, matrix.dtype)
+        q = self.basis(state, view.shape, matrix.dtype)  # (size, rank)
         return coordinates(matrix, q, left=view.axis == 0)
 
     def up(self, state: Any, z: Tensor, view: View) -> Tensor:
         """The matrix with these coordinates: ``Q z`` or ``z Q^T``."""
-        q = self.basis(state, view.shape, z.dtype)
+        q = self.basis(state, view.shape, z.dtype)  # (size, rank)
         return q @ z if view.axis == 0 else z @ q.mT
 
     def rotation(self, old: Any, new: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Rotation:
         view = self.view(shape)
-        r = self.basis(new, shape, dtype).mT @ self.basis(old, shape, dtype)
+        r = self.basis(new, shape, dtype).mT @ self.basis(old, shape, dtype)  # (rank, rank)
         return Rotation(r, ()) if view.axis == 0 else Rotation((), r)
 
     def low_rank_update(self, state: Any, z: Tensor, shape: tuple[int, ...]) -> LowRankUpdate:

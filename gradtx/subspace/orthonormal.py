@@ -79,7 +79,7 @@ def divided(y: Tensor, otherwise: Callable[[], Tensor]) -> Tensor:
 
 def _divided(y: Tensor, near: float | None = None) -> tuple[Tensor, Tensor]:
     """Y R^-1 with R^T R = Y^T Y, and whether there is such an R, of a Y^T Y near the identity."""
-    gram = y.mT @ y
+    gram = y.mT @ y  # (batch, rank, rank) of (batch, size, rank)
     lower, info = decompositions.cholesky_ex(gram)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     good = info == 0

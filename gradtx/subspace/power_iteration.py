@@ -57,7 +57,7 @@ class power_iteration(DenseProjector):
             )
 
     def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Basis:
-        old = state.basis.to(x.dtype)
+        old = state.basis.to(x.dtype)  # (batch, size, rank); x: (batch, size, length)
 
         def swept() -> Tensor:
             safe = finite_or_zero(x)

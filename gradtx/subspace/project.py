@@ -16,7 +16,7 @@ from ..core.protocol import Wrapper
 from ..core.transform import LeafTransform
 from ..core.tree import PyTree
 from . import leaf as leaf_
-from .leaf import Where, Whole, check_parts, is_projected
+from .leaf import Where, Whole, is_projected
 from .projector import Projector
 from .refresh import Refresh, zero_based
 
@@ -58,10 +58,6 @@ class project_to_subspace(LeafTransform):
     projector: Projector = static()
     refresh: Refresh = static(zero_based(200))
     where: Where | None = static(None)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_parts(self.name, self.projector, self.refresh)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ProjectState:
         return ProjectState(leaf_.init(self.projector, self.refresh, self.where, p, info))
@@ -131,9 +127,6 @@ class low_rank(Wrapper):
 
     projector: Projector
     where: Where | None = None
-
-    def __post_init__(self) -> None:
-        check_parts("low_rank", self.projector, zero_based(1))
 
     def init(self, params: PyTree) -> PyTree:
         def low(name: str, p: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class Rotation(NamedTuple):
 
 @outside_autocast
 def _turned(x: Tensor, left: Any, right: Any) -> Tensor:
-    x = left @ x if isinstance(left, Tensor) else x
+    x = left @ x if isinstance(left, Tensor) else x  # (rank, rank) (rank, columns)
     return x @ right.mT if isinstance(right, Tensor) else x
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.fields import static
 from .dense import SketchProjector
 from .orthonormal import orthonormal
 from .projector import canonical
@@ -42,21 +43,14 @@ class randomized_svd(SketchProjector):
             [1.]])
     """
 
-    oversample: int = 2
-    power_iterations: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("oversample", "power_iterations"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{self.name}: {name} must be an integer >= 0, got {value!r}")
+    oversample: int = static(2, at_least=0)
+    power_iterations: int = static(1, at_least=0)
 
     def width(self, view: View) -> int:
         return min(view.rank + self.oversample, view.rows, view.columns)
 
     def vectors(self, x: Tensor, states: list[Any], view: View) -> Tensor:
-        q = orthonormal(self.sketch(x, states, view))
+        q = orthonormal(self.sketch(x, states, view))  # (batch, size, width)
         for _ in range(self.power_iterations):
             q = orthonormal(x @ (x.mT @ q))
         return canonical((q @ left_vectors(q.mT @ x))[..., : view.rank])

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core import tree
 from ..core.checks import can_read
 from ..core.constants import constant
+from ..core.fields import static
 from ..core.plain import Plain
 
 
@@ -78,13 +79,7 @@ class never(Refresh):
 
 @dataclass(frozen=True)
 class _Every(Refresh):
-    every: int
-
-    def __post_init__(self) -> None:
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
-            raise ValueError(
-                f"{type(self).__name__}: every must be an integer >= 1, got {self.every!r}"
-            )
+    every: int = static(at_least=1)
 
     @property
     def period(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.random import Seed, check_seed, fold_in, next_key, random_bits
+from ..core.random import Seed, fold_in, next_key, random_bits, seed_field
 from .cosine import cosines
 from .dense import leaf_key
 from .one_sided import OneSided
@@ -35,11 +35,7 @@ class SignedSelected(NamedTuple):
 class _SignedTransform(OneSided):
     """Random rows of an orthonormal transform after random signs; define ``columns``."""
 
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.name, self.seed)
+    seed: Seed = seed_field()
 
     def init(self, p: Tensor, name: str = "") -> SignedSelected:
         view = self.view(p.shape, name)

@@ -58,6 +58,6 @@ def left_vectors(x: Tensor) -> Tensor:
     """
     rows, columns = x.shape[-2:]
     if x.dtype == torch.float32 and columns >= 2 * rows and x.device.type != "mps":
-        wide = x.double()
-        return decompositions.eigh(wide @ wide.mT)[1].flip(-1).to(x.dtype)
+        wide = x.double()  # (batch, rows, columns)
+        return decompositions.eigh(wide @ wide.mT)[1].flip(-1).to(x.dtype)  # (batch, rows, rows)
     return decompositions.svd(x, full_matrices=False)[0]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
+from ..core.fields import static
 from .projector import keep_if_bad
 from .selection import Selected, SelectionProjector, row_norms
 from .view import View
@@ -37,15 +38,8 @@ class top_norm(SelectionProjector):
 
     data_dependent = True
 
-    p: float = 2.0
-    order: str = "score"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.p > 0:
-            raise ValueError(f"{self.name}: p must be > 0, got {self.p}")
-        if self.order not in ("score", "index"):
-            raise ValueError(f"{self.name}: order must be 'score' or 'index', got {self.order!r}")
+    p: float = static(2.0, within="(0, inf]")
+    order: Literal["score", "index"] = "score"
 
     def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Selected:
         score = row_norms(x, self.p)

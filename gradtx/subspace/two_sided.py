@@ -42,14 +42,6 @@ class two_sided(Projector):
     left: OneSided
     right: OneSided | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("left", "right"):
-            value = getattr(self, name)
-            if not isinstance(value, OneSided) and not (name == "right" and value is None):
-                raise TypeError(
-                    f"two_sided: {name} must be a one-sided projector, got {type(value).__name__}"
-                )
-
     @property
     def sides(self) -> tuple[OneSided, OneSided]:
         """The projectors of both dimensions."""
@@ -76,10 +68,12 @@ class two_sided(Projector):
 
     def project(self, state: Any, g: Tensor) -> Tensor:
         left, right = self.sides
+        # (rank, columns) (columns, rank)
         return left.project(state.left, g) @ right.basis(state.right, tuple(g.shape), g.dtype)
 
     def back(self, state: Any, z: Tensor, shape: tuple[int, ...]) -> Tensor:
         left, right = self.sides
+        # (rank, rank) (rank, columns)
         return left.back(state.left, z @ right.basis(state.right, shape, z.dtype).mT, shape)
 
     def rotation(self, old: Any, new: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Rotation:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.random import Seed, check_seed, next_key
+from ..core.random import Seed, next_key, seed_field
 from ..ops import random_bits
 from .dense import leaf_key
 from .selection import KeyedSelected, SelectionProjector
@@ -37,11 +37,7 @@ class uniform(SelectionProjector):
     tensor(6.)
     """
 
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.name, self.seed)
+    seed: Seed = seed_field()
 
     def init(self, p: Tensor, name: str = "") -> KeyedSelected:
         return KeyedSelected(leaf_key(self.seed, p, name), self.leading(p, name))

@@ -59,12 +59,7 @@ class scale_by_cocob(LeafTransform):
     requires_params: ClassVar[bool] = True
 
     alpha: Hyper = dynamic(100.0, within="[0, inf)")
-    eps: float = static(1e-8)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.eps > 0:
-            raise ValueError(f"scale_by_cocob: eps must be > 0, got {self.eps}")
+    eps: float = static(1e-8, within="(0, inf)")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByCocobState:
         zeros = [state_zeros(p) for _ in range(3)]

@@ -72,14 +72,6 @@ class scale_by_column_adam(LeafTransform):
     eps: Hyper = dynamic(1e-8, within="(0, inf)")
     transfer: bool = static(True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.columns, top_columns):
-            raise TypeError(
-                f"{self.name}: columns must be gx.compressors.top_columns, "
-                f"got {type(self.columns).__name__}"
-            )
-
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByColumnAdamState:
         shape = tuple(p.shape)
         k = self.columns.kept(shape)

@@ -13,6 +13,16 @@ from ..core.leaves import LeafInfo
 from ..core.transform import LeafTransform
 
 
+def compressor_field() -> Any:
+    """Declare what is kept of updates."""
+    return static(check=_check_compressor)
+
+
+def _check_compressor(who: str, name: str, value: Any) -> None:
+    if not isinstance(value, Compressor):
+        raise TypeError(f"{who}: {name} must be one of gx.compressors, got {type(value).__name__}")
+
+
 class CompressState(NamedTuple):
     """Attributes: ``compressor``, the compressor's state for the leaf, () if it has none."""
 
@@ -39,11 +49,7 @@ class compress(LeafTransform):
     {'w': tensor([ 0., -8.,  0.])}
     """
 
-    compressor: Compressor = static()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_compressor(self.name, self.compressor)
+    compressor: Compressor = compressor_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> CompressState:
         return CompressState(self.compressor.init(p, info.name))
@@ -53,11 +59,3 @@ class compress(LeafTransform):
     ) -> tuple[Payload, CompressState]:
         payload, new = self.compressor.compress(u, s.compressor)
         return payload, CompressState(new)
-
-
-def check_compressor(who: str, value: Any) -> None:
-    """Raise TypeError unless ``value`` is a compressor."""
-    if not isinstance(value, Compressor):
-        raise TypeError(
-            f"{who}: compressor must be one of gx.compressors, got {type(value).__name__}"
-        )

@@ -75,13 +75,8 @@ class scale_by_dadapt_adam(TreeTransform):
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     b2: Hyper = dynamic(0.999, within="(0, 1)")
     eps: Hyper = dynamic(1e-8, within="[0, inf)")
-    d0: float = static(1e-6)
+    d0: float = static(1e-6, within="(0, inf)")
     weight_decay: Hyper = dynamic(0.0, within="[0, inf)")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.d0 > 0:
-            raise ValueError(f"scale_by_dadapt_adam: d0 must be > 0, got {self.d0}")
 
     def init_tree(
         self, ps: list[Tensor], infos: list[LeafInfo]

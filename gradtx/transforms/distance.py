@@ -145,13 +145,11 @@ class scale_by_dowg(TreeTransform):
 
     requires_params: ClassVar[bool] = True
 
-    init_distance: float | None = static(None)
+    init_distance: float | None = static(None, within="(0, inf)")
     eps: Hyper = dynamic(1e-4, within="(0, inf)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init_distance is not None and not self.init_distance > 0:
-            raise ValueError(f"scale_by_dowg: init_distance must be > 0, got {self.init_distance}")
         if self.init_distance is None and callable(self.eps) and not isinstance(self.eps, Tensor):
             raise ValueError("scale_by_dowg: eps is a schedule; give init_distance")
 

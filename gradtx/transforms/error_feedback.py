@@ -20,7 +20,7 @@ from ..core.hyper import static
 from ..core.leaves import densify_leaf
 from ..core.protocol import GradientTransformation, Wrapper
 from ..core.tree import PyTree
-from .compress import check_compressor
+from .compress import compressor_field
 
 
 class ErrorFeedbackLeaf(NamedTuple):
@@ -63,11 +63,11 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
     given_as: ClassVar[str] = "inner"
     densifies: ClassVar[bool] = True
 
-    compressor: Compressor = static()
+    compressor: Compressor = compressor_field()
     quantizer: Codec | torch.dtype | None = codec_field()
     release: float = static(0.0, within="[0, 1)")
-    leftover: Literal["drop", "apply"] = static("drop", choices=("drop", "apply"))
-    requantize: Literal["exact", "scale"] = static("exact", choices=("exact", "scale"))
+    leftover: Literal["drop", "apply"] = static("drop")
+    requantize: Literal["exact", "scale"] = static("exact")
     in_param_dtype: bool = static(False)
 
     @property
@@ -80,7 +80,6 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_compressor(self.name, self.compressor)
         if self.release and self.leftover == "apply":
             raise ValueError("error_feedback: release and leftover='apply' exclude each other")
 

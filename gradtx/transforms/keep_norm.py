@@ -38,12 +38,7 @@ class keep_norm(LeafTransform):
     requires_params: ClassVar[bool] = True
 
     lr: Hyper = dynamic(within="[0, inf)")
-    eps: float = static(1e-10)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.eps > 0:
-            raise ValueError(f"keep_norm: eps must be > 0, got {self.eps}")
+    eps: float = static(1e-10, within="(0, inf)")
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
         p = p.to(u.dtype)

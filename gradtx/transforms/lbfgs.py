@@ -76,13 +76,8 @@ class scale_by_lbfgs(TreeTransform):
 
     requires_params: ClassVar[bool] = True
 
-    memory_size: int = static(10)
+    memory_size: int = static(10, at_least=1)
     scale_init_precond: bool = static(True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.memory_size < 1:
-            raise ValueError(f"scale_by_lbfgs: memory_size must be >= 1, got {self.memory_size}")
 
     def init_tree(
         self, ps: list[Tensor], infos: list[LeafInfo]

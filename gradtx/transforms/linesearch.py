@@ -121,12 +121,6 @@ class _LineSearch(GradientTransformation):
         return line.scaled(point.rate), new
 
 
-def _check(who: str, **values: tuple[float, float, float]) -> None:
-    for name, (value, low, high) in values.items():
-        if not low < value < high:
-            raise ValueError(f"{who}: {name} must be in ({low}, {high}), got {value}")
-
-
 @dataclass(frozen=True)
 class scale_by_backtracking_linesearch(_LineSearch):
     """Multiply by the first of falling rates that lowers the loss enough (Armijo's rule).
@@ -157,28 +151,13 @@ class scale_by_backtracking_linesearch(_LineSearch):
     tensor(-1.)
     """
 
-    max_backtracking_steps: int = static(30)
-    slope_rtol: float = static(1e-4)
-    decrease_factor: float = static(0.8)
-    increase_factor: float = static(1.5)
-    max_learning_rate: float = static(1.0)
-    atol: float = static(0.0)
-    rtol: float = static(0.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(
-            self.name,
-            max_backtracking_steps=(self.max_backtracking_steps, 0, torch.inf),
-            slope_rtol=(self.slope_rtol, 0, 1),
-            decrease_factor=(self.decrease_factor, 0, 1),
-            max_learning_rate=(self.max_learning_rate, 0, torch.inf),
-        )
-        if not self.increase_factor > 0 or self.atol < 0 or self.rtol < 0:
-            raise ValueError(
-                f"{self.name}: increase_factor must be > 0, atol and rtol >= 0, got "
-                f"{self.increase_factor}, {self.atol} and {self.rtol}"
-            )
+    max_backtracking_steps: int = static(30, at_least=1)
+    slope_rtol: float = static(1e-4, within="(0, 1)")
+    decrease_factor: float = static(0.8, within="(0, 1)")
+    increase_factor: float = static(1.5, within="(0, inf]")
+    max_learning_rate: float = static(1.0, within="(0, inf)")
+    atol: float = static(0.0, within="[0, inf)")
+    rtol: float = static(0.0, within="[0, inf)")
 
     def _search(self, line: Line, last: Tensor) -> tuple[Point, Tensor]:
         start, best = line.start, line.start
@@ -238,33 +217,13 @@ class scale_by_zoom_linesearch(_LineSearch):
     tensor(-1.)
     """
 
-    max_linesearch_steps: int = static(30)
-    max_learning_rate: float | None = static(None)
-    increase_factor: float = static(2.0)
-    slope_rtol: float = static(1e-4)
-    curv_rtol: float = static(0.9)
-    approx_dec_rtol: float = static(1e-6)
+    max_linesearch_steps: int = static(30, at_least=1)
+    max_learning_rate: float | None = static(None, within="(0, inf]")
+    increase_factor: float = static(2.0, within="(1, inf)")
+    slope_rtol: float = static(1e-4, within="(0, 1)")
+    curv_rtol: float = static(0.9, within="(0, 1)")
+    approx_dec_rtol: float = static(1e-6, within="[0, inf)")
     initial_guess_strategy: Literal["keep", "one"] = static("keep")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(
-            self.name,
-            max_linesearch_steps=(self.max_linesearch_steps, 0, torch.inf),
-            slope_rtol=(self.slope_rtol, 0, 1),
-            curv_rtol=(self.curv_rtol, 0, 1),
-            increase_factor=(self.increase_factor, 1, torch.inf),
-        )
-        if self.approx_dec_rtol < 0 or not (self.max_learning_rate or 1.0) > 0:
-            raise ValueError(
-                f"{self.name}: approx_dec_rtol must be >= 0 and max_learning_rate > 0 or None, "
-                f"got {self.approx_dec_rtol} and {self.max_learning_rate}"
-            )
-        if self.initial_guess_strategy not in ("keep", "one"):
-            raise ValueError(
-                f"{self.name}: initial_guess_strategy must be 'keep' or 'one', "
-                f"got {self.initial_guess_strategy!r}"
-            )
 
     def _search(self, line: Line, last: Tensor) -> tuple[Point, Tensor]:
         most = torch.inf if self.max_learning_rate is None else self.max_learning_rate

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..codecs import Codec, Encoding, as_codec, codec_field, first_moment_codec
 from ..compressors import Compressor
-from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo, add_leaf
 from ..core.transform import LeafTransform
-from .compress import check_compressor
+from .compress import compressor_field
 
 
 class LowRankMomentumState(NamedTuple):
@@ -58,13 +58,9 @@ class low_rank_momentum(LeafTransform):
             [0., 0.]])
     """
 
-    compressor: Compressor = static()
+    compressor: Compressor = compressor_field()
     decay: Hyper = dynamic(0.95, within="[0, 1]", momentum=True)
     codec: Codec | torch.dtype | None = codec_field()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_compressor(self.name, self.compressor)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> LowRankMomentumState:
         if p.ndim != 2:

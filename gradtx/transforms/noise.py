@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
-from ..core.random import Seed, check_seed, derived_key, next_key, normal
+from ..core.random import Seed, derived_key, next_key, normal, seed_field
 from ..core.roots import root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -55,11 +55,7 @@ class add_noise(LeafTransform):
 
     eta: Hyper = dynamic(within="[0, inf)")
     gamma: Hyper = dynamic(within="[0, inf)")
-    seed: Seed = static(0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.name, self.seed)
+    seed: Seed = seed_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> AddNoiseState:
         key = derived_key(self.seed, info.name, p.device)

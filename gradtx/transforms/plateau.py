@@ -63,25 +63,17 @@ class reduce_on_plateau(TreeTransform):
     needs_value: ClassVar[bool] = True
 
     factor: Hyper = dynamic(0.1, within="(0, 1)")
-    patience: int = static(10)
-    rtol: float = static(1e-4)
-    atol: float = static(0.0)
-    cooldown: int = static(0)
-    accumulation_size: int = static(1)
+    patience: int = static(10, at_least=1)
+    rtol: float = static(1e-4, within="[0, 1]")
+    atol: float = static(0.0, within="[0, inf)")
+    cooldown: int = static(0, at_least=0)
+    accumulation_size: int = static(1, at_least=1)
     min_scale: Hyper = dynamic(0.0, within="[0, inf)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("patience", 1), ("cooldown", 0), ("accumulation_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(
-                    f"reduce_on_plateau: {name} must be >= {least}, got {getattr(self, name)}"
-                )
-        if not 0 <= self.rtol <= 1 or self.atol < 0 or not self.rtol + self.atol > 0:
-            raise ValueError(
-                "reduce_on_plateau: rtol must be in [0, 1], atol >= 0 and one of them positive, "
-                f"got {self.rtol} and {self.atol}"
-            )
+        if not self.rtol + self.atol > 0:
+            raise ValueError("reduce_on_plateau: rtol or atol must be positive")
 
     def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[None, PlateauShared]:
         return None, PlateauShared(

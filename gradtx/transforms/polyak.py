@@ -44,13 +44,6 @@ class scale_by_polyak(TreeTransform):
     eps: Hyper = dynamic(0.0, within="[0, inf)")
     variant: Literal["sps", "sps+"] = static("sps")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.variant not in ("sps", "sps+"):
-            raise ValueError(
-                f"scale_by_polyak: variant must be 'sps' or 'sps+', got {self.variant!r}"
-            )
-
     def update_tree(
         self,
         us: list[Tensor],

@@ -18,7 +18,6 @@ from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..ops import window_moments
 
-_CORRECTIONS = ("steps", "window")
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -45,8 +44,8 @@ class _SlidingWindow(LeafTransform):
     b2: Hyper = dynamic(0.999, within="[0, 1)")
     window: int = static(10, at_least=1)
     compressor: SparseCompressor | None = static(None)
-    bias_correction: Literal["steps", "window"] = static("steps", choices=_CORRECTIONS)
-    state_dtype: torch.dtype = static(torch.bfloat16)
+    bias_correction: Literal["steps", "window"] = static("steps")
+    state_dtype: torch.dtype = static(torch.bfloat16, choices=_DTYPES)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,10 +53,6 @@ class _SlidingWindow(LeafTransform):
             raise TypeError(
                 f"{self.name}: compressor must be a sparse one such as gx.compressors.block_top_k, "
                 f"or None, got {type(self.compressor).__name__}"
-            )
-        if self.state_dtype not in _DTYPES:
-            raise ValueError(
-                f"{self.name}: state_dtype must be float32 or bfloat16, got {self.state_dtype}"
             )
 
     def combine(self, first: Tensor, root: Tensor, h: Values) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..core.hyper import Values, static
 from ..core.leaves import LeafInfo
-from ..core.random import Seed, check_seed, derived_key, next_key, random_bits16
+from ..core.random import Seed, derived_key, next_key, random_bits16, seed_field
 from ..core.rounding import round_stochastically
 from ..core.transform import LeafTransform
 
@@ -58,12 +58,8 @@ class stochastic_round(LeafTransform):
 
     requires_params: ClassVar[bool] = True
 
-    seed: Seed = static(0)
+    seed: Seed = seed_field()
     clamp: bool = static(False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.name, self.seed)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> StochasticRoundState:
         if info.dtype != torch.bfloat16:

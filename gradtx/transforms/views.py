@@ -18,7 +18,7 @@ from ..core.hyper import static
 from ..core.leaves import ANY_UPDATE, LowRankUpdate, densify_leaf
 from ..core.protocol import Wrapper
 from ..core.tree import PyTree
-from ..ops.basis import axis_of, basis_vectors, check_basis, rotate
+from ..ops.basis import BASES, SIDES, TRANSFORMS, axis_of, basis_vectors, rotate
 
 _FEW = 64  # vectors of a basis with which a product is faster than a transform
 
@@ -192,12 +192,9 @@ class in_basis(Wrapper):
 
     execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
 
-    basis: str = "dct2"
-    transform_by: str = "auto"
-    side: str = "std"
-
-    def __post_init__(self) -> None:
-        check_basis(self.name, self.basis, self.transform_by, self.side)
+    basis: str = static("dct2", choices=BASES)
+    transform_by: str = static("auto", choices=TRANSFORMS)
+    side: str = static("std", choices=SIDES)
 
     def init(self, params: PyTree) -> PyTree:
         self._check(params, None, "parameter")

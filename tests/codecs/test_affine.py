@@ -141,7 +141,7 @@ def test_bad_arguments(make: Any) -> None:
     name = make.__name__
     for options, words in (
         ({"bits": 3}, "bits must be 2, 4 or 8, got 3"),
-        ({"block_size": 0}, "block_size must be >= 1, got 0"),
+        ({"block_size": 0}, "block_size must be an integer >= 1, got 0"),
         ({"rounding": "up"}, "rounding must be 'nearest' or 'stochastic', got 'up'"),
         ({"stats_dtype": torch.float16}, "stats_dtype must be float32 or bfloat16"),
         ({"seed": "x"}, "seed must be a 64-bit integer"),

@@ -168,8 +168,8 @@ def test_as_codec():
         (lambda: dense(torch.int8), "dense: dtype must be floating, got torch.int8"),
         (lambda: rank1(vector_rule="rows"), "rank1: vector_rule must be .* got 'rows'"),
         (lambda: blockwise(2), "blockwise: bits must be 4 or 8, got 2"),
-        (lambda: blockwise(8, 0), "blockwise: block_size must be >= 1, got 0"),
-        (lambda: blockwise(min_size=-1), "blockwise: min_size must be >= 0, got -1"),
+        (lambda: blockwise(8, 0), "blockwise: block_size must be an integer >= 1 or None, got 0"),
+        (lambda: blockwise(min_size=-1), "blockwise: min_size must be an integer >= 0, got -1"),
     ],
 )
 def test_bad_arguments(make, message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gradtx.ops import newton_schulz
-from gradtx.ops.newton_schulz import _newton_schulz, _reference
+from gradtx.ops.newton_schulz import _newton_schulz, _reference, definition
 
 QUINTIC = (3.4445, -4.775, 2.0315)
 PLAIN, PARTS = [[QUINTIC]] * 5, [[QUINTIC] * 3, [QUINTIC] * 2]
@@ -49,6 +49,15 @@ def test_iterations(shape, parts, dtype, mixed):
     assert got.dtype == dtype
     assert got.is_contiguous()
     assert error(got, exact(xs)) <= ERRORS[dtype]
+
+
+@pytest.mark.parametrize("parts", [PLAIN, PARTS], ids=["plain", "parts"])
+def test_the_definition(parts):
+    x = torch.randn(3, 20, 30, dtype=torch.float64)
+    want = definition(x, [QUINTIC] * 5)
+    assert error(newton_schulz([x], parts, eps=0.0), want) <= 1e-13
+    tall = newton_schulz([x.mT.contiguous()], parts, eps=0.0)
+    assert error(tall, want.mT) <= 1e-13
 
 
 @pytest.mark.parametrize("scaling", ["add", "clamp", "none"])

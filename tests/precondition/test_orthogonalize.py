@@ -136,7 +136,7 @@ def test_vectors_are_refused_by_name(shape):
         ({"coefficients": (1.0, 2.0)}, "triples"),
         ({"coefficients": ((1.0, 2.0, 3.0), "abc")}, "triples"),
         ({"coefficients": ()}, "triples"),
-        ({"steps": 0}, "steps must be in 1..99, got 0"),
+        ({"steps": 0}, "steps must be in .1, 99., got 0"),
         ({"steps": 100}, "steps"),
         ({"steps": True}, "steps"),
         ({"scaling": "max"}, "scaling"),

@@ -206,7 +206,10 @@ BAD: list[tuple[Any, str]] = [
     (lambda: gx.apollo(proj_type="full"), "'full' needs an orthonormal basis"),
     (lambda: gx.apollo(scale=-1.0), "scale must be in"),
     (lambda: gx.galore_adamw(proj="best"), "kind of subspace must be one of"),
-    (lambda: gx.galore_adamw(proj_type="up"), "side must be one of"),
+    (
+        lambda: gx.galore_adamw(proj_type="up"),
+        "side must be 'std', 'std_left', 'reverse_std', 'left', 'right' or 'larger'",
+    ),
     (lambda: gx.galore_adamw(update_proj_gap=0), "every must be an integer >= 1"),
     (lambda: gx.galore_adamw(rank=0), "rank must be an integer >= 1"),
     (lambda: gx.galore_adafactor(0.1), "give lr, or relative_step"),

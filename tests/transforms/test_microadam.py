@@ -290,7 +290,7 @@ def test_nothing_changes_when_the_class_raises() -> None:
         ({"bias_correction": "none"}, "bias_correction must be 'steps' or 'window', got 'none'"),
         ({"rounding": "up"}, "rounding must be 'nearest' or 'stochastic', got 'up'"),
         ({"requantize": "no"}, "requantize must be 'exact' or 'scale', got 'no'"),
-        ({"state_dtype": torch.float16}, "state_dtype must be float32 or bfloat16"),
+        ({"state_dtype": torch.float16}, "state_dtype must be torch.float32 or torch.bfloat16"),
         ({"nonfinite": "keep"}, "otherwise must be 'raise' or 'skip', got 'keep'"),
         ({"parity": True, "lr": None}, "parity needs lr"),
         ({"alpha": -2, "lr": None}, "alpha=-2 needs lr"),

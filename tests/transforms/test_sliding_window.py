@@ -129,7 +129,11 @@ def test_updates_must_be_what_the_compressor_makes() -> None:
     [
         ({"window": True}, ValueError, "window must be an integer >= 1, got True"),
         ({"compressor": compressors.sign()}, TypeError, "compressor must be a sparse one"),
-        ({"state_dtype": torch.int16}, ValueError, "state_dtype must be float32 or bfloat16"),
+        (
+            {"state_dtype": torch.int16},
+            ValueError,
+            "state_dtype must be torch.float32 or torch.bfloat16",
+        ),
         ({"eps": 0.0}, ValueError, r"eps must be in \(0, inf\)"),
     ],
 )

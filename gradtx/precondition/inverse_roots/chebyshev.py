@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...core.constants import constant
-from .method import RootMethod, identity, multiply, require_at_least, require_low, with_ridge
+from ...core.fields import static
+from .method import LOW, RootMethod, identity, multiply, with_ridge
 from .scaling import Scaling, frobenius
 
 NODES = 10_000
@@ -42,17 +43,11 @@ class chebyshev(RootMethod):
     tensor([[0.4989, 0.3331]])
     """
 
-    degree: int = 60
-    resolution: float = 1e-3
+    degree: int = static(60, at_least=1)
+    resolution: float = static(1e-3, within="(0, inf)")
     scaling: Scaling = field(default_factory=frobenius)
-    matmul_dtype: torch.dtype | None = None
+    matmul_dtype: torch.dtype | None = static(None, choices=LOW)
     rescale: bool = True
-
-    def __post_init__(self) -> None:
-        require_at_least(self.name, "degree", self.degree)
-        require_low(self.name, self.matmul_dtype)
-        if not self.resolution > 0:
-            raise ValueError(f"chebyshev: resolution must be > 0, got {self.resolution}")
 
     def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
         r = with_ridge(a, ridge)

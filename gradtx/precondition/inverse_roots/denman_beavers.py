@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...core.fields import static
 from .method import (
+    LOW,
+    WIDE,
     RootMethod,
     identity,
     multiply,
-    require_at_least,
-    require_low,
-    require_wide,
     with_ridge,
 )
 from .scaling import Scaling, frobenius
@@ -49,15 +49,10 @@ class newton_db(RootMethod):
 
     roots: ClassVar[str] = "2 or 4"
 
-    steps: int = 30
+    steps: int = static(30, at_least=1)
     scaling: Scaling = field(default_factory=frobenius)
-    matmul_dtype: torch.dtype | None = None
-    dtype: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        require_wide(self.name, self.dtype)
-        require_at_least(self.name, "steps", self.steps)
-        require_low(self.name, self.matmul_dtype)
+    matmul_dtype: torch.dtype | None = static(None, choices=LOW)
+    dtype: torch.dtype | None = static(None, choices=WIDE)
 
     def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
         r = with_ridge(a, ridge)

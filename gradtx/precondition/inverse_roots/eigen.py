@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ...core import decompositions
+from ...core.fields import static
 from ...core.watch import is_recorded
 from ...ops.registry import applied
 from ...ops.symmetric_product import symmetric_product
-from .method import RootMethod, require_wide, with_ridge
+from .method import WIDE, RootMethod, with_ridge
 
 RULES = ("shift", "shift_then_add", "shift_and_add", "abs", "abs_add", "relu", "pseudo_inverse")
 
@@ -48,19 +49,10 @@ class evd(RootMethod):
     tensor([[0.5000, 0.3333]])
     """
 
-    rule: str = "shift"
-    rank_rtol: float | None = None
-    rank_atol: float = 0.0
-    dtype: torch.dtype | None = torch.float64
-
-    def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise ValueError(f"evd: rule must be one of {RULES}, got {self.rule!r}")
-        for name in ("rank_rtol", "rank_atol"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"evd: {name} must be >= 0, got {value}")
-        require_wide(self.name, self.dtype)
+    rule: str = static("shift", choices=RULES)
+    rank_rtol: float | None = static(None, within="[0, inf)")
+    rank_atol: float = static(0.0, within="[0, inf)")
+    dtype: torch.dtype | None = static(torch.float64, choices=WIDE)
 
     @property
     def drops_zeros(self) -> bool:
@@ -117,7 +109,7 @@ class evd(RootMethod):
 
 
 def _root(a: Tensor, eps: Tensor, p: float, method: evd) -> Tensor:
-    values, q = eigh(a)
+    values, q = eigh(a)  # (batch, n), (batch, n, n)
     powers, _, _ = method.powers(values, eps, p)
     return symmetric_product(q * powers[:, None, :], q.mT)
 
@@ -145,7 +137,7 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, quotients, slopes, common = _derivative(ctx)
-        b = q.mT @ _symmetric(grad) @ q
+        b = q.mT @ _symmetric(grad) @ q  # (batch, n, n)
         moved = common * (slopes * b.diagonal(dim1=-2, dim2=-1)).sum(-1, keepdim=True)
         first = torch.zeros_like(slopes)
         first[:, :1] = 1.0
@@ -154,7 +146,7 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, da: Tensor, *_: Any) -> Tensor:
         q, quotients, slopes, common = _derivative(ctx)
-        b = q.mT @ _symmetric(da) @ q
+        b = q.mT @ _symmetric(da) @ q  # (batch, n, n)
         moved = slopes * common * b[:, 0, :1]
         return q @ (quotients * b + torch.diag_embed(moved)) @ q.mT
 
@@ -164,7 +156,7 @@ def _derivative(ctx: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     a, eps = ctx.saved_tensors
     values, q = decompositions.eigh(a)
     powers, slopes, common = ctx.method.powers(values, eps, ctx.p)
-    gap = values[:, :, None] - values[:, None, :]
+    gap = values[:, :, None] - values[:, None, :]  # (batch, n, n)
     size = values.abs()
     size = torch.maximum(size[:, :, None], size[:, None, :])
     # Closer eigenvalues have lost half of the digits of the quotient; the mean is as exact there.

@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...core.fields import static
 from .method import (
     DENOMINATOR,
+    WIDE,
     RootMethod,
     distance,
     identity,
     may_look,
     multiply,
-    require_at_least,
-    require_wide,
     times_power,
     with_ridge,
 )
@@ -53,22 +53,11 @@ class higher_order_newton(RootMethod):
 
     roots: ClassVar[str] = "rational"
 
-    order: int = 3
-    steps: int = 100
-    tol: float = 1e-8
-    max_residual: float = 0.1
-    dtype: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        require_wide(self.name, self.dtype)
-        require_at_least(self.name, "order", self.order, 2)
-        require_at_least(self.name, "steps", self.steps)
-        if not self.tol >= 0:
-            raise ValueError(f"higher_order_newton: tol must be >= 0, got {self.tol}")
-        if not self.max_residual > 0:
-            raise ValueError(
-                f"higher_order_newton: max_residual must be > 0, got {self.max_residual}"
-            )
+    order: int = static(3, at_least=2)
+    steps: int = static(100, at_least=1)
+    tol: float = static(1e-8, within="[0, inf)")
+    max_residual: float = static(0.1, within="(0, inf]")
+    dtype: torch.dtype | None = static(None, choices=WIDE)
 
     def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
         fraction = Fraction(p).limit_denominator(DENOMINATOR)

@@ -8,14 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...core.plain import Plain
 from ...core.watch import is_watched
 from ...ops.symmetric_product import product, symmetric_product
 
-LOW = (torch.float16, torch.bfloat16)
+LOW = (None, torch.float16, torch.bfloat16)
+WIDE = (None, torch.float64)
 DENOMINATOR = 10  # the largest of rational roots
 
 
-class RootMethod:
+class RootMethod(Plain):
     """Base class of methods: frozen dataclasses that turn stacks into inverse roots."""
 
     dtype: torch.dtype | None = None  # what is computed in, None for that of the stack
@@ -52,24 +54,6 @@ class RootMethod:
             start: vectors for a power iteration, (batch, n, vectors).
         """
         raise NotImplementedError
-
-
-def require_at_least(who: str, name: str, value: int, least: int = 1) -> None:
-    """Raise ValueError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{who}: {name} must be a whole number >= {least}, got {value!r}")
-
-
-def require_low(who: str, dtype: torch.dtype | None) -> None:
-    """Raise ValueError unless products can be made of factors in `dtype`."""
-    if dtype not in (None, *LOW):
-        raise ValueError(f"{who}: matmul_dtype must be None or one of {LOW}, got {dtype}")
-
-
-def require_wide(who: str, dtype: torch.dtype | None) -> None:
-    """Raise ValueError unless stacks can be computed with in `dtype`."""
-    if dtype not in (None, torch.float64):
-        raise ValueError(f"{who}: dtype must be None or float64, got {dtype}")
 
 
 def identity(a: Tensor) -> Tensor:

@@ -9,15 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...core.fields import static
 from .method import (
+    LOW,
+    WIDE,
     RootMethod,
     distance,
     identity,
     may_look,
     multiply,
-    require_at_least,
-    require_low,
-    require_wide,
     times_power,
     with_ridge,
 )
@@ -59,21 +59,12 @@ class coupled_newton(RootMethod):
 
     roots: ClassVar[str] = "integer"
 
-    steps: int = 40
-    tol: float = 1e-6
+    steps: int = static(40, at_least=1)
+    tol: float = static(1e-6, within="[0, inf)")
     scaling: Scaling = field(default_factory=frobenius)
-    matmul_dtype: torch.dtype | None = None
-    stop: str = "matrix"
-    dtype: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        require_wide(self.name, self.dtype)
-        require_at_least(self.name, "steps", self.steps)
-        require_low(self.name, self.matmul_dtype)
-        if not self.tol >= 0:
-            raise ValueError(f"coupled_newton: tol must be >= 0, got {self.tol}")
-        if self.stop not in STOPS:
-            raise ValueError(f"coupled_newton: stop must be one of {STOPS}, got {self.stop!r}")
+    matmul_dtype: torch.dtype | None = static(None, choices=LOW)
+    stop: str = static("matrix", choices=STOPS)
+    dtype: torch.dtype | None = static(None, choices=WIDE)
 
     def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
         r = with_ridge(a, ridge)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ...core.fields import check_floating, static
+from ...core.plain import Plain
 from ...core.random import make_key, signs
-from .method import identity, require_at_least
+from .method import identity
 
 
+@runtime_checkable
 class Scaling(Protocol):
     """How a bound is found: a callable that can be hashed."""
 
@@ -20,7 +23,7 @@ class Scaling(Protocol):
 
 
 @dataclass(frozen=True)
-class frobenius:
+class frobenius(Plain):
     """Scale by the Frobenius norm, which always bounds the largest eigenvalue.
 
     Args:
@@ -35,10 +38,7 @@ class frobenius:
     5.0
     """
 
-    dtype: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        _require_floating("frobenius", self.dtype)
+    dtype: torch.dtype | None = static(None, check=check_floating)
 
     def __call__(self, r: Tensor, start: Tensor | None) -> Tensor:
         x = r.to(self.dtype or r.dtype)
@@ -49,7 +49,7 @@ class frobenius:
 
 
 @dataclass(frozen=True)
-class power_iteration:
+class power_iteration(Plain):
     """Scale by an estimate of the largest eigenvalue, closer than a norm for flat spectra.
 
     ``v <- R v / |R v|``, then ``c = safety * v^T R v``, the largest of several vectors. A norm
@@ -74,20 +74,11 @@ class power_iteration:
     tensor([[[8.]]])
     """
 
-    steps: int = 10
-    safety: float = 2.0
-    eps: float = 1e-6
-    vectors: int = 1
-    dtype: torch.dtype | None = None
-
-    def __post_init__(self) -> None:
-        require_at_least("power_iteration", "steps", self.steps)
-        require_at_least("power_iteration", "vectors", self.vectors)
-        if not self.safety > 1:
-            raise ValueError(f"power_iteration: safety must be > 1, got {self.safety}")
-        if not self.eps >= 0:
-            raise ValueError(f"power_iteration: eps must be >= 0, got {self.eps}")
-        _require_floating("power_iteration", self.dtype)
+    steps: int = static(10, at_least=1)
+    safety: float = static(2.0, within="(1, inf)")
+    eps: float = static(1e-6, within="[0, inf)")
+    vectors: int = static(1, at_least=1)
+    dtype: torch.dtype | None = static(None, check=check_floating)
 
     def __call__(self, r: Tensor, start: Tensor | None) -> Tensor:
         dtype = self.dtype or r.dtype
@@ -110,8 +101,3 @@ class power_iteration:
 
 def _normalized(v: Tensor) -> Tensor:
     return v / torch.linalg.vector_norm(v, dim=-2, keepdim=True)
-
-
-def _require_floating(who: str, dtype: torch.dtype | None) -> None:
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"{who}: dtype must be floating, got {dtype}")

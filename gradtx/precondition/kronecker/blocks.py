@@ -12,9 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ...core.fields import static
 from .policy import Policy
-
-VIEWS = ("keep", "squeeze", "matrix", "merge_front", "merge_back")
 
 
 class Region(NamedTuple):
@@ -152,19 +151,11 @@ class blocks(Policy):
     (16, 2)
     """
 
-    size: int | None = None
+    size: int | None = static(None, at_least=1)
     view: Literal["keep", "squeeze", "matrix", "merge_front", "merge_back"] = "keep"
-    limit: int | None = None
-    target: int | None = 1
+    limit: int | None = static(None, at_least=1)
+    target: int | None = static(1, at_least=1, optional=True)
     channels_last: bool = False
-
-    def __post_init__(self) -> None:
-        if self.view not in VIEWS:
-            raise ValueError(f"blocks: view must be one of {VIEWS}, got {self.view!r}")
-        for name in ("size", "limit", "target"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not value >= 1):
-                raise ValueError(f"blocks: {name} must be an integer >= 1 or None, got {value!r}")
 
     def plan(self, shape: Sequence[int]) -> BlockPlan:
         """The plan of a leaf of this shape."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,8 @@ from torch import Tensor
 from ...core import decompositions
 from ...core.checks import can_read
 from ...core.constants import constant
+from ...core.fields import static
 from .policy import Policy
-
-INITS = ("eigh", "identity")
-REFRESHES = ("qr", "qr_sorted", "power_qr_sorted", "eigh", "qr_algorithm")
-WHENS = ("after", "before")
 
 
 class Turned(NamedTuple):
@@ -69,26 +66,13 @@ class eigenbasis(Policy):
     refresh: Literal["qr", "qr_sorted", "power_qr_sorted", "eigh", "qr_algorithm"] = (
         "power_qr_sorted"
     )
-    every: int = 10
+    every: int = static(10, at_least=1)
     when: Literal["after", "before"] = "after"
-    start: int | None = None
+    start: int | None = static(None, at_least=1)
     staggered: bool = False
-    ridge: float = 0.0
-    iterations: int = 1
-    tolerance: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, known in (("init", INITS), ("refresh", REFRESHES), ("when", WHENS)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"eigenbasis: {name} must be one of {known}, got {getattr(self, name)!r}"
-                )
-        check_interval("eigenbasis", self.every, self.start)
-        for name, least in (("ridge", 0), ("iterations", 1), ("tolerance", 0)):
-            if not getattr(self, name) >= least:
-                raise ValueError(
-                    f"eigenbasis: {name} must be >= {least}, got {getattr(self, name)}"
-                )
+    ridge: float = static(0.0, within="[0, inf)")
+    iterations: int = static(1, at_least=1)
+    tolerance: float = static(0.0, within="[0, inf]")
 
     @property
     def first_refresh(self) -> int:
@@ -102,11 +86,11 @@ class eigenbasis(Policy):
     def turned(self, factor: Tensor, how: str) -> Turned:
         """The next basis of factors (n, d, d); ``how`` is one of the names of ``refresh``."""
         if how in ("eigh", "eigh_descending"):
-            values, q = eigh(factor)
+            values, q = eigh(factor)  # (n, d), (n, d, d)
             if how == "eigh_descending":
                 values, q = values.flip(-1), q.flip(-1)
             return Turned(torch.diag_embed(values), q, ())
-        diagonal = factor.diagonal(dim1=-2, dim2=-1)
+        diagonal = factor.diagonal(dim1=-2, dim2=-1)  # (n, d)
         if how == "qr_algorithm":
             return self._by_qr_algorithm(factor)
         if how in ("qr", "qr_sorted"):
@@ -126,7 +110,7 @@ class eigenbasis(Policy):
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         turned, rotation = factor.detach() + self.ridge * eye, eye.expand_as(factor)
         for _ in range(self.iterations):
-            q, r = qr(turned)
+            q, r = qr(turned)  # (n, d, d) each
             new = symmetrized(r @ q), rotation @ q
             square = turned.square().sum((-2, -1))
             off = square - turned.diagonal(dim1=-2, dim2=-1).square().sum(-1)
@@ -147,15 +131,6 @@ def due(k: Tensor, every: int, phase: Tensor | tuple[()], start: int | None = No
     """
     regular = k % every == (phase if isinstance(phase, Tensor) else 0)
     return regular & (k > 0) if start is None else (k == start) | (regular & (k > start))
-
-
-def check_interval(who: str, every: Any, start: Any) -> None:
-    """Raise ValueError unless these are whole numbers of at least one."""
-    for name, value in (("every", every), ("start", start)):
-        if value is None and name == "start":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{who}: {name} must be an integer >= 1, got {value!r}")
 
 
 def phase_of(name: str, every: int, like: Tensor) -> Tensor:

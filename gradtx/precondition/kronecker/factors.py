@@ -9,14 +9,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...core.fields import static
 from ...core.hyper import one_minus_power
 from ...core.tree import accumulator_dtype
 from ...ops.symmetric_product import symmetric_product
 from .policy import Policy
 from .stacks import unfolded
 
-FORMS = ("plain", "kl")
-SIDES = ("all", "short")
+
+def _check_exponents(who: str, name: str, exponents: Any) -> None:
+    for order, given in exponents:
+        each = given if isinstance(given, tuple) else (given,)
+        if order < 0 or len(each) not in (1, order) or not all(e >= 0 for e in each):
+            raise ValueError(
+                f"{who}: {name} must be pairs of a number of dimensions and an exponent >= 0, or "
+                f"one a side, got {(order, given)!r}"
+            )
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,34 +60,16 @@ class kronecker_factors(Policy):
     (1,)
     """
 
-    b: float = 0.95
+    b: float = static(0.95, within="[0, 1]")
     form: Literal["plain", "kl"] = "plain"
     bias_correction: bool = False
     average: bool = True
-    max_dim: int | None = None
+    max_dim: int | None = static(None, at_least=1)
     one_dim: bool = False
     sides: Literal["all", "short"] = "all"
-    exponents: tuple[tuple[int, Any], ...] = ()
+    exponents: tuple[tuple[int, Any], ...] = static((), check=_check_exponents)
     whole_first: bool = False
     packed: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.b <= 1:
-            raise ValueError(f"kronecker_factors: b must be in [0, 1], got {self.b}")
-        for name, known in (("form", FORMS), ("sides", SIDES)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"kronecker_factors: {name} must be one of {known}, got {getattr(self, name)!r}"
-                )
-        for order, given in self.exponents:
-            each = given if isinstance(given, tuple) else (given,)
-            if order < 0 or len(each) not in (1, order) or not all(e >= 0 for e in each):
-                raise ValueError(
-                    "kronecker_factors: exponents must be pairs of a number of dimensions and an "
-                    f"exponent >= 0, or one a side, got {(order, given)!r}"
-                )
-        if self.max_dim is not None and not self.max_dim >= 1:
-            raise ValueError(f"kronecker_factors: max_dim must be >= 1, got {self.max_dim}")
 
     @property
     def sums(self) -> bool:

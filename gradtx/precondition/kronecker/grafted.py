@@ -13,6 +13,7 @@ from ...core import tree
 from ...core.chain import check_members
 from ...core.declared import short_repr
 from ...core.execution import Execution
+from ...core.fields import static
 from ...core.leaves import densify_leaf
 from ...core.protocol import GradientTransformation
 from ...core.roots import divide_by_sum, root
@@ -52,14 +53,8 @@ class grafted(GradientTransformation):
     direction: GradientTransformation
     magnitude: GradientTransformation
     cut: blocks = blocks()
-    norm_eps: float = 1e-16
-    start: int = 1
-
-    def __post_init__(self) -> None:
-        if isinstance(self.start, bool) or not self.start >= 1:
-            raise ValueError(f"grafted: start must be an integer >= 1, got {self.start}")
-        if not self.norm_eps >= 0:
-            raise ValueError(f"grafted: norm_eps must be >= 0, got {self.norm_eps}")
+    norm_eps: float = static(1e-16, within="[0, inf)")
+    start: int = static(1, at_least=1)
 
     def __repr__(self) -> str:
         return short_repr(self.name, self)

@@ -38,7 +38,6 @@ from .spectrum import spectrum
 from .stacks import readable
 from .units import Kind, Units
 
-FIRSTS = ("skip", "pass", "current")
 Flag = Tensor | bool
 
 
@@ -123,11 +122,6 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("first", FIRSTS), ("source", ("updates", "gradients"))):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"in_eigenbasis: {name} must be one of {known}, got {getattr(self, name)!r}"
-                )
         if self.basis.when == "after" and self.basis.init != "eigh":
             raise ValueError("in_eigenbasis: init='identity' needs a basis chosen 'before'")
 

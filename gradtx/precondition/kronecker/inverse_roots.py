@@ -17,7 +17,7 @@ from ...core.state import advance, new_count
 from ...core.tree import PyTree
 from ..inverse_roots import RootMethod, matrix_root
 from .blocks import blocks
-from .eigenbasis import check_interval, due, phase_of
+from .eigenbasis import due, phase_of
 from .factors import kronecker_factors
 from .sides import Sides, gradients_of
 from .stacks import contract, readable, together
@@ -82,39 +82,24 @@ class scale_by_inverse_roots(DeclaredTransform):
 
     factors: kronecker_factors = static(kronecker_factors())
     root: str | RootMethod = static("evd")
-    eps: float = static(1e-12)
+    eps: float = static(1e-12, within="[0, inf)")
     eps_mode: Literal["absolute", "relative"] = static("absolute")
-    every: int = static(1)
-    start: int = static(1)
+    every: int = static(1, at_least=1)
+    start: int = static(1, at_least=1)
     staggered: bool = static(False)
-    trace_scaling: float | None = static(None)
+    trace_scaling: float | None = static(None, within="(0, 1]")
     tolerance: float | None = static(None)
     cut: blocks = static(blocks())
     source: Literal["updates", "gradients"] = static("updates")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_interval(self.name, self.every, self.start)
-        if not self.eps >= 0:
-            raise ValueError(f"{self.name}: eps must be >= 0, got {self.eps}")
-        if self.trace_scaling is not None and not 0 < self.trace_scaling <= 1:
-            raise ValueError(
-                f"{self.name}: trace_scaling must be in (0, 1], got {self.trace_scaling}"
-            )
-        for name, known in (
-            ("source", ("updates", "gradients")),
-            ("eps_mode", ("absolute", "relative")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{self.name}: {name} must be one of {known}, got {getattr(self, name)!r}"
-                )
         identity = torch.eye(1, dtype=torch.float32, device="cpu")[None]
         try:  # an unknown method is refused here
             matrix_root(identity, 2.0, self.root, eps=self.eps)
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             text = str(error).removeprefix("matrix_root: ")
-            raise type(error)(f"{self.name}: root: {text}") from None
+            raise ValueError(f"{self.name}: root: {text}") from None
 
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> PyTree:
         return spec.unflatten(

@@ -9,11 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...core.fields import static
 from .policy import Policy
 from .stacks import along
-
-SOURCES = ("tracked", "factors")
-CLAMPS = ("side", "fixed", "relative")
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,29 +39,19 @@ class spectrum(Policy):
     >>> import gradtx as gx
     >>> gx.spectrum(clamp=1.0)
     Traceback (most recent call last):
-    ValueError: spectrum: clamp must be >= 10, got 1.0
+    ValueError: spectrum: clamp must be in [10, inf], got 1.0
     """
 
     source: Literal["tracked", "factors"] = "tracked"
-    init: float = 0.1
-    clamp: float = 4000.0
+    init: float = static(0.1, within="[0, inf)")
+    clamp: float = static(4000.0, within="[10, inf]")
     bound: Literal["side", "fixed", "relative"] = "side"
-    damping: float = 0.0
-    floor: float = 0.0
+    damping: float = static(0.0, within="[0, inf)")
+    floor: float = static(0.0, within="[0, inf)")
     precondition: bool = False
-    eps: float = 1e-8
+    eps: float = static(1e-8, within="[0, inf)")
 
     def __post_init__(self) -> None:
-        for name, known in (("source", SOURCES), ("bound", CLAMPS)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"spectrum: {name} must be one of {known}, got {getattr(self, name)!r}"
-                )
-        if not self.clamp >= 10:
-            raise ValueError(f"spectrum: clamp must be >= 10, got {self.clamp}")
-        for name in ("init", "damping", "floor", "eps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"spectrum: {name} must be >= 0, got {getattr(self, name)}")
         if self.source == "tracked" and not self.init > 0:
             raise ValueError(f"spectrum: init must be > 0, got {self.init}")
         if self.source == "factors" and not self.floor > 0:

@@ -81,7 +81,7 @@ def times(factor: Tensor, x: Tensor, side: int, transposed: bool = False) -> Ten
     """A factor, (batch, d, d) or a diagonal (batch, d), times a side of x."""
     if factor.ndim == 2:
         return along(x, side, lambda y: factor[:, :, None] * y)
-    matrix = factor.mT if transposed else factor
+    matrix = factor.mT if transposed else factor  # (batch, d, d); y: (batch, d, rest)
     return along(x, side, lambda y: matrix @ y)
 
 

@@ -62,7 +62,7 @@ def fitted(
         if form == "EQ" or not white:
             t2 = gram(of_v, side, dense)
         elif form == "QEP":
-            t2 = rest * (q @ q.mT if dense else q * q)
+            t2 = rest * (q @ q.mT if dense else q * q)  # (batch, d, d) or (batch, d)
         else:
             one = torch.ones(q.shape[-1], dtype=q.dtype, device=q.device)
             t2 = rest * (torch.diag(one) if dense else one)
@@ -87,7 +87,7 @@ def _moved(form: str, q: Tensor, e: Tensor, step: Tensor, how: str) -> Tensor:
         if form in ("QUAD", "QUAD4P"):
             return q * (1 - step * e / (2 if form == "QUAD" else 1)) ** 2
         return q * (1 - step * e)
-    step = step[:, None, None]
+    step = step[:, None, None]  # (batch, 1, 1); q and e: (batch, d, d)
     if form == "EQ":
         return q - step * torch.triu(e) @ q
     if form == "QEQ":

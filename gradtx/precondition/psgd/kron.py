@@ -17,13 +17,20 @@ from ...core.declared import Call, DeclaredTransform, widen
 from ...core.errors import TreeMismatchError, shape_mismatch
 from ...core.execution import Execution
 from ...core.hyper import Hyper, Values, declare, dynamic, static
-from ...core.random import Seed, check_seed, fold_in, make_key, next_key, normal, uniform
+from ...core.random import Seed, fold_in, make_key, next_key, normal, seed_field, uniform
 from ...core.state import advance, new_count
 from ...core.tree import PyTree
 from .factors import MODES, Layout, balanced, shaped
 from .fit import FITS_P, FORMS, fitted, preconditioned
 from .leaves import PreconditionByKronState, alike, fourth_moment, stacked
 from .norms import NORMS
+
+
+def _check_scale(who: str, name: str, scale: Any) -> None:
+    number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+    if not (0 < scale < math.inf if number else scale in (None, "leaf")):
+        raise ValueError(f"{who}: {name} must be a number > 0, None or 'leaf', got {scale!r}")
+
 
 EPS = torch.finfo(torch.float32).eps
 LEAST = 1e-24  # of the mean fourth power behind a leaf's own scale
@@ -104,18 +111,18 @@ class precondition_by_kron(DeclaredTransform):
         cannot_raise=lambda tx: tx.norm != "exact",
     )
 
-    form: str = static("Q0.5EQ1.5")
+    form: str = static("Q0.5EQ1.5", choices=FORMS)
     precond_lr: Hyper = dynamic(0.1, within="(0, 1]")
     beta_l: Hyper = dynamic(0.9, within="(0, 1]")
     remember: bool = static(True)
     damping: Hyper = dynamic(1e-9, within="[0, inf)")
-    relative_damping: str = static("entry")
-    whiten: str = static("gradient")
-    init_scale: float | str | None = static(None)
-    max_size: float = static(math.inf)
-    max_skew: float | None = static(1.0)
-    min_ndim: int = static(0)
-    memory_save_mode: str | None = static(None)
+    relative_damping: str = static("entry", choices=("entry", "mean"))
+    whiten: str = static("gradient", choices=("gradient", "momentum", "newton"))
+    init_scale: float | str | None = static(None, check=_check_scale)
+    max_size: float = static(math.inf, within="[1, inf]")
+    max_skew: float | None = static(1.0, within="(0, inf]")
+    min_ndim: int = static(0, at_least=0)
+    memory_save_mode: str | None = static(None, choices=(*MODES, None))
     merge_dims: bool = static(False)
     drop_units: bool = static(True)
     probability: Hyper = dynamic(1.0, within="(0, 1]")
@@ -124,29 +131,9 @@ class precondition_by_kron(DeclaredTransform):
     update_first: bool = static(True)
     noise_in_momentum: bool = static(False)
     independent_probe: bool = static(False)
-    norm: str = static("column")
-    noise: str = static("drawn")
-    seed: Seed = static(0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seed(self.name, self.seed)
-        for name, known in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"{self.name}: {name} must be one of {known}, got {value!r}")
-        scale = self.init_scale
-        number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-        if not (0 < scale < math.inf if number else scale in (None, "leaf")):  # type: ignore[operator]
-            raise ValueError(
-                f"{self.name}: init_scale must be a number > 0, None or 'leaf', got {scale!r}"
-            )
-        if not self.max_size >= 1:
-            raise ValueError(f"{self.name}: max_size must be >= 1, got {self.max_size}")
-        if self.max_skew is not None and not self.max_skew > 0:
-            raise ValueError(f"{self.name}: max_skew must be > 0 or None, got {self.max_skew}")
-        if not self.min_ndim >= 0:
-            raise ValueError(f"{self.name}: min_ndim must be >= 0, got {self.min_ndim}")
+    norm: str = static("column", choices=NORMS)
+    noise: str = static("drawn", choices=("drawn", "recorded"))
+    seed: Seed = seed_field()
 
     @property
     def needs_grad(self) -> bool:  # type: ignore[override]
@@ -391,13 +378,3 @@ class precondition_by_kron(DeclaredTransform):
         now = draws < h.balance
         pairs = zip(balanced(factors), factors, strict=True)
         return [torch.where(shaped(now, q), even, q) for even, q in pairs]
-
-
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "form": FORMS,
-    "relative_damping": ("entry", "mean"),
-    "whiten": ("gradient", "momentum", "newton"),
-    "memory_save_mode": (*MODES, None),
-    "norm": NORMS,
-    "noise": ("drawn", "recorded"),
-}

@@ -36,7 +36,7 @@ def column(a: Tensor) -> Tensor:
     a = divide(a, size[:, None, None])
     longest = a.square().sum(-2).argmax(-1)  # (batch,)
     first = a.gather(-1, longest[:, None, None].expand(-1, a.shape[-1], 1))  # (batch, n, 1)
-    x = a.mT @ first
+    x = a.mT @ first  # (batch, n, 1)
     x = divide(x, torch.linalg.vector_norm(x, dim=-2, keepdim=True))
     return size * torch.linalg.vector_norm(a @ x, dim=(-2, -1))
 
@@ -61,6 +61,6 @@ def subspace(a: Tensor, rows: Tensor) -> Tensor:
     along = (row * rows).sum(-1, keepdim=True)  # (batch, rows, 1)
     v = row + torch.where(along < 0, -1.0, 1.0) * rows
     for _ in range(2):
-        v = v @ a
+        v = v @ a  # (batch, rows, n)
         v = divide(v, torch.linalg.vector_norm(v, dim=-1, keepdim=True)) @ a
     return size * torch.linalg.vector_norm(v, dim=-1).amax(-1)

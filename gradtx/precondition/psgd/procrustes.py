@@ -15,7 +15,7 @@ STEPS = 10
 
 def _rotated(q: Tensor, how: str, order: int) -> tuple[list[Tensor], list[Tensor]]:
     """R Q, R R Q, ... and their traces (batch, 1, 1), R = (Q^T - Q) / |Q^T - Q|_2."""
-    skew = q.mT - q
+    skew = q.mT - q  # (batch, d, d)
     r = divide(skew, norm(skew, how)[:, None, None])
     products = [r @ q]
     for _ in range(order - 1):
