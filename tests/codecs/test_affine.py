@@ -143,7 +143,7 @@ def test_bad_arguments(make: Any) -> None:
         ({"bits": 3}, "bits must be 2, 4 or 8, got 3"),
         ({"block_size": 0}, "block_size must be an integer >= 1, got 0"),
         ({"rounding": "up"}, "rounding must be 'nearest' or 'stochastic', got 'up'"),
-        ({"stats_dtype": torch.float16}, "stats_dtype must be float32 or bfloat16"),
+        ({"stats_dtype": torch.float16}, "stats_dtype must be torch.float32 or torch.bfloat16"),
         ({"seed": "x"}, "seed must be a 64-bit integer"),
     ):
         with pytest.raises(ValueError, match=f"{name}: {words}"):
