@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.checks import can_read
-from ..core.errors import described
 from ..core.execution import Events, Execution
 from ..core.hyper import static
 from ..core.leaf_states import map_leaf_states
@@ -77,16 +76,6 @@ class reset_on(Wrapper):
     schedule: PhaseSchedule = static(PhaseSchedule(()))
     event: Literal["prune", "restore"] = static("restore")
     what: Literal["first_moments", "all"] = static("first_moments")
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.schedule, PhaseSchedule):
-            raise TypeError(
-                f"reset_on: schedule must be a PhaseSchedule, got {described(self.schedule)}"
-            )
-        if self.event not in ("prune", "restore"):
-            raise ValueError(f"reset_on: event must be 'prune' or 'restore', got {self.event!r}")
-        if self.what not in ("first_moments", "all"):
-            raise ValueError(f"reset_on: what must be 'first_moments' or 'all', got {self.what!r}")
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -47,14 +47,7 @@ class power_iteration(DenseProjector):
     data_dependent = True
     thin = True
 
-    signs: str = "largest"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.signs not in ("largest", "diagonal"):
-            raise ValueError(
-                f"{self.name}: signs must be 'largest' or 'diagonal', got {self.signs!r}"
-            )
+    signs: Literal["largest", "diagonal"] = "largest"
 
     def fresh(self, state: Any, x: Tensor, view: View, first: Tensor | bool) -> Basis:
         old = state.basis.to(x.dtype)  # (batch, size, rank); x: (batch, size, length)

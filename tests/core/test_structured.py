@@ -31,6 +31,7 @@ AROUND: dict[str, Callable[[Any], gx.GradientTransformation]] = {
     "as_matrices": lambda tx: gx.as_matrices(tx),
     "chain": lambda tx: gx.chain(tx, gx.scale(2.0)),
     "acdc": lambda tx: gx.acdc(tx, gx.sparsity.phases(("dense", 9)), 0.5),
+    "reset_on": lambda tx: gx.sparsity.reset_on(tx, gx.sparsity.phases(("sparse", 9))),
     "conditionally_mask": lambda tx: gx.conditionally_mask(tx, lambda count: count >= 0),
     "conditionally_transform": lambda tx: gx.conditionally_transform(tx, lambda count: count >= 1),
     "decay_first": lambda tx: gx.decay_first(tx, lr=0.1, weight_decay=0.1),
