@@ -46,6 +46,17 @@ def _dtensor(p: Any, local: Tensor, placements: Any) -> Tensor:
     )
 
 
+def _full(x: Any) -> Tensor:
+    """All of a DTensor; dtypes that no back end sends travel as wider ones."""
+    wide = torch.float32 if x.is_floating_point() else torch.int32
+    narrow = x.itemsize < 4 and x.dtype not in _SENT
+    full: Tensor = (x.to(wide) if narrow else x).full_tensor()
+    return full.to(x.dtype)
+
+
+_SENT = (torch.bfloat16, torch.float16, torch.uint8, torch.int8, torch.bool)
+
+
 def of_shards(who: str, name: str, p: Any, nested: Nested) -> Nested:
     """The state of a parameter's local shard; all ranks may have to do it together.
 
@@ -62,7 +73,7 @@ def of_shards(who: str, name: str, p: Any, nested: Nested) -> Nested:
                 if x.placements != p.placements or x.device_mesh != p.device_mesh:
                     x = x.redistribute(p.device_mesh, p.placements)
                 return local_part(x)
-            return x.full_tensor()
+            return _full(x)
         if is_sharded(p) and x.ndim and x.shape == p.shape:
             return box_of(who, name, p).of(x).clone()
         return x
@@ -74,8 +85,7 @@ def to_owner(nested: Nested, owned: bool) -> Nested:
     """A state of whole tensors where a leaf is owned, else nothing; all ranks do it together."""
 
     def whole(x: Any) -> Tensor:
-        full: Tensor = x.full_tensor() if is_distributed(x) else x
-        return full
+        return _full(x) if is_distributed(x) else x  # type: ignore[no-any-return]
 
     found = map_tensors(whole, nested)
     return found if owned else {}

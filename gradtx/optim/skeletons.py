@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
+from ..distributed.records import is_sharded
 from .checkpoint import Wanted, check_tensors, wanted
 from .leaves import Leaves, Nested, hollow, paths, to_nested
 
@@ -29,7 +30,7 @@ class Skeletons:
         known, info = self._known.setdefault(tx, {}), LeafInfo.of(p, name)
         if info not in known:
             with torch.no_grad():
-                skeleton = hollow(tx.init(Leaves({name: p})))
+                skeleton = hollow(tx.init(Leaves({name: _whole(p)})))
             names = frozenset(to_nested(skeleton, name))
             known[info] = skeleton, names, wanted(skeleton, name)
         return known[info]
@@ -79,3 +80,10 @@ class Skeletons:
                 f"missing {sorted(want - got)}, unexpected {sorted(got - want)}"
             )
         check_tensors(who, name, tensors, stored, loading=True)
+
+
+def _whole(p: Tensor) -> Tensor:
+    """A parameter, or for one that is sharded a tensor that it could have come from."""
+    if not is_sharded(p):
+        return p
+    return torch.zeros(p.shape, dtype=p.dtype, device=p.device)
