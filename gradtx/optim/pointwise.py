@@ -44,6 +44,15 @@ _COPIES = frozenset(
 )
 
 
+_ZEROS = frozenset(["zeros", "zeros_like", "new_zeros"])
+# Operators through which a part of a sum stays one.
+_JOINS = frozenset(["add", "sub", "stack", "cat", "sum"])
+_SCALES = frozenset(["mul", "div", "neg"])
+_MOVES = frozenset(
+    ["_to_copy", "clone", "alias", "detach", "view", "reshape"]  # all give what they are given
+)
+
+
 class _NotPointwiseError(Exception):
     """An operator that lets elements meet, or that depends on where they are."""
 
@@ -51,26 +60,81 @@ class _NotPointwiseError(Exception):
 class _Pointwise(_python_dispatch.TorchDispatchMode):
     """Raises at the first operator on large tensors that is not pointwise.
 
+    Sums over all elements of a leaf may be made where they go through ``reduce``: what becomes of
+    them before that is linear in them, for each process has a part.
+
+    Args:
+        sums: whether that is allowed.
+
     Attributes:
         trace: operators, with the numbers that they were given where those are no sizes.
+        extra: ``reduce``, if so.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sums: bool = False) -> None:
         super().__init__()
         self.trace: list[Any] = []
+        self._sums = sums
+        self.extra: dict[str, Any] = {"reduce": self} if sums else {}
+        self._parts: dict[int, Tensor] = {}  # kept, so that no other tensor gets their place
+        self._zeros: dict[int, Tensor] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        name = func._schema.name[6:]
+        if self._sums and self._is_part(name, args, out):
+            self.trace.append((func._schema.name, list(_numbers(args))))
+            self._parts.update((id(x), x) for x in _tensors(out))
+            return out
+        if name in _ZEROS or (name in _MOVES and id(next(_tensors(args), out)) in self._zeros):
+            self._zeros.update((id(x), x) for x in _tensors(out) if x.numel() == 1)
         pointwise = torch.Tag.pointwise in func.tags
-        if pointwise or func._schema.name[6:] in _COPIES:
+        if pointwise or name in _COPIES:
             given = list(_numbers((args, kwargs))) if pointwise else ()
             self.trace.append((func._schema.name, given))
             return out
         if any(x.numel() > 1 for x in _tensors((args, kwargs, out))):
             raise _NotPointwiseError(func._schema.name)
         return out
+
+    def _is_part(self, name: str, args: Any, out: Any) -> bool:
+        """Whether a result is part of a sum over processes.
+
+        Raises:
+            _NotPointwiseError: it follows from one, but the sum does not follow from the parts.
+        """
+        given = list(_tensors(args))
+        parts = [x for x in given if id(x) in self._parts]
+        if not parts:
+            whole = name == "sum" and all(x.numel() == 1 for x in _tensors(out))
+            return whole and given[0].numel() > 1
+        zeros = [x for x in given if id(x) in self._zeros]
+        alike = len(parts) + len(zeros) == len(given)
+        adds_number = name in ("add", "sub") and len(given) < 2
+        if name in _JOINS and alike and not adds_number:
+            return True
+        scaled = len(parts) == 1 and (parts[0] is given[0] or name == "mul")
+        if scaled and name in _SCALES | _MOVES:
+            return True
+        raise _NotPointwiseError(f"{name} of a sum over a leaf that has not gone through reduce")
+
+    def is_part(self, values: Any) -> bool:
+        """Whether something in a tree is still part of a sum."""
+        return any(id(x) in self._parts for x in _tensors(values))
+
+    def sum(self, x: Tensor) -> Tensor:
+        """The sum over processes, as ``reduce`` gives it."""
+        return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """What is the same everywhere; ``reduce``."""
+        if self.is_part(x):
+            raise _NotPointwiseError("a mean of sums")
+        return x
+
+    max = mean
 
 
 def elementwise(
@@ -79,6 +143,7 @@ def elementwise(
     shape: tuple[int, ...],
     part: tuple[int, ...],
     dtype: torch.dtype,
+    sums: bool = False,
 ) -> str | None:
     """Where elements of one leaf meet, or where its shape matters; None if nowhere.
 
@@ -88,13 +153,14 @@ def elementwise(
         shape: its own.
         part: that of what a rank has of it; the chain must do the same with both.
         dtype: its own.
+        sums: whether they may meet in sums that go through ``reduce``.
     """
     traces = []
     for sizes in dict.fromkeys((shape, part)):
         # What has one element meets itself only, but need not do so elsewhere.
         whole = sizes if math.prod(sizes) > 1 else (2,) * len(sizes)
         leaf = Leaves({name: torch.empty(whole, dtype=dtype, device="meta")})
-        mode = _Pointwise()
+        mode = _Pointwise(sums)
         if why := _run(tx, leaf, mode):
             return why
         traces.append(mode.trace)
@@ -112,7 +178,10 @@ def _run(tx: GradientTransformation, params: Leaves, mode: _Pointwise) -> str | 
             state = tx.init(params)
             value = torch.empty((), dtype=torch.float32, device="meta")
             for _ in range(2):
-                _, state = tx.update(params, state, params, value=value, **trees)
+                out = tx.update(params, state, params, value=value, **mode.extra, **trees)
+                if mode.is_part(out):
+                    raise _NotPointwiseError("a sum over a leaf that has not gone through reduce")
+                state = out[1]
     except Exception as error:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         return f"{_member(error, tx)} ({what})"

@@ -85,7 +85,7 @@ def to_owner(nested: Nested, owned: bool) -> Nested:
     """A state of whole tensors where a leaf is owned, else nothing; all ranks do it together."""
 
     def whole(x: Any) -> Tensor:
-        return _full(x) if is_distributed(x) else x  # type: ignore[no-any-return]
+        return _full(x) if is_distributed(x) else x
 
     found = map_tensors(whole, nested)
     return found if owned else {}
