@@ -47,8 +47,8 @@ def compute(
     how = check_fallback(type(optimizer).__name__, next(iter(active.values())))
     step = optimizer._fused.fallback(tx, how)
     given = of_parameters(extra, active, names)
-    if tx in optimizer._reducing:
-        given["reduce"] = optimizer._reducing[tx]
+    if tx in optimizer._fused.reducing:
+        given["reduce"] = optimizer._fused.reducing[tx]
     new_params, new_state = step(grads, state, params, hyper, given)
     foreign = {storage_of(t) for p in active for t in (p, p.grad) if t is not None}
     for p, group in active.items():

@@ -6,15 +6,21 @@ import logging
 from typing import Any
 
 from ..core.protocol import GradientTransformation
+from ..core.reduce import Reduce
 from ..fuse import CannotFuseError, Fallback, NestedEngine, Prepared
 
 logger = logging.getLogger("gradtx")
 
 
 class FusedSteps:
-    """One engine per chain; a chain that could not be fused twice running is not tried again."""
+    """One engine per chain; a chain that could not be fused twice running is not tried again.
+
+    Attributes:
+        reducing: what joins leaves with those of other processes, by chain.
+    """
 
     def __init__(self) -> None:
+        self.reducing: dict[GradientTransformation, Reduce] = {}
         self._engines: dict[GradientTransformation, NestedEngine] = {}
         self._fallbacks: dict[tuple[GradientTransformation, str], Fallback] = {}
         self._failures: dict[GradientTransformation, int] = {}
@@ -23,7 +29,7 @@ class FusedSteps:
     def engine(self, tx: GradientTransformation) -> NestedEngine:
         """What runs a chain."""
         if tx not in self._engines:
-            self._engines[tx] = NestedEngine(tx)
+            self._engines[tx] = NestedEngine(tx, self.reducing.get(tx))
         return self._engines[tx]
 
     def fallback(self, tx: GradientTransformation, how: str) -> Fallback:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,15 @@ class Layout:
     Attributes:
         owned: leaves that are updated whole, with what they cost; all others on their shards.
         units: leaves that must have one owner, as lists.
-        joined: chains whose members sum over all leaves.
+        joined: chains whose members sum over all leaves, which owners have.
+        summed: chains whose members sum over all leaves, on their shards: the ranks that have all
+            of every leaf between them.
     """
 
     owned: Mapping[Tensor, int]
     units: Sequence[Sequence[Tensor]]
     joined: Sequence[GradientTransformation]
+    summed: Mapping[GradientTransformation, Any]
 
     def owners(self, names: Mapping[Tensor, str], ranks: int) -> dict[Tensor, int]:
         """An owner for every owned leaf, the same on all ranks."""
@@ -52,7 +56,7 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
         ValueError: a parameter is Partial.
     """
     owned: dict[Tensor, int] = {}
-    units, joined = [], []
+    units, joined, summed = [], [], {}
     for tx, groups in chains:
         there = list(groups)
         if not any(map(is_sharded, there)):
@@ -63,6 +67,8 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
         matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
         if _independent(tx):
             some = [p for p in there if is_sharded(p) and not _in_place(tx, p, names[p])]
+        elif _sums_in_place(tx, there, names):
+            some, summed[tx] = [], _axis_of(there)
         else:
             some = there
             if all(map(_sums, (member for _, member in members(tx)))):
@@ -70,7 +76,7 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
             else:
                 units.append(some)
         owned.update({p: cost_of(p.shape, matrix) for p in some})
-    return Layout(owned, units, joined)
+    return Layout(owned, units, joined, summed)
 
 
 def _independent(tx: GradientTransformation) -> bool:
@@ -85,10 +91,41 @@ def _sums(member: GradientTransformation) -> bool:
     return _alone(member) or holds(member, "reduces")
 
 
-def _in_place(tx: GradientTransformation, p: Any, name: str) -> bool:
-    """Whether a leaf's elements are treated one by one, whatever the shape of the shard."""
+def _sums_in_place(
+    tx: GradientTransformation, leaves: Sequence[Tensor], names: Mapping[Tensor, str]
+) -> bool:
+    """Whether all that leaves need of each other is sums, which shards can add up."""
+    if not all(_sums(member) for _, member in members(tx)) or _axis_of(leaves) is None:
+        return False
+    return all(_in_place(tx, p, names[p], sums=True) for p in leaves)
+
+
+def _axis_of(leaves: Sequence[Any]) -> Any:
+    """The mesh and the one axis of it along which all leaves are sharded; None if there is none."""
+    axes = set()
+    for p in leaves:
+        if not is_sharded(p):
+            return None
+        cut = [i for i, place in enumerate(p.placements) if not place.is_replicate()]
+        axes.add((p.device_mesh, *cut))
+    axis = axes.pop()
+    return None if axes or len(axis) != 2 else axis
+
+
+def _in_place(tx: GradientTransformation, p: Any, name: str, sums: bool = False) -> bool:
+    """Whether a leaf's elements are treated one by one, whatever the shape of the shard.
+
+    Args:
+        tx: the chain.
+        p: the leaf.
+        name: its name.
+        sums: whether they may also be summed over all leaves.
+    """
     part = list(p.shape)
     for size, place in zip(p.device_mesh.mesh.shape, p.placements, strict=True):
         if not place.is_replicate() and part:
             part[place.dim] = math.ceil(part[place.dim] / size)
-    return elementwise(tx, name, tuple(p.shape), tuple(part), p.dtype) is None
+    return _found(tx, name, tuple(p.shape), tuple(part), p.dtype, sums) is None
+
+
+_found = functools.lru_cache(maxsize=1024)(elementwise)

@@ -80,7 +80,6 @@ class Optimizer(torch.optim.Optimizer):
         self._written = Written()
         self._repeat: Repeat | None = None
         self._shards = Shards()
-        self._reducing: dict[GradientTransformation, Any] = {}
         if isinstance(params, torch.nn.Module):
             raise TypeError(
                 f"{type(self).__name__}: params must be parameters or groups, got the module "
@@ -269,8 +268,6 @@ class Optimizer(torch.optim.Optimizer):
         options = [g["fused"] for g in groups.values()]
         if torch.is_grad_enabled() or any(option is False for option in options):
             return None
-        if tx in self._reducing:  # what leaves share goes through other processes
-            return None
         if has_trees(extra):
             if any(options):
                 raise RuntimeError(f"{type(self).__name__}: fused=True, but step got {list(extra)}")
@@ -419,7 +416,7 @@ class Optimizer(torch.optim.Optimizer):
     def __getstate__(self) -> dict[str, Any]:
         # Hooks are left out, as torch does; what a subclass adds (its chain) is kept.
         torchs = ("_optimizer_", "_zero_grad_profile", "_warned", "_step_supports_amp_scaling")
-        made = ("_skeletons", "_forms", "_fused", "_written", "_repeat", "_shards", "_reducing")
+        made = ("_skeletons", "_forms", "_fused", "_written", "_repeat", "_shards")
         left_out = (*torchs, *made)
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
@@ -432,7 +429,7 @@ class Optimizer(torch.optim.Optimizer):
         self._skeletons, self._forms = Skeletons(), Forms()
         self._fused, self._repeat = FusedSteps(), None
         self._written = Written()
-        self._shards, self._reducing = Shards(), {}
+        self._shards = Shards()
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():

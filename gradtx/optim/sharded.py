@@ -93,7 +93,6 @@ class Sharded:
         flags = device.type == "cpu"  # elsewhere reading them would wait for the device
         self._collect = Collect(self._group, moves * 2, grads + wholes, device, flags)
         self._give_out = GiveOut(self._group, moves, wholes, device)
-        self._reduce = SumOver(self._group)
 
     def _whole(self, p: Tensor) -> Tensor | None:
         x = self._inside.get(p)
@@ -115,7 +114,10 @@ class Sharded:
                 nothing.grad = torch.zeros_like(nothing)
                 tensors, names = [*tensors, nothing], [*names, "(nothing)"]
             inner.param_groups.append({**group, "params": tensors, "param_names": names})
-        inner._reducing = dict.fromkeys(layout.joined, getattr(self, "_reduce", None))
+        if layout.joined:
+            inner._fused.reducing.update(dict.fromkeys(layout.joined, SumOver(self._group)))
+        for tx, (mesh, axis) in layout.summed.items():
+            inner._fused.reducing[tx] = SumOver(mesh.get_group(axis))
         return inner
 
     # -- steps ---------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...core.reduce import Reduce
 from ..ir.cache import library
 from ..ir.errors import CannotCompileError, CannotFuseError
 from ..ir.expression import c_type
@@ -210,11 +211,15 @@ def _tiles(rows: np.ndarray, columns: np.ndarray, by_row: bool) -> np.ndarray:
     return np.stack([np.maximum(size // wide, 1), wide])
 
 
-def run_tables(tables: Sequence[Table]) -> None:
+def run_tables(tables: Sequence[Table], reduce: Reduce | None = None) -> None:
     """Run the tables of one part together: stage by stage, joined by tree reductions.
 
     What all leaves share is written at the end, by one kind of leaf, for each kind computes the
     same.
+
+    Args:
+        tables: the tables.
+        reduce: joins them with those of other processes, which have other leaves.
     """
     joints = sorted({at for table in tables for at, _, _ in table.kernel.tree})
     first = 0
@@ -223,21 +228,23 @@ def run_tables(tables: Sequence[Table]) -> None:
             end = table.kernel.stages - 1
             if first <= end:
                 table.run(first, min(last, end), ends=last >= end)
-        _combine(tables, last)
+        _combine(tables, last, reduce)
         first = last + 1
     writers = [t for t in tables if t.kernel.commits_shared]
     if writers:
         max(writers, key=lambda t: len(t.kernel.commits_shared)).commit_shared()
 
 
-def _combine(tables: Sequence[Table], stage: int) -> None:
+def _combine(tables: Sequence[Table], stage: int, reduce: Reduce | None) -> None:
     """Give every table the totals over all of them."""
     totals: dict[Any, float] = {}
+    ops: dict[Any, str] = {}
     for table in tables:
         for k, (at, op, key) in enumerate(table.kernel.tree):
             if at == stage:
                 value = float(table.tree_out[k])
                 old = totals.get(key)
+                ops[key] = op
                 totals[key] = (
                     value
                     if old is None
@@ -245,6 +252,12 @@ def _combine(tables: Sequence[Table], stage: int) -> None:
                     if op == "tree_sum"
                     else float(np.maximum(old, value))
                 )
+    if reduce is not None:
+        for op, over in (("tree_sum", reduce.sum), ("tree_max", reduce.max)):
+            keys = [key for key in totals if ops[key] == op]
+            if keys:  # all in one message
+                own = torch.tensor([totals[key] for key in keys], dtype=torch.float64, device="cpu")
+                totals.update(zip(keys, over(own).tolist(), strict=True))
     if totals:
         for table in tables:
             for k, (at, _, key) in enumerate(table.kernel.tree):

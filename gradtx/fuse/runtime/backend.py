@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.reduce import Reduce
 from ..cpp import kernel
 from ..cuda.blocks import block_size
 from ..cuda.launch import bindings
@@ -47,13 +48,18 @@ class BackEnd(Protocol):
 
 
 class CpuBackEnd:
-    """The C++ back end."""
+    """The C++ back end.
+
+    Args:
+        reduce: joins leaves with those of other processes.
+    """
 
     lacks: str | None = None
     table: Any = kernel.Table
 
-    def __init__(self) -> None:
+    def __init__(self, reduce: Reduce | None = None) -> None:
         self.device = torch.device("cpu")
+        self._reduce = reduce
 
     def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
         """Kernels for graphs that run together.
@@ -65,7 +71,7 @@ class CpuBackEnd:
 
     def run_tables(self, tables: Any) -> None:
         """Run the tables of one segment together."""
-        kernel.run_tables(tables)
+        kernel.run_tables(tables, self._reduce)
 
     def numbers(self, rows: int, columns: int) -> np.ndarray:
         """Storage for rows of hyperparameters."""
@@ -151,3 +157,14 @@ def back_end(device: torch.device) -> BackEnd:
         bindings()
         return CudaBackEnd(device)
     raise CannotFuseError("", f"there is no back end for {device}")
+
+
+def reducing_back_end(device: torch.device, reduce: Reduce) -> BackEnd:
+    """The back end of a device, for leaves that are joined with those of other processes.
+
+    Raises:
+        CannotFuseError: there is none.
+    """
+    if device.type == "cpu":
+        return CpuBackEnd(reduce)
+    raise CannotFuseError("", f"sums over processes are not fused on {device}")

@@ -13,6 +13,7 @@ from torch.autograd.graph import increment_version
 from ...core import tree
 from ...core.leaves import LeafInfo
 from ...core.protocol import GradientTransformation
+from ...core.reduce import Reduce
 from ...core.tree import PyTree
 from ..cpp.kernel import Kernel
 from ..frontend.forms import Forms
@@ -22,7 +23,7 @@ from ..frontend.sequence import Sequence
 from ..frontend.specialize import choices as choices_of
 from ..frontend.specialize import selectors, specialize
 from ..ir.errors import CannotCompileError, CannotFuseError
-from .backend import BackEnd, TensorBackEnd, back_end
+from .backend import BackEnd, TensorBackEnd, back_end, reducing_back_end
 from .batch import Batch, HyperNames
 from .chain_kernel import KernelPlan, match
 from .events import EventMembers, between_events, with_states
@@ -44,12 +45,16 @@ class Engine:
     Args:
         tx: the transform.
         blind: whether it is not to see the parameters, to which its updates are added.
+        reduce: joins leaves with those of other processes.
     """
 
-    def __init__(self, tx: GradientTransformation, blind: bool = False) -> None:
+    def __init__(
+        self, tx: GradientTransformation, blind: bool = False, reduce: Reduce | None = None
+    ) -> None:
         self.events = EventMembers(tx)
         self.tx = tx = between_events(tx)
         self.blind = blind
+        self.reduce = reduce
         self.hyper = HyperNames(tx)
         self.chooses = bool(selectors(tx))
         self._skeleton: Any = None
@@ -57,6 +62,7 @@ class Engine:
         self.passed_over: dict[str, str] = {}  # kernels for whole chains, and why they do not fit
         self._segments: dict[BackEnd, Segments] = {}
         self._back: list[TensorBackEnd] = []  # where nothing can be compiled, the one that runs
+        self._joining: BackEnd | None = None
         self._plan: LaunchPlan | Separate | KernelPlan | None = None
         self._forms = Forms(lambda choice: specialize(tx, choice, label=False))
 
@@ -224,10 +230,13 @@ class Engine:
         """
         self._validate(batch)
         spans = Spans(batch.owned())
+        device = batch.params[0].device
+        if self.reduce is not None:
+            self._joining = self._joining or reducing_back_end(device, self.reduce)
+            return self._bind(batch, self._joining, spans)
         whole, self.passed_over = match(self.tx, batch, spans)
         if whole is not None:
             return whole
-        device = batch.params[0].device
         if not self._back or device.type != "cpu":
             try:
                 return self._bind(batch, back_end(device), spans)
@@ -266,6 +275,8 @@ class Engine:
         distinct = list(dict.fromkeys(kinds))
         segments = self._segments_for(batch, back)
         cuts = segments.cuts(distinct)
+        if self.reduce is not None and not all(s.fused for cut in cuts.values() for s in cut):
+            raise CannotFuseError("", "a member that is not fused may join processes")
         leaves: list[list[int]] = []
         alone: list[bool] = []
         for cut in dict.fromkeys(cuts.values()):

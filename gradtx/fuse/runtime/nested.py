@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...core import tree
 from ...core.protocol import GradientTransformation
+from ...core.reduce import Reduce
 from ...core.tree import PyTree
 from ..frontend.layout import Paths
 from ..ir.errors import CannotFuseError
@@ -28,6 +29,7 @@ class NestedEngine:
 
     Args:
         tx: the chain.
+        reduce: joins leaves with those of other processes.
 
     >>> import torch, gradtx as gx
     >>> from gradtx.fuse import NestedEngine
@@ -39,8 +41,8 @@ class NestedEngine:
     (tensor([0.5000, 0.5000]), tensor([1., 1.]))
     """
 
-    def __init__(self, tx: GradientTransformation) -> None:
-        self.engine = Engine(tx)
+    def __init__(self, tx: GradientTransformation, reduce: Reduce | None = None) -> None:
+        self.engine = Engine(tx, reduce=reduce)
         self._defaults = self.engine.hyper.plain()
         self._last: Batch | None = None
         self._choices: list[tuple[Any, ...]] = []
