@@ -12,14 +12,19 @@ def out(tmp_path_factory):
     from sparse import main
 
     out = tmp_path_factory.mktemp("sparse")
-    main(["--epochs", "5", "--seeds", "0", "--batch-size", "256", "--out", str(out)])
+    small = ["--epochs", "5", "--seeds", "0", "--batch-size", "128", "--rates", "0.01"]
+    main([*small, "--out", str(out)])
     return out
 
 
 @pytest.fixture(scope="module")
-def runs(out):
-    found = json.loads((out / "results.json").read_text())["runs"]
-    return {run["method"]: run for run in found}
+def found(out):
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(found):
+    return {run["method"]: run for run in found["runs"]}
 
 
 def test_networks_are_as_sparse_as_their_names_say(runs):
@@ -31,6 +36,15 @@ def test_networks_are_as_sparse_as_their_names_say(runs):
 def test_all_learn(runs):
     for name, run in runs.items():
         assert max(run["accuracy"]) > 20, name  # by chance: 10
+
+
+def test_settings_are_those_of_the_trial_that_is_best_on_the_validation_set(found, runs):
+    for name, run in runs.items():
+        trials = [t for t in found["trials"] if t["method"] == name]
+        assert len(trials) == 2
+        assert all(t["seed"] not in found["settings"]["seeds"] for t in trials)
+        best = max(trials, key=lambda t: t["accuracy"][-1])
+        assert (run["rate"], run["own"]) == (best["rate"], best["own"])
 
 
 def test_phases_end_sparse():
