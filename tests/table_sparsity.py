@@ -42,6 +42,12 @@ ROWS = [
         "bytes",
         ASKED,
     ),
+    Row(
+        "acdc",
+        lambda: gx.acdc(gx.adam(0.1), phases(), LEAF, prunable=everything, mask_state=True),
+        "moments",
+        ASKED,
+    ),
     Row("acdc_sgd", lambda: gx.acdc_sgd(0.1, phases(), LEAF, weight_decay=0.1)),
     Row("add_adaptive_decayed_weights", lambda: gx.chain(gx.add_adaptive_decayed_weights(0.1))),
     Row(

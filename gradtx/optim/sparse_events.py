@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import optree
 import torch
 from torch import Tensor
 
+from ..core import tree
 from ..core.chain import Chain
 from ..core.tree import PyTree
 from ..sparsity import Acdc, masks_of
 from .leaves import Leaves, storage_of, to_nested, with_own_memory
 from .optimizer import Optimizer
 
-Event = Callable[[Leaves, PyTree], tuple[PyTree, PyTree]]
+Event = Callable[[dict[str, Tensor], PyTree], tuple[PyTree, PyTree]]
 
 
 @torch._disable_dynamo
@@ -43,8 +46,9 @@ def apply_event(optimizer: Optimizer, event: Event) -> None:
     names = optimizer._names()
     changes = []
     for tx, groups in optimizer._buckets():
-        params = Leaves({names[p]: p.detach() for p in groups})
-        new, state = event(params, optimizer._gather(tx, groups, groups, names))
+        own = {names[p]: p.detach() for p in groups}
+        state = _with(dict, optimizer._gather(tx, groups, groups, names), own)
+        new, state = event(own, state)
         for p in groups:
             x = new[names[p]]
             if x.shape != p.shape:
@@ -52,7 +56,7 @@ def apply_event(optimizer: Optimizer, event: Event) -> None:
                     f"apply_event: leaf {names[p]!r} has shape {tuple(p.shape)}, the event gives "
                     f"{tuple(x.shape)}"
                 )
-        changes.append((groups, new, state))
+        changes.append((groups, new, _with(Leaves, state, own)))
     for groups, new, state in changes:
         foreign = {storage_of(p) for p in groups} | {storage_of(new[names[p]]) for p in groups}
         for p in groups:
@@ -120,3 +124,17 @@ def masks(optimizer: Optimizer) -> dict[str, Tensor | None]:
         params = Leaves({names[p]: p.detach() for p in groups})
         out |= masks_of(optimizer._gather(tx, groups, groups, names), params)
     return out
+
+
+def _with(kind: type[dict[str, Any]], state: PyTree, params: Mapping[str, Tensor]) -> PyTree:
+    """A state with another kind of dict wherever it has something by parameter name."""
+
+    def by_name(x: Any) -> bool:
+        return isinstance(x, dict) and x.keys() == params.keys()
+
+    def visit(x: Any) -> Any:
+        return kind((name, x[name]) for name in params) if by_name(x) else x
+
+    return optree.tree_map(
+        visit, state, is_leaf=by_name, none_is_leaf=True, namespace=tree.NAMESPACE
+    )

@@ -22,7 +22,7 @@ from ..core.state import advance, new_count
 from ..core.tree import PyTree
 from .bits import all_ones, as_matrix
 from .keep import MaskState, Prunable, apply_masks, prunable_field, update_to_zero
-from .moments import Forgotten, forget
+from .moments import Forgotten, forget, masked_moments
 from .phases import PhaseSchedule
 from .support import Support, magnitude_support
 
@@ -65,6 +65,7 @@ class Acdc(DeclaredTransform, Wrapper):
     reset: Forgotten = static("first_moments")
     prunable: Prunable = prunable_field()
     packed: bool = static(True)
+    mask_state: bool = static(False)
 
     @property
     def name(self) -> str:
@@ -102,6 +103,8 @@ class Acdc(DeclaredTransform, Wrapper):
         for i, (p, m) in enumerate(zip(call.params, masks, strict=True)):
             if outs[i] is not None:
                 outs[i] = update_to_zero(densify_leaf(outs[i]), p, () if m is None else m)
+        if self.mask_state:
+            inner = masked_moments(inner, masks, call.spec)
         new = AcdcState(advance(state.step), state.masks, inner)
         return call.spec.unflatten(outs), new
 
@@ -188,6 +191,7 @@ def acdc(
     reset: Forgotten = "first_moments",
     prunable: Prunable = masks_.matrices,
     packed: bool = True,
+    mask_state: bool = False,
 ) -> Acdc:
     """Alternate sparse phases, with a mask chosen by magnitude, and dense ones.
 
@@ -207,6 +211,7 @@ def acdc(
         packed: keep masks as one bit an element, every row along the first dimension in bytes of
             its own; False for a byte each, which also fuses where ``inner`` keeps moments in
             blocks.
+        mask_state: zero the moments of masked weights after every step, too.
 
     Raises:
         ValueError: a value outside its range, no prunable leaf, a leaf that the support cannot
@@ -228,7 +233,7 @@ def acdc(
     {'w': tensor([[2., 0.]])}
     """
     rule = magnitude_support(support) if isinstance(support, (int, float)) else support
-    return Acdc(inner, schedule, rule, reset, prunable, packed)
+    return Acdc(inner, schedule, rule, reset, prunable, packed, mask_state)
 
 
 def _chosen(condition: Tensor, new: list[Any], old: list[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core import woodbury
 
-_PIECE = 1 << 21  # elements of gradients that are there in float64 at once
+_PIECE = 1 << 17  # elements of gradients that are gone through at once: they stay in cache
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class InverseFisher:
 
     def diagonal(self) -> Tensor:
         """The diagonal of F^-1, (n,), above zero."""
-        pieces = self.rows.split(max(_PIECE // max(self.rows[0].numel(), 1), 1))
+        pieces = self.rows.split(self._step)
         return self._vector(
             torch.cat([woodbury.inverse_diagonal(part, self.damping) for part in pieces])
         )
@@ -59,22 +59,27 @@ class InverseFisher:
     def pinned(self, w: Tensor, drop: Tensor) -> Tensor:
         """The change of w (n,) that sets the entries ``drop`` to zero at the least cost.
 
-        -F^-1[:, Q] (F^-1[Q, Q])^-1 w_Q, block by block.
+        -F^-1[:, Q] (F^-1[Q, Q])^-1 w_Q, block by block. With Y_Q the columns of Q,
+        (I - Y_Q^T Y_Q)^-1 = I + Y_Q^T (I - Y_Q Y_Q^T)^-1 Y_Q, a system of m x m.
         """
-        z, gone = self._blocks(w), self._blocks(drop.to(w.dtype)) > 0
-        out = torch.zeros_like(z)
-        for b in range(len(z)):
-            q = gone[b].nonzero().squeeze(1)
-            if not q.numel():
-                continue
-            y = self.rows[b]  # (m, size)
-            eye = torch.eye(len(q), dtype=y.dtype, device=y.device)
-            inside = eye - y[:, q].mT @ y[:, q]
-            lagrange = torch.linalg.solve(inside, z[b, q])
-            step = y.mT @ (y[:, q] @ lagrange)
-            step[q] -= lagrange
-            out[b] = step
+        gone = self._blocks(drop.to(w.dtype)) > 0  # (blocks, size)
+        z = torch.where(gone, self._blocks(w), 0)
+        out = torch.empty_like(z)
+        parts = (x.split(self._step) for x in (self.rows, gone, z, out))
+        for y, q, zq, step in zip(*parts, strict=True):
+            yq = torch.where(q[:, None], y, 0)  # (blocks, m, size)
+            eye = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+            inside = torch.linalg.solve(eye - yq @ yq.mT, yq @ zq[..., None])  # (blocks, m, 1)
+            lagrange = zq + (yq.mT @ inside)[..., 0]
+            moved = (y.mT @ (yq @ lagrange[..., None]))[..., 0]
+            step.copy_(moved - lagrange)
         return self._vector(out)
+
+    @property
+    def _step(self) -> int:
+        """How many blocks are gone through at once."""
+        _, m, size = self.rows.shape
+        return max(_PIECE // max(m * size, 1), 1)
 
     def _blocks(self, x: Tensor) -> Tensor:
         wide = x.to(self.rows.dtype)
@@ -122,7 +127,8 @@ def inverse_fisher(
         raise ValueError(f"inverse_fisher: gradient {bad} has a NaN or an infinity")
     m, n = gradients.shape
     entries = _entries(list(sizes or [n]), block or max(n, 1), n).to(gradients.device)
-    rows = entries.new_empty((len(entries), m, entries.shape[1]), dtype=torch.float64)
+    # Column by column, as solvers give them.
+    rows = entries.new_empty((*entries.shape, m), dtype=torch.float64).mT
     step = max(_PIECE // (m * entries.shape[1]), 1)
     for part, out in zip(entries.split(step), rows.split(step), strict=True):
         out.copy_(_whitened(gradients, part, damping))
@@ -132,8 +138,13 @@ def inverse_fisher(
 def _whitened(gradients: Tensor, entries: Tensor, damping: float) -> Tensor:
     """Y of some blocks, (blocks, m, size)."""
     m, n = gradients.shape
-    g = gradients[:, entries.clamp(max=n - 1)].transpose(0, 1).double()
-    g = torch.where((entries < n)[:, None], g, 0)
+    first, last = int(entries[0, 0]), int(entries.max())
+    g = entries.new_empty((len(entries), m, entries.shape[1]), dtype=torch.float64)
+    if last < n:  # nothing is missing, so that entries follow one another
+        g.copy_(gradients[:, first : last + 1].reshape(m, *entries.shape).transpose(0, 1))
+    else:
+        g.copy_(gradients[:, entries.clamp(max=n - 1)].transpose(0, 1))
+        g = torch.where((entries < n)[:, None], g, 0)
     lower, there = woodbury.factor(g @ g.mT, m * damping)
     if not bool(there.all()):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +33,9 @@ class iobs(TreeTransform):
         score: of mode "obs", "obs" or "magnitude".
         damping: of the Fisher matrix damping I + (1/m) sum g g^T, > 0.
         lr: multiple of the Newton step, > 0.
+        project: a solver of one's own in place of both modes: ``project(w, inverse)`` gives the
+            new parameters, (d,) in float64, for w and H^-1, which is (d, d) or an
+            ``InverseFisher``. ``k`` counts for nothing then.
 
     Raises:
         ValueError: a value outside its range; from ``update``, k > d, no parameters, no matrix, one
@@ -53,6 +57,7 @@ class iobs(TreeTransform):
     score: Literal["obs", "magnitude"] = static("obs")
     damping: float = static(1e-5, within="(0, inf)")
     lr: Hyper = dynamic(1.0, within="(0, inf)")
+    project: Callable[[Tensor, Any], Tensor] | None = static(None)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         matrix, fisher = extra.pop("matrix", None), extra.pop("fisher", None)
@@ -68,7 +73,7 @@ class iobs(TreeTransform):
     ) -> tuple[list[Any], Any, Any]:
         p = torch.cat([x.reshape(-1).double() for x in ps])
         g = torch.cat([x.reshape(-1).double() for x in us])
-        if self.k > len(p):
+        if self.project is None and self.k > len(p):
             raise ValueError(f"iobs: k is {self.k}, but there are {len(p)} parameters")
         matrix, fisher = h.quadratic
         new = self._given(p, g, matrix, h) if fisher is None else self._fisher(p, g, fisher, h)
@@ -87,6 +92,8 @@ class iobs(TreeTransform):
         if not torch.allclose(wide, wide.mT, rtol=1e-5, atol=1e-7) or bool(info):
             raise ValueError("iobs: matrix must be symmetric and positive definite")
         w = p - h.lr * torch.cholesky_solve(g[:, None], factor)[:, 0]
+        if self.project is not None:
+            return self.project(w, torch.cholesky_inverse(factor)).to(w.dtype)
         if self.mode == "topk":
             return torch.where(top_mask(w.abs(), self.k), w, 0)
         inverse = torch.cholesky_inverse(factor)
@@ -99,6 +106,8 @@ class iobs(TreeTransform):
             raise ValueError(f"iobs: fisher must be (m, {len(p)}), got {tuple(rows.shape)}")
         inverse = inverse_fisher(rows, self.damping)
         w = p - h.lr * inverse.times(g)
+        if self.project is not None:
+            return self.project(w, inverse).to(w.dtype)
         if self.mode == "topk":
             return torch.where(top_mask(w.abs(), self.k), w, 0)
         q = self._removed(w, inverse.diagonal())

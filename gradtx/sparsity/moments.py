@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..core import tree
 from ..core.checks import can_read
 from ..core.execution import Events, Execution
 from ..core.hyper import static
-from ..core.leaf_states import map_leaf_states
+from ..core.leaf_states import map_fields, map_leaf_states
 from ..core.protocol import GradientTransformation, Wrapper
-from ..core.roles import FIRST, roles
+from ..core.roles import FIRST, SECOND, roles
 from ..core.state import advance, new_count
 from ..core.tree import PyTree
 from .phases import PhaseSchedule
@@ -123,6 +124,27 @@ def reset_moments(state: PyTree, params: PyTree) -> PyTree:
     """
     _, spec = tree.flatten(params)
     return map_leaf_states(lambda i, s: _without_first_moments(s), state, spec)
+
+
+def masked_moments(state: PyTree, masks: list[Any], spec: Any) -> PyTree:
+    """A state with zeros in the moments of masked weights, where there is one a weight.
+
+    Args:
+        state: of any transform.
+        masks: bool, a leaf each; None for leaves without.
+        spec: the structure of the parameters.
+    """
+
+    def of_leaf(i: int, s: Any) -> Any:
+        mask = masks[i]
+
+        def kept(name: str, role: str, x: Tensor) -> Tensor:
+            fits = role in (FIRST, SECOND) and mask is not None and x.shape == mask.shape
+            return torch.where(mask, x, 0) if fits else x
+
+        return map_fields(kept, s)
+
+    return map_leaf_states(of_leaf, state, spec)
 
 
 def forget(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_PIECE = 1 << 24  # entries of inverses that are there at once
+
 
 def obc_prune(
     weight: Tensor, inverse_hessian: Tensor, keep: int, eps: float = 0.0
@@ -34,7 +36,7 @@ def obc_prune(
     >>> gx.sparsity.obc_prune(torch.tensor([[1.0, 3.0]]), torch.eye(2), 1)[0]
     tensor([[0., 3.]])
     """
-    rows, d = weight.shape
+    _, d = weight.shape
     if tuple(inverse_hessian.shape) != (d, d):
         raise ValueError(
             f"obc_prune: the inverse Hessian must be {(d, d)}, got {tuple(inverse_hessian.shape)}"
@@ -43,11 +45,22 @@ def obc_prune(
         raise ValueError(f"obc_prune: keep must be an integer in 0..{d}, got {keep!r}")
     if not eps >= 0:
         raise ValueError(f"obc_prune: eps must be >= 0, got {eps!r}")
+    if not bool(torch.isfinite(weight).all()):
+        raise ValueError("obc_prune: the weights have a NaN or an infinity")
     base = inverse_hessian.double()
     bad = not torch.allclose(base, base.mT, rtol=1e-4, atol=1e-6 * float(base.abs().max()))
     if bad or int(torch.linalg.cholesky_ex(base).info):
         raise ValueError("obc_prune: the inverse Hessian must be symmetric and positive definite")
-    w = weight.detach().double().clone()
+    # Every row changes an inverse of its own: some rows at a time.
+    step = max(_PIECE // max(d * d, 1), 1)
+    parts = [_rows(part, base, keep, eps) for part in weight.detach().double().split(step)]
+    w, live = (torch.cat(each) for each in zip(*parts, strict=True))
+    return w.to(weight.dtype), live
+
+
+def _rows(w: Tensor, base: Tensor, keep: int, eps: float) -> tuple[Tensor, Tensor]:
+    """The same for some rows in float64."""
+    rows, d = w.shape
     inverse = base.expand(rows, d, d).clone()  # (rows, d, d)
     live = torch.ones(rows, d, dtype=torch.bool, device=w.device)
     every = torch.arange(rows, dtype=torch.int64, device=w.device)
@@ -60,4 +73,4 @@ def obc_prune(
         inverse = inverse - column[:, :, None] * column[:, None, :] / pivot[:, None, None]
         live[every, p] = False
         w = torch.where(live, w, 0)
-    return w.to(weight.dtype), live
+    return w, live

@@ -100,7 +100,8 @@ class obs_prune(Plain):
         leaves, spec = tree.flatten(params)
         names = tree.names(spec)
         given = tree.leaves_like("obs_prune", spec, masks, "mask")
-        where = [i for i, m in enumerate(given) if m is not None]
+        there = [i for i, m in enumerate(given) if m is not None]
+        where = [i for i in there if leaves[i].numel()]
         for i in where:
             check_mask("obs_prune", names[i], given[i], leaves[i])
             if not bool(torch.isfinite(leaves[i]).all()):
@@ -110,13 +111,16 @@ class obs_prune(Plain):
                     f"obs_prune: leaf {names[i]!r} has {leaves[i].numel()} entries, which groups "
                     f"of {self.group} do not fill"
                 )
-        if not where:
+        if not there:
             raise ValueError("obs_prune: no leaf has a mask")
+        if not where:
+            return Pruned(params, masks, 0)
         w = torch.cat([leaves[i].detach().reshape(-1).double() for i in where])
         live = torch.cat([given[i].reshape(-1) for i in where])
         sizes = [leaves[i].numel() for i in where]
         w = torch.where(live, w, 0)
-        rows = self._rows(gradients, spec, where, sizes, live)
+        shapes = {i: leaves[i].shape for i in where}
+        rows = self._rows(gradients, spec, shapes, live)
         drop, change = self._event(w, live, rows, sizes)
         new, kept = torch.where(live & ~drop, w + change, 0), live & ~drop
         parts = zip(where, new.split(sizes), kept.split(sizes), strict=True)
@@ -127,9 +131,10 @@ class obs_prune(Plain):
         return Pruned(spec.unflatten(out), spec.unflatten(out_masks), int(drop.sum()))
 
     def _rows(
-        self, gradients: Any, spec: Any, where: list[int], sizes: list[int], live: Tensor
+        self, gradients: Any, spec: Any, shapes: dict[int, torch.Size], live: Tensor
     ) -> Tensor | None:
-        """The gradients of live entries, float64 (m, n)."""
+        """The gradients of all entries, (m, n), zero for dead ones."""
+        where, sizes = list(shapes), [shape.numel() for shape in shapes.values()]
         if gradients is None:
             if self.score == "obs" or self.update != "none":
                 raise ValueError(
@@ -138,6 +143,13 @@ class obs_prune(Plain):
             return None
         if not isinstance(gradients, Tensor):
             given = tree.leaves_like("obs_prune", spec, gradients, "gradient")
+            for i in where:
+                if given[i] is None or given[i].shape[1:] != shapes[i]:
+                    got = None if given[i] is None else tuple(given[i].shape)
+                    raise ValueError(
+                        f"obs_prune: gradients of leaf {tree.names(spec)[i]!r} must be "
+                        f"(m, {', '.join(map(str, shapes[i]))}), got {got}"
+                    )
             gradients = torch.cat([given[i].reshape(len(given[i]), -1) for i in where], dim=1)
         if gradients.ndim != 2 or gradients.shape[1] not in (sum(sizes), int(live.sum())):
             raise ValueError(
@@ -147,7 +159,13 @@ class obs_prune(Plain):
             wide = gradients.new_zeros(len(gradients), len(live))
             wide[:, live] = gradients
             gradients = wide
-        return torch.where(live, gradients.double(), 0)
+        for i, part in zip(where, gradients.split(sizes, dim=1), strict=True):
+            if not bool(torch.isfinite(part).all()):
+                raise ValueError(
+                    f"obs_prune: gradients of leaf {tree.names(spec)[i]!r} have a NaN or an "
+                    "infinity; nothing has been changed"
+                )
+        return gradients if bool(live.all()) else torch.where(live, gradients, 0)
 
     def _event(
         self, w: Tensor, live: Tensor, rows: Tensor | None, sizes: list[int]
@@ -159,7 +177,8 @@ class obs_prune(Plain):
         each = [int(part.sum()) for part in live.split(sizes)]
         inside = torch.ones(int(live.sum()), dtype=torch.bool, device=w.device)
         total = (sum(sizes), sizes)
-        drop[live], change[live] = self._decide(w[live], inside, rows[:, live], each, None, total)
+        rows = rows if len(inside) == len(live) else rows[:, live]
+        drop[live], change[live] = self._decide(w[live], inside, rows, each, None, total)
         return drop, change
 
     def _decide(
@@ -202,7 +221,8 @@ class obs_prune(Plain):
     ) -> Tensor:
         """What dropping an entry costs; -inf for dead ones."""
         if self.score == "magnitude" or inverse is None or diagonal is None:
-            return torch.where(live, w.abs(), -NEVER)
+            size = w.abs().reshape(-1, self.group).sum(dim=1)
+            return torch.where(live, size.repeat_interleave(self.group), -NEVER)
         if self.group == 1:
             return torch.where(live, w.square() / (2 * diagonal + self.eps), -NEVER)
         groups = w.reshape(-1, self.group)

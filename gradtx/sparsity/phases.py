@@ -190,7 +190,9 @@ def layerwise_schedule(
     return PhaseSchedule(tuple(prune), tuple(s for s in restore if s not in prune))
 
 
-def cubic_sparsity(initial: float, final: float, step: int, start: int, end: int) -> float:
+def cubic_sparsity(
+    initial: float, final: float, step: int, start: int, end: int, degree: float = 3.0
+) -> float:
     """The sparsity of gradual pruning: s_f + (s_i - s_f) (1 - (step - start) / (end - start))^3.
 
     Args:
@@ -199,6 +201,7 @@ def cubic_sparsity(initial: float, final: float, step: int, start: int, end: int
         step: the step; it counts as ``start`` before and as ``end`` after.
         start: first step of pruning.
         end: last step of pruning, > ``start``.
+        degree: in place of 3, > 0; 1 is linear, 1 / 3 prunes most at the end.
 
     Raises:
         ValueError: a value outside its range.
@@ -215,8 +218,10 @@ def cubic_sparsity(initial: float, final: float, step: int, start: int, end: int
         )
     if not start < end:
         raise ValueError(f"cubic_sparsity: end must be after start, got {start!r} and {end!r}")
+    if not degree > 0:
+        raise ValueError(f"cubic_sparsity: degree must be > 0, got {degree!r}")
     done = min(max((step - start) / (end - start), 0.0), 1.0)
-    return final + (initial - final) * (1 - done) ** 3
+    return final + (initial - final) * (1 - done) ** degree
 
 
 def equal_ratios(initial: float, final: float, times: int) -> list[float]:

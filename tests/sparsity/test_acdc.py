@@ -99,6 +99,13 @@ def test_published_schedules() -> None:
     ]
 
 
+def test_gradual_schedules() -> None:
+    linear = [s.cubic_sparsity(0.2, 0.8, t, 2, 5, degree=1) for t in range(7)]
+    assert linear == pytest.approx([0.2, 0.2, 0.2, 0.4, 0.6, 0.8, 0.8])
+    late = [s.cubic_sparsity(0.0, 1 - 1e-9, t, 0, 8, degree=1 / 3) for t in (0, 7, 8)]
+    assert late == pytest.approx([0, 0.5, 1], abs=1e-6)
+
+
 def test_supports() -> None:
     w = torch.tensor([[4.0, -3.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
     ones = torch.ones_like(w, dtype=torch.bool)
@@ -148,6 +155,7 @@ def test_supports_of_many_weights_are_those_of_the_rule_on_all_of_them(scope, co
         (lambda: s.layerwise_schedule(5, 5, 1, 5), "total_epochs must be an integer >= 6"),
         (lambda: gx.acdc(gx.sgd(0.1), PHASES, 0.5, "some"), "reset must be"),
         (lambda: s.cubic_sparsity(0.5, 0.4, 0, 0, 1), "0 <= initial <= final < 1"),
+        (lambda: s.cubic_sparsity(0.0, 0.4, 0, 0, 1, 0.0), "degree must be > 0"),
     ],
 )
 def test_bad_options(make, message) -> None:

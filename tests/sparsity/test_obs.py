@@ -136,3 +136,105 @@ def test_bad_input() -> None:
         s.iobs(20).update(p, (), p, matrix=torch.eye(2))
     with pytest.raises(ValueError, match="pass matrix="):
         s.iobs(1).update({"w": torch.ones(2)}, (), {"w": torch.ones(2)})
+
+
+def test_joint_correction_of_many_blocks_against_dense_algebra() -> None:
+    generator = torch.Generator().manual_seed(4)
+    n, block, m = 1000, 7, 5
+    rows = torch.randn(m, n, generator=generator, dtype=torch.float64)
+    w = torch.randn(n, generator=generator, dtype=torch.float64)
+    drop = torch.rand(n, generator=generator) < 0.6
+    change = s.inverse_fisher(rows, 0.01, block).pinned(w, drop)
+    for k in range(0, n, block):
+        g, q = rows[:, k : k + block], drop[k : k + block]
+        fisher = 0.01 * torch.eye(g.shape[1], dtype=torch.float64) + g.mT @ g / m
+        inverse = torch.linalg.inv(fisher)
+        part = w[k : k + block]
+        want = -inverse[:, q] @ torch.linalg.solve(inverse[q][:, q], part[q])
+        torch.testing.assert_close(change[k : k + block], want, rtol=1e-8, atol=1e-10)
+
+
+def test_blocks_that_are_many_are_those_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randn(3, 90_000, generator=generator)
+    whole = s.inverse_fisher(rows, 0.1, 16, sizes=[50_000, 39_990, 10])
+    for start in (0, 49_984, 50_000, 89_984, 89_990):
+        stop = min(start + 16, next(end for end in (50_000, 89_990, 90_000) if start < end))
+        one = s.inverse_fisher(rows[:, start:stop], 0.1)
+        torch.testing.assert_close(whole.diagonal()[start:stop], one.diagonal())
+        x = torch.randn(90_000, generator=generator)
+        torch.testing.assert_close(whole.times(x)[start:stop], one.times(x[start:stop]))
+
+
+@pytest.mark.parametrize("fisher", ["model", "leaf"])
+@pytest.mark.parametrize("normalize", ["capacity", "count"])
+def test_a_running_window_prunes(fisher, normalize) -> None:
+    params, masks, rows, _ = problem()
+    tx = gx.precondition_mfac(8, DAMP, normalize=normalize, fisher=fisher, dtype=torch.float64)
+    state = tx.init(params)
+    for row in rows:
+        grads = {"a": row[:6].reshape(2, 3), "free": torch.ones(2), "b": row[6:]}
+        _, state = tx.update(grads, state)
+    given = tx.gradients(state, params)
+    assert given["a"].shape == (8 if normalize == "capacity" else M, 2, 3)
+    zeros = torch.zeros(len(given["a"]) - M, N, dtype=torch.float64)
+    prune = s.obs_prune(0.5, DAMP, 5)
+    found, want = prune(params, masks, given), prune(params, masks, torch.cat([rows, zeros]))
+    torch.testing.assert_close(flat(found.params), flat(want.params))
+    assert torch.equal(found.masks["b"], want.masks["b"])
+
+
+def test_groups_by_magnitude_go_as_a_whole() -> None:
+    w = torch.tensor([9.0, 0.0, 3.0, 3.0, 1.0, 4.0, 2.0, 1.0])
+    masks = {"w": torch.ones(8, dtype=torch.bool)}
+    prune = s.obs_prune(0.5, block=4, packed=False, score="magnitude", update="none", group=2)
+    assert prune({"w": w}, masks).params["w"].tolist() == [9.0, 0.0, 3.0, 3.0, 0, 0, 0, 0]
+
+
+def test_iterative_obs_with_a_solver_of_ones_own() -> None:
+    seen = {}
+
+    def rows_of_two(w: Tensor, inverse: Any) -> Tensor:
+        seen["inverse"] = inverse
+        kept = gx.ops.top_mask(w.abs().reshape(2, -1), 1)
+        return torch.where(kept, w.reshape(2, -1), 0).reshape(-1)
+
+    p = {"w": torch.tensor([[3.0, -1.0], [0.5, 2.0]])}
+    tx = s.iobs(project=rows_of_two)
+    updates, _ = tx.update({"w": torch.zeros(2, 2)}, (), p, matrix=2 * torch.eye(4))
+    assert gx.apply_updates(p, updates)["w"].tolist() == [[3.0, 0.0], [0.0, 2.0]]
+    torch.testing.assert_close(seen["inverse"], 0.5 * torch.eye(4, dtype=torch.float64))
+    tx.update({"w": torch.zeros(2, 2)}, (), p, fisher=torch.ones(3, 4))
+    assert isinstance(seen["inverse"], s.InverseFisher)
+    with pytest.raises(TypeError, match="project must be a function"):
+        s.iobs(project=3)
+
+
+def test_what_is_empty_or_not_finite() -> None:
+    params, masks, rows, _ = problem()
+    bad = rows.clone()
+    bad[1, 9] = torch.inf
+    with pytest.raises(ValueError, match="gradients of leaf 'b' have a NaN or an infinity"):
+        s.obs_prune(0.5, DAMP)(params, masks, bad)
+    grads = {"a": rows[:, :6].reshape(M, 3, 2), "free": None, "b": rows[:, 6:]}
+    with pytest.raises(ValueError, match=r"leaf 'a' must be \(m, 2, 3\), got \(5, 3, 2\)"):
+        s.obs_prune(0.5, DAMP)(params, masks, grads)
+    with pytest.raises(ValueError, match="the weights have a NaN"):
+        s.obc_prune(torch.tensor([[torch.nan, 1.0]]), torch.eye(2), 1)
+    params["none"], masks["none"] = torch.zeros(0, 3), torch.ones(0, 3, dtype=torch.bool)
+    pruned = s.obs_prune(0.5, DAMP)(params, masks, rows)
+    assert pruned.dropped == 7
+    assert pruned.params["none"].shape == (0, 3)
+    only = {"none": params["none"]}
+    assert s.obs_prune(0.5)(only, {"none": masks["none"]}, torch.zeros(2, 0)).dropped == 0
+
+
+def test_rows_are_pruned_some_at_a_time(monkeypatch) -> None:
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(40, 6, generator=generator, dtype=torch.float64)
+    inverse, w = torch.linalg.inv(x.mT @ x), torch.randn(7, 6, generator=generator)
+    whole = s.obc_prune(w, inverse, 2)
+    monkeypatch.setattr("gradtx.sparsity.obc._PIECE", 80)
+    parts = s.obc_prune(w, inverse, 2)
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
