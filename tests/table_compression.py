@@ -53,6 +53,13 @@ PARTS = [
         runs="eager",
     ),
     Row("compress", lambda: gx.compress(gx.compressors.threshold(0.5)), "threshold"),
+    Row(
+        "compress",
+        lambda: gx.chain(gx.compress(gx.compressors.quantized(HALF)), gx.densify()),
+        "quantized",
+        runs="eager",
+    ),
+    Row("compress", lambda: gx.compress(gx.compressors.dct_top_k(2, 4)), "dct", runs="eager"),
     Row("compress", lambda: gx.compress(gx.compressors.identity()), "identity"),
     Row(
         "decay_first",

@@ -1,5 +1,6 @@
 """What is kept of an update: chosen entries, signs, or a matrix of low rank."""
 
+from .coded import Coded, dct_top_k, quantized
 from .columns import TopColumnsState, top_columns
 from .compressor import Compressor, Payload, identity
 from .elementwise import sign, threshold
@@ -9,6 +10,7 @@ from .sparse import Blocks, RandomKState, SparseCompressor, block_top_k, random_
 
 __all__ = [
     "Blocks",
+    "Coded",
     "Compressor",
     "LowRankState",
     "Payload",
@@ -17,9 +19,11 @@ __all__ = [
     "SparseCompressor",
     "TopColumnsState",
     "block_top_k",
+    "dct_top_k",
     "identity",
     "low_rank",
     "power_iteration",
+    "quantized",
     "random_k",
     "sign",
     "threshold",

@@ -4,6 +4,7 @@ from .bases import first_bases, low_rank_leaves, refresh_subspaces
 from .comm_hook import CommHook, comm_hook
 from .diloco import diloco
 from .feedback import Feedback, Residual
+from .held import HoldState, exchange_held, hold_updates
 from .local_adam import desloc, mt_dao
 from .local_steps import LocalState, LocalSteps, Meeting, Start, Sync
 from .lordo import lordo
@@ -11,12 +12,14 @@ from .moments import average_moments
 from .outer import OuterState, outer
 from .rounds import Gather, Mean, Reducer, Rounds, drive, one_worker
 from .simulation import Lockstep, Simulation
+from .sparse import demo, sparse_loco
 from .worker import Worker
 
 __all__ = [
     "CommHook",
     "Feedback",
     "Gather",
+    "HoldState",
     "LocalState",
     "LocalSteps",
     "Lockstep",
@@ -32,14 +35,18 @@ __all__ = [
     "Worker",
     "average_moments",
     "comm_hook",
+    "demo",
     "desloc",
     "diloco",
     "drive",
+    "exchange_held",
     "first_bases",
+    "hold_updates",
     "lordo",
     "low_rank_leaves",
     "mt_dao",
     "one_worker",
     "outer",
     "refresh_subspaces",
+    "sparse_loco",
 ]

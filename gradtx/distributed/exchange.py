@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..compressors import Compressor, low_rank, random_k, sign
+from ..compressors import Coded, Compressor, low_rank, random_k, sign
 from ..core import decompositions
-from ..core.leaves import LowRankUpdate, SparseUpdate
+from ..core.leaves import LowRankUpdate, SparseUpdate, densify_leaf
 from .rounds import Exchange, Gather, Mean
 
 
@@ -29,6 +29,8 @@ def exchange(compressor: Compressor, total: Tensor, state: Any, dtype: torch.dty
     """
     if isinstance(compressor, low_rank) and compressor.applies(state):
         return _low_rank(compressor, total, state, dtype)
+    if isinstance(compressor, Coded):
+        return _coded(compressor, total, state)
     payload, new = compressor.compress(total, state)
     if isinstance(payload, LowRankUpdate):
         payload = payload.to_dense()
@@ -75,6 +77,17 @@ def _entries(kept: SparseUpdate, total: Tensor, state: Any, dtype: torch.dtype) 
         where = indices.long() if kept.offsets is None else indices.long() + kept.offsets
         out.index_add_(0, where, values.to(total.dtype))
     return (out / len(everyone)).view_as(total), total - kept.to_dense(), state
+
+
+def _coded(compressor: Coded, total: Tensor, state: Any) -> Exchange:
+    """What a compressor makes of a leaf by itself."""
+    message, new = compressor.encode(total, state)
+    everyone = yield Gather(message)
+    out = torch.zeros_like(total)
+    for theirs in everyone:
+        out += densify_leaf(compressor.decode(theirs, total))
+    kept = densify_leaf(compressor.decode(message, total))
+    return out / len(everyone), total - kept, new
 
 
 def _signs(

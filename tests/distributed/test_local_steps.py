@@ -110,6 +110,22 @@ def test_what_has_been_projected_and_what_is_remembered_is_what_was_given() -> N
         torch.testing.assert_close(kept[m] + error, given[m], rtol=1e-5, atol=1e-5)
 
 
+def test_a_subspace_that_is_everything_leaves_nothing_to_remember() -> None:
+    projector = gx.subspace.svd(12, "std_left")
+    kept = gx.subspace.projection(projector, gx.subspace.never())
+    tx = gx.chain(gx.error_feedback(kept), gx.lift(), gx.scale(-0.01))
+    method = LocalSteps(
+        tx,
+        (gd.outer(every=2), gd.refresh_subspaces(projector, 2, rotate=False)),
+        gd.first_bases(projector),
+    )
+    workers = Simulation(method, {"w": tree(0)["w"]}, 2)
+    for t in range(1, 6):
+        workers.step([{"w": g["w"]} for g in grads(t, 2)])
+        errors = gx.tree.get_all(workers.states[1].local, "error")
+        assert max(e.abs().max() for e in errors.values()) < 1e-5
+
+
 def test_one_worker_that_always_meets_is_an_ordinary_optimizer() -> None:
     method = gd.diloco(gx.adamw(0.01), gx.sgd(1.0), every=1)
     alone = trained(method, 5, workers=1)

@@ -1,88 +1,113 @@
-"""Sparse training in two processes: the same masks everywhere, from parameters that are equal."""
+"""Workers that send few entries or frequencies, against the formulas written out."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 import gradtx as gx
+from gradtx.distributed import Simulation
 
-from .workers import in_processes
-
-pytestmark = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo"
-)
-
-PHASES = gx.sparsity.phases(("dense", 2), ("sparse", 2), ("dense", 1), ("sparse", 2))
+gd = gx.distributed
 
 
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 4))
-
-
-def backward(net: nn.Module, step: int, rank: int | None = None) -> None:
-    """A backward pass on one half of the batch, or on all of it."""
+def gradients(step: int, shape: tuple[int, ...]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(step)
-    x, y = torch.randn(8, 6, generator=generator), torch.randn(8, 4, generator=generator)
-    if rank is not None:
-        x, y = x.chunk(2)[rank], y.chunk(2)[rank]
-    net.zero_grad()
-    (net(x) - y).square().mean().backward()
+    return [torch.randn(shape, generator=generator) for _ in range(2)]
 
 
-def optimizers(net: nn.Module) -> dict[str, torch.optim.Optimizer]:
-    named = list(net.named_parameters())
-    tx = gx.acdc(gx.adamw(0.05), PHASES, 0.6)
-    return {
-        "class": gx.optim.ACDC(named, lr=0.1, schedule=PHASES, support=0.6),
-        "chain": gx.optim.from_transform(tx, named),
-    }
+def cosines(n: int) -> Tensor:
+    """The orthonormal DCT-II as a matrix, written out."""
+    k, j = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+    c = math.sqrt(2 / n) * torch.cos(math.pi * k * (2 * j + 1) / (2 * n))
+    c[0] /= math.sqrt(2)
+    return c
 
 
-def alternating(rank: int) -> dict[str, Any]:
-    """Masks and parameters after every step, and how far gradients were apart before averaging."""
-    out: dict[str, Any] = {}
-    for name in ("class", "chain"):
-        net, alone = network(), network()
-        wrapped = DistributedDataParallel(net)
-        opt = optimizers(net)[name]
-        steps = []
-        for step in range(7):
-            gx.optim.project(opt)
-            alone.load_state_dict(net.state_dict())
-            backward(alone, step, rank)
-            own = [p.grad.clone() for p in alone.parameters()]
-            backward(wrapped, step, rank)
-            opt.step()
-            steps.append((gx.optim.masks(opt), [p.detach().clone() for p in net.parameters()], own))
-        out[name] = steps
+def strongest(m: Tensor, k: int, a: int, b: int) -> Tensor:
+    """A matrix with only the k strongest frequencies of every a x b tile."""
+    out, (left, right) = torch.zeros_like(m), (cosines(a), cosines(b))
+    for i in range(0, m.shape[0], a):
+        for j in range(0, m.shape[1], b):
+            y = left @ m[i : i + a, j : j + b] @ right.T
+            bound = y.abs().flatten().sort(descending=True).values[k - 1]
+            out[i : i + a, j : j + b] = left.T @ torch.where(y.abs() >= bound, y, 0.0) @ right
     return out
 
 
-def test_masks_are_equal_on_all_ranks() -> None:
-    one, two = in_processes(alternating)
-    for name in ("class", "chain"):
-        net = network()
-        opt = optimizers(net)[name]
-        for step, (a, b) in enumerate(zip(one[name], two[name], strict=True)):
-            assert not torch.equal(a[2][0], b[2][0])  # each rank had gradients of its own
-            for leaf, mask in a[0].items():
-                other = b[0][leaf]
-                assert mask is other or torch.equal(mask, other), (step, leaf)
-            for p, q in zip(a[1], b[1], strict=True):
-                assert torch.equal(p, q)
-            gx.optim.project(opt)
-            backward(net, step)
-            opt.step()
-            for p, q in zip(a[1], net.parameters(), strict=True):
-                torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
-                assert torch.equal(p == 0, q == 0)
-            if PHASES.is_sparse(step):
-                kept = sum(int(m.sum()) for m in a[0].values() if m is not None)
-                assert kept == 39  # ceil(100 * 0.4) - 1
+def test_demo() -> None:
+    """Tiles of 6 x 10 up to 4 have sides 3 and 2."""
+    lr, momentum, decay, k = 0.1, 0.9, 0.01, 2
+    method = gd.demo(lr, momentum, k, block=4, weight_decay=decay)
+    p = gradients(0, (6, 10))[0].double()
+    workers = Simulation(method, {"w": p}, 2)
+    kept = [torch.zeros_like(p) for _ in range(2)]
+    for step in range(1, 4):
+        gs = [g.double() for g in gradients(step, (6, 10))]
+        workers.step([{"w": g} for g in gs])
+        sent = []
+        for m, g in enumerate(gs):
+            total = momentum * kept[m] + g
+            sent.append(strongest(total, k, 3, 2))
+            kept[m] = total - sent[m]
+        mean = sum(sent) / 2
+        p = p - lr * (mean.sign() + decay * p)
+        for got in workers.params:
+            torch.testing.assert_close(got["w"], p)
+    assert workers.sent_bytes == 3 * 10 * k * (2 + 8)
+
+
+def test_sparse_loco_remembers_what_it_does_not_send() -> None:
+    """The anchor moves by the mean of what is sent; nothing of a drift is lost but for decay."""
+    method = gd.sparse_loco(gx.sgd(1.0), density=0.1, decay=0.5, every=2, block_size=32)
+    start = gradients(0, (16, 8))[0]
+    workers = Simulation(method, {"w": start}, 2)
+    error = torch.zeros(16, 8)
+    for step in range(0, 6, 2):
+        anchor = workers.states[0].syncs[0].anchor["w"]
+        drift = torch.zeros(16, 8)
+        for t in (step, step + 1):
+            gs = gradients(10 + t, (16, 8))
+            drift += sum(gs) / 2
+            workers.step([{"w": g} for g in gs])
+        sent = anchor - workers.states[0].syncs[0].anchor["w"]
+        after = sum(s.syncs[0].residuals["w"].error for s in workers.states) / 2
+        torch.testing.assert_close(0.5 * error + drift, sent + after, rtol=1e-5, atol=1e-5)
+        error = after
+        assert int((sent != 0).sum()) <= 2 * 4 * 4  # 4 of 32 in 4 blocks of 2 workers
+    assert workers.sent_bytes == 3 * (16 * 2 + 4 + 4 * 8)
+
+
+def test_few_bits_of_what_is_kept() -> None:
+    compressor = gx.compressors.quantized(gx.compressors.top_k(k=4))
+    x = torch.tensor([0.0, 9.0, -9.0, 1.0, 3.5, -2.5])
+    payload, _ = compressor.compress(x, compressor.init(x))
+    assert payload.to_dense().tolist() == [0.0, 9.0, -9.0, 0.0, 3.0, -3.0]
+    assert compressor.residual(x, payload).tolist() == [0.0, 0.0, 0.0, 1.0, 0.5, 0.5]
+    assert compressor.nbits(payload) == 4 * 32 + 8 + 2 * 32
+
+
+def test_all_frequencies_are_everything() -> None:
+    for shape in ((6, 10), (7,), (), (4, 3, 2), (0, 3)):
+        x = torch.randn(shape)
+        got, _ = gx.compressors.dct_top_k(1000, 8).compress(x, ())
+        torch.testing.assert_close(got, x, rtol=1e-5, atol=1e-5)
+
+
+def test_bad_options() -> None:
+    c = gx.compressors
+    with pytest.raises(TypeError, match="quantized: compressor must keep entries"):
+        c.quantized(c.sign())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must round to nearest"):
+        c.quantized(c.top_k(0.1), gx.codecs.affine(2, rounding="stochastic"))
+    with pytest.raises(ValueError, match=r"block must be an integer in \[1, 181\], got 182"):
+        c.dct_top_k(block=182)
+    with pytest.raises(ValueError, match="density must be in"):
+        gd.sparse_loco(gx.sgd(0.1), density=0.0)
+    method = gd.LocalSteps(gx.sgd(0.1), (gd.exchange_held(gx.sgd(0.1)),))
+    workers = Simulation(method, {"w": torch.zeros(1)})
+    with pytest.raises(ValueError, match="nothing is held"):
+        workers.step([{"w": torch.ones(1)}] * 2)

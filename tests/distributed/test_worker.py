@@ -42,6 +42,8 @@ METHODS = {
     "top_k": lambda: gd.diloco(
         gx.sgd(0.1), gx.sgd(1.0), 2, gd.Feedback(gx.compressors.top_k(0.1), 0.9)
     ),
+    "sparse_loco": lambda: gd.sparse_loco(gx.adamw(0.01), 0.1, every=2, block_size=64),
+    "demo": lambda: gd.demo(0.01, 0.9, k=3, block=8),
     "low_rank": lambda: gd.diloco(
         gx.sgd(0.1), gx.sgd(1.0), 2, gd.Feedback(gx.compressors.low_rank(2))
     ),
