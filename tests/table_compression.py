@@ -55,7 +55,7 @@ PARTS = [
     Row("compress", lambda: gx.compress(gx.compressors.threshold(0.5)), "threshold"),
     Row(
         "compress",
-        lambda: gx.chain(gx.compress(gx.compressors.quantized(HALF)), gx.densify()),
+        lambda: gx.chain(gx.compress(gx.distributed.quantized(HALF)), gx.densify()),
         "quantized",
         runs="eager",
     ),

@@ -1,6 +1,6 @@
 """What is kept of an update: chosen entries, signs, or a matrix of low rank."""
 
-from .coded import Coded, dct_top_k, quantized
+from .coded import Coded, dct_top_k
 from .columns import TopColumnsState, top_columns
 from .compressor import Compressor, Payload, identity
 from .elementwise import sign, threshold
@@ -23,7 +23,6 @@ __all__ = [
     "identity",
     "low_rank",
     "power_iteration",
-    "quantized",
     "random_k",
     "sign",
     "threshold",

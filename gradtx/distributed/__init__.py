@@ -10,6 +10,7 @@ from .local_steps import LocalState, LocalSteps, Meeting, Start, Sync
 from .lordo import lordo
 from .moments import average_moments
 from .outer import OuterState, outer
+from .quantized import quantized
 from .rounds import Gather, Mean, Reducer, Rounds, drive, one_worker
 from .simulation import Lockstep, Simulation
 from .sparse import demo, sparse_loco
@@ -47,6 +48,7 @@ __all__ = [
     "mt_dao",
     "one_worker",
     "outer",
+    "quantized",
     "refresh_subspaces",
     "sparse_loco",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ..codecs import affine
-from ..compressors import SparseCompressor, block_top_k, dct_top_k, quantized
+from ..compressors import SparseCompressor, block_top_k, dct_top_k
 from ..core.chain import chain
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
@@ -15,6 +15,7 @@ from .diloco import diloco
 from .feedback import Feedback
 from .held import exchange_held, hold_updates
 from .local_steps import LocalSteps
+from .quantized import quantized
 
 
 def sparse_loco(

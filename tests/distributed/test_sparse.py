@@ -82,7 +82,7 @@ def test_sparse_loco_remembers_what_it_does_not_send() -> None:
 
 
 def test_few_bits_of_what_is_kept() -> None:
-    compressor = gx.compressors.quantized(gx.compressors.top_k(k=4))
+    compressor = gx.distributed.quantized(gx.compressors.top_k(k=4))
     x = torch.tensor([0.0, 9.0, -9.0, 1.0, 3.5, -2.5])
     payload, _ = compressor.compress(x, compressor.init(x))
     assert payload.to_dense().tolist() == [0.0, 9.0, -9.0, 0.0, 3.0, -3.0]
@@ -100,9 +100,9 @@ def test_all_frequencies_are_everything() -> None:
 def test_bad_options() -> None:
     c = gx.compressors
     with pytest.raises(TypeError, match="quantized: compressor must keep entries"):
-        c.quantized(c.sign())  # type: ignore[arg-type]
+        gd.quantized(c.sign())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must round to nearest"):
-        c.quantized(c.top_k(0.1), gx.codecs.affine(2, rounding="stochastic"))
+        gd.quantized(c.top_k(0.1), gx.codecs.affine(2, rounding="stochastic"))
     with pytest.raises(ValueError, match=r"block must be an integer in \[1, 181\], got 182"):
         c.dct_top_k(block=182)
     with pytest.raises(ValueError, match="density must be in"):
