@@ -237,7 +237,8 @@ class Optimizer(torch.optim.Optimizer):
         computed = []
         for tx, groups, some in buckets:
             late = any(step.fails_late for step, _, _ in fused)
-            found = self._prepare(tx, groups, some, names, extra, late)
+            beside = [p for p in active if p not in some]
+            found = self._prepare(tx, groups, some, names, extra, late, beside)
             if found is None:
                 new = compute(self, tx, groups, some, names, extra)
                 computed.append((groups, some, [names[p] for p in some], *new))
@@ -260,10 +261,11 @@ class Optimizer(torch.optim.Optimizer):
         names: Mapping[Tensor, str],
         extra: Mapping[str, Any],
         late: bool,
+        beside: Sequence[Tensor],
     ) -> tuple[Prepared, dict[Tensor, Nested], Run] | None:
         """A step in place with compiled kernels, and states; None if not wanted or not possible.
 
-        With ``late`` there is a step already that may fail late.
+        With ``late`` there is a step already that may fail late; others write ``beside``.
         """
         options = [g["fused"] for g in groups.values()]
         if torch.is_grad_enabled() or any(option is False for option in options):
@@ -304,6 +306,7 @@ class Optimizer(torch.optim.Optimizer):
             extra=extra,
             others=[self.state[p] for p in groups if p not in active and self.state.get(p)],
             names=[names[p] for p in active],
+            beside=beside,
         )
         if not isinstance(step, str) and step.fails_late and late:
             step = "the step of another group may fail when this one has been written"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
+from gradtx.optim import optimizer as steps
 
 from .cases import assert_close, assert_equal, assert_same_state, copies, set_gradients, snapshot
 from .cases import parameters as made
@@ -35,14 +36,31 @@ def micro(params: list[Tensor], second: dict[str, Any], **options: Any) -> gx.op
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Grows where a chain is not fused."""
     seen: list[Any] = []
-    compute = gx.optim.Optimizer._compute
+    compute = steps.compute
 
     def counted(self: Any, tx: Any, *args: Any) -> Any:
         seen.append(tx)
         return compute(self, tx, *args)
 
-    monkeypatch.setattr(gx.optim.Optimizer, "_compute", counted)
+    monkeypatch.setattr(steps, "compute", counted)
     return seen
+
+
+@pytest.mark.parametrize(("whose", "where"), [(2, 0), (0, 3)])
+def test_gradients_in_the_memory_of_another_chain(whose: int, where: int) -> None:
+    """They count as they were before the step, whichever chain is written first."""
+    mine, theirs = leaves(), leaves()
+    optimizer, plain = muon(mine), muon(theirs, fused=False)
+    for t in range(5):
+        set_gradients(mine, t)
+        set_gradients(theirs, t)
+        if t in (0, 2, 3):  # with new tables, with those of another step, and once more
+            there, shape = mine[where].detach(), mine[whose].shape
+            mine[whose].grad = there.view(-1)[: shape.numel()].view(shape)
+            theirs[whose].grad = mine[whose].grad.clone()
+        optimizer.step()
+        plain.step()
+    assert_close(mine, theirs, rtol=1e-5)
 
 
 def test_all_of_them_are_fused(computed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

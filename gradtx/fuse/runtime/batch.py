@@ -41,6 +41,7 @@ class Batch:
         positions: per leaf its position in the tree.
         extra: 0-d tensors passed on to the chain.
         maximize: per leaf whether the gradient is turned around.
+        beside: what others write in the same step: no gradient may lie there.
     """
 
     params: list[Tensor]
@@ -55,6 +56,7 @@ class Batch:
     positions: list[int]
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     maximize: list[bool] = field(default_factory=list)
+    beside: Sequence[Tensor] = ()
 
     def some(self, where: Sequence[int]) -> Batch:
         """These leaves alone."""

@@ -229,7 +229,7 @@ class Engine:
             CannotFuseError: nothing of the chain can be fused.
         """
         self._validate(batch)
-        spans = Spans(batch.owned())
+        spans = Spans([*batch.owned(), *batch.beside])
         device = batch.params[0].device
         if self.reduce is not None:
             self._joining = self._joining or reducing_back_end(device, self.reduce)

@@ -16,6 +16,7 @@ from ...core.protocol import GradientTransformation
 from ...core.reduce import Reduce
 from ...core.tree import PyTree
 from ..frontend.layout import Paths
+from ..frontend.memory import extent
 from ..ir.errors import CannotFuseError
 from .batch import Batch
 from .engine import Engine
@@ -48,6 +49,7 @@ class NestedEngine:
         self._choices: list[tuple[Any, ...]] = []
         self._paths: list[Paths] = []
         self._names: list[str] = []
+        self._beside: list[tuple[int, int]] = []
 
     def another(self) -> NestedEngine:
         """The same chain for other parameters; what is traced and compiled is shared."""
@@ -97,6 +99,7 @@ class NestedEngine:
         extra: Mapping[str, Tensor] | None = None,
         others: Iterable[Nested] = (),
         names: Sequence[str] = (),
+        beside: Sequence[Tensor] = (),
     ) -> Prepared:
         """One step, to be written in place.
 
@@ -113,10 +116,15 @@ class NestedEngine:
             others: nested states of parameters without a gradient: what all parameters share is
                 put there too.
             names: names of the parameters, where they may change.
+            beside: parameters that other chains write before or after: a gradient that lies in
+                one of them would be another by then, and is refused.
 
         Raises:
             CannotFuseError: run the chain as it is. The text says why.
         """
+        near = [(p.data_ptr(), extent(p)) for p in beside]
+        if near != self._beside:
+            self._beside, self.engine = near, self.engine.another()
         last = self._last
         same = (
             last is not None
@@ -138,7 +146,7 @@ class NestedEngine:
         shared = [_get(states[0], path) for path in shared_paths]
         if not _same_lists(tensors, last.states) or not all(map(is_, shared, last.shared)):
             last = replace(last, states=tensors, shared=shared)
-        last = replace(last, rows=list(rows), maximize=list(maximize))
+        last = replace(last, rows=list(rows), maximize=list(maximize), beside=beside)
         step = self.again(last, grads, hyper, extra, anew=True)
 
         def write() -> None:
