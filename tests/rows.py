@@ -31,13 +31,15 @@ class Row:
         return f"{self.name}-{self.variant}" if self.variant else self.name
 
 
+PER_ENTRY = ("override_per_entry", "vmap_per_entry")
+
 # Why properties of transforms inside gx.flatten cannot hold.
 ONE_VECTOR = {
     "missing_gradient": "the vector needs every leaf",
     "absent_leaf": "the vector needs every leaf",
     "all_gradients_missing": "the vector needs every leaf",
     "override_per_leaf": "inside, the tree has one leaf",
-    "override_per_entry": "inside, the tree has one leaf",
+    **dict.fromkeys(PER_ENTRY, "inside, the tree has one leaf"),
     "leaf_value_outside_its_interval": "inside, the tree has one leaf",
     "state_of_another_tree_is_an_error": "inside, only the length of the vector is known",
 }

@@ -13,7 +13,7 @@ ONLY_VALUES = {"state_of_another_tree_is_an_error": "the state holds losses, not
 
 ROWS = [
     Row("scale_by_acprop", lambda: gx.scale_by_acprop(0.8, 0.9, 1e-3, 1e-3)),
-    Row("scale_by_cocob", lambda: gx.scale_by_cocob(2.0, 1e-3)),
+    Row("scale_by_cocob", lambda: gx.scale_by_cocob(2.5, 1e-3)),
     Row("scale_by_dadapt_adam", lambda: gx.scale_by_dadapt_adam(d0=0.1, weight_decay=0.1)),
     Row("contracted_step", lambda: gx.contracted_step(0.5)),
     Row("scale_by_distance_over_gradients", lambda: gx.scale_by_distance_over_gradients(0.1, 0.1)),
@@ -36,7 +36,7 @@ ROWS = [
     Row("scale_by_adahessian", lambda: gx.scale_by_adahessian(0.8, 0.9, 0.1), runs="eager"),
     Row("acprop", lambda: gx.acprop(0.1, 0.8, 0.9, 1e-3, 1e-3)),
     Row("adahessian", lambda: gx.adahessian(0.1), runs="eager"),
-    Row("cocob", lambda: gx.cocob(alpha=2.0, eps=1e-3)),
+    Row("cocob", lambda: gx.cocob(alpha=2.5, eps=1e-3)),
     Row("dadapt_adamw", lambda: gx.dadapt_adamw(d0=0.1)),
     Row("dog", lambda: gx.dog(init_step=("distance", 0.5), eps=0.1)),
     Row("dowg", lambda: gx.dowg(init_distance=0.25, eps=0.1)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradtx as gx
 
-from .rows import ONE_VECTOR, Row
+from .rows import ONE_VECTOR, PER_ENTRY, Row
 
 ASKED = {"nan_in_nan_out": "it is what one asks for another rule with"}
 DAMPED = {"hyperparameters_may_reach_zero": "F has no inverse without damping"}
@@ -94,7 +94,7 @@ RECIPES = [
         "sparse_mfac",
         lambda: gx.sparse_mfac(0.1, 3, 0.1, 0.5, scope="block", block_size=4, nonfinite="ignore"),
         "block",
-        {k: v for k, v in ONE_VECTOR.items() if k != "override_per_entry"} | DAMPED,
+        {k: v for k, v in ONE_VECTOR.items() if k not in PER_ENTRY} | DAMPED,
         runs="partly",
     ),
     Row(

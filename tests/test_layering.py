@@ -39,7 +39,7 @@ ALLOWED = {
     "func": BASE,
     "adapters": BASE,
     "capacity": BASE,
-    "testing": (*BASE, "fuse"),
+    "testing": (*BASE, "fuse", "meta"),
     "meta": BASE,
     "solutions": (*BASE, "capacity"),
 }

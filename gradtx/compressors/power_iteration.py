@@ -14,7 +14,7 @@ from ..core.errors import TreeMismatchError
 from ..core.fields import static
 from ..core.leaves import LowRankUpdate
 from ..core.random import Seed, derived_key, normal, seed_field
-from ..core.roots import divide_by_sum
+from ..core.roots import divide_by_sum, vector_norm
 from ..core.tree import accumulator_dtype
 from .compressor import Compressor, Payload
 
@@ -98,7 +98,7 @@ class power_iteration(Compressor):
             basis = seen.mT @ left  # (columns, rank)
         left = torch.where(nothing, torch.zeros_like(left), left)
         other = torch.where(nothing, old, upright.mT @ left)
-        length = torch.linalg.vector_norm(basis, dim=0)
+        length = vector_norm(basis, dim=0)
         basis = torch.where(nothing, old, divide_by_sum(basis, length, self.eps))
         new = PowerIterationState(basis.to(state.basis.dtype))
         if wide:

@@ -27,6 +27,28 @@ def root(x: Tensor) -> Tensor:
     return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
 
 
+def vector_norm(
+    x: Tensor,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Euclidean norm along dimensions, with derivatives zero at zero, the second ones too.
+
+    >>> import torch
+    >>> from gradtx.core.roots import vector_norm
+    >>> vector_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), dim=1)
+    tensor([5., 0.])
+    """
+    if not is_watched(x):
+        return torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim, dtype=dtype)
+    dims = tuple(range(x.ndim)) if dim is None else dim
+    zero = (x == 0).all(dims, keepdim=True)
+    norm = torch.linalg.vector_norm(torch.where(zero, 1.0, x), dim=dims, keepdim=True, dtype=dtype)
+    norm = torch.where(zero, 0.0, norm)
+    return norm if keepdim else norm.squeeze(dims)
+
+
 def floored_root(square: Tensor, floor: float | Tensor) -> Tensor:
     """``max(sqrt(square), floor)``, with derivative zero where the floor holds.
 

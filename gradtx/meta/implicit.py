@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import tree
+from ..core.forward import forward_rule
 from ..core.tree import PyTree
 from .leaves import NoCaptures, jvp, split, vjp
 from .scan import stop_gradient
@@ -150,6 +151,7 @@ class _Root(torch.autograd.Function):
         return (None,) * (1 + len(params)) + tuple(slopes) + (None,) * len(others)
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, *tangents: Any) -> Any:
         params, floats, others = ctx.problem.three(ctx.saved_tensors)
         along = tangents[1 + len(params) : 1 + len(params) + len(floats)]

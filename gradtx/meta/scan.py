@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core import tree
 from ..core.errors import TreeMismatchError, shape_mismatch
+from ..core.forward import forward_rule
 from ..core.tree import PyTree
 from .leaves import NoCaptures, jvp, split, vjp
 
@@ -140,7 +141,8 @@ class _Again(torch.autograd.Function):
     @staticmethod
     def forward(fn: Any, count: int, *tensors: Tensor) -> Any:
         floats, others = fn(tensors[:count], tensors[count:])
-        return (*floats, *others)
+        given = set(map(id, tensors))  # torch takes no input as an output
+        return tuple(x.view_as(x) if id(x) in given else x for x in (*floats, *others))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -158,6 +160,7 @@ class _Again(torch.autograd.Function):
         return (None, None, *pull(kept), *(None for _ in others))
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: Any, __: Any, *tangents: Any) -> Any:
         floats, others = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         along = tuple(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gradtx.core.autocast import outside_autocast
+from gradtx.core.forward import forward_rule
 from gradtx.ops.dct_passes import dct_after_, dct_before, pass_after, pass_before
 from gradtx.ops.registry import applied, operator
 
@@ -178,6 +179,7 @@ class _Rotation(torch.autograd.Function):
         return _Rotation.apply(grad, not ctx.inverse, ctx.method), None, None
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:
         return _Rotation.apply(dx, ctx.inverse, ctx.method)
 

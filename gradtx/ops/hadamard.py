@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtx.core.forward import forward_rule
 from gradtx.ops.registry import applied, operator
 
 __all__ = ["hadamard"]
@@ -75,6 +76,7 @@ class _Reflection(torch.autograd.Function):
         return _Reflection.apply(grad)
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, dx: Tensor) -> Tensor:
         return _Reflection.apply(dx)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gradtx.core.autocast import outside_autocast
+from gradtx.core.roots import vector_norm
 from gradtx.core.watch import is_watched
 from gradtx.ops.registry import NAMESPACE, Op, operator, require_together, single
 from gradtx.ops.symmetric_product import product
@@ -58,10 +59,10 @@ def twins(x: Tensor) -> tuple[Tensor, Tensor]:
 def _size(x: Tensor, scaling: str, safety: float, eps: float) -> Tensor:
     """What a matrix is divided by; in a wider dtype, the squares of large numbers overflow."""
     if x.dtype == torch.bfloat16:  # row by row: a copy of x in another dtype takes longer
-        x = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        x = vector_norm(x, dim=-1, keepdim=True)
     wide = torch.promote_types(x.dtype, torch.float32)
     wide = torch.float64 if x.dtype == torch.float32 else wide  # below: (batch, 1, 1)
-    norm = safety * torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
+    norm = safety * vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
     return norm + eps if scaling == "add" else torch.clamp(norm, min=eps)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import gradtx_cuda
 from gradtx.core.autocast import outside_autocast
+from gradtx.core.forward import forward_rule
 from gradtx.core.watch import is_watched
 from gradtx.ops.registry import (
     NAMESPACE,
@@ -176,6 +177,7 @@ class _Product(torch.autograd.Function):
         return for_x, for_y, for_c, None, None, None
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, dx: Tensor | None, dy: Tensor | None, dc: Tensor | None, *_: Any) -> Any:
         x, y = (t.to(ctx.dtype) for t in ctx.saved_tensors)
         terms = [] if dc is None else [ctx.beta * dc.to(ctx.dtype)]

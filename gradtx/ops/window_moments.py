@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtx.core.forward import forward_rule
 from gradtx.ops.block_top_k import block_starts
 from gradtx.ops.registry import applied, operator
 
@@ -172,6 +173,7 @@ class _WindowMoments(torch.autograd.Function):
         return None, d_values.to(values.dtype), *d_weights, None, None, None
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: Any, d: Any, d1: Any, d2: Any, *rest: Any) -> tuple[Tensor, Tensor]:
         indices, values, weights1, weights2 = ctx.saved_tensors
         v = values.to(weights1.dtype)

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtx.core.forward import forward_rule
 from gradtx.ops.block_top_k import block_starts
 from gradtx.ops.registry import applied, operator, require_together
 
@@ -135,6 +136,7 @@ class _WindowDots(torch.autograd.Function):
         return (d[:, None] * x).to(rows.dtype), (d @ rows.to(d.dtype)).to(x.dtype)
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, d_rows: Any, d_x: Any) -> Tensor:
         rows, x = ctx.saved_tensors
         out = rows.new_zeros(rows.shape[0], dtype=torch.float64)
@@ -239,10 +241,11 @@ class _SparseDots(torch.autograd.Function):
         indices, values, x = ctx.saved_tensors
         where = indices.to(torch.int64) + _starts(indices, *ctx.geometry)
         d_values = d[:, None] * x[where]
-        d_x = _sparse_window_combine(indices, values, d.double(), x.shape[0], *ctx.geometry)
+        d_x = sparse_window_combine(indices, values, d.double(), x.shape[0], *ctx.geometry)
         return None, d_values.to(values.dtype), d_x.to(x.dtype), None, None
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: Any, d_values: Any, d_x: Any, *rest: Any) -> Tensor:
         indices, values, x = ctx.saved_tensors
         where = indices.to(torch.int64) + _starts(indices, *ctx.geometry)
@@ -269,9 +272,10 @@ class _SparseCombine(torch.autograd.Function):
         indices, values, weights = ctx.saved_tensors
         where = indices.to(torch.int64) + _starts(indices, *ctx.geometry)
         d_values = (weights[:, None] * d[where]).to(values.dtype)
-        return None, d_values, _sparse_window_dots(indices, values, d, *ctx.geometry), *[None] * 3
+        return None, d_values, sparse_window_dots(indices, values, d, *ctx.geometry), *[None] * 3
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: Any, d_values: Any, d_weights: Any, *rest: Any) -> Tensor:
         indices, values, weights = ctx.saved_tensors
         dtype = _sum_dtype(values)

@@ -14,6 +14,7 @@ from ..core.leaves import ANY_UPDATE, LeafInfo, densify_leaf
 from ..core.reduce import Reduce
 from ..core.state import state_zeros
 from ..core.transform import TreeTransform
+from .diagonal_root import diagonal_root
 from .window import ROW_DTYPES, GradientWindowState, WindowLeaf, gradient_window
 
 
@@ -129,24 +130,21 @@ class _WithMomentum(PreconditionGGT):
 
 
 def _root_function(gram: Tensor, b: Tensor, eps: Tensor, first: Any, second: Any) -> Tensor:
-    """f(gram) b with f = first / (s + eps) + second / (s (s + eps)), s the root of an eigenvalue.
+    """``first (S + eps)^-1 b + second (S (S + eps))^-1 b`` with S the root of the Gram matrix.
 
-    Eigenvectors are constants for automatic differentiation, which goes through the matrix in
-    their basis: what is off its diagonal is zero but for rounding, and divided differences of f
-    are its slope. So equal eigenvalues do no harm.
+    Eigenvectors are constants for automatic differentiation, which goes through S in their basis.
     """
     finite = torch.isfinite(gram).all()
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    basis = torch.linalg.eigh(torch.where(finite, gram, eye).detach()).eigenvectors
+    gram = torch.where(finite, gram, eye)
+    basis = torch.linalg.eigh(gram.detach()).eigenvectors
     inside = basis.mT @ gram @ basis  # (m, m)
-    s = inside.diagonal().clamp(min=torch.finfo(gram.dtype).tiny).sqrt()
-    product = s * (s + eps)
-    value = first / (s + eps) + second / product
-    sums = s[:, None] + s
-    slope = first / ((s[:, None] + eps) * (s + eps))
-    slope = -(slope + second * (sums + eps) / (product[:, None] * product)) / sums
-    function = torch.where(eye == 1, torch.diag_embed(value), slope.detach() * inside)
-    return torch.where(finite, basis @ (function @ (basis.mT @ b)), torch.nan)
+    s = inside.detach().diagonal().clamp(min=torch.finfo(gram.dtype).tiny).sqrt()
+    root = diagonal_root(inside, s)
+    # Second derivatives of torch.linalg.solve are wrong where the inner one is by forward mode.
+    x = torch.linalg.inv(root + eps * eye) @ (basis.mT @ b)
+    x = first * x + second * (torch.linalg.inv(root) @ x)
+    return torch.where(finite, basis @ x, torch.nan)
 
 
 def precondition_ggt(

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ..core import decompositions
-from ..core.roots import root
+from ..core.roots import root, vector_norm
+from ..core.watch import is_watched
 from ..ops.newton_schulz import Triple, is_tall, twins
 from ..ops.newton_schulz import newton_schulz as iterations
 from ..ops.symmetric_product import has_mixed_products
 from ..ops.symmetric_product import symmetric_product as symmetric
+from .diagonal_root import diagonal_root
 from .gram import parts_of
 
 
@@ -154,18 +156,36 @@ def _by_rows(x: Tensor, eps: float) -> Tensor:
 def schatten4(x: Tensor, safety: float = 1.0, eps: float = 0.0) -> Tensor:
     """``max(safety |X X^T|_F^(1/2), eps)`` of (batch, rows, columns), as (batch, 1, 1)."""
     gram = symmetric(*twins(x))  # (batch, short, short)
-    norm = torch.linalg.vector_norm(gram, dim=(-2, -1), keepdim=True)
+    norm = vector_norm(gram, dim=(-2, -1), keepdim=True)
     return torch.clamp(safety * root(norm), min=eps)
 
 
 def polar_factor(x: Tensor) -> Tensor:
     """``U V^T`` of the singular value decompositions of a batch; vanishing directions stay zero.
 
-    A matrix that is not finite, which decompositions refuse, becomes NaN.
+    A matrix that is not finite, which decompositions refuse, becomes NaN. Derivatives are those of
+    ``X (X^T X)^(-1/2)``, finite for equal singular values.
     """
     finite = torch.isfinite(x).all((-2, -1), keepdim=True)
-    u, s, vh = decompositions.svd(torch.where(finite, x, 0.0), full_matrices=False)
-    largest = s[..., :1]  # s: (batch, short), u: (batch, rows, short)
-    tolerance = largest * (max(x.shape[-2:]) * torch.finfo(x.dtype).eps)
-    kept = (s > tolerance).to(x.dtype)
-    return torch.where(finite, (u * kept[..., None, :]) @ vh, torch.nan)
+    x = torch.where(finite, x, 0.0)
+    u, s, vh = decompositions.svd(
+        x.detach(), full_matrices=False
+    )  # s: (batch, short), u: (batch, rows, short)
+    tolerance = s[..., :1] * (max(x.shape[-2:]) * torch.finfo(x.dtype).eps)
+    kept = s > tolerance
+    out = (u * kept[..., None, :]) @ vh
+    if is_watched(x):
+        out = out + _no_more_than_derivatives(x, u, s, vh, kept)
+    return torch.where(finite, out, torch.nan)
+
+
+def _no_more_than_derivatives(x: Tensor, u: Tensor, s: Tensor, vh: Tensor, kept: Tensor) -> Tensor:
+    """Zeros with the derivatives of polar factors, whose directions that are not kept are zero."""
+    tall = x.shape[-2] >= x.shape[-1]
+    x, basis = (x, vh.mT) if tall else (x.mT, u)
+    y = (x @ basis) * kept[..., None, :]  # (batch, long, short), columns at right angles
+    square = y.mT @ y + torch.diag_embed((~kept).to(x.dtype))
+    root = diagonal_root(square, torch.where(kept, s, 1.0))
+    out = y @ torch.linalg.inv(root) @ basis.mT
+    out = out - out.detach()
+    return out if tall else out.mT

@@ -14,7 +14,7 @@ from ..core.errors import TreeMismatchError
 from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_sum, root, vector_norm
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
 
@@ -122,7 +122,7 @@ class normalize_neurons(LeafTransform):
         old = all_rows if chosen is None else all_rows[chosen]
         variance = old + (1 - h.b2) * (x.square().mean(-1, keepdim=True) - old)
         out = divide_by_sum(x, root(variance), h.eps)
-        before, after = (torch.linalg.vector_norm(m, dim=(-2, -1), keepdim=True) for m in (x, out))
+        before, after = (vector_norm(m, dim=(-2, -1), keepdim=True) for m in (x, out))
         out = out * (before / torch.clamp(after, min=1e-8))
         if chosen is None:
             return out, NormalizeNeuronsState(variance)
@@ -159,5 +159,5 @@ class normalize_factor(LeafTransform):
         if not isinstance(u, LowRankUpdate):
             raise ValueError("normalize_factor: takes low-rank updates only, got a dense one")
         dim = -2 if u.side == "right" else -1
-        length = torch.linalg.vector_norm(u.factor, dim=dim, keepdim=True)
+        length = vector_norm(u.factor, dim=dim, keepdim=True)
         return u.map(lambda x: divide_by_sum(x, length, h.eps)), s

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ..core import tree
@@ -14,7 +13,7 @@ from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import densify_leaf
 from ..core.protocol import Wrapper
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_sum, root, vector_norm
 from ..core.tree import PyTree
 from ..ops.basis import axis_of
 
@@ -71,5 +70,5 @@ def norm_ratio(new: Tensor, z: Tensor, axis: int | None, h: Values) -> Tensor:
 def _norm(x: Tensor, axis: int | None) -> Tensor:
     """Euclidean norm of all of a matrix or along one dimension, with slope zero at zero."""
     if axis != 0:
-        return torch.linalg.vector_norm(x, dim=axis, keepdim=axis is not None)
+        return vector_norm(x, dim=axis, keepdim=axis is not None)
     return root(x.square().sum(dim=0, keepdim=True))  # on the CPU many times faster

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..core import tree
+from ..core.hyper import is_per_entry
 from .claims import require_close
 from .members import Dynamic, with_seed
 from .subject import Subject, holds_for_all
@@ -60,6 +61,28 @@ def vmap_hyper(s: Subject) -> None:
         batched = torch.func.vmap(step)(values)
         for i, value in enumerate(values):
             require_close(pick(batched, i), step(value), f"with batched {d.key}", rtol=1e-5)
+
+
+@holds_for_all
+def vmap_per_entry(s: Subject) -> None:
+    """So may hyperparameters of which every entry of every leaf has its own."""
+    params, grads, state = some_params(), some_grads(1), s.state_after(1)
+    for d in s.dynamics:
+        if not is_per_entry(d.member, d.name):
+            continue
+        low, high = d.other_value(0.2), d.other_value(0.8)
+        members = [
+            tree.map(lambda x, a=low, b=high: a + (b - a) * torch.sigmoid(x), some_grads(50 + i))
+            for i in range(BATCH)
+        ]
+
+        def step(values: Any, d: Dynamic = d) -> Any:
+            return call(s.tx, grads, state, params, hyper={d.key: values})
+
+        batched = torch.func.vmap(step)(stack(members))
+        for i, values in enumerate(members):
+            what = f"with a batch of {d.key}, one an entry"
+            require_close(pick(batched, i), step(values), what, rtol=1e-5)
 
 
 @holds_for_all

@@ -21,13 +21,14 @@ from . import (
     purity,
     resume,
     surroundings,
+    training,
     values,
 )
 from .subject import Subject
 
 _MODULES = (
     *(purity, values, resume, gradients, dtypes, containers, surroundings, functional),
-    *(derivatives, overrides, intervals, options, bad_input, extremes, fused, compiled),
+    *(derivatives, training, overrides, intervals, options, bad_input, extremes, fused, compiled),
 )
 
 

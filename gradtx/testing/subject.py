@@ -9,6 +9,7 @@ from typing import Any
 from ..core.protocol import GradientTransformation
 from .members import Dynamic, dynamics
 from .trees import STEPS, call, run, some_grads, some_params, with_hyper
+from .unrolled import Unrolled
 
 
 class Subject:
@@ -51,6 +52,11 @@ class Subject:
     def dynamics(self) -> list[Dynamic]:
         """The dynamic hyperparameters of all members."""
         return dynamics(self.tx)
+
+    @cached_property
+    def unrolled(self) -> Unrolled:
+        """Its training as a differentiable function."""
+        return Unrolled(self.make())
 
     def overridden(self, key: str, value: float) -> tuple[list[Any], Any]:
         """As ``plain``, with one hyperparameter overridden in every step."""

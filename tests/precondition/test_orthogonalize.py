@@ -178,3 +178,21 @@ def test_neurons_have_steps_of_one_size():
     assert state["w"].variance.shape == (5, 1)
     zeros = {"w": torch.zeros(5, 40)}
     assert not tx.update(zeros, tx.init(zeros))[0]["w"].any()
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3)])
+def test_derivatives_of_the_exact_factor_at_equal_singular_values(shape):
+    """At an orthogonal X the factor of X + t D moves by what of D is skew, and out of the span."""
+    x, d = torch.eye(*shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    tall = (lambda m: m) if shape[0] > shape[1] else (lambda m: m.mT)
+    top, rest = tall(d)[:2], tall(d)[2:]
+    want = tall(torch.cat([(top - top.mT) / 2, rest]))
+
+    def loss(t):
+        return (run(x + t * d, "svd") * d).sum()
+
+    zero = torch.zeros((), dtype=torch.float64)
+    torch.testing.assert_close(torch.func.grad(loss)(zero), (want * d).sum())
+    ahead, behind = (torch.func.grad(loss)(zero + e) for e in (1e-5, -1e-5))
+    second = torch.func.grad(torch.func.grad(loss))(zero)
+    torch.testing.assert_close(second, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-6)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...core import decompositions
 from ...core.fields import static
+from ...core.forward import forward_rule
 from ...core.watch import is_recorded
 from ...ops.registry import applied
 from ...ops.symmetric_product import symmetric_product
@@ -144,6 +145,7 @@ class _Root(torch.autograd.Function):
         return q @ (quotients * b + torch.diag_embed(first * moved)) @ q.mT, None, None, None
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, da: Tensor, *_: Any) -> Tensor:
         q, quotients, slopes, common = _derivative(ctx)
         b = q.mT @ _symmetric(da) @ q  # (batch, n, n)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.autocast import outside_autocast
+from ...core.roots import vector_norm
 from .chebyshev import chebyshev
 from .denman_beavers import newton_db
 from .eigen import evd
@@ -141,7 +142,7 @@ def root_residual(a: Tensor, x: Tensor, p: float, ridge: float | Tensor = 0.0) -
     if not float(p).is_integer():
         raise ValueError(f"root_residual: p must be a whole number, got {p}")
     off = times_power(x, int(p), with_ridge(a, ridge)) - identity(a)
-    return torch.linalg.vector_norm(off, dim=(-2, -1)) / a.shape[-1] ** 0.5
+    return vector_norm(off, dim=(-2, -1)) / a.shape[-1] ** 0.5
 
 
 def _ridge(a: Tensor, usual: Tensor, eps: float | Tensor, eps_mode: str) -> float | Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.fields import check_floating, static
 from ...core.plain import Plain
 from ...core.random import make_key, signs
+from ...core.roots import vector_norm
 from .method import identity
 
 
@@ -44,7 +45,7 @@ class frobenius(Plain):
         x = r.to(self.dtype or r.dtype)
         # In a wider dtype, since the squares of large and of small numbers do not fit into one.
         wide = torch.float64 if x.dtype == torch.float32 else None
-        norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
+        norm = vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
         return norm.to(x.dtype)
 
 
@@ -100,4 +101,4 @@ class power_iteration(Plain):
 
 
 def _normalized(v: Tensor) -> Tensor:
-    return v / torch.linalg.vector_norm(v, dim=-2, keepdim=True)
+    return v / vector_norm(v, dim=-2, keepdim=True)

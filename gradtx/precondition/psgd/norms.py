@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.random import make_key, normal
-from ...core.roots import divide
+from ...core.roots import divide, vector_norm
 
 NORMS = ("column", "subspace", "exact")
 ROWS = 32
@@ -37,8 +37,8 @@ def column(a: Tensor) -> Tensor:
     longest = a.square().sum(-2).argmax(-1)  # (batch,)
     first = a.gather(-1, longest[:, None, None].expand(-1, a.shape[-1], 1))  # (batch, n, 1)
     x = a.mT @ first  # (batch, n, 1)
-    x = divide(x, torch.linalg.vector_norm(x, dim=-2, keepdim=True))
-    return size * torch.linalg.vector_norm(a @ x, dim=(-2, -1))
+    x = divide(x, vector_norm(x, dim=-2, keepdim=True))
+    return size * vector_norm(a @ x, dim=(-2, -1))
 
 
 def start_rows(a: Tensor) -> Tensor:
@@ -62,5 +62,5 @@ def subspace(a: Tensor, rows: Tensor) -> Tensor:
     v = row + torch.where(along < 0, -1.0, 1.0) * rows
     for _ in range(2):
         v = v @ a  # (batch, rows, n)
-        v = divide(v, torch.linalg.vector_norm(v, dim=-1, keepdim=True)) @ a
-    return size * torch.linalg.vector_norm(v, dim=-1).amax(-1)
+        v = divide(v, vector_norm(v, dim=-1, keepdim=True)) @ a
+    return size * vector_norm(v, dim=-1).amax(-1)
