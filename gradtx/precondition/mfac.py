@@ -123,7 +123,7 @@ class PreconditionMFAC(TreeTransform):
     def _check_finite(self, state: GradientWindowState, us: list[Any], names: list[str]) -> None:
         """Raise if the newest row is not finite: its square, which is there, is not then."""
         square = torch.where(self.rows.newest(state), state.gram.diagonal(), 0).sum()
-        if not can_read(square) or math.isfinite(square.item()):
+        if not can_read(square) or math.isfinite(square.detach().item()):
             return
         finite = [bool(isfinite_leaf(u)) for u in us]
         raise ValueError(
@@ -209,6 +209,6 @@ def check_damping(who: str, damping: Any) -> None:
         ValueError: it has, or it is not finite.
     """
     if isinstance(damping, Tensor) and is_readable(damping):
-        damping = float(damping)
+        damping = float(damping.detach())
     if isinstance(damping, (int, float)) and not 0 < damping < float("inf"):
         raise ValueError(f"{who}: damping must be in (0, inf), got {damping}; F has no inverse")
