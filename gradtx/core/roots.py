@@ -92,9 +92,10 @@ def divide_by_sum(numerator: Tensor, size: Tensor, eps: float | Tensor) -> Tenso
     tensor([0.0000, 1.5000])
     """
     # One number is changed, not every entry looked at.
-    total = size + nonzero(eps, size.dtype)
-    if is_watched(numerator, total):  # or a derivative near the largest number
-        nothing = (numerator == 0) & (total <= torch.finfo(size.dtype).tiny)
+    total, tiny = size + nonzero(eps, size.dtype), torch.finfo(size.dtype).tiny
+    large = not isinstance(eps, Tensor) and eps > tiny
+    if not large and is_watched(numerator, total):  # or a derivative near the largest number
+        nothing = (numerator == 0) & (total <= tiny)
         total = torch.where(nothing, 1.0, total)
     return numerator / total
 
