@@ -63,8 +63,8 @@ def checkpointed_scan(s: Subject) -> None:
     """So it is with ``remat``: by torch.func, by autograd, and with second derivatives."""
     u = s.unrolled
 
-    def scanned(*x: Any) -> Tensor:
-        return u.scanned(*x, remat=True)
+    def scanned(params: Any, hyper: Any) -> Tensor:
+        return u.scanned(params, hyper, remat=True)
 
     require_close(gradient(scanned)(*u.at), u.gradient, "the gradient", rtol=1e-9)
     hvp = jvp(gradient(scanned), u.at, u.along)[1]
