@@ -92,6 +92,12 @@ RECIPES = [
     ),
     Row(
         "sparse_mfac",
+        lambda: gx.sparse_mfac(0.1, 3, 0.1, 0.5, 0.9, 0.1, block_size=4),
+        "newest",
+        fails=ASKED | DAMPED,
+    ),
+    Row(
+        "sparse_mfac",
         lambda: gx.sparse_mfac(0.1, 3, 0.1, 0.5, scope="block", block_size=4, nonfinite="ignore"),
         "block",
         {k: v for k, v in ONE_VECTOR.items() if k not in PER_ENTRY} | DAMPED,

@@ -22,6 +22,7 @@ from gradtx.ops.symmetric import dequantize_symmetric, quantize_symmetric
 from gradtx.ops.symmetric_product import symmetric_product
 from gradtx.ops.window_moments import window_moments
 from gradtx.ops.window_products import sparse_window_combine, sparse_window_dots, window_dots
+from gradtx.ops.window_step import sparse_window_push_, sparse_window_step_
 
 __all__ = [
     "OPS",
@@ -56,6 +57,8 @@ __all__ = [
     "round_stochastic",
     "sparse_window_combine",
     "sparse_window_dots",
+    "sparse_window_push_",
+    "sparse_window_step_",
     "symmetric_product",
     "top_indices",
     "top_mask",

@@ -126,9 +126,13 @@ class PreconditionMFAC(TreeTransform):
         if not can_read(square) or math.isfinite(square.detach().item()):
             return
         finite = [bool(isfinite_leaf(u)) for u in us]
-        raise ValueError(
-            f"{self.name}: leaf {names[finite.index(False)]!r}: the update has a NaN or an "
-            "infinity; nothing has been changed. Skip such steps with gx.apply_if_finite"
+        raise self.not_finite(names[finite.index(False)])
+
+    def not_finite(self, name: str) -> ValueError:
+        """The error for a leaf whose update is not finite."""
+        return ValueError(
+            f"{self.name}: leaf {name!r}: the update has a NaN or an infinity; nothing has been "
+            "changed. Skip such steps with gx.apply_if_finite"
         )
 
 

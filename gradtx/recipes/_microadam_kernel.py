@@ -22,6 +22,7 @@ from ..transforms.error_feedback import ErrorFeedback
 from ..transforms.learning_rate import scale_by_learning_rate
 from ..transforms.sliding_window import sliding_window_adam
 from ..transforms.weight_decay import _AddDecayedWeights
+from ._kernel_rows import rows_of
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -93,7 +94,7 @@ class MicroAdamStep(ChainStep):
             self._params,
             grads,
             *self._columns,
-            torch.tensor(_rows(found, leaves), dtype=torch.float64, device="cpu"),
+            rows_of(found.sources, HYPER, leaves),
             leaves.rows,
             [-1 if turned else 1 for turned in leaves.maximize or [False] * len(grads)],
             self._sizes,
@@ -183,22 +184,3 @@ def _misfit(found: Members, p: Tensor, g: Tensor, states: list[Tensor]) -> str |
         return None
     low, high = torch.aminmax(indices)
     return None if bool((low >= 0) & (high < blocks.size)) else "has indices outside of its blocks"
-
-
-def _rows(found: Members, leaves: Leaves) -> list[list[float]]:
-    """Values of the hyperparameters for every row, as the operator orders them."""
-    scheduled = [tx for _, tx in found.sources if hyper_.is_scheduled(tx)]
-    counts = dict(zip(map(id, scheduled), leaves.shared, strict=True))
-    rows = [[0.0] * len(HYPER) for _ in leaves.hyper]
-    for path, tx in found.sources:
-        declared = hyper_.values_at(tx, counts.get(id(tx)))
-        for r, given in enumerate(leaves.hyper):
-            for name, value in declared.items():
-                value = given.get(f"{path}.{name}".lstrip("."), value)
-                rows[r][HYPER.index(name)] = _number(value)
-    return rows
-
-
-def _number(value: Any) -> float:
-    """A hyperparameter as the chain sees it: tensors arrive in the dtype of updates."""
-    return float(value.to(torch.float32)) if isinstance(value, Tensor) else float(value)

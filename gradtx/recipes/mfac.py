@@ -23,6 +23,7 @@ from ..transforms import (
     scale_by_learning_rate,
     trace,
 )
+from . import _sparse_mfac_kernel  # noqa: F401  registers it
 from ._assemble import is_off
 from ._learning_rate import with_learning_rate
 

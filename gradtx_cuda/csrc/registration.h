@@ -11,6 +11,7 @@
 #include "common/signs_op.h"
 #include "common/window_moments_op.h"
 #include "common/window_products_op.h"
+#include "common/window_step_op.h"
 
 namespace gx {
 
@@ -54,6 +55,13 @@ GX_DECLARE(cpu)
 GX_DECLARE(cuda)
 #undef GX_DECLARE
 
+PushOutputs sparse_window_push__cpu(const Tensors& grads, const Tensors& errors,
+                                    const Tensors& indices, const Tensors& values,
+                                    const Tensors& written, const Tensor& step, const Ints& signs,
+                                    const Ints& block_sizes, const Ints& kept, bool check);
+void sparse_window_step__cpu(const Tensors& params, const Tensors& momenta, const Tensors& indices,
+                             const Tensors& values, const Tensor& weights, const Tensor& hyper,
+                             const Ints& rows, const Ints& block_sizes, const Ints& kept);
 Tensor window_dots_cpu(const Tensor& rows, const Tensor& x);
 Tensor random_normal_cpu(const Tensor& key, int64_t numel);
 Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left);

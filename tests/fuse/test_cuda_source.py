@@ -42,7 +42,7 @@ def test_emulated_is_pure(row: Row, modules: list[Emulated]) -> None:
     fused, pure, step = run_both(row.make(), steps=3)
     assert_same(fused, pure)
     if row.runs == "fused" and row.id != "identity":
-        if "on CUDA devices" in step.report() or row.name == "microadam":
+        if "on CUDA devices" in step.report() or row.name in ("microadam", "sparse_mfac"):
             return  # fused on CPUs only
         assert step.report() == "everything is fused"
         assert any("gx_put" in m.launches for m in modules)

@@ -85,14 +85,17 @@ GX_INLINE Bits reached_by_k(const void* x, int64_t n, int64_t k, std::vector<Bit
   return bound_of(top, count, k, k / 16, Bits{0}, kMagnitude<Bits>, reached);
 }
 
-// Positions, ascending, and magnitudes of all elements that reach a bound.
-template <typename Bits>
-GX_INLINE void collect(const void* x, int64_t n, Bits bound, TopK<Bits>& buffers) {
+// Positions, ascending, and magnitudes of all elements that reach a bound; prepare(begin, end) comes
+// before elements are looked at.
+template <typename Bits, typename Prepare>
+GX_INLINE void collect(const void* x, int64_t n, Bits bound, TopK<Bits>& buffers,
+                       const Prepare& prepare) {
   constexpr int64_t kRun = 512;
   uint8_t flags[kRun] = {};
   size_t count = 0;
   for (int64_t start = 0; start < n; start += kRun) {
     const int64_t run = std::min(kRun, n - start);
+    prepare(start, start + run);
     if (run < kRun) std::fill_n(flags, kRun, uint8_t{0});
     for (int64_t i = 0; i < run; ++i) flags[i] = magnitude<Bits>(x, start + i) >= bound ? 1 : 0;
     if (count + kRun > buffers.candidates.size()) {
@@ -114,17 +117,15 @@ GX_INLINE void collect(const void* x, int64_t n, Bits bound, TopK<Bits>& buffers
   buffers.magnitudes.resize(count);
 }
 
-// Fill `chosen` with the positions of the k largest magnitudes of n floating numbers as wide as
-// Bits, ascending; 1 <= k <= n.
 template <typename Bits>
-GX_INLINE void select_top_k(const void* x, int64_t n, int64_t k, TopK<Bits>& buffers) {
-  std::vector<int64_t>& chosen = buffers.chosen;
-  chosen.resize(static_cast<size_t>(k));
-  if (k == n) {
-    std::iota(chosen.begin(), chosen.end(), int64_t{0});
-    return;
-  }
-  collect(x, n, reached_by_k(x, n, k, buffers.groups), buffers);
+GX_INLINE void collect(const void* x, int64_t n, Bits bound, TopK<Bits>& buffers) {
+  collect(x, n, bound, buffers, [](int64_t, int64_t) {});
+}
+
+// Fill `chosen` with the k largest of the candidates, at least k, in their order.
+template <typename Bits>
+GX_INLINE void take_largest(int64_t k, TopK<Bits>& buffers) {
+  buffers.chosen.resize(static_cast<size_t>(k));
   const Bits* found = buffers.magnitudes.data();
   const auto count = static_cast<int64_t>(buffers.magnitudes.size());
   int64_t reached;
@@ -136,8 +137,21 @@ GX_INLINE void select_top_k(const void* x, int64_t n, int64_t k, TopK<Bits>& buf
   for (size_t c = 0; c < buffers.candidates.size(); ++c) {
     const Bits m = buffers.magnitudes[c];
     if (m < bound || (m == bound && ties-- <= 0)) continue;
-    chosen[done++] = buffers.candidates[c];
+    buffers.chosen[done++] = buffers.candidates[c];
   }
+}
+
+// Fill `chosen` with the positions of the k largest magnitudes of n floating numbers as wide as
+// Bits, ascending; 1 <= k <= n.
+template <typename Bits>
+GX_INLINE void select_top_k(const void* x, int64_t n, int64_t k, TopK<Bits>& buffers) {
+  if (k == n) {
+    buffers.chosen.resize(static_cast<size_t>(k));
+    std::iota(buffers.chosen.begin(), buffers.chosen.end(), int64_t{0});
+    return;
+  }
+  collect(x, n, reached_by_k(x, n, k, buffers.groups), buffers);
+  take_largest(k, buffers);
 }
 
 }  // namespace gx
