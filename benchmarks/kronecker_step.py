@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +27,11 @@ from torch import Tensor
 import gradtx as gx
 
 Step = Callable[[], object]
+DASH: dict[str, dict[str, Any]] = {
+    "gradtx DASH": {},
+    "gradtx DASH, halves": {"halves": True},
+    "gradtx DASH, bfloat16 products": {"matmul_dtype": torch.bfloat16},
+}
 
 
 def parameters(shapes: list[tuple[int, ...]]) -> list[Tensor]:
@@ -104,23 +111,34 @@ def candidates(shapes: list[tuple[int, ...]], args: argparse.Namespace) -> dict[
 
     def add(name: str, make: Callable[[list[Tensor]], torch.optim.Optimizer | LoopShampoo]) -> None:
         if not args.only or any(part in name for part in args.only.split(",")):
-            found[name] = make(parameters(shapes)).step
+            params = parameters(shapes)
+            found[name] = step_with(make(params).step, params)
 
     add(
         "gradtx SOAP",
         lambda ps: gx.optim.SOAP(ps, precondition_frequency=every, max_precond_dim=most),
     )
     add(
+        "gradtx SOAP, bfloat16 products",
+        lambda ps: gx.optim.SOAP(
+            ps,
+            precondition_frequency=every,
+            max_precond_dim=most,
+            matmul_dtype=torch.bfloat16,
+        ),
+    )
+    add(
         "gradtx KL-SOAP",
         lambda ps: gx.optim.KLSOAP(ps, precondition_frequency=every, max_precond_dim=most),
     )
-    newton = gx.inverse_roots.coupled_newton(10)
-    add(
-        "gradtx DASH",
-        lambda ps: gx.optim.DASH(
-            ps, block_size=args.block, inv_root_freq=1, inv_root_method=newton
-        ),
-    )
+    for name, options in DASH.items():
+        newton = gx.inverse_roots.coupled_newton(10, **options)
+        add(
+            name,
+            lambda ps, newton=newton: gx.optim.DASH(
+                ps, block_size=args.block, inv_root_freq=1, inv_root_method=newton
+            ),
+        )
     add("loop over blocks", lambda ps: LoopShampoo(ps, args.block))
     peer = _module("pytorch_optimizer")
     if peer is not None:
@@ -135,6 +153,18 @@ def candidates(shapes: list[tuple[int, ...]], args: argparse.Namespace) -> dict[
             lambda ps: ball.SOAP(ps, precondition_frequency=every, max_precond_dim=most),
         )
     return found
+
+
+def step_with(step: Step, params: list[Tensor]) -> Step:
+    """A step whose parameters have their gradients, of which some optimizers let go."""
+    grads = [p.grad for p in params]
+
+    def run() -> None:
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        step()
+
+    return run
 
 
 def _module(name: str) -> Any:
@@ -174,6 +204,7 @@ def main() -> None:
     parser.add_argument("--periods", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="parts of names, with commas between")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     shapes = gpt_shapes(args.width, args.layers, args.vocabulary)
@@ -181,16 +212,23 @@ def main() -> None:
     print(f"{count / 1e6:.1f}M parameters, refresh every {args.every}, {args.threads} threads")
     found = measure(candidates(shapes, args), args.periods, args.every)
     for name, seconds in found.items():
-        print(f"{name:<26}{1e3 * seconds:>10.1f} ms")
+        print(f"{name:<32}{1e3 * seconds:>10.1f} ms")
     peers = [found[name] for name in found if name.endswith("SOAP") and "gradtx" not in name]
-    ours = found.get("gradtx SOAP")
-    if ours and peers:
-        print(f"SOAP against the faster peer: {ours / min(peers):.2f}")
-    if ours and "gradtx KL-SOAP" in found:
-        print(f"KL-SOAP against SOAP: {found['gradtx KL-SOAP'] / ours:.2f}")
-    if "gradtx DASH" in found and "loop over blocks" in found:
-        ratio = found["gradtx DASH"] / found["loop over blocks"]
-        print(f"DASH against the loop over blocks: {ratio:.2f}")
+    ours, loop = found.get("gradtx SOAP"), found.get("loop over blocks")
+    ratios = {}
+    for name, seconds in found.items():
+        if name.startswith("gradtx SOAP") and peers:
+            ratios[f"{name} against the faster peer"] = seconds / min(peers)
+        if name.startswith("gradtx DASH") and loop:
+            ratios[f"{name} against the loop over blocks"] = seconds / loop
+        if name == "gradtx KL-SOAP" and ours:
+            ratios[f"{name} against gradtx SOAP"] = seconds / ours
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f}")
+    if args.json is not None:
+        settings = {k: v for k, v in vars(args).items() if k != "json"}
+        numbers = {"settings": settings, "seconds": found, "ratios": ratios}
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":

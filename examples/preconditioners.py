@@ -2,8 +2,9 @@
 
 Every optimizer gets its learning rate from the same four values, by the validation loss of short
 runs. Then it trains for as many steps as the others, and once more for as long as AdamW took: for
-fewer steps, with a schedule of its own that ends there. All runs start from the same weights and
-see the same batches. Writes the table, the numbers and one picture.
+fewer steps, with a schedule of its own that ends there. Time is that of the processors, which does
+not depend on what else a machine does. All runs start from the same weights and see the same
+batches. Writes the table, the numbers and one picture.
 ``python examples/preconditioners.py --help`` lists the options; the defaults take about five
 minutes on two cores. One seed: differences of a few hundredths of a nat say nothing. Needs the
 extras ``pip install 'gradtx[examples]'``.
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from time import process_time
 
 import torch
 from torch.optim import Optimizer
@@ -88,12 +90,14 @@ class Race:
         sweep: validation loss at the end of the short run of every learning rate.
         steps: the run of as many steps as all have.
         time: the run of as long as AdamW's; AdamW's own.
+        step_ms: milliseconds of a step, the model's part and validation included.
     """
 
     name: str
     sweep: dict[float, float]
     steps: Run
     time: Run
+    step_ms: float
 
     @property
     def rate(self) -> float:
@@ -108,7 +112,7 @@ def race(name: str, corpus: Corpus, args: argparse.Namespace, limit: float | Non
         name: of the optimizer.
         corpus: text.
         args: options.
-        limit: seconds of the second run, None for the first one's.
+        limit: milliseconds of the second run, None for the first one's.
     """
 
     def run(label: str, lr: float, steps: int) -> Run:
@@ -120,20 +124,19 @@ def race(name: str, corpus: Corpus, args: argparse.Namespace, limit: float | Non
         loss = run(f"lr {lr:g}", lr, args.sweep_steps).validation_loss[-1]
         sweep[lr] = loss if loss == loss else float("inf")
     best = min(sweep, key=sweep.__getitem__)
+    started = process_time()
     whole = run("equal steps", best, args.steps)
-    within = args.steps
-    if limit is not None:
-        within = min(args.steps, max(1, int(args.steps * limit / whole.total_seconds)))
+    step_ms = 1e3 * (process_time() - started) / args.steps / args.threads
+    within = args.steps if limit is None else min(args.steps, max(1, int(limit / step_ms)))
     timed = whole if within == args.steps else run("equal time", best, within)
-    return Race(name, sweep, whole, timed)
+    return Race(name, sweep, whole, timed, step_ms)
 
 
 def table(races: list[Race]) -> str:
     """One line an optimizer."""
     header = (
         *("optimizer", *(f"lr {lr:g}" for lr in races[0].sweep), "chosen"),
-        *("equal steps", "steps in equal time", "equal time"),
-        *("model ms/step", "optimizer ms/step", "bytes/parameter"),
+        *("equal steps", "ms/step", "steps in equal time", "equal time", "bytes/parameter"),
     )
     rows = [
         (
@@ -141,10 +144,9 @@ def table(races: list[Race]) -> str:
             *(f"{loss:.3f}" for loss in race.sweep.values()),
             f"{race.rate:g}",
             f"{race.steps.validation_loss[-1]:.3f}",
+            f"{race.step_ms:.1f}",
             str(len(race.time.train_loss)),
             f"{race.time.validation_loss[-1]:.3f}",
-            f"{race.steps.model_ms:.1f}",
-            f"{race.steps.optimizer_mean_ms:.1f}",
             f"{race.steps.bytes_per_parameter:.1f}",
         )
         for race in races
@@ -159,13 +161,12 @@ def save_picture(races: list[Race], path: Path) -> None:
         style = {"color": COLOURS[index % len(COLOURS)], "label": race.name, "marker": "o", "ms": 4}
         line = LINE_STYLES[index % len(LINE_STYLES)]
         steps.plot(race.steps.validation_step, race.steps.validation_loss, line, **style)
-        each = race.time.total_seconds / len(race.time.train_loss)
-        seconds = [each * step for step in race.time.validation_step]
+        seconds = [1e-3 * race.step_ms * step for step in race.time.validation_step]
         time.plot(seconds, race.time.validation_loss, line, **style)
     last = max(race.steps.validation_loss[1] for race in races)
     steps.set(title="Equal steps", xlabel="step", ylabel="validation loss, nats per byte")
     steps.set_ylim(top=min(last, races[0].steps.validation_loss[1] * 1.1))
-    time.set(title="Equal time", xlabel="seconds")
+    time.set(title="Equal time", xlabel="seconds of the processors")
     steps.legend(frameon=False)
     for axes in (steps, time):
         axes.grid(alpha=0.25)
@@ -187,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     corpus, races, limit = standard_library(), [], None
     for name in args.optimizers:
         races.append(race(name, corpus, args, limit))
-        limit = limit or races[0].steps.total_seconds
+        limit = limit or args.steps * races[0].step_ms
         print(f"\n{table(races)}\n", flush=True)
     settings = results(vars(args), [r.steps for r in races])
     numbers = settings | {"races": [asdict(r) | {"rate": r.rate} for r in races]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import median
 from time import perf_counter
 
 import optree
@@ -15,10 +15,7 @@ from lm.model import next_byte_loss
 
 @dataclass
 class Run:
-    """Curves in nats per byte; times are medians over steps, in milliseconds.
-
-    ``optimizer_mean_ms`` is the mean: some steps of an optimizer may be dearer than others.
-    """
+    """Curves in nats per byte; times are medians over steps, in milliseconds."""
 
     optimizer: str
     train_loss: list[float] = field(default_factory=list)
@@ -26,7 +23,6 @@ class Run:
     validation_loss: list[float] = field(default_factory=list)
     model_ms: float = 0.0
     optimizer_ms: float = 0.0
-    optimizer_mean_ms: float = 0.0
     total_seconds: float = 0.0
     state_bytes: int = 0
     bytes_per_parameter: float = 0.0
@@ -90,7 +86,6 @@ def train(
     run.total_seconds = perf_counter() - started
     run.model_ms = 1e3 * median(model_seconds)
     run.optimizer_ms = 1e3 * median(optimizer_seconds)
-    run.optimizer_mean_ms = 1e3 * fmean(optimizer_seconds)
     run.state_bytes = state_bytes(optimizer)
     run.bytes_per_parameter = run.state_bytes / sum(p.numel() for p in model.parameters())
     return run

@@ -128,6 +128,7 @@ def kl_soap(
     packed: bool = False,
     inner: GradientTransformation | None = None,
     codec: Codec | torch.dtype | None = None,
+    matmul_dtype: torch.dtype | None = None,
 ) -> Chain:
     """Adam in the eigenbasis of KL-Shampoo's factors.
 
@@ -154,6 +155,8 @@ def kl_soap(
         packed: keep the upper triangles of the factors alone.
         inner: what runs in the basis in place of Adam.
         codec: how moments are kept between steps, such as ``gx.codecs.dynamic8()``.
+        matmul_dtype: torch.bfloat16 for the products with gradients and directions; bases, factors
+            and moments stay in float32.
 
     Raises:
         ValueError: a value outside its range.
@@ -172,10 +175,11 @@ def kl_soap(
     beta = factor_decay("kl_soap", shampoo_beta, b2)
     direction = in_eigenbasis(
         inner or quotient(first_moment(b1, codec), root_second_moment(b2, eps, False, codec=codec)),
-        _factors(beta, max_precond_dim, packed),
+        _factors(beta, max_precond_dim, packed, matmul_dtype=matmul_dtype),
         eigenbasis(refresh="qr", every=precondition_frequency, staggered=staggered),
         spectrum(init=init_factor, clamp=clamp, bound=bound, damping=damping),
         blocks(view="squeeze"),
+        matmul_dtype=matmul_dtype,
     )
     return _finished(
         _with_vectors(direction, b1, b2, eps, codec), lr, weight_decay, normalize_grads
@@ -310,10 +314,17 @@ def rekls(
 
 
 def _factors(
-    b: float, max_dim: int | None, packed: bool, bias_correction: bool = False
+    b: float,
+    max_dim: int | None,
+    packed: bool,
+    bias_correction: bool = False,
+    matmul_dtype: torch.dtype | None = None,
 ) -> kronecker_factors:
     return kronecker_factors(
-        b, form="kl", bias_correction=bias_correction, max_dim=max_dim, packed=packed
+        *(b, "kl", bias_correction),
+        max_dim=max_dim,
+        packed=packed,
+        matmul_dtype=matmul_dtype,
     )
 
 

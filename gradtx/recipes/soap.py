@@ -43,6 +43,7 @@ def soap(
     packed: bool = False,
     inner: GradientTransformation | None = None,
     codec: Codec | torch.dtype | None = None,
+    matmul_dtype: torch.dtype | None = None,
 ) -> Chain:
     """Adam in the slowly changing eigenbasis of Shampoo's preconditioner.
 
@@ -72,6 +73,8 @@ def soap(
         packed: keep the upper triangles of the factors alone.
         inner: what runs in the basis in place of Adam.
         codec: how both moments are kept between steps, such as ``gx.codecs.dynamic8()``.
+        matmul_dtype: torch.bfloat16 for the products with gradients and directions; bases, factors
+            and moments stay in float32.
 
     Raises:
         ValueError: a value outside its range.
@@ -97,6 +100,7 @@ def soap(
         one_dim=precondition_1d,
         sides="short" if one_sided else "all",
         packed=packed,
+        matmul_dtype=matmul_dtype,
     )
     if inner is None:
         above = first_moment(b1, codec)
@@ -115,6 +119,7 @@ def soap(
             channels_last=last,
         ),
         first="skip" if skips_first else "current",
+        matmul_dtype=matmul_dtype,
     )
     steps = [turned, *([normalize_by_block_rms()] if normalize_grads else [])]
     if lr is not None:

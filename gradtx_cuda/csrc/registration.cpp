@@ -18,14 +18,14 @@
     GX_IMPL(window_moments, device)                 \
     GX_IMPL(sparse_window_dots, device)             \
     GX_IMPL(sparse_window_combine, device)          \
+    GX_IMPL(sparse_window_push_, device)            \
+    GX_IMPL(sparse_window_step_, device)            \
     GX_IMPL(microadam_, device)                     \
   }
 
 GX_REGISTER(CPU, cpu)
 STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(window_dots, cpu)
-  GX_IMPL(sparse_window_push_, cpu)
-  GX_IMPL(sparse_window_step_, cpu)
   GX_IMPL(random_normal, cpu)
   GX_IMPL(coordinates, cpu)
   GX_IMPL(coordinates_squares, cpu)

@@ -45,6 +45,15 @@ using Doubles = std::vector<double>;
   Tensor sparse_window_combine_##device(const Tensor& indices, const Tensor& values,             \
                                         const Tensor& weights, int64_t numel,                    \
                                         int64_t block_size, int64_t k);                          \
+  PushOutputs sparse_window_push__##device(                                                      \
+      const Tensors& grads, const Tensors& errors, const Tensors& indices,                       \
+      const Tensors& values, const Tensors& written, const Tensor& step, const Ints& signs,      \
+      const Ints& block_sizes, const Ints& kept, bool check);                                    \
+  void sparse_window_step__##device(const Tensors& params, const Tensors& momenta,               \
+                                    const Tensors& indices, const Tensors& values,               \
+                                    const Tensor& weights, const Tensor& hyper,                  \
+                                    const Ints& rows, const Ints& block_sizes,                   \
+                                    const Ints& kept);                                           \
   Tensor microadam__##device(const Tensors& params, const Tensors& grads, const Tensors& codes,  \
                              const Tensors& lo, const Tensors& hi, const Tensors& steps,         \
                              const Tensors& indices, const Tensors& values, const Tensor& hyper, \
@@ -55,13 +64,6 @@ GX_DECLARE(cpu)
 GX_DECLARE(cuda)
 #undef GX_DECLARE
 
-PushOutputs sparse_window_push__cpu(const Tensors& grads, const Tensors& errors,
-                                    const Tensors& indices, const Tensors& values,
-                                    const Tensors& written, const Tensor& step, const Ints& signs,
-                                    const Ints& block_sizes, const Ints& kept, bool check);
-void sparse_window_step__cpu(const Tensors& params, const Tensors& momenta, const Tensors& indices,
-                             const Tensors& values, const Tensor& weights, const Tensor& hyper,
-                             const Ints& rows, const Ints& block_sizes, const Ints& kept);
 Tensor window_dots_cpu(const Tensor& rows, const Tensor& x);
 Tensor random_normal_cpu(const Tensor& key, int64_t numel);
 Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left);

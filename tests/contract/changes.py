@@ -104,6 +104,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "normalize_grads": (True,),
     "ns_coefficients": ("svd",),
     "ns_dtype": (torch.bfloat16,),
+    "matmul_dtype": (torch.bfloat16,),
     "ns_scaling": ("add",),
     "ns_steps": (3,),
     "num_heads": (2,),

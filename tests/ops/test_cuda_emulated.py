@@ -18,6 +18,7 @@ from tests.fuse.cuda_emulator import Emulated
 
 from .rows import values
 from .test_microadam import HARD, LISTS, arguments, clone
+from .test_window_step import WINDOW, Leaves
 
 CSRC = Path(gradtx_cuda.__file__).parent / "csrc"
 _SOURCE = """
@@ -34,6 +35,7 @@ static int __ffs(int x) { return __builtin_ffs(x); }
 #include "CSRC/cuda/select.h"
 #include "CSRC/cuda/window_block.h"
 #include "CSRC/cuda/window_products_block.h"
+#include "CSRC/cuda/window_step_block.h"
 struct Args { void* at[9]; long long n[12]; double h[6]; };
 template <typename Bits> static void select(const Args& a) {
   static gx::SelectMemory<Bits> memory;
@@ -100,6 +102,58 @@ static gx::MicroAdamLeaf leaf_of(const Args& a) {
   leaf.eps = a.h[3];
   leaf.weight_decay = a.h[4];
   return leaf;
+}
+static gx::PushLeaf push_of(const Args& a) {
+  gx::PushLeaf leaf{};
+  leaf.grad = a.at[0];
+  leaf.error = (float*)a.at[1];
+  leaf.indices = (short*)a.at[2];
+  leaf.values = a.at[3];
+  leaf.written = (int*)a.at[4];
+  leaf.there = (unsigned char*)a.at[5];
+  leaf.finite = (unsigned char*)a.at[6];
+  leaf.table = (double*)a.at[7];
+  leaf.dots = (double*)a.at[8];
+  leaf.numel = a.n[0];
+  leaf.columns = a.n[1];
+  leaf.block_size = a.n[2];
+  leaf.k = a.n[3];
+  leaf.sign = a.n[4];
+  leaf.bf16_grad = a.n[5];
+  leaf.bf16_values = a.n[6];
+  return leaf;
+}
+GX_KERNEL push_rows(const __grid_constant__ Args a) { gx::find_rows(push_of(a), a.n[7], a.n[8]); }
+GX_KERNEL push_check(const __grid_constant__ Args a) {
+  static int bad;
+  gx::check_block(push_of(a), blockIdx.x, &bad);
+}
+GX_KERNEL push(const __grid_constant__ Args a) {
+  static gx::SelectMemory<unsigned> memory;
+  static float buffer[1 << 15];
+  gx::push_block(push_of(a), a.n[7], a.n[8], blockIdx.x, buffer, memory);
+}
+GX_KERNEL push_end(const __grid_constant__ Args a) {
+  gx::finish_push(push_of(a), a.n[7], a.n[8], a.n[9]);
+}
+GX_KERNEL move(const __grid_constant__ Args a) {
+  static float buffer[1 << 15];
+  gx::MoveLeaf leaf{};
+  leaf.param = a.at[0];
+  leaf.momentum = a.n[6] ? (float*)a.at[1] : nullptr;
+  leaf.indices = (const short*)a.at[2];
+  leaf.values = a.at[3];
+  leaf.weights = (const double*)a.at[4];
+  leaf.numel = a.n[0];
+  leaf.columns = a.n[1];
+  leaf.block_size = a.n[2];
+  leaf.k = a.n[3];
+  leaf.bf16_param = a.n[4];
+  leaf.bf16_values = a.n[5];
+  leaf.lr = a.h[0];
+  leaf.decay = a.h[1];
+  leaf.mu = a.h[2];
+  gx::move_block(leaf, a.n[7], blockIdx.x, buffer);
 }
 GX_KERNEL check(const __grid_constant__ Args a) {
   const gx::MicroAdamLeaf leaf = leaf_of(a);
@@ -198,6 +252,47 @@ def test_window_products(how):
     out = torch.full((n,), torch.nan)
     launch("combine", 2, [indices, of, w, out], shape, [], *how)
     assert torch.equal(out, OPS["sparse_window_combine"].reference(indices, of, w, n, size, k))
+
+
+@pytest.mark.parametrize("how", [(256, False), (64, True)])
+@pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_window_step(kept, numbers, how):
+    """Pushes and steps as the CUDA launches do them, a leaf at a time."""
+    ours, theirs = Leaves(numbers, kept), Leaves(numbers, kept)
+    pushing, moving = (OPS[n].reference for n in ("sparse_window_push_", "sparse_window_step_"))
+    for t in range(WINDOW + 2):
+        want, there, _ = theirs.push(pushing, t)
+        weights = torch.where(there, want / (want.abs().amax() + 1), 0.0)
+        for i, n in enumerate(ours.sizes):
+            size, k = (each[i] for each in ours.geometry)
+            blocks, columns = -(-n // size), ours.indices[i].shape[1]
+            shape = [n, columns, size, k]
+            state = [ours.errors[i], ours.indices[i], ours.values[i], ours.written[i]]
+            grad = values((n,), numbers, 100 * t + i)
+            rows, finite = torch.zeros(WINDOW, dtype=torch.bool), torch.ones(1, dtype=torch.uint8)
+            table, dots = torch.zeros(blocks * WINDOW).double(), torch.zeros(WINDOW).double()
+            tensors = [grad, *state, rows, finite, table, dots]
+            sizes = [*shape, -1 if i == 1 else 1, numbers == torch.bfloat16]
+            sizes += [kept == torch.bfloat16, t, WINDOW, blocks]
+            launch("push_rows", 1, tensors, sizes, [], *how)
+            launch("push_check", blocks, tensors, sizes, [], *how)
+            launch("push", blocks, tensors, sizes, [], *how)
+            launch("push_end", 1, tensors, sizes, [], *how)
+            assert bool(finite)
+            assert torch.equal(rows, there[i])
+            torch.testing.assert_close(dots, want[i], rtol=1e-12, atol=1e-12)
+            tensors = [ours.params[i], ours.momenta[i], *state[1:3], weights[i].contiguous()]
+            sizes = [*shape, numbers == torch.bfloat16, kept == torch.bfloat16, t % 2, WINDOW]
+            hyper = [[0.1, 0.3, 0.9], [0.2, 0.0, 0.5]][i % 2]
+            launch("move", blocks, tensors, sizes, hyper, *how)
+        theirs.step(moving, weights, t % 2 == 1, 0.3)
+        for a, b in zip(ours.everything(), theirs.everything(), strict=True):
+            assert torch.equal(a, b)
+    bad, shape = torch.full((5,), torch.inf, dtype=numbers), [5, 1, 5, 1, 1]
+    tensors = [bad, *state, rows, finite, table, dots]
+    launch("push_check", 1, tensors, [*shape, numbers == torch.bfloat16], [], *how)
+    assert not bool(finite)
 
 
 @pytest.mark.parametrize("how", [(256, False), (64, True)])

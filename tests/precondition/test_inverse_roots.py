@@ -193,6 +193,29 @@ def test_every_matrix_stops_by_itself():
     assert torch.equal(never, stack_wide)
 
 
+@pytest.mark.parametrize("p", [1, 2, 3, 4, 8])
+def test_halves_of_products(p):
+    """Up to twice the error of whole products."""
+    a, q, values = stack(10, 1e3, 1e4, n=24, dtype=torch.float32)
+    want = power(q, values, p)
+    halves, whole = (
+        gx.matrix_root(a, p, coupled_newton(30, halves=halves)).root.double()
+        for halves in (True, False)
+    )
+    limit = 3 * (whole - want).flatten(1).norm(dim=1) + 1e-6 * want.flatten(1).norm(dim=1)
+    assert ((halves - want).flatten(1).norm(dim=1) <= limit).all()
+
+
+@pytest.mark.parametrize("make", [coupled_newton, newton_db])
+def test_stacks_are_taken_apart_where_values_may_be_seen(make, monkeypatch):
+    a = stack(1.1, 1e2, 20, 5, 3, dtype=torch.float32)[0]
+    ridge = torch.tensor([1e-3, 1e-2, 0.1, 0.0, 1.0])[:, None, None]
+    together = gx.matrix_root(a, 4, make(30), eps=ridge).root
+    monkeypatch.setattr("gradtx.precondition.inverse_roots.root._PIECE", 2 * a[0].numel())
+    apart = gx.matrix_root(a, 4, make(30), eps=ridge).root
+    torch.testing.assert_close(apart, together, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("stop", ["matrix", "stack"])
 def test_looking_at_values_changes_nothing(stop, monkeypatch):
     a = stack(1.1, 1e3, 20, 5, dtype=torch.float32)[0]
@@ -411,6 +434,7 @@ BAD = [
     (lambda: coupled_newton(0), "coupled_newton: steps must be an integer >= 1, got 0"),
     (lambda: coupled_newton(tol=-1.0), "tol must be in .0, inf."),
     (lambda: coupled_newton(stop="all"), "stop must be 'matrix', 'stack' or 'never'"),
+    (lambda: coupled_newton(halves=True, matmul_dtype=torch.bfloat16), "exclude each other"),
     (
         lambda: coupled_newton(matmul_dtype=torch.float64),
         "matmul_dtype must be None, torch.float16 or torch.bfloat16",

@@ -92,6 +92,22 @@ def test_moments_turn_with_the_basis() -> None:
         torch.testing.assert_close(got["w"], want["w"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [gx.soap, gx.kl_soap])
+def test_products_in_bfloat16(make: Any) -> None:
+    """State and updates stay in float32, and a step hardly changes; bases then drift apart."""
+    shapes = {"a": (12, 9), "b": (9, 12), "v": (3,)}
+    states, results = [], []
+    for low in (None, torch.bfloat16):
+        params, state = after(make(0.1, matmul_dtype=low), shapes, steps=2)
+        results.append(params)
+        states.append(gx.tree.leaves(state))
+    assert [x.dtype for x in states[0]] == [x.dtype for x in states[1]]
+    for leaf, want in results[0].items():
+        off = (results[1][leaf] - want).norm() / want.norm()
+        assert off < 0.1, leaf
+    assert not torch.equal(results[0]["a"], results[1]["a"])
+
+
 def test_bases_stay_orthonormal() -> None:
     _, state = after(gx.soap(0.1, precondition_frequency=1), {"w": (8, 8)}, steps=40)
     for q in state["in_eigenbasis"].leaves["w"].bases[0]:
@@ -149,6 +165,8 @@ BAD: list[tuple[Any, str]] = [
     (lambda: gx.shampoo(exponents={2: {3: 0.5}}), "name sides 0..1"),
     (lambda: gx.shampoo(grafting="lion"), "grafting must be one of"),  # type: ignore[arg-type]
     (lambda: gx.kl_shampoo(init_factor=0.0), "init must be > 0"),
+    (lambda: gx.soap(matmul_dtype=torch.float16), "matmul_dtype must be None or torch.bfloat16"),
+    (lambda: gx.in_eigenbasis(gx.identity(), matmul_dtype=torch.int8), "matmul_dtype must be"),
     (lambda: gx.kl_shampoo(clamp=9.0), "clamp must be in .10, inf."),
 ]
 

@@ -48,6 +48,7 @@ class newton_db(RootMethod):
     """
 
     roots: ClassVar[str] = "2 or 4"
+    pieces: ClassVar[bool] = True
 
     steps: int = static(30, at_least=1)
     scaling: Scaling = field(default_factory=frobenius)

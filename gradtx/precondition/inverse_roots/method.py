@@ -21,6 +21,7 @@ class RootMethod(Plain):
     """Base class of methods: frozen dataclasses that turn stacks into inverse roots."""
 
     dtype: torch.dtype | None = None  # what is computed in, None for that of the stack
+    pieces: ClassVar[bool] = False  # whether stacks may be taken apart to stay in a cache
     roots: ClassVar[str] = "any"  # or "rational", "integer", "2 or 4"
 
     @property
@@ -103,6 +104,16 @@ def square(w: Tensor, low: torch.dtype | None = None) -> Tensor:
     if low == torch.bfloat16:
         return symmetric_product(w, w.mT, mixed=True)
     return multiply(w, w.mT, low=low)
+
+
+def times_power_by_halves(w: Tensor, p: int, m: Tensor) -> Tensor:
+    """``w^p m`` as ``times_power``, of whose products one half is computed and mirrored."""
+    if p == 1:
+        return symmetric_product(w, m)
+    squared = symmetric_product(w, w.mT)
+    if p == 4:
+        return symmetric_product(squared, symmetric_product(squared, m))
+    return times_power_by_halves(squared, p // 2, symmetric_product(w, m) if p % 2 else m)
 
 
 def times_power(w: Tensor, p: int, m: Tensor, low: torch.dtype | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from ...core import decompositions
 from ...core.checks import can_read
 from ...core.constants import constant
 from ...core.fields import static
+from ...ops.symmetric_product import symmetric_product
 from .policy import Policy
 
 
@@ -95,7 +96,7 @@ class eigenbasis(Policy):
             return self._by_qr_algorithm(factor)
         if how in ("qr", "qr_sorted"):
             q, r = qr(factor)
-            new = symmetrized(r @ q)
+            new = symmetric_product(r, q)
             if how == "qr":
                 return Turned(new, q, ())
             order = torch.argsort(new.diagonal(dim1=-2, dim2=-1), descending=True, stable=True)
@@ -104,7 +105,7 @@ class eigenbasis(Policy):
         # F[:, order] = q r, so that q^T F = r with its columns put back.
         q, r = qr(_columns(factor, order))
         back = torch.argsort(order, dim=-1)
-        return Turned(symmetrized(_columns(r, back) @ q), q, order)
+        return Turned(symmetric_product(_columns(r, back), q), q, order)
 
     def _by_qr_algorithm(self, factor: Tensor) -> Turned:
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
@@ -175,4 +176,6 @@ def symmetrized(x: Tensor) -> Tensor:
 
 def _columns(x: Tensor, order: Tensor) -> Tensor:
     """The columns of (n, d, d) in another order, one a matrix."""
+    if len(x) == 1:  # faster
+        return x.index_select(-1, order[0])
     return torch.gather(x, -1, order.unsqueeze(-2).expand_as(x))

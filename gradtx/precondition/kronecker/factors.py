@@ -16,6 +16,8 @@ from ...ops.symmetric_product import symmetric_product
 from .policy import Policy
 from .stacks import unfolded
 
+PRODUCTS = (None, torch.bfloat16)  # dtypes that their factors are rounded to
+
 
 def _check_exponents(who: str, name: str, exponents: Any) -> None:
     for order, given in exponents:
@@ -49,6 +51,7 @@ class kronecker_factors(Policy):
             side whose number is zero there is no factor.
         whole_first: let the first gradient count in full, not 1 - b.
         packed: keep the upper triangles alone, in half the memory.
+        matmul_dtype: bfloat16 for products of what is rounded to it; sums stay in float32.
 
     Raises:
         ValueError: a value outside its range.
@@ -70,6 +73,7 @@ class kronecker_factors(Policy):
     exponents: tuple[tuple[int, Any], ...] = static((), check=_check_exponents)
     whole_first: bool = False
     packed: bool = False
+    matmul_dtype: torch.dtype | None = static(None, choices=PRODUCTS)
 
     @property
     def sums(self) -> bool:
@@ -125,7 +129,8 @@ class kronecker_factors(Policy):
         x = unfolded(w, side)
         if self.form == "kl":
             new = new / max(x.shape[-1], 1)
-        gram = symmetric_product(x, x.mT)
+        mixed = self.matmul_dtype is not None and x.dtype == torch.float32
+        gram = symmetric_product(x, x.mT, mixed=mixed)
         return old[:, None, None] * factor + new[:, None, None] * gram
 
     def kept(self, factor: Tensor) -> Tensor:

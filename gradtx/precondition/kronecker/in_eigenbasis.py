@@ -22,7 +22,7 @@ from ...core.tree import PyTree
 from .blocks import blocks
 from .carry import carried
 from .eigenbasis import Turned, due, eigenbasis
-from .factors import kronecker_factors
+from .factors import PRODUCTS, kronecker_factors
 from .sides import (
     Gathered,
     Sides,
@@ -92,6 +92,8 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
             its own update ("pass"), or what it is in the basis of its own gradient ("current").
             The first two leave the inner state alone.
         source: whether factors gather the "updates" that arrive or the chain's "gradients".
+        matmul_dtype: bfloat16 for the turns into a basis and back, of whose products factors and
+            results are rounded to it; bases and what is kept in them stay as they are.
 
     Raises:
         ValueError: a value that is not among these.
@@ -119,6 +121,7 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
     cut: blocks = static(blocks())
     first: Literal["skip", "pass", "current"] = static("skip")
     source: Literal["updates", "gradients"] = static("updates")
+    matmul_dtype: torch.dtype | None = static(None, choices=PRODUCTS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -269,7 +272,12 @@ class _Work:
         return units.scatter(outs)
 
     def _rotated(self, where: Sequence[int], xs: Sequence[Any]) -> list[Any]:
-        done = self.units.each(where, rotated, xs, self.bases)
+        low = self.tx.matmul_dtype
+
+        def fn(kind: Kind, x: Tensor, bases: Sides) -> Tensor:
+            return rotated(kind, x, bases, low if x.dtype == torch.float32 else None)
+
+        done = self.units.each(where, fn, xs, self.bases)
         return [done.get(i) for i in range(len(xs))]
 
     def _inside(self, where: Sequence[int], xs: list[Any], ys: list[Any]) -> list[Any]:
@@ -286,7 +294,7 @@ class _Work:
         def finish(kind: Kind, x: Tensor, bases: Sides, factors: Sides, roots: Sides) -> Tensor:
             if track is not None and track.precondition:
                 x = track.applied(x, roots or tuple(map(track.of_factor, factors)), kind.sides)
-            return back(kind, x, bases)
+            return back(kind, x, bases, tx.matmul_dtype if x.dtype == torch.float32 else None)
 
         done = units.each(where, finish, outs, self.bases, self.factors, self.roots)
         return [done.get(i) for i in range(len(xs))]

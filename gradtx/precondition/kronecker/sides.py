@@ -21,17 +21,24 @@ from .units import Kind
 Sides = tuple[Tensor, ...]
 
 
-def rotated(kind: Kind, x: Tensor, bases: Sides) -> Tensor:
-    """The coordinates of blocks (n, d_1, .. d_o) in the bases of their sides."""
+def rotated(kind: Kind, x: Tensor, bases: Sides, low: torch.dtype | None = None) -> Tensor:
+    """The coordinates of blocks (n, d_1, .. d_o) in the bases of their sides.
+
+    Args:
+        kind: of the blocks.
+        x: the blocks.
+        bases: of the sides that have one.
+        low: dtype that factors of the products are rounded to.
+    """
     for q, side in zip(bases, kind.sides, strict=True):
-        x = contract(x, q, side)
+        x = contract(x, q, side, low=low)
     return x
 
 
-def back(kind: Kind, x: Tensor, bases: Sides) -> Tensor:
-    """The blocks with these coordinates."""
+def back(kind: Kind, x: Tensor, bases: Sides, low: torch.dtype | None = None) -> Tensor:
+    """The blocks with these coordinates; arguments as for ``rotated``."""
     for q, side in zip(bases, kind.sides, strict=True):
-        x = contract(x, q, side, transpose=True)
+        x = contract(x, q, side, transpose=True, low=low)
     return x
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...core import tree
 from ...core.checks import can_read
 from ...core.tree import PyTree
+from ...ops.symmetric_product import product
 
 # Elements of a block from which on a product on the CPU takes so long that no batch is worth a
 # copy.
@@ -60,7 +61,13 @@ def _is_large(of: PyTree) -> bool:
     return bool(leaves) and leaves[0].device.type == "cpu" and leaves[0][0].numel() >= _LARGE
 
 
-def contract(x: Tensor, matrix: Tensor, side: int, transpose: bool = False) -> Tensor:
+def contract(
+    x: Tensor,
+    matrix: Tensor,
+    side: int,
+    transpose: bool = False,
+    low: torch.dtype | None = None,
+) -> Tensor:
     """``sum_a x[.., a, ..] matrix[a, b]`` on one side of blocks, for every block its own matrix.
 
     Args:
@@ -68,17 +75,20 @@ def contract(x: Tensor, matrix: Tensor, side: int, transpose: bool = False) -> T
         matrix: (n, d_side, k); with ``transpose`` (n, k, d_side).
         side: in 0 .. o - 1.
         transpose: contract with the second index of the matrix.
+        low: dtype that both factors and the result are rounded to, or None.
     """
+    if low is not None:
+        return contract(x.to(low), matrix.to(low), side, transpose).to(x.dtype)
     if transpose:
         matrix = matrix.mT
     if side == x.ndim - 2 and x.ndim <= 3:
         y = x.unsqueeze(1) if x.ndim == 2 else x
-        return torch.bmm(y, matrix).reshape(*x.shape[:-1], matrix.shape[-1])
+        return product(y, matrix).reshape(*x.shape[:-1], matrix.shape[-1])
     if side == 0:
-        y = torch.bmm(matrix.mT, x.reshape(x.shape[0], x.shape[1], -1))
+        y = product(matrix.mT, x.reshape(x.shape[0], x.shape[1], -1))
         return y.reshape(x.shape[0], matrix.shape[-1], *x.shape[2:])
     moved = x.movedim(side + 1, -1)
-    y = torch.bmm(moved.reshape(x.shape[0], -1, moved.shape[-1]), matrix)
+    y = product(moved.reshape(x.shape[0], -1, moved.shape[-1]), matrix)
     return y.reshape(*moved.shape[:-1], matrix.shape[-1]).movedim(-1, side + 1)
 
 
