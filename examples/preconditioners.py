@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -45,9 +46,9 @@ import matplotlib.pyplot as plt
 from lm.figure import COLOURS, LINE_STYLES
 
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-DECAY = {"weight_decay": 0.1}
-ADAM = {"betas": (0.9, 0.95), **DECAY}
-OTHERS = {"lr": 3e-3, **DECAY}  # Muon's embeddings and vectors, which get AdamW
+DECAY: dict[str, Any] = {"weight_decay": 0.1}
+ADAM: dict[str, Any] = {"betas": (0.9, 0.95), **DECAY}
+OTHERS: dict[str, Any] = {"lr": 3e-3, **DECAY}  # Muon's embeddings and vectors, which get AdamW
 
 
 def muon(model: GPT, lr: float) -> Optimizer:
@@ -67,8 +68,8 @@ def dash(model: GPT, lr: float) -> Optimizer:
 
 
 def sparse_mfac(model: GPT, lr: float) -> Optimizer:
-    """M-FAC over the largest hundredth of the last 64 gradients."""
-    options = {"window": 64, "density": 0.01, "damping": 1e-5, "momentum": 0.9}
+    """M-FAC over the largest tenth of the last 64 gradients."""
+    options: dict[str, Any] = {"window": 64, "density": 0.1, "damping": 1e-5, "momentum": 0.9}
     return gx.optim.SparseMFAC(model.parameters(), lr=lr, **options, **DECAY)
 
 
@@ -177,7 +178,7 @@ def save_picture(races: list[Race], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Train, print the table, write ``table.txt``, ``results.json`` and ``races.png``."""
-    options = parser(__doc__, dict.fromkeys(OPTIMIZERS), "out/preconditioners")
+    options = parser(__doc__, OPTIMIZERS, "out/preconditioners")
     options.set_defaults(layers=2, width=96, batch_size=8, steps=300)
     add = options.add_argument
     add("--rates", nargs="+", type=float, default=RATES, help="learning rates of the sweep")

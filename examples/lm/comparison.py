@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -25,7 +25,7 @@ Make = Callable[[GPT], Optimizer]
 Weights = dict[str, Tensor]
 
 
-def parser(doc: str | None, optimizers: Mapping[str, Make], out: str) -> argparse.ArgumentParser:
+def parser(doc: str | None, optimizers: Iterable[str], out: str) -> argparse.ArgumentParser:
     """The options that all comparisons have."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
