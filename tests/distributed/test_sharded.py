@@ -42,7 +42,7 @@ OPTIMIZERS: dict[str, Make] = {
     ),
 }
 # Others send leaves to owners and back.
-COLLECTIVES = {"AdamW": 0, "Lion": 0, "SGD": 0, "clipped": 1, "Prodigy": 3}
+COLLECTIVES = {"AdamW": 0, "Lion": 0, "SGD": 0, "clipped": 1}
 
 
 def whole(step: int, missing: tuple[str, ...] = ()) -> dict[str, Tensor | None]:

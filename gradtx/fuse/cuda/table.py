@@ -308,11 +308,12 @@ class CudaBackEnd:
             raise CannotFuseError("", f"a hyperparameter is on {value.device}")
         return int(np.float64(float(value)).view(np.int64)), 0
 
-    def run_tables(self, tables: Sequence[CudaTable]) -> None:
+    def run_tables(self, tables: Sequence[CudaTable], reduce: Any = None) -> None:
         """Run the tables of one part together, stage by stage, on the current stream.
 
         What is no elements is written at the end: until then other leaves may still read it. What
-        all leaves share is written by one kind of leaf, for each kind computes the same.
+        all leaves share is written by one kind of leaf, for each kind computes the same. What
+        would be joined with other processes is not brought here.
         """
         keys = list(dict.fromkeys((op, key) for t in tables for _, op, key in t.kernel.tree))
         totals = torch.zeros((len(keys), len(tables)), dtype=torch.float64, device=self.device)

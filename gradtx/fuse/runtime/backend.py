@@ -37,8 +37,8 @@ class BackEnd(Protocol):
     def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
         """Kernels for graphs that run together."""
 
-    def run_tables(self, tables: Any) -> None:
-        """Run the tables of one segment together."""
+    def run_tables(self, tables: Any, reduce: Reduce | None = None) -> None:
+        """Run the tables of one segment together; ``reduce`` joins them with other processes."""
 
     def numbers(self, rows: int, columns: int) -> np.ndarray:
         """Storage for rows of hyperparameters."""
@@ -48,18 +48,13 @@ class BackEnd(Protocol):
 
 
 class CpuBackEnd:
-    """The C++ back end.
-
-    Args:
-        reduce: joins leaves with those of other processes.
-    """
+    """The C++ back end."""
 
     lacks: str | None = None
     table: Any = kernel.Table
 
-    def __init__(self, reduce: Reduce | None = None) -> None:
+    def __init__(self) -> None:
         self.device = torch.device("cpu")
-        self._reduce = reduce
 
     def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
         """Kernels for graphs that run together.
@@ -69,9 +64,9 @@ class CpuBackEnd:
         """
         return kernel.compile_together(graphs)
 
-    def run_tables(self, tables: Any) -> None:
-        """Run the tables of one segment together."""
-        kernel.run_tables(tables, self._reduce)
+    def run_tables(self, tables: Any, reduce: Reduce | None = None) -> None:
+        """Run the tables of one segment together; ``reduce`` joins them with other processes."""
+        kernel.run_tables(tables, reduce)
 
     def numbers(self, rows: int, columns: int) -> np.ndarray:
         """Storage for rows of hyperparameters."""
@@ -113,8 +108,8 @@ class TensorBackEnd(CpuBackEnd):
             reason = f"{error.reason}, all else needs compiled passes: {self.lacks}"
             raise CannotFuseError(error.member, reason) from None
 
-    def run_tables(self, tables: Any) -> None:
-        """Run the tables of one segment together."""
+    def run_tables(self, tables: Any, reduce: Reduce | None = None) -> None:
+        """Run the tables of one segment together; pointwise ones join nothing."""
         multi_tensor.run_tables(tables)
 
 
@@ -157,14 +152,3 @@ def back_end(device: torch.device) -> BackEnd:
         bindings()
         return CudaBackEnd(device)
     raise CannotFuseError("", f"there is no back end for {device}")
-
-
-def reducing_back_end(device: torch.device, reduce: Reduce) -> BackEnd:
-    """The back end of a device, for leaves that are joined with those of other processes.
-
-    Raises:
-        CannotFuseError: there is none.
-    """
-    if device.type == "cpu":
-        return CpuBackEnd(reduce)
-    raise CannotFuseError("", f"sums over processes are not fused on {device}")

@@ -23,7 +23,7 @@ from ..frontend.sequence import Sequence
 from ..frontend.specialize import choices as choices_of
 from ..frontend.specialize import selectors, specialize
 from ..ir.errors import CannotCompileError, CannotFuseError
-from .backend import BackEnd, TensorBackEnd, back_end, reducing_back_end
+from .backend import BackEnd, TensorBackEnd, back_end
 from .batch import Batch, HyperNames
 from .chain_kernel import KernelPlan, match
 from .events import EventMembers, between_events, with_states
@@ -62,7 +62,6 @@ class Engine:
         self.passed_over: dict[str, str] = {}  # kernels for whole chains, and why they do not fit
         self._segments: dict[BackEnd, Segments] = {}
         self._back: list[TensorBackEnd] = []  # where nothing can be compiled, the one that runs
-        self._joining: BackEnd | None = None
         self._plan: LaunchPlan | Separate | KernelPlan | None = None
         self._forms = Forms(lambda choice: specialize(tx, choice, label=False))
 
@@ -232,8 +231,9 @@ class Engine:
         spans = Spans([*batch.owned(), *batch.beside])
         device = batch.params[0].device
         if self.reduce is not None:
-            self._joining = self._joining or reducing_back_end(device, self.reduce)
-            return self._bind(batch, self._joining, spans)
+            if device.type != "cpu":
+                raise CannotFuseError("", f"sums over processes are not fused on {device}")
+            return self._bind(batch, back_end(device), spans)
         whole, self.passed_over = match(self.tx, batch, spans)
         if whole is not None:
             return whole
@@ -325,7 +325,8 @@ class Engine:
                 kernels[segment, variant] = dict(
                     zip(chosen, back.compile_together(list(chosen.values())), strict=True)
                 )
-        return LaunchPlan(self.hyper, segments, cut, kernels, kinds, batch, back, spans, strategy)
+        args = (self.hyper, segments, cut, kernels, kinds, batch, back, spans, strategy)
+        return LaunchPlan(*args, self.reduce)
 
     def _validate(self, batch: Batch) -> None:
         device = batch.params[0].device

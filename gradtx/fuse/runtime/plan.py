@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...core.reduce import Reduce
 from ...core.tree import accumulator_dtype
 from ..cpp.kernel import Kernel, Table
 from ..frontend.memory import Spans, is_dense, overlaps_itself, same_order
@@ -88,6 +89,7 @@ class LaunchPlan:
         back_end: what runs them.
         spans: all that the step writes, of other tables too.
         strategy: how a step is made.
+        reduce: joins leaves with those of other processes.
 
     Attributes:
         written: whether a step has been written.
@@ -104,8 +106,10 @@ class LaunchPlan:
         back_end: BackEnd,
         spans: Spans,
         strategy: Strategy,
+        reduce: Reduce | None = None,
     ) -> None:
         self.strategy = strategy
+        self.reduce = reduce
         self.written = False
         self.back_end = back_end
         self.segments = segments
@@ -359,7 +363,7 @@ class LaunchPlan:
     def launch(self, segment: Segment, variant: str) -> None:
         """Run the kernels of a segment."""
         groups = self.groups[segment, variant]
-        self.back_end.run_tables([g.table for g in groups])
+        self.back_end.run_tables([g.table for g in groups], self.reduce)
 
     # -- segments ---------------------------------------------------------------------------------
 
