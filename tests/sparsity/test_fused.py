@@ -102,6 +102,29 @@ def test_nothing_changes_where_a_prune_meets_a_nan() -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("reset", ["first_moments", "all"])
+def test_members_of_a_partition_have_phases(reset) -> None:
+    tx = gx.partition(
+        {
+            "matrix": gx.chain(gx.scale(2.0), gx.acdc(gx.adam(0.1), PHASES, 0.5, reset)),
+            "vector": s.reset_on(gx.sgd(0.1, 0.9), PHASES, what="all"),
+        },
+        by=lambda info: "matrix" if info.ndim == 2 else "vector",
+    )
+    step, params, own = gx.fuse(tx), tree(0), tree(0)
+    state, kept = tx.init(params), tx.init(own)
+    for t in range(9):
+        grads = tree(t + 1)
+        updates, state = tx.update(grads, state, params)
+        params = gx.apply_updates(params, updates)
+        own, kept = step(own, grads, kept)
+        for name, p in params.items():
+            torch.testing.assert_close(own[name], p, rtol=1e-4, atol=1e-6)
+        if PHASES.is_sparse(t):
+            assert int((own["w"] != 0).sum() + (own["one"] != 0).sum()) == 58  # ceil(118 / 2) - 1
+    assert step.report() == "everything is fused"
+
+
 def test_a_predicate_on_names_fuses() -> None:
     tx = gx.acdc(gx.adamw(0.1), PHASES, 0.5, prunable=lambda info: info.name == "conv")
     step, params = gx.fuse(tx), tree(0)
@@ -130,6 +153,25 @@ def test_reset_on_is_what_acdc_does_at_a_restore() -> None:
         assert same(p, q)
         torch.testing.assert_close(q["w"], r["w"])
     assert fused.report() == "everything is fused"
+
+
+def test_masked_moments_change_no_parameter() -> None:
+    params, own = tree(0), tree(0)
+    one = gx.acdc(gx.adamw(0.05), PHASES, 0.6)
+    other = gx.acdc(gx.adamw(0.05), PHASES, 0.6, mask_state=True)
+    a, b = one.init(params), other.init(own)
+    step = gx.fuse(other)
+    for t in range(9):
+        grads = tree(t + 1)
+        updates, a = one.update(grads, a, params)
+        params = gx.apply_updates(params, updates)
+        own, b = step(own, grads, b)
+        torch.testing.assert_close(own["w"], params["w"], rtol=1e-4, atol=1e-6)
+        mask, kept = s.masks_of(b, own)["w"], b.inner_state["scale_by_adam"]["w"]
+        assert not kept.mu[~mask].any()
+        assert kept.nu.all()
+    assert a.inner_state["scale_by_adam"]["w"].mu[~mask].any()
+    assert step.report() == "everything is fused"
 
 
 def test_reset_moments_between_two_steps() -> None:
