@@ -29,7 +29,8 @@ OWNERS = (
     *("gradtx.codecs", "gradtx.compressors", "gradtx.subspace", "gradtx.core.leaves"),
     "gradtx.sparsity",
     *("gradtx.optim.recipe_optimizer", "gradtx.optim.matrix_optimizer"),
-    *("gradtx.optim.averaging", "gradtx.optim.estimating", "gradtx.precondition.inverse_roots"),
+    *("gradtx.optim.averaging", "gradtx.optim.estimating", "gradtx.optim.evaluating"),
+    "gradtx.precondition.inverse_roots",
 )
 NUMBER = "float | Tensor"
 
@@ -80,7 +81,8 @@ def type_of(cls: type[RecipeOptimizer], option: str, names: set[str]) -> str:
     hints = cls.declaration.hints
     arguments = cls.declaration.options.get(option)
     if arguments is None:
-        return type(cls.signature[option]).__name__
+        default = cls.signature[option]  # an option that no chain depends on, a number
+        return "int | None" if default is None else type(default).__name__
     parts = []
     for argument in arguments:
         text = words(hints[argument], names)

@@ -39,6 +39,7 @@ from .core.finite import apply_if_leaf_finite
 from .core.flatten import flatten
 from .core.functions import identity, stateless, stateless_with_tree_map, transformation
 from .core.hyper import Hyper, dynamic, static
+from .core.inject import StatefulSchedule, inject_hyperparams
 from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
 from .core.norms import safe_norm, safe_root_mean_squares
 from .core.parallel import graft, parallel
@@ -95,6 +96,7 @@ __all__ = [
     "NextShared",
     "SecondMoment",
     "SparseUpdate",
+    "StatefulSchedule",
     "TreeMismatchError",
     "TreeState",
     "TreeTransform",
@@ -128,6 +130,7 @@ __all__ = [
     "identity",
     "incremental_update",
     "in_subspace",
+    "inject_hyperparams",
     "inverse_roots",
     "keep_params_sparse",
     "lift",

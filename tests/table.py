@@ -7,6 +7,7 @@ reason; the battery still runs it and demands that it fails.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ NOT_TRANSFORMS = {
     "safe_root_mean_squares": "a norm of a tensor",
     "skip_large": "says which calls multi_steps passes over",
     "skip_not_finite": "says which calls multi_steps passes over",
+    "differentially_private_aggregate": "per-example gradients; tests/transforms/test_private.py",
+    "dpsgd": "takes per-example gradients; tests/transforms/test_private.py",
     "dynamic": "declares a hyperparameter",
     "eigenbasis": "says when and how bases are found",
     "explain": "says what runs where",
@@ -80,6 +83,21 @@ def matrix_or_other(info: gx.LeafInfo) -> str:
 
 def from_second_call(count: torch.Tensor) -> torch.Tensor:
     return count >= 1
+
+
+ADVERSARY = gx.chain(gx.scale(-1.0), gx.normalize_by_update_norm(0.1))
+
+
+@dataclass(frozen=True)
+class FollowsTheLoss(gx.StatefulSchedule):
+    def init(self) -> Any:
+        return torch.zeros((), dtype=torch.float64, device="cpu")
+
+    def update(self, state: Any, **extra: Any) -> Any:
+        return (state + 0.5) / 2
+
+    def __call__(self, state: Any, **extra: Any) -> Any:
+        return state
 
 
 def growing(step: torch.Tensor) -> torch.Tensor:
@@ -200,6 +218,33 @@ COMBINATORS = [
         "skips",
         fails=ASKED,
     ),
+    Row(
+        "inject_hyperparams",
+        lambda: gx.inject_hyperparams(
+            adam_chain(), {"lr": growing, "b2": 0.9, "b1": FollowsTheLoss()}
+        ),
+        fails=dict.fromkeys(
+            (
+                "override_has_an_effect",
+                "value_outside_its_interval",
+                "leaf_value_outside_its_interval",
+                "override_of_another_type",
+                "value_of_another_shape",
+            ),
+            "what the state holds stands for the values that the members were made with",
+        ),
+    ),
+    Row(
+        "mechanize",
+        lambda: gx.mechanize(adam_chain(), s_init=0.1),
+        fails=dict.fromkeys(
+            ("override_has_an_effect", "schedule"),
+            "the sum of updates is what parameters have moved, and they do not",
+        ),
+        runs="eager",
+    ),
+    Row("sam", lambda: gx.sam(adam_chain(), ADVERSARY)),
+    Row("sam", lambda: gx.sam(adam_chain(), gx.trace(0.5), 3, reset_state=False), "kept"),
     Row("apply_every", lambda: gx.apply_every(2)),
     Row("lookahead", lambda: gx.lookahead(adam_chain(), sync_period=2)),
     Row("apply_if_finite", lambda: gx.apply_if_finite(adam_chain()), fails=ASKED),

@@ -16,6 +16,7 @@ from .checks import check_tensors
 from .errors import TreeMismatchError, shape_mismatch
 from .execution import Execution
 from .hyper import Values, static
+from .leaf_states import filled, per_leaf
 from .leaves import ANY_UPDATE, LeafInfo, densify_leaf, leaf_if
 from .protocol import Wrapper
 from .reduce import LOCAL, Reduce
@@ -103,7 +104,7 @@ class multi_steps(Wrapper):
     def init(self, params: PyTree) -> MultiStepsState:
         check_tensors(self.name, params, what="parameter")
         count = new_count(tree.leaves(params))
-        empty = _per_leaf(lambda p: Gathered(new_count([p]), state_zeros(p)), params)
+        empty = per_leaf(lambda p: Gathered(new_count([p]), state_zeros(p)), params)
         dtypes = [tree.accumulator_dtype(p.dtype) for p in tree.leaves(params)]
         wide = functools.reduce(torch.promote_types, dtypes, torch.float32)
         value = torch.zeros((), dtype=wide, device=count.device)
@@ -135,7 +136,7 @@ class multi_steps(Wrapper):
         out = MultiStepsState(
             torch.where(emit, 0, advance(state.mini_step)).to(torch.int32),
             torch.where(emit, advance(state.gradient_step), state.gradient_step),
-            _fill(left, state.gathered),
+            filled(left, state.gathered),
             torch.where(emit, 0, value).to(state.value.dtype),
             tree.where(emit, inner, state.inner_state),
         )
@@ -189,19 +190,6 @@ class multi_steps(Wrapper):
                 )
             if s.mean.shape != u.shape:
                 raise shape_mismatch(self.name, name, "update", u.shape, "state", s.mean.shape)
-
-
-def _per_leaf(fn: Callable[[Tensor], Any], params: PyTree) -> PyTree:
-    """State per leaf; ``()`` where there is no parameter."""
-    leaves, spec = tree.flatten(params)
-    return spec.unflatten([() if p is None else fn(p) for p in leaves])
-
-
-def _fill(tree_with_gaps: PyTree, other: PyTree) -> PyTree:
-    """Where the first tree has None, the leaf of the second."""
-    leaves, spec = tree.flatten(tree_with_gaps)
-    others = spec.flatten_up_to(other)
-    return spec.unflatten([o if x is None else x for x, o in zip(leaves, others, strict=True)])
 
 
 class ApplyEveryState(NamedTuple):
@@ -287,7 +275,7 @@ class lookahead(Wrapper):
 
     def init(self, params: PyTree) -> LookaheadState:
         check_tensors(self.name, params, what="parameter")
-        slow = _per_leaf(lambda p: tree.accumulator(p).clone(), params)
+        slow = per_leaf(lambda p: tree.accumulator(p).clone(), params)
         return LookaheadState(new_count(tree.leaves(params)), slow, self.transform.init(params))
 
     def update(
@@ -306,4 +294,4 @@ class lookahead(Wrapper):
 
         slow = tree.map(slow_leaf, new, params, state.slow)
         out = tree.map(lambda u, p, w: torch.where(sync, w - p.to(w.dtype), u), new, params, slow)
-        return out, LookaheadState(step, _fill(slow, state.slow), inner)
+        return out, LookaheadState(step, filled(slow, state.slow), inner)

@@ -29,6 +29,19 @@ def map_leaf_states(fn: Callable[[int, Any], Any], state: PyTree, spec: Any) -> 
     )
 
 
+def per_leaf(fn: Callable[[Tensor], Any], params: PyTree) -> PyTree:
+    """A state per leaf; ``()`` where there is no parameter."""
+    leaves, spec = tree.flatten(params)
+    return spec.unflatten([() if p is None else fn(p) for p in leaves])
+
+
+def filled(tree_with_gaps: PyTree, other: PyTree) -> PyTree:
+    """Where the first tree has None, the leaf of the second."""
+    leaves, spec = tree.flatten(tree_with_gaps)
+    others = spec.flatten_up_to(other)
+    return spec.unflatten([o if x is None else x for x, o in zip(leaves, others, strict=True)])
+
+
 def map_fields(
     fn: Callable[[str, str, Any], Any], node: Any, name: str = "", role: str = ""
 ) -> Any:

@@ -41,6 +41,7 @@ class GradientTransformation(Plain):
 
     declared: ClassVar[Mapping[str, str]] = {}
     execution: ClassVar[Execution] = Execution()
+    evaluates: bool = False  # whether update calls value_fn or grad_fn
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

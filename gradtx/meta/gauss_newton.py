@@ -111,46 +111,51 @@ def gauss_newton(
 
 
 class LevenbergMarquardtState(NamedTuple):
-    """Attributes: ``damping``, 0-d, of the next step."""
+    """Attributes: ``damping``, 0-d, of the next step; ``growth``, 0-d, its factor if refused."""
 
     damping: Tensor
+    growth: Tensor
 
 
 @dataclass(frozen=True)
 class levenberg_marquardt(GradientTransformation):
     """Gauss-Newton with a damping that follows how well the residuals are linear.
 
-    d = -(J^T J + damping I)^-1 g for f = ||r||^2 / 2 and g = J^T r. Where f falls by a quarter of
-    what the linear residuals promise or more, damping <- damping decrease; where it does not fall,
-    no step is made and damping <- damping increase. ``update`` is given ``model_fn=r``,
-    r: params -> residuals, and the gradients g.
+    d = -(J^T J + damping I)^-1 g for f = ||r||^2 / 2 and g = J^T r. Where f falls, by the share q
+    of what the linear residuals promise, damping <- damping max(decrease, 1 - (2 q - 1)^3); where
+    it does not, no step is made and damping grows by ``increase``, by twice as much after every
+    further such step. ``update`` is given ``model_fn=r``, r: params -> residuals, and the
+    gradients g.
 
     Args:
         damping: the first damping, > 0.
         increase: factor after a step that is refused, > 1.
-        decrease: factor after a good step, in (0, 1).
+        decrease: the least factor after a good step, in (0, 1).
         tol: relative residual at which conjugate gradients stop, >= 0.
         maxiter: their most iterations; default ten times the number of entries, at most 100.
 
     Raises:
         ValueError: a value outside its range, or no ``model_fn`` or parameters at ``update``.
 
-    Source: Marquardt, SIAM J. Appl. Math. 11 (1963).
+    Source: Marquardt, SIAM J. Appl. Math. 11 (1963); the factors: Nielsen, report IMM-REP-1999-05.
 
     >>> import torch, gradtx as gx
     >>> tx, w = gx.meta.levenberg_marquardt(damping=1.0), torch.tensor([2.0])
     >>> tx.update(w, tx.init(w), w, model_fn=lambda w: w)
-    (tensor([-1.]), LevenbergMarquardtState(damping=tensor(0.2500)))
+    (tensor([-1.]), LevenbergMarquardtState(damping=tensor(0.3333), growth=tensor(2.)))
     """
 
     damping: float = static(1e-3, within="(0, inf)")
-    increase: float = static(4.0, within="(1, inf)")
-    decrease: float = static(0.25, within="(0, 1)")
+    increase: float = static(2.0, within="(1, inf)")
+    decrease: float = static(1 / 3, within="(0, 1)")
     tol: float = static(1e-10, within="[0, inf)")
     maxiter: int | None = static(None, at_least=1)
 
     def init(self, params: PyTree) -> LevenbergMarquardtState:
-        return LevenbergMarquardtState(new_scalar(tree.leaves(params), self.damping))
+        there = tree.leaves(params)
+        return LevenbergMarquardtState(
+            new_scalar(there, self.damping), new_scalar(there, self.increase)
+        )
 
     def update(
         self,
@@ -172,8 +177,10 @@ class levenberg_marquardt(GradientTransformation):
         before = half_squares(model_fn(params))
         moved = tree.map(lambda p, d: p if d is None else p - d.to(p), params, solved)
         gained = before - half_squares(model_fn(moved))
-        better, good = gained > 0, gained >= 0.25 * promised
-        factor = torch.where(good, self.decrease, torch.ones_like(state.damping))
-        factor = torch.where(better, factor, self.increase)
+        better = gained > 0
+        share = gained / torch.where(better, promised, torch.ones_like(promised))
+        good = torch.clamp(1 - (2 * share - 1) ** 3, min=self.decrease).to(state.damping)
+        damping = state.damping * torch.where(better, good, state.growth)
+        growth = torch.where(better, self.increase, 2 * state.growth).to(state.growth)
         out = tree.map(lambda d: torch.where(better, -d, torch.zeros_like(d)), solved)
-        return out, LevenbergMarquardtState(state.damping * factor)
+        return out, LevenbergMarquardtState(damping, growth)

@@ -31,8 +31,9 @@ from .classes import (
     Yogi,
 )
 from .estimating import ProdigyOptimizer
+from .evaluating import EvaluatingOptimizer
 from .flat_state import flat_state_dict, load_checkpoint, load_flat_state_dict
-from .from_transform import TransformOptimizer, from_transform
+from .from_transform import EvaluatingTransformOptimizer, TransformOptimizer, from_transform
 from .kronecker_classes import (
     DASH,
     KLSOAP,
@@ -44,6 +45,7 @@ from .kronecker_classes import (
     Shampoo,
     SOAPMuon,
 )
+from .lbfgs import LBFGS
 from .matrix_classes import DCTAdamW, Dion, Dion2, Muon, NorMuon, Trion
 from .matrix_groups import matrix_groups
 from .microadam import MicroAdam
@@ -51,6 +53,7 @@ from .optimizer import Optimizer
 from .prodigy import Prodigy, ProdigyAdv, ProdigyLionAdv
 from .psgd_classes import PSGD, PSGDKron
 from .recipe_optimizer import RecipeOptimizer
+from .sam import SAM
 from .saved_options import SAFE
 from .schedule_free import ScheduleFreeAdamW, ScheduleFreeSGD
 from .sparse_classes import ACDC
@@ -93,9 +96,11 @@ __all__ = [
     "KLSOAPH",
     "LAMB",
     "LARS",
+    "LBFGS",
     "MFAC",
     "PSGD",
     "REKLS",
+    "SAM",
     "SGD",
     "SM3",
     "SMMF",
@@ -125,6 +130,8 @@ __all__ = [
     "DCTAdamW",
     "Dion",
     "Dion2",
+    "EvaluatingOptimizer",
+    "EvaluatingTransformOptimizer",
     "GaLoreAdafactor",
     "GaLoreAdamW",
     "GaLoreAdamW8bit",

@@ -47,7 +47,7 @@ def describe(name: str, own: str, inherited: Iterable[str], made_by: Declaration
     recipe = adapters[-1]
     of_options = _merged(map(arguments, (own, *inherited)))
     of_arguments = _merged(map(arguments, adapters))
-    parts = [_without(own, "Args:"), *_rule(recipe, own)]
+    parts = [_without(own, "Args:", ">>>"), *_rule(recipe, own)]
     lines = ["Args:", *_entry("params", _COMMON["params"])]
     for option in made_by.signature:
         names = made_by.options.get(option, ())
@@ -57,7 +57,9 @@ def describe(name: str, own: str, inherited: Iterable[str], made_by: Declaration
         lines += () if option == "params" else _entry(option, text)
     parts.append("\n".join(lines))
     parts += [p for p in _paragraphs(recipe) if p.startswith(("Raises:", "Source:"))]
-    return "\n\n".join(parts) + "\n\n" + _EXAMPLE.format(name=name)
+    examples = [p for p in _paragraphs(own) if p.startswith(">>>")]
+    parts += examples or [_EXAMPLE.format(name=name)]
+    return "\n\n".join(parts)
 
 
 def arguments(doc: str) -> dict[str, str]:
@@ -79,8 +81,8 @@ def _paragraphs(doc: str) -> list[str]:
     return inspect.cleandoc(doc).split("\n\n")
 
 
-def _without(doc: str, heading: str) -> str:
-    return "\n\n".join(p for p in _paragraphs(doc) if not p.startswith(heading))
+def _without(doc: str, *headings: str) -> str:
+    return "\n\n".join(p for p in _paragraphs(doc) if not p.startswith(headings))
 
 
 def _rule(recipe: str, own: str) -> Iterator[str]:

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..core.chain import Chain, chain
 from ..core.errors import described
 from ..core.names import suggestion
-from ..core.protocol import GradientTransformation, declared_hyper
+from ..core.protocol import GradientTransformation, declared_hyper, members
 from ..transforms import scale, scale_by_learning_rate
+from .evaluating import EvaluatingOptimizer
 from .optimizer import Optimizer
 from .options import COMMON, Option, options_of
 
@@ -68,6 +69,16 @@ class TransformOptimizer(Optimizer):
         return self._options
 
 
+class EvaluatingTransformOptimizer(EvaluatingOptimizer, TransformOptimizer):
+    """The optimizer that ``from_transform`` makes of a chain that looks at the loss elsewhere.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.nn.Parameter(torch.ones(1))
+    >>> type(gx.optim.from_transform(gx.lbfgs(), [w])).__name__
+    'EvaluatingTransformOptimizer'
+    """
+
+
 def _with_lr(tx: GradientTransformation) -> tuple[GradientTransformation, Any]:
     """The chain with exactly one plain ``lr`` for the groups to feed, and its default."""
     rates = [v for k, v in declared_hyper(tx).items() if k.rpartition(".")[2] == "lr"]
@@ -107,7 +118,8 @@ def from_transform(
 
     The chain is given without a learning rate, and one is appended that each group's ``lr`` feeds,
     so every torch scheduler works. A chain that ends with its own number keeps it as the default;
-    if its learning rate is a schedule, the group's ``lr`` (default 1) multiplies it.
+    if its learning rate is a schedule, the group's ``lr`` (default 1) multiplies it. Of a chain
+    with a line search, or ``gx.sam`` in opaque mode, ``step`` calls its closure several times.
 
     Args:
         transform: the chain.
@@ -130,4 +142,7 @@ def from_transform(
     >>> list(opt.state[model.weight])
     ['scale_by_adam']
     """
-    return TransformOptimizer(params, transform, lr, **options)
+    whole = isinstance(transform, GradientTransformation)
+    evaluates = whole and any(member.evaluates for _, member in members(transform))
+    kind = EvaluatingTransformOptimizer if evaluates else TransformOptimizer
+    return kind(params, transform, lr, **options)

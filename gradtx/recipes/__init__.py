@@ -19,6 +19,7 @@ from .dash import dash
 from .dct_adamw import dct_adamw
 from .dion import dion, dion2, trion
 from .dog import dog, dowg
+from .dpsgd import dpsgd
 from .fromage import fromage
 from .galore import galore_adafactor, galore_adamw, galore_adamw8bit
 from .ggt import ggt
@@ -93,6 +94,7 @@ __all__ = [
     "dion2",
     "dog",
     "dowg",
+    "dpsgd",
     "fromage",
     "galore_adafactor",
     "galore_adamw",

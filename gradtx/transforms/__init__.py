@@ -42,6 +42,7 @@ from .linesearch import (
 from .low_rank_momentum import LowRankMomentumState, low_rank_momentum
 from .madgrad import ScaleByMadgradState, scale_by_madgrad
 from .mars import MarsState, mars
+from .mechanize import MechanizeState, mechanize
 from .moment_power import second_moment_power
 from .moments import (
     AccumulateState,
@@ -69,10 +70,12 @@ from .param_dtype import decay_first, round_updates
 from .per_example import per_example_global_norm_clip, per_example_layer_norm_clip
 from .plateau import PlateauShared, reduce_on_plateau
 from .polyak import scale_by_polyak
+from .private import PrivateState, differentially_private_aggregate
 from .prodigy import ProdigyLeaf, ProdigyShared, ProdigyState, scale_by_prodigy
 from .radam import ScaleByRadamState, scale_by_radam
 from .rms import ScaleByRmsState, ScaleByStddevState, scale_by_rms, scale_by_stddev
 from .rprop import ScaleByRpropState, scale_by_rprop
+from .sam import SamState, sam
 from .scale import densify, scale, set_to_zero
 from .schedule_free import (
     ScheduleFreeState,
@@ -112,14 +115,17 @@ __all__ = [
     "LayerDistanceState",
     "LowRankMomentumState",
     "MarsState",
+    "MechanizeState",
     "MomoLeaf",
     "MomoShared",
     "NormGrowthState",
     "PlateauShared",
+    "PrivateState",
     "ProdigyLeaf",
     "ProdigyShared",
     "ProdigyState",
     "RootSecondMomentState",
+    "SamState",
     "ScaleByAcpropState",
     "ScaleByAdadeltaState",
     "ScaleByAdamState",
@@ -173,6 +179,7 @@ __all__ = [
     "decay_after",
     "decay_first",
     "densify",
+    "differentially_private_aggregate",
     "ema",
     "error_feedback",
     "first_moment",
@@ -185,6 +192,7 @@ __all__ = [
     "low_rank_momentum",
     "mars",
     "measure_with_ema",
+    "mechanize",
     "monitor",
     "normalize_by_block_rms",
     "normalize_by_update_norm",
@@ -195,6 +203,7 @@ __all__ = [
     "root_second_moment",
     "root_subset_norm",
     "round_updates",
+    "sam",
     "scale",
     "scale_by_acprop",
     "scale_by_adadelta",

@@ -101,6 +101,8 @@ def _line_searches(state: PyTree) -> list[LineSearchState]:
 
 
 class _LineSearch(GradientTransformation):
+    evaluates = True
+
     def init(self, params: PyTree) -> LineSearchState:
         there = leaves(params)
         return LineSearchState(

@@ -18,7 +18,10 @@ def _classes() -> list[type]:
     generic = (
         *(gx.optim.Optimizer, gx.optim.TransformOptimizer, gx.optim.RecipeOptimizer),
         *(gx.optim.ScheduleFreeOptimizer, gx.optim.ProdigyOptimizer),
+        *(gx.optim.EvaluatingOptimizer, gx.optim.EvaluatingTransformOptimizer),
     )
+    # Their steps need a closure, and their tests are in test_evaluating.py.
+    generic += (gx.optim.LBFGS, gx.optim.SAM)
     return sorted((c for c in classes if c not in generic), key=lambda c: c.__name__)
 
 

@@ -39,10 +39,14 @@ AROUND: dict[str, Callable[[Any], gx.GradientTransformation]] = {
     "flatten": lambda tx: gx.flatten(tx),
     "in_basis": lambda tx: gx.in_basis(tx),
     "in_eigenbasis": lambda tx: gx.in_eigenbasis(tx, gx.kronecker_factors(0.9), gx.eigenbasis()),
+    "inject_hyperparams": lambda tx: gx.inject_hyperparams(
+        gx.chain(tx, gx.scale_by_learning_rate(0.1)), {"lr": 0.5}
+    ),
     "in_subspace": lambda tx: gx.in_subspace(PROJECTOR, tx),
     "lookahead": lambda tx: gx.lookahead(tx, sync_period=2),
     "low_rank": lambda tx: gx.low_rank(tx, PROJECTOR),
     "masked": lambda tx: gx.masked(tx, lambda info: True),
+    "mechanize": lambda tx: gx.mechanize(tx, s_init=0.1),
     "multi_steps": lambda tx: gx.multi_steps(tx, every_k=2),
     "on_gradients": lambda tx: gx.chain(gx.on_gradients(tx)),
     "parallel": lambda tx: gx.parallel(tx, gx.scale(2.0)),

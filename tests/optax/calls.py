@@ -61,6 +61,27 @@ def function(name: str, optax: str = "", **arguments: Any) -> Call:
     return Call(name, arguments, optax, kind="function")
 
 
+class Following:
+    """A stateful schedule in either library: an average of losses, from which a rate follows."""
+
+    def __init__(self, zero: Any) -> None:
+        self.zero = zero
+
+    def init(self) -> Any:
+        return self.zero
+
+    def update(self, state: Any, *, value: Any, **extra: Any) -> Any:
+        return 0.5 * state + 0.5 * value
+
+    def __call__(self, state: Any, **extra: Any) -> Any:
+        return 0.5 / (1 + state)
+
+
+def pull(params: Any, i: int) -> Any:
+    """Gradients that an adversary asks for."""
+    return {name: (0.3 * i - 0.2) * x for name, x in params.items()}
+
+
 def growing(step: Any) -> Any:
     """A period that grows, of a count in either library."""
     return 1 + step // 2
@@ -71,6 +92,7 @@ SHAPES = {
     "matrices": {"a": (5, 3), "b": (2, 4)},
     "kernels": {"a": (4, 3, 2), "b": (3, 2, 2, 2)},
     "factored": {"matrix": (6, 5), "vector": (7,)},
+    "examples": {"kernel": (4, 3, 2), "vector": (4, 5)},
     "broken": {"matrix": (5, 3), "scalar": (), "vector": (7,)},
 }
 

@@ -159,6 +159,11 @@ SCHEDULES = {
     ),
 }
 
+LR = {"learning_rate": 0.1}
+ADVERSARY = tx(
+    "chain",
+    members=[tx("scale", step_size=-1.0), tx("normalize_by_update_norm", scale_factor=0.3)],
+)
 LAYOUT = {"matrix": True, "scalar": False, "vector": False}
 LABELS = {"matrix": "a", "scalar": "b", "vector": "b"}
 
@@ -342,6 +347,57 @@ TRANSFORMS = [
             ),
         ),
     ),
+    Case("sam", tx("sam", optimizer=tx("sgd", **LR, momentum=0.9), adv_optimizer=ADVERSARY)),
+    Case(
+        "sam-kept",
+        tx(
+            "sam",
+            optimizer=tx("adam", **LR),
+            adv_optimizer=tx("trace", decay=0.5),
+            sync_period=3,
+            reset_state=False,
+        ),
+    ),
+    Case(
+        "sam-opaque",
+        tx(
+            "sam",
+            optimizer=tx("adam", **LR),
+            adv_optimizer=ADVERSARY,
+            sync_period=3,
+            opaque_mode=True,
+        ),
+    ),
+    Case("mechanize", tx("mechanize", transform=tx("sgd", learning_rate=1.0))),
+    Case(
+        "mechanize-options",
+        tx(
+            "mechanize",
+            transform=tx("adam", **LR),
+            weight_decay=0.1,
+            eps=0.01,
+            s_init=0.1,
+            num_betas=3,
+        ),
+    ),
+    Case(
+        "differentially_private_aggregate",
+        tx(
+            "differentially_private_aggregate",
+            l2_norm_clip=0.7,
+            noise_multiplier=0.0,
+            optax_only={"key": 0},
+        ),
+        "examples",
+    ),
+    Case(
+        "inject_hyperparams",
+        tx(
+            "inject_hyperparams",
+            transform="scale_by_rms",
+            hyperparams={"decay": "following", "eps": WARM},
+        ),
+    ),
     Case("apply_every", tx("apply_every", k=3)),
     Case(
         "apply_if_finite",
@@ -363,7 +419,6 @@ TRANSFORMS = [
     ),
 ]
 
-LR = {"learning_rate": 0.1}
 
 RECIPES = [
     Case("adabelief", tx("adabelief", **LR, eps_root=1e-8)),

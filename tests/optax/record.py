@@ -7,6 +7,7 @@ versions it was made with). The tests need none of them: they read the file.
 from __future__ import annotations
 
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ import optax
 import optax.contrib
 
 from . import cases
-from .calls import COUNTS, VALUES, Call, Case, data
+from .calls import COUNTS, VALUES, Call, Case, Following, data, pull
 
 RENAMED = {"transform": "inner", "by": "param_labels"}
+RENAMED_OF = {"mechanize": {"transform": "base_optimizer"}}
 LOOKAHEAD = {"transform": "fast_optimizer"}
 MULTI_STEPS = {"transform": "opt", "every_k": "every_k_schedule"}
 SCHEDULE = {"step_size": "step_size_fn"}
+
+
+class OptaxFollowing(Following, optax.schedules.StatefulSchedule):
+    pass
 
 
 def build(x: Any) -> Any:
@@ -31,7 +37,12 @@ def build(x: Any) -> Any:
         arguments = {k: build(v) for k, v in (x.arguments | x.optax_only).items()}
         if x.name == "chain":
             return optax.chain(*arguments["members"])
-        renamed = RENAMED
+        if x.name == "inject_hyperparams":
+            factory = getattr(optax, arguments["transform"])
+            following = {"following": OptaxFollowing(jnp.zeros((), jnp.float64))}
+            values = {k: following.get(v, v) for k, v in arguments["hyperparams"].items()}
+            return optax.inject_hyperparams(factory)(**values)
+        renamed = RENAMED_OF.get(x.name, RENAMED)
         if x.name == "lookahead":
             renamed = LOOKAHEAD
         elif x.name == "multi_steps":
@@ -70,7 +81,8 @@ def trajectory(case: Case) -> list[dict[str, np.ndarray]]:
             slow = optax.apply_updates(slow, updates.slow)
             updates = updates.fast
         else:
-            updates, state = tx.update(as_jax(g), state, as_jax(p), value=value)
+            extra = {"grad_fn": pull} if case.call.name == "sam" else {"value": value}
+            updates, state = tx.update(as_jax(g), state, as_jax(p), **extra)
         for name, u in updates.items():
             if u.dtype != jnp.float64:
                 raise TypeError(f"{case.id}: {name} is {u.dtype}; record it in float64")
@@ -82,7 +94,29 @@ def as_jax(tree: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     return {name: jnp.asarray(x, jnp.float64) for name, x in tree.items()}
 
 
+ROOMS = (
+    *("", "contrib", "microbatching", "projections", "schedules", "second_order"),
+    *("transforms", "tree"),
+)
+LEFT_OUT = ("assignment", "losses", "perturbations")
+
+
+def names() -> list[str]:
+    """Public functions and transforms, ``room.name``; no types, nor what is not optimization."""
+    room_of = {name: importlib.import_module(f"optax.{name}".rstrip(".")) for name in ROOMS}
+    others = {n for room in LEFT_OUT for n in dir(importlib.import_module(f"optax.{room}"))}
+    found = []
+    for room, module in room_of.items():
+        for name in dir(module):
+            thing = getattr(module, name)
+            own = name[0].islower() or name == "MultiSteps"
+            if own and callable(thing) and (room == "tree" or name not in others):
+                found.append(f"{room}.{name}".lstrip("."))
+    return sorted(found)
+
+
 def main() -> None:
+    Path(__file__).with_name("names.txt").write_text("\n".join(names()) + "\n")
     jax.config.update("jax_enable_x64", True)
     arrays: dict[str, np.ndarray] = {
         "versions": np.array(f"optax {optax.__version__}, jax {jax.__version__}")

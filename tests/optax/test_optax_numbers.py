@@ -13,7 +13,7 @@ import torch
 import gradtx as gx
 
 from . import cases
-from .calls import COUNTS, STEPS, VALUES, Call, data
+from .calls import COUNTS, STEPS, VALUES, Call, Following, data, pull
 
 PATH = Path(__file__).with_name("optax.npz")
 
@@ -24,12 +24,20 @@ def recorded():
         return dict(file)
 
 
+class OurFollowing(Following, gx.StatefulSchedule):
+    pass
+
+
 def build(x: Any) -> Any:
     """The gradtx object that a call describes."""
     if isinstance(x, Call):
         arguments = {k: build(v) for k, v in (x.arguments | x.ours_only).items()}
         if x.name == "chain":
             return gx.chain(*arguments["members"])
+        if x.name == "inject_hyperparams":
+            following = {"following": OurFollowing(torch.zeros((), dtype=torch.float64))}
+            values = {k: following.get(v, v) for k, v in arguments["hyperparams"].items()}
+            return gx.inject_hyperparams(getattr(gx, arguments["transform"])(), values)
         if x.kind == "function":
             return functools.partial(getattr(gx, x.name), **arguments)
         if "learning_rate" in arguments:
@@ -56,7 +64,7 @@ def test_updates_are_those_of_optax(case, recorded):
     state = tx.init(as_torch(params[0]))
     assert len(want) == STEPS
     for t, (p, g) in enumerate(zip(params, grads, strict=True)):
-        updates, state = tx.update(as_torch(g), state, as_torch(p), value=VALUES[t])
+        updates, state = tx.update(as_torch(g), state, as_torch(p), value=VALUES[t], grad_fn=pull)
         np.testing.assert_allclose(
             flat(updates), want[t], rtol=case.rtol, atol=1e-14, err_msg=f"{case.id}, step {t}"
         )

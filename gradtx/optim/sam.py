@@ -1,0 +1,54 @@
+"""Sharpness-aware minimization as a torch optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..core.chain import chain
+from ..core.protocol import GradientTransformation
+from ..transforms import normalize_by_update_norm, sam, scale
+from .from_transform import EvaluatingTransformOptimizer
+
+_TINY = 1e-12  # of a gradient that is zero
+
+
+class SAM(EvaluatingTransformOptimizer):
+    """Any chain on the gradient at ``p + rho g / ||g||``; ``step`` calls its closure twice.
+
+    Args:
+        params: parameters, named parameters, or groups of either.
+        transform: what steps, with or without its learning rate, as in ``from_transform``.
+        lr: default learning rate of the groups.
+        rho: how far the adversary goes, >= 0.
+        **options: defaults of other group options.
+
+    Raises:
+        ValueError: a negative ``rho``, or what ``from_transform`` raises.
+
+    Source: arXiv 2010.01412.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> opt = gx.optim.SAM([w], gx.sgd(0.1), rho=0.5)
+    >>> def closure():
+    ...     opt.zero_grad()
+    ...     loss = (w**2).sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> _ = opt.step(closure)
+    >>> w.data  # 1 - 0.1 * 2 * 1.5
+    tensor([0.7000])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        transform: GradientTransformation,
+        lr: Any = None,
+        rho: float = 0.05,
+        **options: Any,
+    ) -> None:
+        if not rho >= 0:
+            raise ValueError(f"SAM: rho must be >= 0, got {rho}")
+        adversary = chain(scale(-1.0), normalize_by_update_norm(rho, _TINY))
+        super().__init__(params, sam(transform, adversary, opaque_mode=True), lr, **options)
