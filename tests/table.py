@@ -236,7 +236,7 @@ COMBINATORS = [
     ),
     Row(
         "mechanize",
-        lambda: gx.mechanize(adam_chain(), s_init=0.1),
+        lambda: gx.mechanize(adam_chain(), eps=0.1, s_init=0.1),
         fails=dict.fromkeys(
             ("override_has_an_effect", "schedule"),
             "the sum of updates is what parameters have moved, and they do not",
