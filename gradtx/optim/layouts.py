@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.execution import holds
 from ..core.protocol import GradientTransformation, members
 from ..distributed.owners import assign_owners, cost_of
 from ..distributed.records import check_placements, is_sharded
+from ..fuse.frontend.specialize import choices
+from .leaves import Leaves
 from .migration import Bucket
 from .pointwise import elementwise
 
@@ -125,7 +127,16 @@ def _in_place(tx: GradientTransformation, p: Any, name: str, sums: bool = False)
     for size, place in zip(p.device_mesh.mesh.shape, p.placements, strict=True):
         if not place.is_replicate() and part:
             part[place.dim] = math.ceil(part[place.dim] / size)
-    return _found(tx, name, tuple(p.shape), tuple(part), p.dtype, sums) is None
+    shapes = tuple(p.shape), tuple(part)
+    leaf = Leaves({name: torch.empty(p.shape, dtype=p.dtype, device="meta")})
+    key = (tx, *choices(tx, leaf, leaf), *shapes, p.dtype, sums)
+    if key not in _known:
+        if len(_known) > _MOST:
+            _known.clear()
+        _known[key] = elementwise(tx, name, *shapes, p.dtype, sums) is None
+    return _known[key]
 
 
-_found = functools.lru_cache(maxsize=1024)(elementwise)
+# What has been found out: leaves that a chain treats alike need not be looked at again.
+_known: dict[Any, bool] = {}
+_MOST = 4096

@@ -244,3 +244,51 @@ def test_saved_states_go_on() -> None:
 def test_local_part_of_an_ordinary_tensor_is_itself() -> None:
     x = torch.ones(2)
     assert local_part(x) is x
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 11), nn.Linear(11, 3)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x)))  # type: ignore[no-any-return]
+
+
+def beside(rank: int) -> dict[str, float]:
+    """What ``fully_shard`` does to gradients, against a step of the whole tensors."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    out = {}
+    low = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for policy in (MixedPrecisionPolicy(), low):
+        for name in ("AdamW", "Muon", "clipped"):
+            net: Any = Net()
+            for part in (net.first, net.last, net):
+                fully_shard(part, mesh=mesh_of("one axis"), mp_policy=policy)
+            opt = OPTIMIZERS[name](list(net.named_parameters()))
+            twin = {n: nn.Parameter(p.full_tensor()) for n, p in net.named_parameters()}
+            other = OPTIMIZERS[name](list(twin.items()))
+            for t in range(STEPS):
+                for last in (False, True):  # gradients add up where they are
+                    net.set_requires_gradient_sync(last)
+                    g = torch.Generator().manual_seed(10 * t + rank + 5 * last)
+                    net(torch.randn(4, 6, generator=g)).square().sum().backward()
+                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                for n, p in net.named_parameters():
+                    twin[n].grad = None if p.grad is None else p.grad.full_tensor()
+                opt.step()
+                other.step()
+                opt.zero_grad()
+            low_name = "low" if policy is low else "same"
+            out[f"{name} {low_name}"] = apart(full(dict(net.named_parameters())), full(twin))
+    return out
+
+
+def test_beside_fully_shard() -> None:
+    for out in in_processes(beside):
+        assert len(out) == 6
+        for name, error in out.items():
+            assert error <= 1e-6, name
