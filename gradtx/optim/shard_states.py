@@ -78,7 +78,7 @@ def of_shards(who: str, name: str, p: Any, nested: Nested) -> Nested:
             return box_of(who, name, p).of(x).clone()
         return x
 
-    return map_tensors(part, nested)
+    return map_tensors(part, _in_order(nested))
 
 
 def to_owner(nested: Nested, owned: bool) -> Nested:
@@ -87,8 +87,15 @@ def to_owner(nested: Nested, owned: bool) -> Nested:
     def whole(x: Any) -> Tensor:
         return _full(x) if is_distributed(x) else x
 
-    found = map_tensors(whole, nested)
+    found = map_tensors(whole, _in_order(nested))
     return found if owned else {}
+
+
+def _in_order(nested: Any) -> Any:
+    """Nested dicts sorted by name: ranks may have filled theirs in another order."""
+    if isinstance(nested, dict):
+        return {name: _in_order(nested[name]) for name in sorted(nested)}
+    return nested
 
 
 class _Form(NamedTuple):

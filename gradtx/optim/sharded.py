@@ -54,6 +54,8 @@ class Sharded:
         self._groups = list(optimizer.param_groups)
         self._of_groups = [list(g["params"]) for g in self._groups]
         self._transforms = [optimizer.transform_of(g) for g in self._groups]
+        of_groups = zip(self._of_groups, self._transforms, strict=True)
+        self._chains = {p: tx for params, tx in of_groups for p in params}
         layout = layout_of(self._who, chains, names)
         self._owned = [p for p in self._params if p in layout.owned]
         # What is computed with, by parameter; leaves of other owners are not there.
@@ -181,6 +183,7 @@ class Sharded:
                 self._collect.run([*(None for _ in self._owned), *map(local_part, self._owned)])
         trained = {self._inside[p] for p in self._inside if p.requires_grad}
         self._inner._init_states(lambda x: x in trained)
+        self._shown = None
         self._show(optimizer)
 
     def _follow_groups(self) -> None:
@@ -261,7 +264,8 @@ class Sharded:
             nested = inner.get(self._inside[p]) if p in self._inside else None
             if p in self._records:
                 if self._started or p in optimizer.state:  # also where others keep it
-                    self._views[p] = optimizer.state[p] = {} if nested is None else nested
+                    kept = self._entries(p) if nested is None else nested
+                    self._views[p] = optimizer.state[p] = kept
             elif nested is not None:
                 view = as_shards(p, self._inside[p], nested, self._views.get(p))
                 self._views[p] = optimizer.state[p] = view
@@ -270,6 +274,13 @@ class Sharded:
                 del optimizer.state[p]
         self._values = list(_leaves(self._views[p] for p in self._params if p in self._views))
         self._shown = repeat
+
+    def _entries(self, p: Tensor) -> Nested:
+        """What a state that another rank keeps has, without values: loaders look for names."""
+        if p in self._inside or not p.requires_grad:
+            return {}
+        _, members, _ = self._inner._skeletons.of(self._chains[p], p, self._names[p])
+        return {name: {} for name in sorted(members)}
 
     def export(self, optimizer: Any) -> Callable[[], None]:
         """Let all ranks have the states of leaves that owners keep; gives what undoes it.
