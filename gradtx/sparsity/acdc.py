@@ -211,7 +211,9 @@ def acdc(
         packed: keep masks as one bit an element, every row along the first dimension in bytes of
             its own; False for a byte each, which also fuses where ``inner`` keeps moments in
             blocks.
-        mask_state: zero the moments of masked weights after every step, too.
+        mask_state: zero the first moments of masked weights after every step, too. With
+            "first_moments" parameters stay the same; in sparse phases of a thousand steps the
+            moments would otherwise become denormal numbers, with which processors are slow.
 
     Raises:
         ValueError: a value outside its range, no prunable leaf, a leaf that the support cannot

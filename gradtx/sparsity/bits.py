@@ -15,12 +15,11 @@ def as_matrix(shape: Sequence[int]) -> tuple[int, int]:
     """Rows along the first dimension, columns along all others; a vector is one row.
 
     >>> from gradtx.sparsity.bits import as_matrix
-    >>> as_matrix((8, 3, 2)), as_matrix((5,)), as_matrix(())
-    ((8, 6), (1, 5), (1, 1))
+    >>> as_matrix((8, 3, 2)), as_matrix((5,)), as_matrix((5, 1)), as_matrix(())
+    ((8, 6), (1, 5), (1, 5), (1, 1))
     """
-    if len(shape) < 2:
-        return 1, math.prod(shape)
-    return shape[0], math.prod(shape[1:])
+    columns = math.prod(shape[1:])
+    return (1, math.prod(shape)) if columns == 1 else (shape[0], columns)
 
 
 def pack(mask: Tensor) -> Tensor:

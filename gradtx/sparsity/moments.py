@@ -14,7 +14,7 @@ from ..core.execution import Events, Execution
 from ..core.hyper import static
 from ..core.leaf_states import map_fields, map_leaf_states
 from ..core.protocol import GradientTransformation, Wrapper
-from ..core.roles import FIRST, SECOND, roles
+from ..core.roles import FIRST, roles
 from ..core.state import advance, new_count
 from ..core.tree import PyTree
 from .phases import PhaseSchedule
@@ -127,7 +127,7 @@ def reset_moments(state: PyTree, params: PyTree) -> PyTree:
 
 
 def masked_moments(state: PyTree, masks: list[Any], spec: Any) -> PyTree:
-    """A state with zeros in the moments of masked weights, where there is one a weight.
+    """A state with zeros in the first moments of masked weights, where there is one a weight.
 
     Args:
         state: of any transform.
@@ -139,7 +139,7 @@ def masked_moments(state: PyTree, masks: list[Any], spec: Any) -> PyTree:
         mask = masks[i]
 
         def kept(name: str, role: str, x: Tensor) -> Tensor:
-            fits = role in (FIRST, SECOND) and mask is not None and x.shape == mask.shape
+            fits = role == FIRST and mask is not None and x.shape == mask.shape
             return torch.where(mask, x, 0) if fits else x
 
         return map_fields(kept, s)
@@ -153,8 +153,23 @@ def forget(
     """A transform's state with moments forgotten where a 0-d condition holds."""
     if what == "nothing" or (can_read(due) and not bool(due)):
         return state
-    new = tx.init(params) if what == "all" else reset_moments(state, params)
+    new = tx.init(_present(params, state)) if what == "all" else reset_moments(state, params)
     return new if can_read(due) else tree.where(due, new, state)
+
+
+def _present(params: PyTree, state: PyTree) -> PyTree:
+    """The parameters of which a state keeps something; in a partition others belong to others."""
+    leaves, spec = tree.flatten(params)
+    there: set[int] = set()
+
+    def look(i: int, s: Any) -> Any:
+        if not isinstance(s, tuple) or s:
+            there.add(i)
+        return s
+
+    map_leaf_states(look, state, spec)
+    kept = [p if i in there else None for i, p in enumerate(leaves)]
+    return spec.unflatten(kept) if there else params
 
 
 def _without_first_moments(node: Any) -> Any:

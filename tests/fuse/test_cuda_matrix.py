@@ -59,6 +59,15 @@ def test_recipes(name: str, modules: list[Emulated]) -> None:
     assert_same(fused, pure, rtol=3e-5, atol=3e-6)
 
 
+def test_masks_as_bits(modules: list[Emulated]) -> None:
+    phases = gx.sparsity.phases(("dense", 1), ("sparse", 2), ("dense", 1), ("sparse", 2))
+    tx = gx.acdc(gx.adam(0.1), phases, 0.5, prunable=lambda info: True, mask_state=True)
+    shapes = {k: s for k, s in SHAPES.items() if 0 not in s}
+    fused, pure, step = run_both(tx, shapes, steps=5)
+    assert step.report() == FUSED
+    assert_same(fused, pure, rtol=3e-5, atol=3e-6)
+
+
 @pytest.mark.parametrize("name", ["factored adam", "extremes", "unit clipping"])
 def test_nothing_depends_on_the_order_of_blocks_and_threads(
     name: str, modules: list[Emulated]

@@ -7,6 +7,7 @@ due; if so, the states after it are made first, as torch operations, and the ste
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from torch import Tensor
 from ...core.chain import Chain
 from ...core.execution import Events
 from ...core.protocol import GradientTransformation
+from ...core.select import partition
 from ...core.tree import PyTree, children
 from ..frontend.layout import shared_in
-from ..frontend.sequence import Path, Sequence
+from ..frontend.sequence import OfLabel, Path, Sequence, paths
 from ..ir.errors import NotThisStepError
 from .batch import Batch
 from .member import run_member
@@ -28,18 +30,24 @@ Pairs = list[tuple[Tensor, Tensor]]
 
 def between_events(tx: GradientTransformation) -> GradientTransformation:
     """A transform as it is at steps before which nothing happens."""
+    return _with_members(tx, lambda member, hint: hint.between(member))
+
+
+def _with_members(
+    tx: GradientTransformation,
+    fn: Callable[[GradientTransformation, Events], GradientTransformation],
+) -> GradientTransformation:
+    """A transform with something else in the place of every member that has events."""
     if isinstance(tx, Chain):
-        return Chain(tuple((name, _between(member)) for name, member in tx)) if _any(tx) else tx
-    return _between(tx)
-
-
-def _any(tx: Chain) -> bool:
-    return any(member.execution.events is not None for _, member in tx)
-
-
-def _between(tx: GradientTransformation) -> GradientTransformation:
+        new = tuple((name, _with_members(member, fn)) for name, member in tx)
+        changed = any(a is not b for (_, a), (_, b) in zip(new, tx, strict=True))
+        return Chain(new) if changed else tx
+    if isinstance(tx, partition):
+        each = {label: _with_members(member, fn) for label, member in tx.transforms.items()}
+        changed = any(each[label] is not member for label, member in tx.transforms.items())
+        return dataclasses.replace(tx, transforms=each) if changed else tx
     hint = tx.execution.events
-    return tx if hint is None else hint.between(tx)
+    return tx if hint is None else fn(tx, hint)
 
 
 class EventMembers:
@@ -50,12 +58,14 @@ class EventMembers:
     """
 
     def __init__(self, tx: GradientTransformation) -> None:
-        each = [((name,), m) for name, m in tx] if isinstance(tx, Chain) else [((), tx)]
-        self._members: list[tuple[Path, GradientTransformation, Events]] = [
-            (path, member, member.execution.events)
-            for path, member in each
-            if member.execution.events is not None
-        ]
+        begin = _with_members(tx, _Begin)
+        self._members: list[tuple[Path, _Begin, GradientTransformation]] = []
+        for path in paths(begin):
+            found = Sequence.of(begin, [path])
+            ((_, member),) = found.members
+            bare = member.transform if isinstance(member, OfLabel) else member
+            if isinstance(bare, _Begin):
+                self._members.append((path, bare, found))
         # Counters as they were after the last step, and what they said: an accelerator need not
         # be waited for to know what they say now.
         self._known: dict[Path, tuple[Tensor, int, int]] = {}
@@ -76,24 +86,23 @@ class EventMembers:
             NotThisStepError: it concerns leaves without a gradient, too.
         """
         pairs: Pairs = []
-        for path, member, hint in self._members:
+        for path, own, begin in self._members:
             at = members.paths.index(path)
             segment = Segment(at, at + 1, False)
-            counter = self._counter(members, segment, hint, batch)
-            if not hint.due(member, self._count(path, counter)):
+            counter = self._counter(members, segment, own.hint, batch)
+            if not own.hint.due(own.member, self._count(path, counter)):
                 continue
             if len(batch.positions) < batch.spec.num_leaves:
                 raise NotThisStepError(".".join(path), "what happens concerns all leaves")
-            begin = Sequence(((path, _Begin(member, hint)),))
             _, found = run_member(members, segment, begin, batch, batch.grads, None)
             pairs += [(old, new) for old, new in found if old is not new]
         return pairs
 
     def advanced(self, members: Members, batch: Batch) -> None:
         """Note that a step has been done."""
-        for path, _, hint in self._members:
+        for path, own, _ in self._members:
             at = members.paths.index(path)
-            counter = self._counter(members, Segment(at, at + 1, False), hint, batch)
+            counter = self._counter(members, Segment(at, at + 1, False), own.hint, batch)
             if path in self._known:
                 count = self._known[path][2] + 1
                 self._known[path] = counter, counter._version, count
