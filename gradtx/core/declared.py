@@ -53,6 +53,24 @@ class Call:
         """Hyperparameters for leaf ``i``."""
         return {**values, **{k: v[i] for k, v in self.overrides.items() if v[i] is not None}}
 
+    def alike(self, keys: Mapping[int, Any], values: Mapping[str, Any]) -> list[list[int]]:
+        """Leaves with the same key and the same hyperparameters, together.
+
+        Args:
+            keys: of the leaves that are asked for.
+            values: the declared values.
+        """
+        groups: list[tuple[Any, dict[str, Any], list[int]]] = []
+        for i, key in keys.items():
+            own = self.values_at(i, values)
+            for other, theirs, members in groups:
+                if key == other and all(hyper_.same(v, theirs[name]) for name, v in own.items()):
+                    members.append(i)
+                    break
+            else:
+                groups.append((key, own, [i]))
+        return [members for _, _, members in groups]
+
     def common(
         self, who: str, there: list[int], values: Mapping[str, Any], of_leaf: tuple[str, ...]
     ) -> dict[str, Any]:

@@ -212,6 +212,11 @@ def differ(a: Any, b: Any) -> bool:
     return bool(a != b)
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether two values are one, without looking into tensors."""
+    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+
+
 class Overrides(dict[str, Any]):
     """Overrides by name, once it is known that every name means something; see ``checked``."""
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from gradtx.core.random import uniform
+from gradtx.ops.packed_blocks import check_format, foldable
 from gradtx.ops.registry import map_examples, operator
 
 __all__ = ["check_dequantize", "check_quantize", "dequantize_affine", "quantize_affine"]
@@ -33,7 +34,7 @@ def check_quantize(
 ) -> None:
     """Raise ValueError unless the arguments of `quantize_affine` are valid."""
     name = "quantize_affine"
-    _check_format(name, bits, block_size)
+    check_format(name, bits, _BITS, block_size)
     if not x.is_floating_point():
         raise ValueError(f"{name}: x must have a floating dtype, got {x.dtype}")
     _check_stats_dtype(name, stats_dtype)
@@ -68,7 +69,7 @@ def check_dequantize(
 ) -> None:
     """Raise ValueError unless the arguments of `dequantize_affine` are valid."""
     name = "dequantize_affine"
-    _check_format(name, bits, block_size)
+    check_format(name, bits, _BITS, block_size)
     if dtype not in _VALUE_DTYPES:
         raise ValueError(f"{name}: dtype must be one of {_VALUE_DTYPES}, got {dtype}")
     if numel < 0:
@@ -90,13 +91,6 @@ def check_dequantize(
     _check_stats_dtype(name, lo.dtype)
     if hi.dtype != lo.dtype:
         raise ValueError(f"{name}: lo and hi must share a dtype, got {lo.dtype} and {hi.dtype}")
-
-
-def _check_format(name: str, bits: int, block_size: int) -> None:
-    if bits not in _BITS:
-        raise ValueError(f"{name}: bits must be one of {_BITS}, got {bits}")
-    if block_size < 1:
-        raise ValueError(f"{name}: block_size must be >= 1, got {block_size}")
 
 
 def _check_stats_dtype(name: str, dtype: torch.dtype, what: str = "lo and hi") -> None:
@@ -151,7 +145,7 @@ def _vmap_quantize(
     if not stochastic and in_dims[0] is not None:
         x = x.movedim(in_dims[0], 0)
         in_dims = (0, *in_dims[1:])
-        if _foldable(x[0].numel(), bits, block_size):
+        if foldable(x[0].numel(), bits, block_size):
             outputs = quantize_affine(x, bits, block_size, *args)
             return tuple(out.reshape(info.batch_size, -1) for out in outputs), (0, 0, 0)
     return map_examples(quantize_affine, info, in_dims, x, bits, block_size, *args)
@@ -172,16 +166,12 @@ def _vmap_dequantize(
         t.expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
         for t, dim in zip((codes, lo, hi), in_dims[:3], strict=True)
     ]
-    if _foldable(numel, bits, block_size):
+    if foldable(numel, bits, block_size):
         flat = (t.reshape(-1) for t in stacked)
         out = dequantize_affine(*flat, bits, block_size, numel * info.batch_size, dtype)
         return out.reshape(info.batch_size, -1), 0
     in_dims = (0, 0, 0, None, None, None, None)
     return map_examples(dequantize_affine, info, in_dims, *stacked, bits, block_size, numel, dtype)
-
-
-def _foldable(numel: int, bits: int, block_size: int) -> bool:
-    return numel > 0 and numel % block_size == 0 and numel * bits % 8 == 0
 
 
 @operator(

@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from gradtx.ops.packed_blocks import check_format, foldable
 from gradtx.ops.registry import map_examples, operator
 
 __all__ = ["block_dequantize", "block_quantize"]
@@ -47,7 +48,7 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 def check_quantize(x: Tensor, bits: int, block_size: int) -> None:
     """Raise ValueError unless the arguments of `block_quantize` are valid."""
-    _check_format("block_quantize", bits, block_size)
+    check_format("block_quantize", bits, _BITS, block_size)
     if x.dtype not in _DTYPES:
         raise ValueError(f"block_quantize: x must be one of {_DTYPES}, got {x.dtype}")
     if x.ndim != 1:
@@ -57,7 +58,7 @@ def check_quantize(x: Tensor, bits: int, block_size: int) -> None:
 def check_dequantize(codes: Tensor, scale: Tensor, numel: int, bits: int, block_size: int) -> None:
     """Raise ValueError unless the arguments of `block_dequantize` are valid."""
     name = "block_dequantize"
-    _check_format(name, bits, block_size)
+    check_format(name, bits, _BITS, block_size)
     if numel < 0:
         raise ValueError(f"{name}: numel must be >= 0, got {numel}")
     for label, tensor, dtype, size in (
@@ -72,13 +73,6 @@ def check_dequantize(codes: Tensor, scale: Tensor, numel: int, bits: int, block_
             )
     if scale.device != codes.device:
         raise ValueError(f"{name}: scale is on {scale.device} but codes on {codes.device}")
-
-
-def _check_format(name: str, bits: int, block_size: int) -> None:
-    if bits not in _BITS:
-        raise ValueError(f"{name}: bits must be one of {_BITS}, got {bits}")
-    if block_size < 1:
-        raise ValueError(f"{name}: block_size must be >= 1, got {block_size}")
 
 
 def _num_blocks(numel: int, block_size: int) -> int:
@@ -104,16 +98,11 @@ def _fake_dequantize(
     return codes.new_empty(numel, dtype=torch.float32)
 
 
-def _foldable(numel: int, bits: int, block_size: int) -> bool:
-    """Whether examples of this size fill whole blocks and whole bytes."""
-    return numel > 0 and numel % block_size == 0 and numel * bits % 8 == 0
-
-
 def _vmap_quantize(
     info: Any, in_dims: tuple[Any, ...], x: Tensor, bits: int, block_size: int, signed: bool
 ) -> tuple[Any, Any]:
     x = x.movedim(in_dims[0], 0)
-    if not _foldable(x.shape[1], bits, block_size):
+    if not foldable(x.shape[1], bits, block_size):
         dims = (0, None, None, None)
         return map_examples(block_quantize, info, dims, x, bits, block_size, signed)
     outputs = block_quantize(x.reshape(-1), bits, block_size, signed)
@@ -135,7 +124,7 @@ def _vmap_dequantize(
         for t, dim in zip((codes, scale), in_dims[:2], strict=True)
     )
     rest = (bits, block_size, signed)
-    if not _foldable(numel, bits, block_size):
+    if not foldable(numel, bits, block_size):
         dims = (0, 0, None, None, None, None)
         return map_examples(block_dequantize, info, dims, codes, scale, numel, *rest)
     total = numel * info.batch_size

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gradtx.ops.registry import map_examples, operator
 
-__all__ = ["block_starts", "block_top_k"]
+__all__ = ["block_starts", "block_top_k", "column_starts"]
 
 _INDEX_DTYPES = (torch.int16, torch.int32, torch.int64)
 # Magnitudes of floating numbers are in the order of their bits.
@@ -94,6 +94,20 @@ def block_starts(kept: int, k: int, block_size: int, device: torch.device) -> Te
     # CPUs) cuts the loop into pieces of k and leaves out a shorter last one.
     entries = torch.arange(kept, dtype=torch.float64, device=device)
     return ((entries + 0.5) / k).floor().long() * block_size
+
+
+def column_starts(indices: Tensor, block_size: int, k: int) -> Tensor:
+    """Where the blocks of the columns begin; no product is larger than the vector is.
+
+    Args:
+        indices: (rows, columns), places within blocks.
+        block_size: elements of a block.
+        k: columns a block.
+    """
+    columns = indices.shape[1]
+    if columns <= k:
+        return indices.new_zeros(columns, dtype=torch.int64)
+    return block_starts(columns, k, block_size, indices.device)
 
 
 def _positions(rows: Tensor, k: int) -> Tensor:

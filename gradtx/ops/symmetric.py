@@ -29,9 +29,8 @@ from torch import Tensor
 
 from gradtx.core.random import uniform
 from gradtx.ops.affine import (
-    _check_format,
+    _BITS,
     _check_stats_dtype,
-    _foldable,
     _num_blocks,
     _num_bytes,
     _pack,
@@ -40,6 +39,7 @@ from gradtx.ops.affine import (
     _unpack,
     check_key,
 )
+from gradtx.ops.packed_blocks import check_format, foldable
 from gradtx.ops.registry import map_examples, operator, require_together
 
 __all__ = ["dequantize_symmetric", "quantize_symmetric"]
@@ -54,7 +54,7 @@ def _fake_quantize(
     scale_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     name = "quantize_symmetric"
-    _check_format(name, bits, block_size)
+    check_format(name, bits, _BITS, block_size)
     if not x.is_floating_point():
         raise ValueError(f"{name}: x must have a floating dtype, got {x.dtype}")
     _check_stats_dtype(name, scale_dtype, "scale")
@@ -69,7 +69,7 @@ def _fake_dequantize(
     codes: Tensor, scale: Tensor, bits: int, block_size: int, numel: int, dtype: torch.dtype
 ) -> Tensor:
     name = "dequantize_symmetric"
-    _check_format(name, bits, block_size)
+    check_format(name, bits, _BITS, block_size)
     if codes.dtype != torch.uint8 or codes.shape != (_num_bytes(numel, bits),):
         raise ValueError(
             f"{name}: codes must be uint8 of shape ({_num_bytes(numel, bits)},) for {numel} "
@@ -91,7 +91,7 @@ def _vmap_quantize(
     if not stochastic and in_dims[0] is not None:
         x = x.movedim(in_dims[0], 0)
         in_dims = (0, *in_dims[1:])
-        if _foldable(x[0].numel(), bits, block_size):
+        if foldable(x[0].numel(), bits, block_size):
             outputs = quantize_symmetric(x, bits, block_size, *args)
             return tuple(out.reshape(info.batch_size, -1) for out in outputs), (0, 0)
     return map_examples(quantize_symmetric, info, in_dims, x, bits, block_size, *args)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from gradtx.core.forward import forward_rule
-from gradtx.ops.block_top_k import block_starts
+from gradtx.ops.block_top_k import column_starts
 from gradtx.ops.registry import applied, operator
 
 __all__ = ["window_moments"]
@@ -114,7 +114,7 @@ def _window_moments(
 
 def within(indices: Tensor, numel: int, block_size: int, k: int) -> Tensor:
     """Which indices point into their block."""
-    rest = numel - _starts(indices, block_size, k)
+    rest = numel - column_starts(indices, block_size, k)
     return (indices >= 0) & (indices < rest.clamp(max=min(block_size, numel)))
 
 
@@ -139,15 +139,7 @@ def sums(
 
 
 def _positions(indices: Tensor, block_size: int, k: int) -> Tensor:
-    return indices.to(torch.int64) + _starts(indices, block_size, k)
-
-
-def _starts(indices: Tensor, block_size: int, k: int) -> Tensor:
-    """Where the blocks of the columns begin; no product is larger than the moments are."""
-    columns = indices.shape[1]
-    if columns <= k:
-        return indices.new_zeros(columns, dtype=torch.int64)
-    return block_starts(columns, k, block_size, indices.device)
+    return indices.to(torch.int64) + column_starts(indices, block_size, k)
 
 
 class _WindowMoments(torch.autograd.Function):

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from gradtx.core.forward import forward_rule
-from gradtx.ops.block_top_k import block_starts
+from gradtx.ops.block_top_k import column_starts
 from gradtx.ops.registry import applied, operator, require_together
 
 __all__ = ["sparse_window_combine", "sparse_window_dots", "window_dots"]
@@ -79,16 +79,9 @@ def _check_sparse(
         )
 
 
-def _starts(indices: Tensor, block: int, k: int) -> Tensor:
-    columns = indices.shape[1]
-    if columns <= k:
-        return indices.new_zeros(columns, dtype=torch.int64)
-    return block_starts(columns, k, block, indices.device)
-
-
 def _places(name: str, indices: Tensor, numel: int, block: int, k: int) -> tuple[Tensor, Tensor]:
     """Positions in the vector, and which of them point into their block."""
-    starts = _starts(indices, block, k)
+    starts = column_starts(indices, block, k)
     inside = (indices >= 0) & (indices < (numel - starts).clamp(max=min(block, numel)))
     if indices.device.type == "cpu" and not inside.all():
         raise ValueError(f"{name}: an index points out of its block")
@@ -239,7 +232,7 @@ class _SparseDots(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Any, ...]:
         indices, values, x = ctx.saved_tensors
-        where = indices.to(torch.int64) + _starts(indices, *ctx.geometry)
+        where = indices.to(torch.int64) + column_starts(indices, *ctx.geometry)
         d_values = d[:, None] * x[where]
         d_x = sparse_window_combine(indices, values, d.double(), x.shape[0], *ctx.geometry)
         return None, d_values.to(values.dtype), d_x.to(x.dtype), None, None
@@ -248,7 +241,7 @@ class _SparseDots(torch.autograd.Function):
     @forward_rule
     def jvp(ctx: Any, _: Any, d_values: Any, d_x: Any, *rest: Any) -> Tensor:
         indices, values, x = ctx.saved_tensors
-        where = indices.to(torch.int64) + _starts(indices, *ctx.geometry)
+        where = indices.to(torch.int64) + column_starts(indices, *ctx.geometry)
         out = values.new_zeros(values.shape[0], dtype=torch.float64)
         out = out if d_values is None else out + (d_values.double() * x[where]).sum(1)
         return out if d_x is None else out + (values.double() * d_x[where]).sum(1)
@@ -270,7 +263,7 @@ class _SparseCombine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Any, ...]:
         indices, values, weights = ctx.saved_tensors
-        where = indices.to(torch.int64) + _starts(indices, *ctx.geometry)
+        where = indices.to(torch.int64) + column_starts(indices, *ctx.geometry)
         d_values = (weights[:, None] * d[where]).to(values.dtype)
         return None, d_values, sparse_window_dots(indices, values, d, *ctx.geometry), *[None] * 3
 
@@ -282,7 +275,7 @@ class _SparseCombine(torch.autograd.Function):
         each = torch.zeros_like(values, dtype=torch.float64)
         each = each if d_values is None else each + weights[:, None] * d_values
         each = each if d_weights is None else each + d_weights[:, None] * values
-        where = indices.to(torch.int64) + _starts(indices, *ctx.geometry)
+        where = indices.to(torch.int64) + column_starts(indices, *ctx.geometry)
         zeros = values.new_zeros(ctx.numel, dtype=dtype)
         return zeros.index_add(0, where.reshape(-1), each.to(dtype).reshape(-1))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -260,8 +260,3 @@ def check_whole(who: str, name: str, value: int, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{who}: {name} must be an integer >= {least}, got {value!r}")
-
-
-def as_schedule(value: PhaseSchedule | Sequence[tuple[str, int]]) -> PhaseSchedule:
-    """A schedule, or phases with their lengths."""
-    return value if isinstance(value, PhaseSchedule) else phases(*value)

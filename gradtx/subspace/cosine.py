@@ -54,8 +54,6 @@ class dct(OneSided):
     (tensor([0]), tensor([[1.4142, 1.4142, 1.4142]]))
     """
 
-    data_dependent = True
-
     kind: Literal[2, 3] = 2
     p: float = static(1.0, within="(0, inf)")
     order: Literal["score", "index"] = "score"

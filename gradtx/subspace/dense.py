@@ -52,7 +52,6 @@ class VectorsProjector(DenseProjector):
     Leaves of one shape are decomposed as one batch.
     """
 
-    data_dependent = True
     thin = True
 
     def vectors(self, x: Tensor, states: list[Any], view: View) -> Tensor:

@@ -162,18 +162,14 @@ class scale_by_ldadam(LeafTransform):
 
     def _alike(self, call: Call, states: list[Any], values: dict[str, Any]) -> list[list[int]]:
         """Projected leaves with the same hyperparameters, of one dtype and device."""
-        groups: list[tuple[Any, dict[str, Any], list[int]]] = []
-        for i, (u, s) in enumerate(zip(call.updates, states, strict=True)):
-            if u is None or not isinstance(s, ScaleByLdadamState) or isinstance(s.projector, Whole):
-                continue
-            key, own = (u.dtype, u.device), call.values_at(i, values)
-            for other, theirs, members in groups:
-                if key == other and all(_same(v, theirs[name]) for name, v in own.items()):
-                    members.append(i)
-                    break
-            else:
-                groups.append((key, own, [i]))
-        return [members for _, _, members in groups]
+        keys = {
+            i: (u.dtype, u.device)
+            for i, (u, s) in enumerate(zip(call.updates, states, strict=True))
+            if u is not None
+            and isinstance(s, ScaleByLdadamState)
+            and not isinstance(s.projector, Whole)
+        }
+        return call.alike(keys, values)
 
     def _swept(
         self,
@@ -305,11 +301,6 @@ def _of_one_shape(us: list[Tensor]) -> list[list[int]]:
         alone = i if u.device.type == "cpu" and u.numel() >= 2**16 else None
         groups.setdefault((u.shape, alone), []).append(i)
     return list(groups.values())
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two hyperparameters are one, without looking into tensors."""
-    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
 def _adam(

@@ -44,7 +44,6 @@ class power_iteration(DenseProjector):
             [4.0000]])
     """
 
-    data_dependent = True
     thin = True
 
     signs: Literal["largest", "diagonal"] = "largest"

@@ -68,7 +68,6 @@ class Projector(Plain):
 
     Attributes:
         orthonormal: whether Q^T Q is the identity.
-        data_dependent: whether the subspace depends on the gradient.
 
     >>> import torch, gradtx as gx
     >>> projector, g = gx.subspace.svd(1), torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0]])
@@ -79,7 +78,6 @@ class Projector(Plain):
     """
 
     orthonormal: ClassVar[bool] = True
-    data_dependent: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

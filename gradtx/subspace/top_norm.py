@@ -36,8 +36,6 @@ class top_norm(SelectionProjector):
     tensor([1, 2])
     """
 
-    data_dependent = True
-
     p: float = static(2.0, within="(0, inf]")
     order: Literal["score", "index"] = "score"
 

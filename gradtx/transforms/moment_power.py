@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, as_codec
+from ..codecs import Codec, as_codec, codec_field
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import SecondMoment
@@ -59,7 +59,7 @@ class second_moment_power(LeafTransform):
     floor: Hyper = dynamic(0.0, within="[0, inf)")
     average: bool = static(True)
     debias: bool = static(False)
-    codec: Codec | torch.dtype | None = static(None)
+    codec: Codec | torch.dtype | None = codec_field()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.averages import average
+from ..core.averages import average, newest_weight
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment
@@ -73,20 +73,13 @@ class scale_by_sm3(LeafTransform):
         if u.numel() == 0:
             return u, s
         b2 = h.b2
-        a = b2 * _bound([x.to(u.dtype) for x in s.cover], u) + _fresh_weight(b2) * (u * u)
+        a = b2 * _bound([x.to(u.dtype) for x in s.cover], u) + newest_weight(b2) * (u * u)
         unseen = a == 0
         root = torch.sqrt(torch.where(unseen, torch.ones_like(a), a) + h.eps)
         scaled = torch.where(unseen, torch.zeros_like(u), u / root)
         mu = average(s.mu, scaled, h.b1)
         cover = tuple(new.to(old.dtype) for new, old in zip(_cover(a), s.cover, strict=True))
         return mu, ScaleBySm3State(cover, mu.to(s.mu.dtype))
-
-
-def _fresh_weight(b2: float | Tensor) -> float | Tensor:
-    """The weight of new squares: an average for b2 < 1, a sum for b2 = 1."""
-    if isinstance(b2, Tensor):
-        return torch.where(b2 < 1, 1 - b2, torch.ones_like(b2))
-    return 1 - b2 if b2 < 1 else 1.0
 
 
 def _bound(cover: Sequence[Tensor], u: Tensor) -> Tensor:

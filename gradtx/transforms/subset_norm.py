@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.averages import newest_weight
 from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
@@ -79,7 +80,7 @@ class _SubsetNorm(LeafTransform):
     def _root(self, u: Tensor, s: SubsetNormState, h: Values) -> tuple[Tensor, SubsetNormState]:
         """The denominator of every entry, and the new state."""
         grid = subsets_of(tuple(u.shape), self.subset, self.ragged)
-        nu = h.b2 * s.nu.to(u.dtype) + _newest_share(h.b2) * grid.sum_of(u * u)
+        nu = h.b2 * s.nu.to(u.dtype) + newest_weight(h.b2) * grid.sum_of(u * u)
         size, step = root(nu) + nonzero(h.eps * h.unit, u.dtype), s.step
         if isinstance(step, Tensor):
             step = advance(step)
@@ -234,13 +235,6 @@ class runs:
 def _run_length(n: int, subset: int) -> int:
     """How many of n entries an integer asks to share."""
     return min(max(subset if subset > 0 else int(math.sqrt(n) / -subset), 1), n)
-
-
-def _newest_share(b2: Any) -> Any:
-    """Weight of the newest sum: ``1 - b2``, or 1 where b2 = 1 sums up."""
-    if isinstance(b2, Tensor):
-        return torch.where(b2 < 1, 1 - b2, torch.ones_like(b2))
-    return 1 - b2 if b2 < 1 else 1.0
 
 
 def _gathered(b2: Any, step: Tensor, dtype: torch.dtype) -> Tensor:

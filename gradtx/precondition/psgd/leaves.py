@@ -32,23 +32,8 @@ class PreconditionByKronState(NamedTuple):
 
 def alike(call: Call, values: dict[str, Any]) -> list[list[int]]:
     """Leaves of one shape, dtype and device with the same hyperparameters; none without entries."""
-    groups: list[tuple[Any, dict[str, Any], list[int]]] = []
-    for i, u in enumerate(call.updates):
-        if u is None or not u.numel():
-            continue
-        key, own = (u.shape, u.dtype, u.device), call.values_at(i, values)
-        for other, theirs, members in groups:
-            if key == other and all(_same(v, theirs[name]) for name, v in own.items()):
-                members.append(i)
-                break
-        else:
-            groups.append((key, own, [i]))
-    return [members for _, _, members in groups]
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two hyperparameters are one, without looking into tensors."""
-    return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
+    there = ((i, u) for i, u in enumerate(call.updates) if u is not None and u.numel())
+    return call.alike({i: (u.shape, u.dtype, u.device) for i, u in there}, values)
 
 
 def stacked(xs: list[Tensor]) -> Tensor:
