@@ -13,7 +13,7 @@ from ..core import tree
 from ..core.fields import static
 from ..core.plain import Plain
 from ..core.tree import PyTree
-from .fisher import InverseFisher, inverse_fisher
+from .fisher import InverseFisher, all_finite, inverse_fisher
 from .keep import check_mask
 
 NEVER = math.inf  # the score of what has been dropped before, where it is not counted
@@ -160,7 +160,7 @@ class obs_prune(Plain):
             wide[:, live] = gradients
             gradients = wide
         for i, part in zip(where, gradients.split(sizes, dim=1), strict=True):
-            if not bool(torch.isfinite(part).all()):
+            if not all_finite(part):
                 raise ValueError(
                     f"obs_prune: gradients of leaf {tree.names(spec)[i]!r} have a NaN or an "
                     "infinity; nothing has been changed"
