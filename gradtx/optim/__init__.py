@@ -2,6 +2,15 @@
 
 import torch
 
+from .adaptive_classes import (
+    COCOB,
+    MADGRAD,
+    ACProp,
+    DAdaptAdamW,
+    DoG,
+    Fromage,
+    OptimisticAdam,
+)
 from .advanced_classes import (
     SMMF,
     AdamAdv,
@@ -90,6 +99,7 @@ from .window_classes import GGT, MFAC, LowRankMFAC, SparseMFAC
 __all__ = [
     "ACDC",
     "APOLLO",
+    "COCOB",
     "DASH",
     "GGT",
     "KLSOAP",
@@ -97,6 +107,7 @@ __all__ = [
     "LAMB",
     "LARS",
     "LBFGS",
+    "MADGRAD",
     "MFAC",
     "PSGD",
     "REKLS",
@@ -106,6 +117,7 @@ __all__ = [
     "SMMF",
     "SNSM",
     "SOAP",
+    "ACProp",
     "AMSGrad",
     "APOLLOMini",
     "AdEMAMix",
@@ -127,11 +139,14 @@ __all__ = [
     "AdoptAdv",
     "CAdamW",
     "CLion",
+    "DAdaptAdamW",
     "DCTAdamW",
     "Dion",
     "Dion2",
+    "DoG",
     "EvaluatingOptimizer",
     "EvaluatingTransformOptimizer",
+    "Fromage",
     "GaLoreAdafactor",
     "GaLoreAdamW",
     "GaLoreAdamW8bit",
@@ -147,6 +162,7 @@ __all__ = [
     "NorMuon",
     "NovoGrad",
     "OneSidedShampoo",
+    "OptimisticAdam",
     "Optimizer",
     "PSGDKron",
     "Prodigy",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,21 +11,9 @@ from ..codecs import Codec, as_codec, first_moment_codec
 from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
-from ..core.roles import FirstMoment
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
-
-
-class TwoDecayEmaState(NamedTuple):
-    """State of ``two_decay_ema``.
-
-    Attributes:
-        step: int32, updates done for this leaf; () without debiasing.
-        ema: average of updates, as its codec keeps it.
-    """
-
-    step: Tensor | tuple[()]
-    ema: FirstMoment
+from .momentum import EmaState
 
 
 @dataclass(frozen=True)
@@ -58,17 +45,17 @@ class two_decay_ema(LeafTransform):
     debias: bool = static(True)
     codec: Codec | torch.dtype | None = static(None)
 
-    def init_leaf(self, p: Tensor, info: LeafInfo) -> TwoDecayEmaState:
+    def init_leaf(self, p: Tensor, info: LeafInfo) -> EmaState:
         step = new_count([p]) if self.debias else ()
-        return TwoDecayEmaState(step, as_codec(self.codec).init(p, signed=True))
+        return EmaState(step, as_codec(self.codec).init(p, signed=True))
 
     def update_leaf(
-        self, u: Tensor, s: TwoDecayEmaState, p: Tensor | None, h: Values
-    ) -> tuple[Tensor, TwoDecayEmaState]:
+        self, u: Tensor, s: EmaState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, EmaState]:
         codec = first_moment_codec(self.codec)
         old = codec.decode(s.ema, u)
         out, step = average(old, u, h.b3), s.step
         if isinstance(step, Tensor):
             out = out / (1 - h.b3 * h.b1 ** step.to(u.dtype))
             step = advance(step)
-        return out, TwoDecayEmaState(step, codec.encode(average(old, u, h.b1), s.ema))
+        return out, EmaState(step, codec.encode(average(old, u, h.b1), s.ema))
