@@ -14,7 +14,7 @@ import gradtx as gx
 from .test_readme import BLOCK, close
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("adapters", "capacity", "solutions", "sparse")
+PAGES = ("adapters", "capacity", "distributed", "solutions", "sparse")
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="not a source tree")
 
 
