@@ -37,6 +37,11 @@ OPTIMIZERS: dict[str, Make] = {
     "APOLLO": lambda ps: gx.optim.APOLLO(ps, lr=0.01, rank=2),  # seeds come from names
     "Prodigy": lambda ps: gx.optim.Prodigy(ps, d0=1e-2, d_coef=20.0),
     "clipped": lambda ps: gx.optim.from_transform(CLIPPED, ps, lr=0.01),
+    "masked": lambda ps: gx.optim.from_transform(
+        gx.chain(gx.scale_by_adam(), gx.masked(gx.scale_by_trust_ratio(), lambda x: x.ndim > 1)),
+        ps,
+        lr=0.01,
+    ),
     "two chains": lambda ps: gx.optim.Muon(
         [{"params": ps[:3]}, {"params": ps[3:], "matrix": False, "lr": 0.02}]
     ),
