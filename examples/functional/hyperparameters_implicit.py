@@ -49,7 +49,7 @@ def fit(w: Tensor, log_penalties: Tensor, train: Data) -> Tensor:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=24)
     args = parser.parse_args(argv)
     generator = torch.Generator().manual_seed(0)
     train, validation, test = (data(n, generator) for n in (100, 100, 5000))

@@ -51,7 +51,7 @@ def after(meta: Params, x: Tensor, y: Tensor) -> Tensor:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=80)
     args = parser.parse_args(argv)
     generator = torch.Generator().manual_seed(0)
     meta, test = init(generator), tasks(200, generator)

@@ -62,7 +62,7 @@ def run(tx: gx.GradientTransformation, a: Tensor, b: Tensor, steps: int = STEPS)
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=120)
     args = parser.parse_args(argv)
     generator = torch.Generator().manual_seed(0)
     theta, outer = init(generator), gx.adam(gx.schedules.cosine_decay(3e-3, args.steps))

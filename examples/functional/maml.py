@@ -66,7 +66,7 @@ def after(meta: tuple[Params, Params], x: Tensor, y: Tensor, steps: int = 1) -> 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=800)
     args = parser.parse_args(argv)
     generator = torch.Generator().manual_seed(0)
     params = init(generator)
