@@ -49,7 +49,7 @@ def train(noise: float, examples: tuple[Tensor, Tensor], steps: int) -> tuple[Pa
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
     args = parser.parse_args(argv)
     generator = torch.Generator().manual_seed(1)
     examples, test = data(4000, generator), data(4000, generator)

@@ -41,7 +41,7 @@ def sharpness(params: Params, at: Data) -> float:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     args = parser.parse_args(argv)
     generator = torch.Generator().manual_seed(0)
     train, test = data(400, 0.2, generator), data(4000, 0.0, generator)
