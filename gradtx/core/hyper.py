@@ -266,7 +266,7 @@ def overrides(
         if isinstance(value, (int, float, Tensor)):
             check_value(tx.name, name, value, tx.declared[name], per_entry)
             check_entries(tx.name, name, value, leaves, tree.names(spec))
-            out[name] = [_variable(value)] * spec.num_leaves
+            out[name] = [value] * spec.num_leaves
             continue
         given = tree.flatten_like(tx.name, spec, value, f"hyper[{name!r}]")
         out[name] = list(map(plain, given))
@@ -274,15 +274,7 @@ def overrides(
             if v is not None:
                 check_value(tx.name, name, v, tx.declared[name], per_entry)
                 check_entries(tx.name, name, v, [leaf], [path])
-        out[name] = list(map(_variable, out[name]))
     return out
-
-
-def _variable(value: Any) -> Any:
-    """The value as something of which a compiler makes no constant."""
-    if torch.compiler.is_compiling() and isinstance(value, float):
-        return torch.full((), value, dtype=torch.float64, device="cpu")
-    return value
 
 
 class Values:

@@ -39,8 +39,8 @@ def step_of(tx: gx.GradientTransformation) -> Any:
     return step
 
 
-def follows(tx: gx.GradientTransformation, hypers: list[dict[str, Any]], warm: int) -> None:
-    """The compiled steps are the eager ones, and those after some compile nothing."""
+def follows(tx: gx.GradientTransformation, hypers: list[dict[str, Any]]) -> None:
+    """The compiled steps are the eager ones, and those after the first compile nothing."""
     step = step_of(tx)
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     generator = torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ def follows(tx: gx.GradientTransformation, hypers: list[dict[str, Any]], warm: i
     now = want = (params, tx.init(params))
     for i, hyper in enumerate(hypers):
         x = torch.randn(8, 4, generator=generator)
-        with torch.compiler.set_stance("fail_on_recompile" if i >= warm else "default"):
+        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
             *now, value = compiled(*now, x, hyper)
         *want, expected = step(*want, x, hyper)
         torch.testing.assert_close(value, expected)
@@ -57,7 +57,7 @@ def follows(tx: gx.GradientTransformation, hypers: list[dict[str, Any]], warm: i
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_values_of_schedules(name: str) -> None:
-    follows(gx.adamw(SCHEDULES[name], weight_decay=0.1), [{}] * 5, warm=1)
+    follows(gx.adamw(SCHEDULES[name], weight_decay=0.1), [{}] * 5)
 
 
 def test_values_of_tensors() -> None:
@@ -65,11 +65,4 @@ def test_values_of_tensors() -> None:
         {"lr": torch.tensor(0.1 / i), "b1": torch.tensor(1 - 0.5 / i), "eps": torch.tensor(0.1**i)}
         for i in range(1, 6)
     ]
-    follows(gx.adamw(), tensors, warm=1)
-
-
-def test_values_of_numbers() -> None:
-    """The first change makes a variable of what was a constant; none after it compiles anything."""
-    names = ("lr", "b1", "b2", "eps", "weight_decay")
-    numbers = [dict.fromkeys(names, 0.3 + 0.1 * i) for i in range(5)]
-    follows(gx.adamw(), numbers, warm=2)
+    follows(gx.adamw(), tensors)
