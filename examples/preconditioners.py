@@ -18,7 +18,6 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -117,7 +116,9 @@ def race(name: str, corpus: Corpus, args: argparse.Namespace, limit: float | Non
     """
 
     def run(label: str, lr: float, steps: int) -> Run:
-        make = partial(OPTIMIZERS[name], lr=lr)
+        def make(model: GPT) -> Optimizer:
+            return OPTIMIZERS[name](model, lr)
+
         return train_on(corpus, f"{name}, {label}", new_model(args), make, args, steps)
 
     sweep = {}

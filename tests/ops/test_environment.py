@@ -36,6 +36,8 @@ KERNELS = {
     "random_normal",
     "sparse_window_combine",
     "sparse_window_dots",
+    "sparse_window_push_",
+    "sparse_window_step_",
     "symmetric_product",
     "unpack_signs",
     "window_dots",
