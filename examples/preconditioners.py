@@ -5,7 +5,7 @@ runs. Then it trains for as many steps as the others, and once more for as long 
 fewer steps, with a schedule of its own that ends there. Time is that of the processors, which does
 not depend on what else a machine does. All runs start from the same weights and see the same
 batches. Writes the table, the numbers and one picture.
-``python examples/preconditioners.py --help`` lists the options; the defaults take about five
+``python examples/preconditioners.py --help`` lists the options; the defaults take about four
 minutes on two cores. One seed: differences of a few hundredths of a nat say nothing. Needs the
 extras ``pip install 'gradtx[examples]'``.
 """
