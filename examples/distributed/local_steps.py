@@ -76,7 +76,7 @@ def methods(args: argparse.Namespace) -> dict[str, Callable[[], LocalSteps]]:
 
     return {
         "low-rank DDP": lambda: low_rank_ddp(rate(args.lr_ddp), rank),
-        "LoRDO": lambda: gd.lordo(rate(args.lr_lordo), rank, b2=0.95, every=every),
+        "LoRDO": lambda: gd.lordo(rate(args.lr_lordo), rank, b2=0.99, omega=0.95, every=every),
         "DES-LOC": lambda: gd.desloc(rate(args.lr_adam), b2=0.95, every=every),
         "DiLoCo": lambda: gd.diloco(inner(args.lr_adam), every=every),
         "SparseLoCo": lambda: gd.sparse_loco(inner(args.lr_adam), every=every),
@@ -195,7 +195,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--every", type=int, default=32, help="steps between meetings")
     add("--rank", type=int, default=64, help="of the subspaces")
     add("--lr-ddp", type=float, default=4e-3, help="peak learning rate of low-rank DDP")
-    add("--lr-lordo", type=float, default=3e-3, help="peak learning rate of LoRDO")
+    add("--lr-lordo", type=float, default=4e-3, help="peak learning rate of LoRDO")
     add("--lr-adam", type=float, default=3e-3, help="peak learning rate of inner AdamW")
     add("--batch-size", type=int, default=8, help="sequences in a worker's batch")
     add("--context", type=int, default=64, help="bytes in a sequence")
