@@ -38,7 +38,7 @@ from .saved_options import to_saved
 from .sharded import Shards
 from .sharding import check_sharding, names_everywhere
 from .skeletons import Skeletons
-from .wrappers import is_for_state, lacks_state
+from .wrappers import is_for_state, lacks_state, usual_rates
 
 # torch 2.10 has it under its old name, which newer versions deprecate.
 _check_capture: Callable[[torch.optim.Optimizer], None] = getattr(
@@ -168,7 +168,8 @@ class Optimizer(torch.optim.Optimizer):
         """
         _check_capture(self)
         if not self.state and is_for_state():
-            self.init_state()
+            with usual_rates(self):
+                self.init_state()
             return None
         loss = None
         if closure is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -91,3 +92,19 @@ def lacks_state(optimizer: torch.optim.Optimizer) -> bool:
         return True
     begun = optimizer.state and _several_processes()
     return bool(begun) and not all(p in optimizer.state for p in params)
+
+
+@contextmanager
+def usual_rates(optimizer: Any) -> Iterator[None]:
+    """Let groups have the default learning rate, where torch has set it to zero for the moment."""
+    default, groups = optimizer.defaults.get("lr"), optimizer.param_groups
+    numbers = [group for group in groups if isinstance(group.get("lr"), (int, float))]
+    still = [group for group in numbers if group["lr"] == 0]
+    before = [group["lr"] for group in still]
+    for group in still:
+        group["lr"] = default
+    try:
+        yield
+    finally:
+        for group, lr in zip(still, before, strict=True):
+            group["lr"] = lr

@@ -297,3 +297,13 @@ def test_beside_fully_shard() -> None:
         assert len(out) == 6
         for name, error in out.items():
             assert error <= 1e-6, name
+
+
+def test_a_state_is_made_where_zero_is_no_learning_rate() -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    net = Net()
+    opt = gx.optim.LionAdv(net.named_parameters(), lr=0.1)
+    saved = get_optimizer_state_dict(net, opt)
+    assert len(saved["state"]) == 6
+    assert opt.param_groups[0]["lr"] == 0.1
