@@ -101,7 +101,7 @@ def make(name: str, model: nn.Module) -> torch.optim.Optimizer:
     cls = getattr(gx.optim, name)
     options: dict[str, Any] = {"rank": 8} if "rank" in cls.signature else {}
     if name == "SNSM":
-        options["momentum"] = "sm"
+        options |= {"momentum": "sm", "update_proj_gap": 10}
     if "matrix" in cls.signature:
         return cls(gx.matrix_groups(model, {}, {"lr": 1e-3}), **options)
     return cls(list(model.named_parameters()), **options)
@@ -120,7 +120,7 @@ def count(rank: int, names: list[str]) -> dict[str, Any]:
             optimizer = make(name, model)
             for _ in range(STEPS):
                 for p in model.parameters():
-                    p.grad = torch.randn_like(p)
+                    p.grad = p.detach().clone()
                 with Recorder() as seen:
                     optimizer.step()
         except Exception as error:
