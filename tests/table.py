@@ -162,7 +162,7 @@ def adam_chain() -> gx.GradientTransformation:
 
 COMBINATORS = [
     Row("identity", lambda: gx.identity(), fails=IDENTITY),
-    Row("stateless", lambda: gx.stateless(halve), fails=USER_FUNCTION),
+    Row("stateless", lambda: gx.stateless(halve), fails=USER_FUNCTION, runs="eager"),
     Row(
         "stateless_with_tree_map",
         lambda: gx.stateless_with_tree_map(halve_leaf),
@@ -180,6 +180,7 @@ COMBINATORS = [
         "transformation",
         lambda: gx.transformation(no_state, halve_with_state),
         fails=USER_FUNCTION,
+        runs="eager",
     ),
     Row("chain", adam_chain),
     Row("chain", lambda: gx.chain(gx.trace(0.9), gx.cautious_mask(), gx.scale(-0.1)), "grads"),

@@ -17,7 +17,9 @@ from .tree import PyTree
 
 @dataclass(frozen=True)
 class transformation(GradientTransformation):
-    """Make a transform from two plain functions.
+    """Make a transform from two plain functions, which may look at all leaves.
+
+    In fused steps it runs as torch operations; ``gx.LeafTransform`` is fused.
 
     Args:
         init_fn: ``params -> state``.
@@ -59,6 +61,9 @@ class transformation(GradientTransformation):
 class stateless(GradientTransformation):
     """Make a transform without state from one function ``(updates, params) -> updates``.
 
+    The function may look at all leaves, so it runs as torch operations in fused steps; one of a
+    single leaf belongs into ``stateless_with_tree_map``, which is fused.
+
     >>> import torch, gradtx as gx
     >>> negate = gx.stateless(lambda u, p: gx.tree.map(torch.neg, u))
     >>> negate.update({"w": torch.ones(1)}, ())[0]
@@ -97,6 +102,8 @@ class stateless_with_tree_map(GradientTransformation):
     >>> pull.update({"w": torch.ones(1)}, (), {"w": torch.full((1,), 4.0)})[0]
     {'w': tensor([3.])}
     """
+
+    execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
     fn: Callable[[Any, Any], Any]
 

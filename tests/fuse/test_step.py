@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -217,6 +218,13 @@ def _sorts(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
     return gx.tree.map(lambda u: torch.sort(u.reshape(-1))[0].reshape(u.shape), updates), state
 
 
+@dataclass(frozen=True)
+class separable(gx.transformation):
+    """A function that says it treats leaves one by one."""
+
+    execution: ClassVar[gx.Execution] = gx.Execution(leaves_independent=True)
+
+
 REFUSED = {
     "in place": (_in_place, "in place"),
     "branches": (_branches, "value"),
@@ -232,7 +240,7 @@ def test_refused_members_run_between_fused_parts(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     update, word = REFUSED[name]
-    odd = gx.transformation(lambda params: (), update, label="odd")
+    odd = separable(lambda params: (), update, label="odd")
     tx = gx.chain(gx.trace(0.9), odd, gx.scale_by_adam(), gx.scale(-0.1))
     with caplog.at_level(logging.INFO, logger="gradtx"):
         fused, pure, step = run_both(tx, steps=5)
@@ -242,15 +250,25 @@ def test_refused_members_run_between_fused_parts(
     assert sum("odd" in r.getMessage() for r in caplog.records) == 1
 
 
+def test_functions_of_whole_trees_are_not_fused() -> None:
+    def by_count(updates: Any, params: Any) -> Any:  # the same on every small leaf
+        large = sum((u > 5).sum() for u in gx.tree.leaves(updates))
+        return gx.tree.map(lambda u: u / (1 + large), updates)
+
+    fused, pure, step = run_both(gx.chain(gx.scale(100.0), gx.stateless(by_count)))
+    assert_same(fused, pure)
+    assert "several leaves" in step.report()
+
+
 def test_small_learning_rates_hide_nothing() -> None:
-    odd = gx.transformation(lambda params: (), _mixes_leaves, label="odd")
+    odd = separable(lambda params: (), _mixes_leaves, label="odd")
     tx = gx.chain(gx.trace(0.9), gx.scale_by_learning_rate(1e-6), odd, gx.scale(1e-5))
     _, _, step = run_both(tx)
     assert step.report() == "odd: fused and pure give different numbers on a test leaf"
 
 
 def test_the_number_of_elements_may_be_used() -> None:
-    scaled = gx.stateless(lambda u, p: gx.tree.map(lambda x: x / x.numel(), u))
+    scaled = gx.stateless_with_tree_map(lambda x, p: x / x.numel())
     fused, pure, step = run_both(gx.chain(scaled, gx.trace(0.5)))
     assert_same(fused, pure)
     assert step.report() == "everything is fused"
@@ -265,7 +283,7 @@ def test_nothing_is_written_when_a_member_raises() -> None:
             raise RuntimeError("out of luck")
         return gx.tree.map(lambda u: u.clone().neg_(), updates), state
 
-    tx = gx.chain(gx.trace(0.9), gx.transformation(lambda p: (), fails_later), gx.scale_by_adam())
+    tx = gx.chain(gx.trace(0.9), separable(lambda p: (), fails_later), gx.scale_by_adam())
     params = tensors({"w": (5,)}, 0)
     state, step = tx.init(params), gx.fuse(tx)
     params, state = step(params, tensors({"w": (5,)}, 1), state)
@@ -281,7 +299,7 @@ def test_structured_updates_run_unfused() -> None:
 
     tx = gx.chain(
         gx.trace(0.5),
-        gx.stateless(lambda u, p: gx.tree.map(sparse, u)),
+        gx.stateless_with_tree_map(lambda u, p: sparse(u)),
         gx.scale(-1.0),
         gx.densify(),
     )
@@ -294,7 +312,7 @@ def test_extra_arguments() -> None:
     def by_loss(updates: Any, state: Any, params: Any, value: Tensor, **_: Any) -> Any:
         return gx.tree.map(lambda u: u * value, updates), state
 
-    tx = gx.chain(gx.trace(0.9), gx.transformation(lambda p: (), by_loss))
+    tx = gx.chain(gx.trace(0.9), separable(lambda p: (), by_loss))
     fused, pure, step = run_both(tx, value=torch.tensor(0.25))
     assert_same(fused, pure)
     assert step.report() == "everything is fused"

@@ -72,6 +72,10 @@ class Over(GradientTransformation):
         return self.source.denominator.name
 
     @property
+    def execution(self) -> Execution:  # type: ignore[override]
+        return self.source.denominator.execution
+
+    @property
     def inner(self) -> Mapping[str, GradientTransformation]:
         return self.source.denominator.inner
 

@@ -9,13 +9,17 @@ from contextvars import ContextVar
 from typing import Any
 
 from ...core.chain import Chain
-from ...core.execution import Execution
+from ...core.execution import Execution, holds
 from ...core.functions import identity, stateless, transformation
 from ...core.protocol import GradientTransformation, members
 from ...core.select import freeze, label_leaves, masked, partition
 from ...core.tree import PyTree
 from ..ir.errors import CannotFuseError
 from .layout import Key
+
+# Only what declares one of these is traced leaf by leaf.
+_SEPARABLE = ("leaves_independent", "reduces")
+_SEPARABLE_TEXT = " and ".join(_SEPARABLE)
 
 Choice = tuple[Hashable, ...]
 _member: ContextVar[str] = ContextVar("member", default="")
@@ -91,6 +95,10 @@ class Labelled(GradientTransformation):
     def update(
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
+        if not self.inner and not any(holds(self.transform, hint) for hint in _SEPARABLE):
+            raise CannotFuseError(
+                self.path, "may look at several leaves: it declares neither of " + _SEPARABLE_TEXT
+            )
         with inside(self.path):
             if not isinstance(self.transform, (transformation, stateless)):
                 return self.transform.update(updates, state, params, **extra)
