@@ -18,6 +18,7 @@ import torch
 
 import gradtx as gx
 from gradtx.optim.descriptions import arguments
+from gradtx.optim.evaluating import EvaluatingOptimizer
 from gradtx.optim.options import COMMON
 
 from .changes import base, classes
@@ -55,11 +56,13 @@ def test_a_groups_values_mean_what_the_recipes_arguments_mean(name):
             given |= dict(zip(names, parts, strict=True))
     made = cls.build(**given)
     state, made_state = tx.init({"w": p}), made.init({"w": p})
+    searches = issubclass(cls, EvaluatingOptimizer)
+    given = {"value_fn": lambda x: (x["w"] - 1).square().sum()} if searches else {}
     for t in range(2):
         extra = {"hyper": opt._values(group)}
         g = {"w": torch.sin(torch.arange(30.0) * (t + 1)).reshape(6, 5)}
-        u, state = tx.update(g, state, {"w": p.detach()}, **extra)
-        v, made_state = made.update(g, made_state, {"w": p.detach()})
+        u, state = tx.update(g, state, {"w": p.detach()}, **extra, **given)
+        v, made_state = made.update(g, made_state, {"w": p.detach()}, **given)
         torch.testing.assert_close(u, v)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...codecs import as_codec
 from ...core import tree
 from ...core.leaf_states import map_leaf_states
-from ...core.protocol import GradientTransformation
+from ...core.protocol import GradientTransformation, members
 from ...core.roles import SECOND, roles
 from ...core.tree import PyTree
 
@@ -40,6 +40,15 @@ def carried(
     return map_leaf_states(leaf, state, spec)
 
 
+def _codec_of(tx: GradientTransformation, name: str) -> Any:
+    """The codec of a field of a state, also where a wrapper's state is that of what it wraps."""
+    for _, member in members(tx):
+        codec = getattr(member, f"{name}_codec", None) or getattr(member, "codec", None)
+        if codec is not None:
+            return codec
+    return None
+
+
 def _moments(
     tx: GradientTransformation,
     node: Any,
@@ -56,7 +65,7 @@ def _moments(
             if node.shape != like.shape:
                 return node
             return carry(i, node.to(like.dtype), second).to(node.dtype)
-        codec = as_codec(getattr(tx, f"{name}_codec", None) or getattr(tx, "codec", None))
+        codec = as_codec(_codec_of(tx, name))
         return codec.encode(carry(i, codec.decode(node, like), second), node)
     if isinstance(node, Tensor):
         return node
