@@ -64,7 +64,7 @@ def train_on(
         name,
         model,
         make(model),
-        warmup_cosine_decay(0.1, 1.0, max(1, steps // 10), steps, 0.1),
+        warmup_cosine_decay(0.1, 1.0, max(1, steps // 10), max(2, steps), 0.1),
         progress(batches(corpus.train, steps, seed=args.seed, **shape), name),
         batches(corpus.validation, 8, seed=args.seed, **shape),
         validate_every=max(1, steps // 10),

@@ -50,17 +50,19 @@ class TransformOptimizer(Optimizer):
                 stacklevel=3,
             )
         self.transform, default_lr = _with_lr(transform)
-        self._options = options_of(self.transform)
+        self._options = self._chain_options()
         defaults = COMMON | {name: option.default for name, option in self._options.items()}
         defaults["lr"] = default_lr if lr is None else lr
         for name in options:
             if name not in defaults:
                 raise TypeError(
-                    f"from_transform: unknown option {name!r}"
-                    f"{suggestion(name, defaults) or ';'} The options of this chain are "
-                    f"{sorted(defaults)}"
+                    f"from_transform: unknown option {name!r}{suggestion(name, defaults)}; "
+                    f"the options of this chain are {sorted(defaults)}"
                 )
         super().__init__(params, defaults | options)
+
+    def _chain_options(self) -> Mapping[str, Option]:
+        return options_of(self.transform)
 
     def transform_of(self, group: Mapping[str, Any]) -> GradientTransformation:
         return self.transform

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -139,22 +140,34 @@ def _common(a: str, b: str) -> str:
     return f"{left[1]}, {right[1]}"
 
 
-def options_of(tx: GradientTransformation) -> dict[str, Option]:
+def options_of(
+    tx: GradientTransformation, renamed: Mapping[str, str | None] = MappingProxyType({})
+) -> dict[str, Option]:
     """Options for every dynamic hyperparameter of a chain that is not scheduled.
 
     A name that only one member has is used as it is, another one as ``"member.name"``. ``b1, b2``
     together become ``betas``, the decay of a momentum ``momentum``: torch's schedulers look for
     those.
+
+    Args:
+        tx: the chain.
+        renamed: by full name the option's name, or None for no option.
     """
     declared = {
-        k: v for k, v in declared_hyper(tx).items() if isinstance(v, Tensor) or not callable(v)
+        k: v
+        for k, v in declared_hyper(tx).items()
+        if renamed.get(k, k) is not None and (isinstance(v, Tensor) or not callable(v))
     }
     within, wide, by_path = intervals(tx), per_entry(tx), dict(members(tx))
     shorts = []
     for full in declared:
         path, _, name = full.rpartition(".")
-        shorts.append("momentum" if hyper_.is_momentum(by_path[path], name) else name)
-    names = {s if shorts.count(s) == 1 else k: k for k, s in zip(declared, shorts, strict=True)}
+        usual = "momentum" if hyper_.is_momentum(by_path[path], name) else name
+        shorts.append(renamed.get(full) or usual)
+    names = {
+        s if k in renamed or shorts.count(s) == 1 else k: k
+        for k, s in zip(declared, shorts, strict=True)
+    }
     out: dict[str, Option] = {}
     betas = [b for b in ("b1", "b2", "b3") if b in names]
     if len(betas) > 1 and betas[0] == "b1":

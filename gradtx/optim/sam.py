@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..core.chain import chain
 from ..core.protocol import GradientTransformation
 from ..transforms import normalize_by_update_norm, sam, scale
 from .from_transform import EvaluatingTransformOptimizer
+from .options import Option, options_of
 
 _TINY = 1e-12  # of a gradient that is zero
+_RENAMED = {
+    "sam.adv_optimizer.normalize_by_update_norm.scale_factor": "rho",
+    "sam.adv_optimizer.normalize_by_update_norm.eps": None,
+    "sam.adv_optimizer.scale.step_size": None,
+}
 
 
 class SAM(EvaluatingTransformOptimizer):
     """Any chain on the gradient at ``p + rho g / ||g||``; ``step`` calls its closure twice.
 
+    ``rho`` is an option of the groups, in which they must agree: the norm is that of all gradients.
+
     Args:
         params: parameters, named parameters, or groups of either.
         transform: what steps, with or without its learning rate, as in ``from_transform``.
         lr: default learning rate of the groups.
-        rho: how far the adversary goes, >= 0.
+        rho: how far the adversary goes, >= 0; default of the groups.
         **options: defaults of other group options.
 
     Raises:
@@ -52,3 +62,7 @@ class SAM(EvaluatingTransformOptimizer):
             raise ValueError(f"SAM: rho must be >= 0, got {rho}")
         adversary = chain(scale(-1.0), normalize_by_update_norm(rho, _TINY))
         super().__init__(params, sam(transform, adversary, opaque_mode=True), lr, **options)
+
+    def _chain_options(self) -> Mapping[str, Option]:
+        found = options_of(self.transform, _RENAMED)
+        return found | {"rho": replace(found["rho"], within=("[0, inf)",))}

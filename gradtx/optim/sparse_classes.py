@@ -12,8 +12,7 @@ class ACDC(RecipeOptimizer, recipe=recipes.acdc_sgd, defaults={"lr": 0.1}):
     ``schedule`` says when masks change, in steps; the default never prunes. Before the forward
     pass of a step that prunes, ``gx.optim.project(optimizer)`` zeroes what is going to be pruned;
     without it that one gradient is taken at the dense weights. Groups with ``sparse=False`` stay
-    dense. Around other optimizers use
-    ``gx.optim.from_transform(gx.acdc(gx.adamw(1e-3), schedule), params)``.
+    dense. Other optimizers: ``gx.optim.from_transform(gx.acdc(gx.adamw(1e-3), schedule), params)``.
 
     >>> import torch, gradtx as gx
     >>> w = torch.nn.Parameter(torch.tensor([[3.0, 1.0, 2.0, 4.0]]))

@@ -30,6 +30,7 @@ def apply_event(optimizer: Optimizer, event: Event) -> None:
             ``state`` that of the chain; groups with chains of their own come one after the other.
 
     Raises:
+        TypeError: no optimizer of ``gx.optim``.
         ValueError: the event gives parameters of other shapes. Nothing has changed.
 
     >>> import torch, gradtx as gx
@@ -43,7 +44,7 @@ def apply_event(optimizer: Optimizer, event: Event) -> None:
     >>> w.data, gx.optim.masks(opt)
     (tensor([[3., 0.]]), {'w': tensor([[ True, False]])})
     """
-    names = optimizer._names()
+    names = _names("apply_event", optimizer)
     changes = []
     for tx, groups in optimizer._buckets():
         own = {names[p]: p.detach() for p in groups}
@@ -79,6 +80,7 @@ def project(optimizer: Optimizer) -> None:
         optimizer: one of ``gx.optim``, whose chain is ``gx.acdc`` or has it as a member.
 
     Raises:
+        TypeError: no optimizer of ``gx.optim``.
         ValueError: it has none.
 
     >>> import torch, gradtx as gx
@@ -90,7 +92,7 @@ def project(optimizer: Optimizer) -> None:
     >>> w.data
     tensor([[3., 0.]])
     """
-    names, found = optimizer._names(), False
+    names, found = _names("project", optimizer), False
     for tx, groups in optimizer._buckets():
         for path, member in tx if isinstance(tx, Chain) else [("", tx)]:
             if not isinstance(member, Acdc):
@@ -110,7 +112,10 @@ def masks(optimizer: Optimizer) -> dict[str, Tensor | None]:
     """The masks of an optimizer by parameter name, True where a weight is kept; None without one.
 
     ``gx.sparsity.report`` and ``to_torch_prune`` take them. Parameters without names of their own
-    go by their position.
+    go by their position; with ``model.named_parameters()`` they have those of the model.
+
+    Raises:
+        TypeError: no optimizer of ``gx.optim``.
 
     >>> import torch, gradtx as gx
     >>> model = torch.nn.Linear(2, 1)
@@ -118,12 +123,21 @@ def masks(optimizer: Optimizer) -> dict[str, Tensor | None]:
     >>> gx.optim.masks(opt)
     {'weight': tensor([[True, True]]), 'bias': None}
     """
-    names = optimizer._names()
+    names = _names("masks", optimizer)
     out: dict[str, Tensor | None] = dict.fromkeys(names.values())
     for tx, groups in optimizer._buckets():
         params = Leaves({names[p]: p.detach() for p in groups})
         out |= masks_of(optimizer._gather(tx, groups, groups, names), params)
     return out
+
+
+def _names(who: str, optimizer: Optimizer) -> dict[Tensor, str]:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"{who}: expected an optimizer of gx.optim, got {type(optimizer).__module__}."
+            f"{type(optimizer).__name__}"
+        )
+    return optimizer._names()
 
 
 def _with(kind: type[dict[str, Any]], state: PyTree, params: Mapping[str, Tensor]) -> PyTree:

@@ -31,7 +31,8 @@ def acdc_sgd(
         lr: learning rate >= 0, or a schedule.
         schedule: when masks change, such as ``gx.sparsity.phases(("dense", 5), ("sparse", 5))``;
             the default never prunes.
-        support: the rule for masks, or the sparsity in [0, 1) of ``magnitude_support``.
+        support: the rule for masks, or the sparsity in [0, 1) of ``magnitude_support``, which
+            keeps one entry fewer, as published.
         momentum: decay of the sum of gradients, in [0, 1]; None or 0 keeps no sum.
         nesterov: look one step ahead; needs momentum.
         weight_decay: multiple of the parameter added to the gradient of every leaf, >= 0.

@@ -114,14 +114,17 @@ def phases(*lengths: tuple[str, int]) -> PhaseSchedule:
         lengths: ("dense", steps) or ("sparse", steps); two sparse ones in a row choose anew.
 
     Raises:
-        ValueError: another word, or a length < 1.
+        ValueError: no pair, another word, or a length < 1.
 
     >>> import gradtx as gx
     >>> gx.sparsity.phases(("dense", 5), ("sparse", 5), ("dense", 3), ("sparse", 8))
     PhaseSchedule(prune=(5, 13), restore=(10,))
     """
     prune, restore, step, sparse = [], [], 0, False
-    for word, length in lengths:
+    for phase in lengths:
+        if not isinstance(phase, tuple) or len(phase) != 2:
+            raise ValueError(f"phases: a phase is a pair such as ('dense', 10), got {phase!r}")
+        word, length = phase
         if word not in ("dense", "sparse"):
             raise ValueError(f"phases: a phase is 'dense' or 'sparse', got {word!r}")
         check_whole("phases", "a length", length, 1)

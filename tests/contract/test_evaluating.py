@@ -179,6 +179,22 @@ def test_sam_has_the_options_of_its_chain() -> None:
     assert copy.deepcopy(opt).param_groups[0]["lr"] == 0.5
     with pytest.raises(ValueError, match="rho must be >= 0"):
         gx.optim.SAM([p], gx.sgd(), rho=-1.0)
+    with pytest.raises(ValueError, match=r"rho must be in \[0, inf\), got -1"):
+        gx.optim.SAM([{"params": [p], "rho": -1.0}], gx.sgd())
+    with pytest.raises(TypeError, match="unknown option 'beta'; the options of this chain are"):
+        gx.optim.SAM([p], gx.sgd(), beta=0.1)
+    assert "eps" in gx.optim.SAM([p], gx.scale_by_adam()).param_groups[0]  # Adam's
+
+
+def test_rho_is_an_option_of_groups() -> None:
+    p = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    opt = gx.optim.SAM(p, gx.sgd(0.1), rho=0.5)
+    assert opt.param_groups[0]["rho"] == 0.5
+    opt.param_groups[0]["rho"] = 2**0.5
+    opt.step(closure_of(lambda w: torch.cat(w).square().sum(), p, opt))
+    assert [x.item() for x in p] == pytest.approx([0.6, 0.6])  # 1 - 0.1 * 2 * (1 + 1)
+    with pytest.raises(ValueError, match="groups must agree in rho"):
+        gx.optim.SAM([{"params": p[:1], "rho": 0.5}, {"params": p[1:]}], gx.sgd(0.1))
 
 
 def test_a_line_search_works_after_any_chain() -> None:

@@ -149,6 +149,7 @@ def test_supports_of_many_weights_are_those_of_the_rule_on_all_of_them(scope, co
         (lambda: s.magnitude_support(0.5, "layer"), "scope must be 'global' or 'leaf'"),
         (lambda: s.nm_support(4, 4), "n must be less than m"),
         (lambda: s.phases(("dense", 0)), "a length must be an integer >= 1"),
+        (lambda: s.phases("dense", 3), "a pair such as \\('dense', 10\\), got 'dense'"),
         (lambda: s.phases(("idle", 3)), "'dense' or 'sparse', got 'idle'"),
         (lambda: s.phase_schedule([(1, 0, 5)]), "step >= 1, got"),
         (lambda: s.phase_schedule([], [(3, 1, 4)]), "nothing has been pruned"),

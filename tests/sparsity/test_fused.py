@@ -293,6 +293,13 @@ def test_project_asks_for_acdc() -> None:
         gx.optim.project(gx.optim.AdamW([nn.Parameter(torch.ones(2))]))
 
 
+def test_events_between_steps_ask_for_optimizers_of_the_library() -> None:
+    other: Any = torch.optim.SGD([nn.Parameter(torch.ones(2))])
+    for call in (gx.optim.project, gx.optim.masks, lambda o: gx.optim.apply_event(o, lambda *x: x)):
+        with pytest.raises(TypeError, match=r"expected an optimizer of gx.optim, got torch.*SGD"):
+            call(other)
+
+
 def test_an_event_between_steps_prunes_a_torch_optimizer() -> None:
     model = network()
     tx = gx.chain(gx.adamw(0.05), gx.keep_params_sparse())
