@@ -2,6 +2,8 @@
 
 The attack is an optimizer of its own: steps along signs, back into the box around the image after
 each. It attacks a whole batch as one tensor, and the model learns from what it finds.
+
+Needs the extras ``pip install 'gradtx[examples]'``.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import tree
 from .checks import check_tensors
-from .errors import TreeMismatchError, shape_mismatch
+from .errors import TreeMismatchError, described, shape_mismatch
 from .execution import Execution
 from .hyper import Values, static
 from .leaf_states import filled, per_leaf
@@ -165,7 +165,13 @@ class multi_steps(Wrapper):
         self, fn: SkipFunction, updates: PyTree, step: Tensor, params: PyTree, reduce: Reduce
     ) -> tuple[Tensor, PyTree]:
         whole = "reduce" in inspect.signature(fn).parameters
-        flag, note = fn(updates, step, params, **({"reduce": reduce} if whole else {}))
+        given = fn(updates, step, params, **({"reduce": reduce} if whole else {}))
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise ValueError(
+                f"{self.name}: should_skip_update_fn must give a 0-d bool tensor and a tree, "
+                f"got {described(given)}"
+            )
+        flag, note = given
         if not isinstance(flag, Tensor) or flag.dtype != torch.bool or flag.ndim:
             what = (
                 f"{flag.dtype} of shape {tuple(flag.shape)}" if isinstance(flag, Tensor) else flag

@@ -9,6 +9,7 @@ import torch
 
 from ..core import tree
 from ..core.apply import apply_updates
+from ..core.errors import described
 from ..core.tree import PyTree
 from .local_steps import LocalState, LocalSteps
 from .rounds import Gather, Mean, Rounds
@@ -80,6 +81,7 @@ class Simulation:
         run: a step in place such as ``gx.fuse(method.transform)``; None updates purely.
 
     Raises:
+        TypeError: no ``LocalSteps``.
         ValueError: no worker.
 
     >>> import torch, gradtx as gx
@@ -93,6 +95,8 @@ class Simulation:
     def __init__(
         self, method: LocalSteps, params: PyTree, workers: int = 2, run: Any = None
     ) -> None:
+        if not isinstance(method, LocalSteps):
+            raise TypeError(f"Simulation: method must be LocalSteps, got {described(method)}")
         if workers < 1:
             raise ValueError(f"Simulation: workers must be >= 1, got {workers}")
         self.method, self._run = method, run
@@ -122,8 +126,16 @@ class Simulation:
             grads: the gradients of every worker.
             sync: False leaves the meeting out; ``meet`` makes up for it.
             extra: further arguments of ``update``, such as ``hyper``.
+
+        Raises:
+            ValueError: not one tree of gradients for every worker. Nothing has changed.
         """
-        method = self.method
+        method, count = self.method, len(self._workers)
+        if not isinstance(grads, Sequence) or len(grads) != count:
+            got = f"{len(grads)}" if isinstance(grads, Sequence) else described(grads)
+            raise ValueError(
+                f"Simulation: grads must be a list of {count}, one for every worker, got {got}"
+            )
         if int(self._workers[0].state.step) == 0:
             begun = self._lockstep.drive(
                 [

@@ -88,10 +88,11 @@ class LBFGS(
         return super().build(linesearch=_SEARCHES[line_search_fn], **arguments)
 
     def _check_options(self, group: Mapping[str, Any]) -> None:
+        least = {"max_iter": 1, "history_size": 1, "tolerance_grad": 0, "tolerance_change": 0}
+        for name, bound in least.items():
+            if not group[name] >= bound:
+                raise ValueError(f"LBFGS: {name} must be >= {bound}, got {group[name]}")
         super()._check_options(group)
-        for name, least in (("max_iter", 1), ("tolerance_grad", 0), ("tolerance_change", 0)):
-            if not group[name] >= least:
-                raise ValueError(f"LBFGS: {name} must be >= {least}, got {group[name]}")
 
     def _steps(self, evaluations: Evaluations, extra: Mapping[str, Any]) -> Tensor:
         group, names = self.param_groups[0], self._names()

@@ -69,6 +69,8 @@ def test_skipped_calls_leave_no_trace_but_their_note() -> None:
     assert same(after._replace(skip_state=()), before._replace(skip_state=()))
     with pytest.raises(ValueError, match="should_skip_update_fn must give a 0-d bool tensor"):
         gx.multi_steps(gx.trace(0.9), 2, should_skip_update_fn=lambda *_: (True, ())).init(updates)
+    with pytest.raises(ValueError, match="a 0-d bool tensor and a tree, got a bool"):
+        gx.multi_steps(gx.trace(0.9), 2, should_skip_update_fn=lambda *_: True).init(updates)
 
 
 def test_a_function_of_several_leaves_is_not_run_leaf_by_leaf() -> None:

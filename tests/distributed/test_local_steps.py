@@ -222,6 +222,9 @@ def test_workers_as_one_batch() -> None:
         (lambda: gd.Feedback(decay=2.0), r"decay must be in \[0, 1\]"),
         (lambda: gd.outer(anchor_dtype=torch.int32), "must be floating"),
         (lambda: Simulation(gd.desloc(), {}, 0), "workers must be >= 1, got 0"),
+        (lambda: Simulation(gx.sgd(0.1), tree(0)), "method must be LocalSteps, got a Chain"),
+        (lambda: Simulation(gd.desloc(), tree(0)).step([tree(0)]), "a list of 2, .*, got 1"),
+        (lambda: Simulation(gd.desloc(), tree(0)).step(tree(0)), "a list of 2, .*, got a dict"),
     ],
 )
 def test_bad_options(make: Any, message: str) -> None:
