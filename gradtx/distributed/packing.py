@@ -132,25 +132,25 @@ class Collect:
         flags: bool,
     ) -> None:
         rank, size = dist.get_rank(group), dist.get_world_size(group)
-        self._owned = [[i for i, m in enumerate(moves) if m.owner == r] for r in range(size)]
-        self._mine = [[i for i in some if rank in moves[i].record.senders] for some in self._owned]
+        sent = [i for i, m in enumerate(moves) if rank in m.record.senders]
+        self._mine = [[i for i in sent if moves[i].owner == r] for r in range(size)]
         self._flags = flags
         self._device = device
         said = [
-            torch.zeros(len(self._owned[rank]) if flags else 0, dtype=torch.uint8, device=device)
+            torch.zeros(len(moves) if flags else 0, dtype=torch.uint8, device=device)
             for _ in range(size)
         ]
         self._receives = [[said[r], *_boxes_of(moves, wholes, r)] for r in range(size)]
         self._shapes = [(move.record.boxes[rank].shape, move.dtype) for move in moves]
         sends = [
             [
-                Piece((len(owned) if flags else 0,), torch.uint8),
+                Piece((len(moves) if flags else 0,), torch.uint8),
                 *(Piece(*self._shapes[i]) for i in mine),
             ]
-            for owned, mine in zip(self._owned, self._mine, strict=True)
+            for mine in self._mine
         ]
         self._exchange = Exchange(group, sends, _pieces(self._receives), device)
-        self._said, self._rank, self._count = said, rank, len(moves)
+        self._said = said
 
     def run(self, locals_: Sequence[Tensor | None]) -> list[bool]:
         """Put together what this rank and the others have; says which tensors any of them has.
@@ -163,23 +163,14 @@ class Collect:
             for i, there in enumerate(present)
             if not there
         }
+        said = torch.tensor(present if self._flags else [], dtype=torch.uint8, device=self._device)
         sends = [
-            [
-                torch.tensor(
-                    [present[i] for i in owned] if self._flags else [],
-                    dtype=torch.uint8,
-                    device=self._device,
-                ),
-                *(zeros[i] if locals_[i] is None else locals_[i] for i in mine),
-            ]
-            for owned, mine in zip(self._owned, self._mine, strict=True)
+            [said, *(zeros[i] if locals_[i] is None else locals_[i] for i in mine)]
+            for mine in self._mine
         ]
         self._exchange.run(sends, self._receives)  # type: ignore[arg-type]
         if self._flags:
-            owned = self._owned[self._rank]
-            some = torch.stack(self._said).amax(0).tolist() if owned else []
-            for i, there in zip(owned, some, strict=True):
-                present[i] = bool(there)
+            return [bool(there) for there in torch.stack(self._said).amax(0).tolist()]
         return present
 
 

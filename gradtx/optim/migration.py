@@ -46,6 +46,10 @@ class Forms:
     def __init__(self) -> None:
         self._forms: dict[Tensor, Form] = {}
 
+    def put(self, forms: Mapping[Tensor, Form]) -> None:
+        """Say what the states of parameters were made by."""
+        self._forms = dict(forms)
+
     def follow(
         self,
         who: str,

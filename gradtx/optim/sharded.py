@@ -28,7 +28,7 @@ from ..distributed.records import (
 )
 from .layouts import Layout, layout_of
 from .leaves import Leaves, Nested
-from .migration import Bucket
+from .migration import Bucket, Form
 from .shard_states import as_shards, from_owners, of_shards, to_owner
 
 
@@ -66,6 +66,11 @@ class Sharded:
         self._values: list[Any] = []
         self._shown: Any = None
         self._started = False
+        # What states were made by, until a step has followed the options as they are now. The
+        # optimizer's own record is another one once a state has been loaded.
+        self._forms: Mapping[Tensor, Form] = {}
+        self._followed = False
+        self._own_forms = optimizer._forms
 
     def _plan(self, layout: Layout) -> None:
         """What is sent, and the memory it is put together in."""
@@ -106,6 +111,8 @@ class Sharded:
         inner.state = defaultdict(dict)
         inner.param_groups = []
         missing = set(layout.joined)
+        # For every chain that sums over ranks: a leaf without elements, with the chain's leaves.
+        self._nothing: list[tuple[Tensor, list[Tensor]]] = []
         for group, tx in zip(self._groups, self._transforms, strict=True):
             own = [p for p in group["params"] if p in self._inside]
             tensors, names = [self._inside[p] for p in own], [self._names[p] for p in own]
@@ -113,7 +120,8 @@ class Sharded:
                 missing.remove(tx)
                 like = local_part(group["params"][0])
                 nothing = torch.zeros(0, dtype=like.dtype, device=like.device)
-                nothing.grad = torch.zeros_like(nothing)
+                leaves = [p for p, chain in self._chains.items() if chain == tx]
+                self._nothing.append((nothing, leaves))
                 tensors, names = [*tensors, nothing], [*names, "(nothing)"]
             inner.param_groups.append({**group, "params": tensors, "param_names": names})
         if layout.joined:
@@ -156,15 +164,16 @@ class Sharded:
         if self._owned:
             locals_ = [*(grads[p] for p in self._owned), *map(local_part, self._owned)]
             with torch.no_grad():
-                there = self._collect.run(locals_)
-            grads |= {
-                p: self._gradients.get(p) if some else None
-                for p, some in zip(self._owned, there[: len(self._owned)], strict=True)
-            }
+                found = self._collect.run(locals_)
+            there = dict(zip(self._owned, found[: len(self._owned)], strict=True))
+            grads |= {p: self._gradients.get(p) if some else None for p, some in there.items()}
+            for x, leaves in self._nothing:  # a chain whose leaves have no gradient does no step
+                x.grad = torch.zeros_like(x) if any(there[p] for p in leaves) else None
         for p, x in inside.items():
             x.grad = grads[p]
         try:
             self._inner._update(self._extra(extra))
+            self._followed = True
         finally:
             for x in inside.values():
                 x.grad = None
@@ -183,6 +192,7 @@ class Sharded:
                 self._collect.run([*(None for _ in self._owned), *map(local_part, self._owned)])
         trained = {self._inside[p] for p in self._inside if p.requires_grad}
         self._inner._init_states(lambda x: x in trained)
+        self._followed = True
         self._shown = None
         self._show(optimizer)
 
@@ -226,6 +236,25 @@ class Sharded:
         return of_shards(self._who, self._names[p], p, {what: x})[what]
 
     # -- state ---------------------------------------------------------------------------------
+
+    def forms(self, optimizer: Any) -> Mapping[Tensor, Form]:
+        """What the states of parameters were made by; nothing of those that have been loaded."""
+        if optimizer._forms is not self._own_forms:
+            return {}
+        if not self._followed:
+            return self._forms
+        options = self._inner.structural()
+        of_groups = zip(self._inner.param_groups, self._transforms, self._of_groups, strict=True)
+        return {
+            p: Form(tx, {name: group[name] for name in options})
+            for group, tx, params in of_groups
+            for p in params
+        }
+
+    def go_on_from(self, forms: Mapping[Tensor, Form]) -> None:
+        """Say what the states of parameters were made by."""
+        self._forms = forms
+        self._inner._forms.put({self._inside[p]: f for p, f in forms.items() if p in self._inside})
 
     def _take_in(self, optimizer: Any) -> None:
         """Take over states that are not those shown before, as after ``load_state_dict``."""
@@ -347,8 +376,11 @@ class Shards:
         if self._now is None or torch.is_grad_enabled():
             return None
         if not self._now.fits(optimizer):
+            forms = self._now.forms(optimizer)
             self._now.export(optimizer)
             self.find(optimizer, optimizer._names(), list(optimizer._buckets()))
+            if self._now is not None:
+                self._now.go_on_from(forms)
         return self._now
 
     def step(self, optimizer: Any, extra: Mapping[str, Any]) -> bool:

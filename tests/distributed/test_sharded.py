@@ -307,3 +307,38 @@ def test_a_state_is_made_where_zero_is_no_learning_rate() -> None:
     saved = get_optimizer_state_dict(net, opt)
     assert len(saved["state"]) == 6
     assert opt.param_groups[0]["lr"] == 0.1
+
+
+def changed(rank: int) -> dict[str, Any]:
+    """Options that change what is kept, and steps for which no leaf has a gradient."""
+    mesh, out = mesh_of("one axis"), {}
+    mfac = gx.sparse_mfac(None, 3, 0.1, density=0.3)
+    cases: dict[str, tuple[Make, dict[str, Any]]] = {
+        "amsgrad": (lambda ps: gx.optim.AdamW(ps, lr=0.01), {"amsgrad": True}),
+        "momentum": (lambda ps: gx.optim.RMSprop(ps, lr=0.01), {"momentum": 0.9, "centered": True}),
+        "owned": (lambda ps: gx.optim.Muon(ps, lr=0.01), {"nesterov": False, "average": False}),
+        "anew": (lambda ps: gx.optim.AdamW8bit(ps, lr=0.01, min_size=1), {"block_size": 64}),
+        "window": (lambda ps: gx.optim.from_transform(mfac, ps, lr=0.01), {}),
+    }
+    for name, (make, options) in cases.items():
+        found = []
+        for on in (None, mesh):
+            params = leaves(on)
+            opt = make(list(params.items()))
+            for t in range(4):
+                if t == 2:
+                    opt.param_groups[0].update(options)
+                    for p in params.values():
+                        p.grad = None
+                    if not options:
+                        opt.step()
+                step(opt, params, t, on)
+            found.append(full(params))
+        out[name] = apart(*found)
+    return out
+
+
+def test_what_is_kept_follows_options_and_no_gradient_is_no_step() -> None:
+    for out in in_processes(changed):
+        for name, error in out.items():
+            assert error <= (2e-6 if name == "window" else 1e-7), name
