@@ -20,7 +20,8 @@ def dpsgd(
     """Gradient descent on the mean of clipped per-example gradients with noise.
 
     p <- p - lr (sum_i clip(g_i) + l2_norm_clip noise_multiplier N(0, I)) / B, or its trace.
-    Gradients have the B examples in their first dimension.
+    Gradients have the B examples in their first dimension, as ``torch.func.vmap`` of
+    ``torch.func.grad`` gives them. Torch optimizers have sums in ``.grad`` and cannot take it.
 
     Args:
         lr: learning rate >= 0, a schedule, or None to leave it out.

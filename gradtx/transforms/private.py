@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..core import tree
-from ..core.errors import TreeMismatchError
 from ..core.hyper import Hyper, dynamic, static
 from ..core.protocol import GradientTransformation
 from ..core.random import Seed, check_seed, make_key, next_key, normal
@@ -46,8 +45,7 @@ class differentially_private_aggregate(GradientTransformation):
         seed: an integer of at most 64 bits, or a 0-d integer tensor.
 
     Raises:
-        ValueError: a value outside its range, leaves of different numbers of examples, or
-            gradients that are not those of single examples.
+        ValueError: a value outside its range, or leaves of different numbers of examples.
 
     Source: arXiv 1607.00133.
 
@@ -72,8 +70,6 @@ class differentially_private_aggregate(GradientTransformation):
     def update(
         self, updates: PyTree, state: PrivateState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PrivateState]:
-        if params is not None:
-            _check_examples(self.name, updates, params)
         summed, _ = per_example_global_norm_clip(updates, self._common(updates, extra, state))
         h = self.values(updates, extra, state.step)
         keys = split_key_like(state.key, summed)
@@ -90,16 +86,3 @@ class differentially_private_aggregate(GradientTransformation):
     def _common(self, updates: PyTree, extra: Any, state: PrivateState) -> Any:
         """The bound of norms, which is one for all leaves."""
         return tree.leaves(self.values(updates, extra, state.step))[0].l2_norm_clip
-
-
-def _check_examples(who: str, updates: PyTree, params: PyTree) -> None:
-    """Raise where a leaf has no dimension of examples before those of its parameter."""
-    leaves, spec = tree.flatten(updates)
-    like = tree.leaves_like(who, spec, params, "parameter")
-    for name, g, p in zip(tree.names(spec), leaves, like, strict=True):
-        if g is not None and p is not None and g.shape[1:] != p.shape:
-            want = ", ".join(map(str, ("examples", *p.shape)))
-            raise TreeMismatchError(
-                f"{who}: leaf {name!r}: update has shape {tuple(g.shape)}, needs ({want}): "
-                "gradients of single examples, as vmap(grad(loss), (None, 0)) gives them"
-            )
