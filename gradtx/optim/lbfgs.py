@@ -90,8 +90,10 @@ class LBFGS(
     def _check_options(self, group: Mapping[str, Any]) -> None:
         least = {"max_iter": 1, "history_size": 1, "tolerance_grad": 0, "tolerance_change": 0}
         for name, bound in least.items():
-            if not group[name] >= bound:
-                raise ValueError(f"LBFGS: {name} must be >= {bound}, got {group[name]}")
+            value, kind = group[name], int if bound else (int, float)
+            if not isinstance(value, kind) or not value >= bound:
+                what = "an integer" if bound else "a number"
+                raise ValueError(f"LBFGS: {name} must be {what} >= {bound}, got {value!r}")
         super()._check_options(group)
 
     def _steps(self, evaluations: Evaluations, extra: Mapping[str, Any]) -> Tensor:

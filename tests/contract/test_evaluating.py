@@ -131,8 +131,9 @@ def test_what_is_wrong_is_said_and_nothing_changes() -> None:
     torch.testing.assert_close(params["x"].detach(), before, rtol=0, atol=0)
     for options, message in (
         ({"line_search_fn": "wolfe"}, "line_search_fn must be one of"),
-        ({"max_iter": 0}, "max_iter must be >= 1"),
-        ({"history_size": 0}, "history_size must be >= 1"),
+        ({"tolerance_change": None}, "tolerance_change must be a number >= 0, got None"),
+        ({"max_iter": 0}, "max_iter must be an integer >= 1"),
+        ({"history_size": 0}, "history_size must be an integer >= 1"),
     ):
         with pytest.raises(ValueError, match=message):
             gx.optim.LBFGS(params.values(), **options)
