@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
-from ..distributed.records import is_sharded
+from ..distributed.records import is_distributed
 from .checkpoint import Wanted, check_tensors, wanted
 from .leaves import Leaves, Nested, hollow, paths, to_nested
 
@@ -83,7 +83,7 @@ class Skeletons:
 
 
 def _whole(p: Tensor) -> Tensor:
-    """A parameter, or for one that is sharded a tensor that it could have come from."""
-    if not is_sharded(p):
+    """A parameter, or for a DTensor a tensor that it could have come from."""
+    if not is_distributed(p):
         return p
     return torch.zeros(p.shape, dtype=p.dtype, device=p.device)

@@ -192,6 +192,14 @@ def odd(rank: int) -> dict[str, Any]:
     p = nn.Parameter(part)
     p.grad = part.clone()
     out["partial"] = message_of(gx.optim.Muon([("w", p)]).step)
+    # All of it everywhere, with a state that operators of the project's own make.
+    everywhere = [("w", nn.Parameter(shard(torch.ones(4, 3), mesh, [Replicate()])))]
+    eight = [gx.optim.AdamW8bit(everywhere, lr=0.01, min_size=1) for _ in range(2)]
+    everywhere[0][1].grad = shard(torch.ones(4, 3), mesh, [Replicate()])
+    eight[0].step()
+    eight[1].load_state_dict(eight[0].state_dict())
+    eight[1].step()
+    out["loaded"] = apart(full(dict(everywhere)), {"w": torch.full((4, 3), 0.98)})
     some = {"w": leaves(mesh)["w"]} if rank else leaves(mesh)
     out["leaves"] = message_of(gx.optim.LAMB(list(some.items())).step)
     return out
@@ -201,6 +209,7 @@ def test_odd_leaves_and_what_is_refused() -> None:
     for out in in_processes(odd):
         for name in ("AdamW replicated", "Muon replicated", "on one rank"):
             assert out[name] == 0, name
+        assert out["loaded"] < 1e-3
         assert re.search("Muon: leaf 'w' has placements .*Partial.* must be summed", out["partial"])
         assert "LAMB: ranks 0 and 1 have other leaves" in out["leaves"], out["leaves"]
         assert "'b'" in out["leaves"]
