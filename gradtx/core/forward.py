@@ -25,11 +25,9 @@ def forward_rule(rule: Callable[..., Any]) -> Callable[..., Any]:
     ...     @staticmethod
     ...     def forward(x):
     ...         return x * x
-    ...
     ...     @staticmethod
     ...     def setup_context(ctx, inputs, output):
     ...         ctx.save_for_forward(*inputs)
-    ...
     ...     @staticmethod
     ...     @forward_rule
     ...     def jvp(ctx, dx):

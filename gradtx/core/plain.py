@@ -80,7 +80,8 @@ class Plain:
     def _prepare(self) -> None:
         """What comes before ``__post_init__``."""
         make_plain(self)
-        check_static(self, name_of(self))
+        if not torch.compiler.is_compiling():  # what is made there has been made before
+            check_static(self, name_of(self))
 
     def __post_init__(self) -> None:
         if type(self).__post_init__ is Plain.__post_init__:

@@ -167,7 +167,7 @@ class Optimizer(torch.optim.Optimizer):
                 parameters. Nothing has changed.
         """
         _check_capture(self)
-        if not self.state and is_for_state():
+        if not self.state and not torch.compiler.is_compiling() and is_for_state():
             with usual_rates(self):
                 self.init_state()
             return None

@@ -68,5 +68,7 @@ def both(tx: GradientTransformation, step: Step, fused: Any, pure: Any, grads: A
 
 def how_it_runs(step: Step) -> str:
     """Whether all, some or no members run in kernels: one of ``RUNS``."""
-    apart = {member for member, _ in step.reasons}
+    # A kernel for the whole chain that was passed over says nothing about the members.
+    kernels = set(step.engine.passed_over.values())
+    apart = {member for member, why in step.reasons if member or why not in kernels}
     return "fused" if not apart else "eager" if "" in apart else "partly"

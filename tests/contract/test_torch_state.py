@@ -118,7 +118,8 @@ def test_to_torch_and_back(name: str, options: dict[str, Any]) -> None:
 
 def test_every_class_of_torch_that_is_here_has_names() -> None:
     both = {name for name in torch.optim.__dict__ if hasattr(gx.optim, name)}
-    classes = {n for n in both if isinstance(getattr(torch.optim, n), type)} - {"Optimizer"}
+    classes = {n for n in both if isinstance(getattr(torch.optim, n), type)}
+    classes -= {"Optimizer", "LBFGS"}  # torch keeps pairs of all parameters under the first one
     assert classes == set(of_torch())
     assert {name for name, _ in CASES} == set(of_torch())
 

@@ -133,6 +133,10 @@ OWN = [
     own(gx.optim.APOLLO, {"rank": 2}),
     own(gx.optim.APOLLOMini),
     own(gx.optim.ACDC),
+    own(gx.optim.ACProp),
+    own(gx.optim.Fromage),
+    own(gx.optim.MADGRAD),
+    own(gx.optim.OptimisticAdam),
 ]
 # The update of a parameter depends on the others.
 COUPLED = {"GGT", "LowRankMFAC", "MFAC", "SparseMFAC"}

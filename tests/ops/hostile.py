@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradtx.ops import sparse_window_push_
+
 from .rows import SAMPLES, values, whole
 from .test_microadam import arguments as microadam_arguments
+from .test_window_step import Leaves as WindowLeaves
 
 INTEGERS = (-(2**63), -(2**31), -1, 0, 1, 2, 3, 7, 2**40, 2**61, 2**62, 2**63 - 1)
 FLOATS = (0.0, -0.0, -1.0, 0.5, 1e-300, 1e300, math.inf, -math.inf, math.nan)
@@ -93,6 +96,20 @@ def _ordered(args: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(args[a.name] for a in torch.ops.gradtx.microadam_.default._schema.arguments)
 
 
+def _window_samples() -> dict[str, list[tuple[Any, ...]]]:
+    leaves = WindowLeaves(torch.float32, torch.float32)
+    for t in range(2):
+        leaves.push(sparse_window_push_, t)
+    grads = [values((n,), torch.float32, i) for i, n in enumerate(leaves.sizes)]
+    rows = (leaves.errors, leaves.indices, leaves.values, leaves.written)
+    push = (grads, *rows, torch.tensor(2, dtype=torch.int32), [1, -1, 1, 1], *leaves.geometry, True)
+    weights = torch.linspace(-0.7, 1.3, 4 * 3, dtype=torch.float64).view(4, 3)
+    hyper = torch.tensor([[0.1, 0.3, 0.9], [0.2, 0.0, 0.5]], dtype=torch.float64)
+    state = (leaves.params, leaves.momenta, leaves.indices, leaves.values)
+    step = (*state, weights, hyper, [0, 1, 0, 1], *leaves.geometry)
+    return {"sparse_window_push_": [push], "sparse_window_step_": [step]}
+
+
 def in_place_samples() -> dict[str, list[tuple[Any, ...]]]:
     """Arguments of operators that overwrite some."""
     thin = (whole(9, 6), whole(9, 3), whole(3, 6))
@@ -116,6 +133,7 @@ def in_place_samples() -> dict[str, list[tuple[Any, ...]]]:
             _ordered(microadam_arguments((70, 9, 0), block=64)),
             _ordered(microadam_arguments((70, 1), block=64, nonfinite="skip")),
         ],
+        **_window_samples(),
     }
 
 
