@@ -69,8 +69,9 @@ SECOND_ORDER = {
     "Shampoo",
 }
 
-# They choose their own rate; torch's tests are about rates that one gives, group by group.
-OWN_RATE = {"COCOB", "DAdaptAdamW", "DoG"}
+# They choose their own rate, move parameters without a gradient (Fromage) or add rates up (MADGRAD);
+# torch's tests are about rates that one gives, group by group.
+OWN_RATE = {"COCOB", "DAdaptAdamW", "DoG", "Fromage", "MADGRAD"}
 
 
 def test_the_database_covers_every_exported_class():

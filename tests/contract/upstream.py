@@ -134,8 +134,6 @@ OWN = [
     own(gx.optim.APOLLOMini),
     own(gx.optim.ACDC),
     own(gx.optim.ACProp),
-    own(gx.optim.Fromage),
-    own(gx.optim.MADGRAD),
     own(gx.optim.OptimisticAdam),
 ]
 # The update of a parameter depends on the others.
