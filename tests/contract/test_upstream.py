@@ -69,7 +69,7 @@ SECOND_ORDER = {
     "Shampoo",
 }
 
-# They choose their own rate, move parameters without a gradient (Fromage) or add rates up (MADGRAD);
+# They choose their own rate, move without a gradient (Fromage) or add rates up (MADGRAD);
 # torch's tests are about rates that one gives, group by group.
 OWN_RATE = {"COCOB", "DAdaptAdamW", "DoG", "Fromage", "MADGRAD"}
 
