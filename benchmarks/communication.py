@@ -103,7 +103,7 @@ def make(name: str, model: nn.Module) -> torch.optim.Optimizer:
     if name == "SNSM":
         options |= {"momentum": "sm", "update_proj_gap": 10}
     if "matrix" in cls.signature:
-        return cls(gx.matrix_groups(model, {}, {"lr": 1e-3}), **options)
+        return cls(gx.matrix_groups(model, {}, {"lr": 1e-3}, heads=()), **options)
     return cls(list(model.named_parameters()), **options)
 
 

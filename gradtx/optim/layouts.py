@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from ..core.protocol import GradientTransformation, members
 from ..distributed.owners import assign_owners, cost_of
 from ..distributed.records import check_placements, is_sharded
 from ..fuse.frontend.specialize import choices
+from .cutting import Cut, cuts
 from .leaves import Leaves
 from .migration import Bucket
-from .pointwise import elementwise
+from .pointwise import elementwise, reads_parameters
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Layout:
         joined: chains whose members sum over all leaves, which owners have.
         summed: chains whose members sum over all leaves, on their shards: the ranks that have all
             of every leaf between them.
+        cuts: of owned leaves those whose chain ends on their shards, and how it is cut.
     """
 
     owned: Mapping[Tensor, int]
     units: Sequence[Sequence[Tensor]]
     joined: Sequence[GradientTransformation]
     summed: Mapping[GradientTransformation, Any]
+    cuts: Mapping[Tensor, Cut]
 
     def owners(self, names: Mapping[Tensor, str], ranks: int) -> dict[Tensor, int]:
         """An owner for every owned leaf, the same on all ranks."""
@@ -50,6 +54,13 @@ class Layout:
         found = assign_owners(costs, ranks)
         return {p: rank for name, rank in found.items() for p in of[name]}
 
+    def by_cut(self, params: Iterable[Tensor]) -> Iterator[tuple[Cut | None, list[Tensor]]]:
+        """Parameters by the cut of their chain."""
+        of: dict[Cut | None, list[Tensor]] = {}
+        for p in params:
+            of.setdefault(self.cuts.get(p), []).append(p)
+        yield from of.items()
+
 
 def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -> Layout:
     """The layout of some chains, from shapes and placements alone: the same on all ranks.
@@ -59,6 +70,7 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
     """
     owned: dict[Tensor, int] = {}
     units, joined, summed = [], [], {}
+    found: dict[Tensor, Cut | None] = {}
     for tx, groups in chains:
         there = list(groups)
         if not any(map(is_sharded, there)):
@@ -69,6 +81,7 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
         matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
         if _independent(tx):
             some = [p for p in there if is_sharded(p) and not _in_place(tx, p, names[p])]
+            found.update((p, _cut_for(tx, [p], names)) for p in some)
         elif _sums_in_place(tx, there, names):
             some, summed[tx] = [], _axis_of(there)
         else:
@@ -77,8 +90,10 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
                 joined.append(tx)
             else:
                 units.append(some)
+            found.update(dict.fromkeys(some, _cut_for(tx, some, names)))
         owned.update({p: cost_of(p.shape, matrix) for p in some})
-    return Layout(owned, units, joined, summed)
+    found_cuts = {p: cut for p, cut in found.items() if cut is not None}
+    return Layout(owned, units, joined, summed, found_cuts)
 
 
 def _independent(tx: GradientTransformation) -> bool:
@@ -114,7 +129,31 @@ def _axis_of(leaves: Sequence[Any]) -> Any:
     return None if axes or len(axis) != 2 else axis
 
 
-def _in_place(tx: GradientTransformation, p: Any, name: str, sums: bool = False) -> bool:
+def _cut_for(
+    tx: GradientTransformation, leaves: Sequence[Tensor], names: Mapping[Tensor, str]
+) -> Cut | None:
+    """The cut of a chain after the last member that must see these leaves whole.
+
+    None where there is nothing to cut off, or where what comes before reads parameters: those
+    would have to be sent to it.
+    """
+    best = None
+    for cut in _cuts(tx):
+        alone = _independent(cut.rest)
+        if not alone or not all(_in_place(cut.rest, p, names[p], rest=True) for p in leaves):
+            break
+        best = cut
+    if best is None or any(_reads(best.head, p, names[p]) for p in leaves):
+        return None
+    return best
+
+
+_cuts = functools.lru_cache(maxsize=64)(lambda tx: tuple(cuts(tx)))
+
+
+def _in_place(
+    tx: GradientTransformation, p: Any, name: str, sums: bool = False, rest: bool = False
+) -> bool:
     """Whether a leaf's elements are treated one by one, whatever the shape of the shard.
 
     Args:
@@ -122,21 +161,42 @@ def _in_place(tx: GradientTransformation, p: Any, name: str, sums: bool = False)
         p: the leaf.
         name: its name.
         sums: whether they may also be summed over all leaves.
+        rest: whether it is the end of a chain.
     """
     part = list(p.shape)
-    for size, place in zip(p.device_mesh.mesh.shape, p.placements, strict=True):
-        if not place.is_replicate() and part:
-            part[place.dim] = math.ceil(part[place.dim] / size)
+    if is_sharded(p):
+        for size, place in zip(p.device_mesh.mesh.shape, p.placements, strict=True):
+            if not place.is_replicate() and part:
+                part[place.dim] = math.ceil(part[place.dim] / size)
     shapes = tuple(p.shape), tuple(part)
+    return _known(
+        (tx, *_choices(tx, p, name), *shapes, p.dtype, sums, rest),
+        lambda: elementwise(tx, name, *shapes, p.dtype, sums, rest) is None,
+    )
+
+
+def _reads(tx: GradientTransformation, p: Tensor, name: str) -> bool:
+    """Whether a chain needs the values of a leaf, besides those of its gradients."""
+    shape = tuple(p.shape)
+    return _known(
+        (tx, *_choices(tx, p, name), shape, p.dtype),
+        lambda: reads_parameters(tx, name, shape, p.dtype) is not None,
+    )
+
+
+def _choices(tx: GradientTransformation, p: Tensor, name: str) -> Sequence[Any]:
     leaf = Leaves({name: torch.empty(p.shape, dtype=p.dtype, device="meta")})
-    key = (tx, *choices(tx, leaf, leaf), *shapes, p.dtype, sums)
-    if key not in _known:
-        if len(_known) > _MOST:
-            _known.clear()
-        _known[key] = elementwise(tx, name, *shapes, p.dtype, sums) is None
-    return _known[key]
+    return choices(tx, leaf, leaf)
 
 
-# What has been found out: leaves that a chain treats alike need not be looked at again.
-_known: dict[Any, bool] = {}
+def _known(key: Any, find: Callable[[], bool]) -> bool:
+    """What has been found out: leaves that a chain treats alike need not be looked at again."""
+    if key not in _found:
+        if len(_found) > _MOST:
+            _found.clear()
+        _found[key] = find()
+    return _found[key]
+
+
+_found: dict[Any, bool] = {}
 _MOST = 4096

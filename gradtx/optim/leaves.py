@@ -8,7 +8,7 @@ entry; what all parameters share is repeated for each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import optree
@@ -164,6 +164,15 @@ def tensors(nested: Any) -> Iterable[Tensor]:
             yield from tensors(value)
     elif isinstance(nested, Tensor):
         yield nested
+
+
+def values_in(nested: Any) -> Iterator[Any]:
+    """All that stands in nested dicts, or in several of them."""
+    for value in nested.values() if isinstance(nested, dict) else nested:
+        if isinstance(value, dict):
+            yield from values_in(value)
+        else:
+            yield value
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -35,8 +35,8 @@ from .migration import Bucket, Forms, Undo
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
 from .saved_options import to_saved
-from .sharded import Shards
 from .sharding import check_sharding, names_everywhere
+from .shards import Shards
 from .skeletons import Skeletons
 from .wrappers import is_for_state, lacks_state, usual_rates
 

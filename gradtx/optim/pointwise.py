@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _python_dispatch, _pytree
 
+from ..core import tree
 from ..core.protocol import GradientTransformation, members
+from ..core.tree import accumulator_dtype
 from .leaves import Leaves
 
 # Whole matrices and vectors, large enough for what begins at a size.
@@ -44,6 +46,8 @@ _COPIES = frozenset(
 )
 
 
+# Of these, those that see shape and dtype of their argument alone.
+_LIKE = frozenset(x for x in _COPIES if x.startswith("new_") or x.endswith("_like"))
 _ZEROS = frozenset(["zeros", "zeros_like", "new_zeros"])
 # Operators through which a part of a sum stays one.
 _JOINS = frozenset(["add", "sub", "stack", "cat", "sum"])
@@ -65,15 +69,17 @@ class _Pointwise(_python_dispatch.TorchDispatchMode):
 
     Args:
         sums: whether that is allowed.
+        absent: tensors that must not be read.
 
     Attributes:
         trace: operators, with the numbers that they were given where those are no sizes.
         extra: ``reduce``, if so.
     """
 
-    def __init__(self, sums: bool = False) -> None:
+    def __init__(self, sums: bool = False, absent: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.trace: list[Any] = []
+        self._absent = {id(x) for x in absent}
         self._sums = sums
         self.extra: dict[str, Any] = {"reduce": self} if sums else {}
         self._parts: dict[int, Tensor] = {}  # kept, so that no other tensor gets their place
@@ -82,6 +88,8 @@ class _Pointwise(_python_dispatch.TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if self._absent and any(id(x) in self._absent for x in _tensors((args, kwargs))):
+            raise _NotPointwiseError(f"{func._schema.name} of what is not there")
         out = func(*args, **(kwargs or {}))
         name = func._schema.name[6:]
         if self._sums and self._is_part(name, args, out):
@@ -120,8 +128,12 @@ class _Pointwise(_python_dispatch.TorchDispatchMode):
             return True
         raise _NotPointwiseError(f"{name} of a sum over a leaf that has not gone through reduce")
 
-    def is_part(self, values: Any) -> bool:
-        """Whether something in a tree is still part of a sum."""
+    def check(self, values: Any) -> None:
+        """Raise where something in a tree is still part of a sum."""
+        if self._is_still_part(values):
+            raise _NotPointwiseError("a sum over a leaf that has not gone through reduce")
+
+    def _is_still_part(self, values: Any) -> bool:
         return any(id(x) in self._parts for x in _tensors(values))
 
     def sum(self, x: Tensor) -> Tensor:
@@ -130,7 +142,7 @@ class _Pointwise(_python_dispatch.TorchDispatchMode):
 
     def mean(self, x: Tensor) -> Tensor:
         """What is the same everywhere; ``reduce``."""
-        if self.is_part(x):
+        if self._is_still_part(x):
             raise _NotPointwiseError("a mean of sums")
         return x
 
@@ -144,6 +156,7 @@ def elementwise(
     part: tuple[int, ...],
     dtype: torch.dtype,
     sums: bool = False,
+    rest: bool = False,
 ) -> str | None:
     """Where elements of one leaf meet, or where its shape matters; None if nowhere.
 
@@ -154,14 +167,18 @@ def elementwise(
         part: that of what a rank has of it; the chain must do the same with both.
         dtype: its own.
         sums: whether they may meet in sums that go through ``reduce``.
+        rest: whether it is the end of a chain, which gets updates and must not need gradients.
     """
     traces = []
     for sizes in dict.fromkeys((shape, part)):
         # What has one element meets itself only, but need not do so elsewhere.
         whole = sizes if math.prod(sizes) > 1 else (2,) * len(sizes)
-        leaf = Leaves({name: torch.empty(whole, dtype=dtype, device="meta")})
-        mode = _Pointwise(sums)
-        if why := _run(tx, leaf, mode):
+        leaf, given = _leaf(name, whole, dtype), {}
+        if rest:
+            given = {"grads": _leaf(name, whole, dtype)}
+            given["updates"] = _leaf(name, whole, accumulator_dtype(dtype))
+        mode = _Pointwise(sums, given.get("grads", {}).values())
+        if why := _run(tx, leaf, mode, mode.extra, **given):
             return why
         traces.append(mode.trace)
     if traces[0] != traces[-1]:
@@ -169,18 +186,93 @@ def elementwise(
     return None
 
 
-def _run(tx: GradientTransformation, params: Leaves, mode: _Pointwise) -> str | None:
-    """Two updates under a mode; what it says, or what a chain says that needs values."""
+def reads_parameters(
+    tx: GradientTransformation, name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> str | None:
+    """Where a chain reads the values of a parameter, or makes another state of wider ones.
+
+    None if nowhere: then any tensor of the same shape, of the dtype of updates, will do.
+
+    Args:
+        tx: the chain.
+        name: of the leaf.
+        shape: its own.
+        dtype: its own.
+    """
+    wide = _leaf(name, shape, accumulator_dtype(dtype))
+    if why := _run(tx, wide, _Unread(wide.values()), {}, _leaf(name, shape, dtype)):
+        return why
+    with torch.no_grad():
+        kinds = [_kinds(tx.init(leaf)) for leaf in (wide, _leaf(name, shape, dtype))]
+    return None if kinds[0] == kinds[1] else f"{tx.name} (its state depends on the dtype)"
+
+
+def _leaf(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Leaves:
+    return Leaves({name: torch.empty(shape, dtype=dtype, device="meta")})
+
+
+def _kinds(state: Any) -> list[Any]:
+    return [(x.shape, x.dtype) for x in tree.leaves(state) if isinstance(x, Tensor)]
+
+
+class _Unread(_python_dispatch.TorchDispatchMode):
+    """Raises at the first operator that reads the values of some tensors.
+
+    Args:
+        tensors: which; views of them count too.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._views = {id(x): x for x in tensors}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(id(x) in self._views for x in _tensors((args, kwargs))):
+            if func.is_view:
+                self._views.update((id(x), x) for x in _tensors(out))
+            elif func._schema.name[6:] not in _LIKE:
+                raise _NotPointwiseError(func._schema.name)
+        return out
+
+    def check(self, values: Any) -> None:
+        """Raise where one of the tensors is in a tree."""
+        if any(id(x) in self._views for x in _tensors(values)):
+            raise _NotPointwiseError("keeps a parameter")
+
+
+def _run(
+    tx: GradientTransformation,
+    params: Leaves,
+    mode: Any,
+    extra: Mapping[str, Any],
+    updates: Leaves | None = None,
+    grads: Leaves | None = None,
+) -> str | None:
+    """Two updates under a mode; what it says, or what a chain says that needs values.
+
+    Args:
+        tx: the chain.
+        params: parameters.
+        mode: the mode.
+        extra: what else the chain gets.
+        updates: what it is given; by default the parameters.
+        grads: the gradients of the outermost chain, if they are not that.
+    """
     names = {name for _, m in members(tx) for name in getattr(m, "needs_extra", ())}
-    trees = dict.fromkeys(names, params)
+    updates = params if updates is None else updates
+    given = {**extra, **dict.fromkeys(names, updates)}
+    if grads is not None:
+        given["grads"] = grads
     try:
         with torch.no_grad(), mode:
             state = tx.init(params)
             value = torch.empty((), dtype=torch.float32, device="meta")
             for _ in range(2):
-                out = tx.update(params, state, params, value=value, **mode.extra, **trees)
-                if mode.is_part(out):
-                    raise _NotPointwiseError("a sum over a leaf that has not gone through reduce")
+                out = tx.update(updates, state, params, value=value, **given)
+                mode.check(_values(out))
                 state = out[1]
     except Exception as error:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -196,6 +288,11 @@ def _numbers(values: Any) -> Iterator[Any]:
                 yield repr(x.item())
         elif isinstance(x, (bool, int, float, complex)):
             yield repr(x)
+
+
+def _values(out: tuple[Any, Any]) -> list[Any]:
+    """The leaves of updates and state."""
+    return [x for part in out for x in tree.leaves(part)]
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -219,7 +316,7 @@ def meeting(tx: GradientTransformation, dtypes: frozenset[torch.dtype]) -> str |
                 for name, shape in _SHAPES.items()
             }
         )
-        if why := _run(tx, params, _Pointwise()):
+        if why := _run(tx, params, _Pointwise(), {}):
             return why
     return None
 

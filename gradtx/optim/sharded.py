@@ -2,14 +2,14 @@
 
 Leaves whose elements a chain treats one by one are updated where they lie, on their local shards;
 their states are kept as DTensors over the same memory. All others are put together at an owner,
-which updates them whole, as one process would, and keeps their state. Both are the parameters of
-one inner optimizer, so that everything that runs fast for plain parameters does so here.
+which updates them whole, as one process would, and keeps their state. Where the members that need
+whole leaves read no parameters, their owner makes updates alone, and the members after them run on
+shards. Owners and shards are the parameters of one inner optimizer each, so that everything that
+runs fast for plain parameters does so here.
 """
 
 from __future__ import annotations
 
-import copy
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import is_
 from typing import Any
@@ -18,18 +18,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..core.protocol import GradientTransformation
+from ..core.tree import accumulator_dtype
 from ..distributed.packing import Collect, GiveOut, Move
-from ..distributed.records import (
-    Record,
-    group_of,
-    is_distributed,
-    local_part,
-    records_of,
-)
+from ..distributed.records import Record, group_of, is_distributed, local_part, records_of
+from ..distributed.sum_over import SumOver
+from .cutting import apart, together
+from .inner import Inner, Part
 from .layouts import Layout, layout_of
-from .leaves import Leaves, Nested
+from .leaves import Leaves, Nested, values_in
 from .migration import Bucket, Form
 from .shard_states import as_shards, from_owners, of_shards, to_owner
+from .skeletons import Skeletons
 
 
 class Sharded:
@@ -57,11 +57,18 @@ class Sharded:
         of_groups = zip(self._of_groups, self._transforms, strict=True)
         self._chains = {p: tx for params, tx in of_groups for p in params}
         layout = layout_of(self._who, chains, names)
+        self._cuts = layout.cuts
         self._owned = [p for p in self._params if p in layout.owned]
-        # What is computed with, by parameter; leaves of other owners are not there.
-        self._inside = dict(zip(self._params, self._locals, strict=True))
+        self._whole = [p for p in self._owned if p not in self._cuts]
         self._plan(layout)
-        self._inner = self._optimizer_inside(optimizer, layout)
+        self._nothing: dict[Tensor, list[Tensor]] = {}
+        self._at_owners = Inner(optimizer, self._parts_at_owners(layout))
+        self._on_shards = Inner(optimizer, self._parts_on_shards(layout))
+        for tx in layout.joined:
+            self._at_owners.join(self._head_of(tx), SumOver(self._group))
+        for tx, (mesh, axis) in layout.summed.items():
+            self._on_shards.join(tx, SumOver(mesh.get_group(axis)))
+        self._skeletons = Skeletons()
         self._views: dict[Tensor, Nested] = {}
         self._values: list[Any] = []
         self._shown: Any = None
@@ -69,66 +76,95 @@ class Sharded:
         # What states were made by, until a step has followed the options as they are now. The
         # optimizer's own record is another one once a state has been loaded.
         self._forms: Mapping[Tensor, Form] = {}
-        self._followed = False
+        self._options: list[dict[str, Any]] = []
+        self._structural = optimizer.structural()
         self._own_forms = optimizer._forms
 
     def _plan(self, layout: Layout) -> None:
         """What is sent, and the memory it is put together in."""
         self._records: dict[Tensor, Record] = {}
+        self._wholes: dict[Tensor, Tensor] = {}  # parameters, or updates of those that are cut
+        self._updates: dict[Tensor, Tensor] = {}  # what comes back of these
         if not self._owned:
             return
         leaves = {self._names[p]: p for p in self._owned}
         self._group = group_of(self._who, {self._names[p]: p for p in self._params})
         rank, size = dist.get_rank(self._group), dist.get_world_size(self._group)
-        plan = list(dict.fromkeys(self._transforms))
+        plan = [list(dict.fromkeys(self._transforms)), list(self._cuts.values())]
         found = records_of(self._who, self._group, leaves, plan)
         self._records = dict(zip(self._owned, found, strict=True))
         self._owners = layout.owners(self._names, size)
-        for p in self._owned:
-            del self._inside[p]
-            if self._owners[p] == rank:
-                local = local_part(p)
-                whole = torch.zeros(p.shape, dtype=p.dtype, device=local.device)
-                self._inside[p] = whole.requires_grad_(p.requires_grad)
-        self._gradients = {
-            p: torch.zeros_like(self._inside[p].detach()) for p in self._owned if p in self._inside
-        }
-        moves = [Move(self._records[p], self._owners[p], p.dtype) for p in self._owned]
-        wholes = [self._whole(p) for p in self._owned]
-        grads = [self._gradients.get(p) for p in self._owned]
         device = local_part(self._owned[0]).device
+        sent = {p: accumulator_dtype(p.dtype) if p in self._cuts else p.dtype for p in self._owned}
+        for p in self._owned:
+            if self._owners[p] == rank:
+                whole = torch.zeros(p.shape, dtype=sent[p], device=device)
+                self._wholes[p] = whole.requires_grad_(p.requires_grad)
+            if p in self._cuts:
+                self._updates[p] = torch.zeros_like(local_part(p).detach(), dtype=sent[p])
+        self._gradients = {
+            p: torch.zeros(p.shape, dtype=p.dtype, device=device) for p in self._wholes
+        }
+        moves = {p: Move(self._records[p], self._owners[p], sent[p]) for p in self._owned}
+        gradients = [moves[p]._replace(dtype=p.dtype) for p in self._owned]
         flags = device.type == "cpu"  # elsewhere reading them would wait for the device
-        self._collect = Collect(self._group, moves * 2, grads + wholes, device, flags)
-        self._give_out = GiveOut(self._group, moves, wholes, device)
+        self._collect = Collect(
+            self._group,
+            [*gradients, *(moves[p] for p in self._whole)],
+            [*map(self._gradients.get, self._owned), *map(self._whole_of, self._whole)],
+            device,
+            flags,
+        )
+        wholes = list(map(self._whole_of, self._owned))
+        self._give_out = GiveOut(self._group, list(moves.values()), wholes, device)
 
-    def _whole(self, p: Tensor) -> Tensor | None:
-        x = self._inside.get(p)
+    def _whole_of(self, p: Tensor) -> Tensor | None:
+        x = self._wholes.get(p)
         return None if x is None else x.detach()
 
-    def _optimizer_inside(self, optimizer: Any, layout: Layout) -> Any:
-        """The same optimizer with the tensors that this rank computes with."""
-        inner = copy.copy(optimizer)
-        inner.state = defaultdict(dict)
-        inner.param_groups = []
+    def _head_of(self, tx: GradientTransformation) -> GradientTransformation:
+        """What owners run of a chain that sums over their leaves."""
+        return next((cut.head for p, cut in self._cuts.items() if self._chains[p] == tx), tx)
+
+    def _parts_at_owners(self, layout: Layout) -> Iterator[Part]:
+        """What this rank updates whole."""
         missing = set(layout.joined)
-        # For every chain that sums over ranks: a leaf without elements, with the chain's leaves.
-        self._nothing: list[tuple[Tensor, list[Tensor]]] = []
-        for group, tx in zip(self._groups, self._transforms, strict=True):
-            own = [p for p in group["params"] if p in self._inside]
-            tensors, names = [self._inside[p] for p in own], [self._names[p] for p in own]
+        for group, params, tx in self._each_group():
+            for cut, own in layout.by_cut(p for p in params if p in self._wholes):
+                if cut is None:
+                    yield self._part(group, tx, own, self._wholes)
+                else:
+                    yield self._part(group, cut.head, own, self._wholes, _as_head)
             if tx in missing:  # who has no leaf still takes part in sums
                 missing.remove(tx)
-                like = local_part(group["params"][0])
+                like = local_part(params[0])
                 nothing = torch.zeros(0, dtype=like.dtype, device=like.device)
-                leaves = [p for p, chain in self._chains.items() if chain == tx]
-                self._nothing.append((nothing, leaves))
-                tensors, names = [*tensors, nothing], [*names, "(nothing)"]
-            inner.param_groups.append({**group, "params": tensors, "param_names": names})
-        if layout.joined:
-            inner._fused.reducing.update(dict.fromkeys(layout.joined, SumOver(self._group)))
-        for tx, (mesh, axis) in layout.summed.items():
-            inner._fused.reducing[tx] = SumOver(mesh.get_group(axis))
-        return inner
+                self._nothing[nothing] = [p for p, chain in self._chains.items() if chain == tx]
+                yield Part(group, self._head_of(tx), {nothing: nothing}, ["(nothing)"])
+
+    def _parts_on_shards(self, layout: Layout) -> Iterator[Part]:
+        """What this rank updates of shards."""
+        locals_ = dict(zip(self._params, self._locals, strict=True))
+        for group, params, tx in self._each_group():
+            some = [p for p in params if p not in self._records]
+            yield self._part(group, tx, some, locals_)
+            for cut, own in layout.by_cut(p for p in params if p in self._cuts):
+                assert cut is not None
+                yield self._part(group, cut.rest, own, locals_, _as_rest)
+
+    def _each_group(self) -> Iterator[tuple[dict[str, Any], list[Tensor], GradientTransformation]]:
+        yield from zip(self._groups, self._of_groups, self._transforms, strict=True)
+
+    def _part(
+        self,
+        group: dict[str, Any],
+        chain: GradientTransformation,
+        params: Sequence[Tensor],
+        tensors: Mapping[Tensor, Tensor],
+        options: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+    ) -> Part:
+        names = [self._names[p] for p in params]
+        return Part(group, chain, {p: tensors[p] for p in params}, names, options)
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -157,51 +193,63 @@ class Sharded:
             ValueError: what the chains raise, or a gradient does not lie as its parameter.
         """
         self._take_in(optimizer)
-        self._follow_groups()
-        self._started = True
+        self._begin(optimizer)
         grads = {p: self._gradient(p) for p in self._params}
-        inside = self._inside
         if self._owned:
-            locals_ = [*(grads[p] for p in self._owned), *map(local_part, self._owned)]
-            with torch.no_grad():
-                found = self._collect.run(locals_)
-            there = dict(zip(self._owned, found[: len(self._owned)], strict=True))
-            grads |= {p: self._gradients.get(p) if some else None for p, some in there.items()}
-            for x, leaves in self._nothing:  # a chain whose leaves have no gradient does no step
-                x.grad = torch.zeros_like(x) if any(there[p] for p in leaves) else None
-        for p, x in inside.items():
-            x.grad = grads[p]
-        try:
-            self._inner._update(self._extra(extra))
-            self._followed = True
-        finally:
-            for x in inside.values():
-                x.grad = None
-            if self._owned:  # other ranks wait for this one, whatever has happened
-                with torch.no_grad():
-                    self._give_out.run(list(map(local_part, self._owned)))
+            grads = self._make_whole(grads, extra)
+        self._on_shards.step(grads, self._extra(extra, whole=False))
+        self._follow()
         self._show(optimizer)
+
+    def _make_whole(
+        self, grads: Mapping[Tensor, Tensor | None], extra: Mapping[str, Any]
+    ) -> dict[Tensor, Tensor | None]:
+        """Update owned leaves; the result is what leaves on shards go on with."""
+        locals_ = [*(grads[p] for p in self._owned), *map(local_part, self._whole)]
+        with torch.no_grad():
+            found = self._collect.run(locals_)
+            updates = [self._wholes[p].detach() for p in self._cuts if p in self._wholes]
+            if updates:
+                torch._foreach_zero_(updates)
+        there = dict(zip(self._owned, found[: len(self._owned)], strict=True))
+        whole: dict[Tensor, Tensor | None] = {
+            p: g if there[p] else None for p, g in self._gradients.items()
+        }
+        for x, leaves in self._nothing.items():  # where no leaf has a gradient there is no step
+            some = any(there[p] for p in leaves)
+            whole[x] = torch.zeros_like(x) if some else None
+        try:
+            self._at_owners.step(whole, self._extra(extra, whole=True))
+        finally:  # other ranks wait for this one, whatever has happened
+            with torch.no_grad():
+                self._give_out.run([self._updates.get(p, local_part(p)) for p in self._owned])
+        return {**grads, **{p: u if there[p] else None for p, u in self._updates.items()}}
 
     def init_state(self, optimizer: Any) -> None:
         """Create the state of every trained parameter that has none, without a step."""
         self._take_in(optimizer)
-        self._follow_groups()
-        self._started = True
+        self._begin(optimizer)
         if self._owned:
             with torch.no_grad():
-                self._collect.run([*(None for _ in self._owned), *map(local_part, self._owned)])
-        trained = {self._inside[p] for p in self._inside if p.requires_grad}
-        self._inner._init_states(lambda x: x in trained)
-        self._followed = True
+                self._collect.run([*(None for _ in self._owned), *map(local_part, self._whole)])
+        self._at_owners.init_states()
+        self._on_shards.init_states()
+        self._follow()
         self._shown = None
         self._show(optimizer)
 
-    def _follow_groups(self) -> None:
-        """Options as they are now."""
-        for mine, theirs in zip(self._inner.param_groups, self._groups, strict=True):
-            params, names = mine["params"], mine["param_names"]
-            mine.update(theirs)
-            mine["params"], mine["param_names"] = params, names
+    def _begin(self, optimizer: Any) -> None:
+        """Take over options as they are now; owners write before shards know theirs."""
+        if self._owned:
+            for group in self._groups:
+                optimizer._check_options(group)
+        self._at_owners.follow()
+        self._on_shards.follow()
+        self._started = True
+
+    def _follow(self) -> None:
+        """Note what states have been made by."""
+        self._options = [{name: g[name] for name in self._structural} for g in self._groups]
 
     def _gradient(self, p: Tensor) -> Tensor | None:
         """This rank's part of a gradient, which lies as its parameter does."""
@@ -219,20 +267,20 @@ class Sharded:
         local = grad._local_tensor
         return local if type(local) is Tensor else grad.to_local()
 
-    def _extra(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """Further arguments, trees with this rank's parts."""
+    def _extra(self, extra: Mapping[str, Any], whole: bool) -> dict[str, Any]:
+        """Further arguments, trees with what owners have or with this rank's parts."""
         out = dict(extra)
         for name, value in extra.items():
             if isinstance(value, Leaves):
-                out[name] = Leaves({n: self._part(name, n, x) for n, x in value.items()})
+                parts = zip(self._params, value.items(), strict=True)
+                out[name] = Leaves({n: self._piece(name, p, x, whole) for p, (n, x) in parts})
         return out
 
-    def _part(self, what: str, name: str, x: Any) -> Any:
-        p = next(p for p in self._params if self._names[p] == name)
+    def _piece(self, what: str, p: Tensor, x: Any, whole: bool) -> Any:
         if x is None:
             return None
-        if p in self._records:
-            return x.full_tensor() if is_distributed(x) else x
+        if whole:
+            return x.full_tensor() if p in self._records and is_distributed(x) else x
         return of_shards(self._who, self._names[p], p, {what: x})[what]
 
     # -- state ---------------------------------------------------------------------------------
@@ -241,74 +289,79 @@ class Sharded:
         """What the states of parameters were made by; nothing of those that have been loaded."""
         if optimizer._forms is not self._own_forms:
             return {}
-        if not self._followed:
+        if not self._options:
             return self._forms
-        options = self._inner.structural()
-        of_groups = zip(self._inner.param_groups, self._transforms, self._of_groups, strict=True)
-        return {
-            p: Form(tx, {name: group[name] for name in options})
-            for group, tx, params in of_groups
-            for p in params
-        }
+        of_groups = zip(self._options, self._transforms, self._of_groups, strict=True)
+        return {p: Form(tx, options) for options, tx, params in of_groups for p in params}
 
     def go_on_from(self, forms: Mapping[Tensor, Form]) -> None:
         """Say what the states of parameters were made by."""
         self._forms = forms
-        self._inner._forms.put({self._inside[p]: f for p, f in forms.items() if p in self._inside})
+        self._at_owners.put_forms(forms)
+        self._on_shards.put_forms(forms)
 
     def _take_in(self, optimizer: Any) -> None:
         """Take over states that are not those shown before, as after ``load_state_dict``."""
         state = optimizer.state
         now = {p: state[p] for p in self._params if p in state}
+        values = list(values_in(now.values()))
         if (
             len(now) == len(self._views)
             and all(now.get(p) is view for p, view in self._views.items())
-            and len(self._values) == sum(map(_count, now.values()))
-            and all(map(is_, _leaves(now.values()), self._values))
+            and len(self._values) == len(values)
+            and all(map(is_, values, self._values))
         ):
             return
-        inner = self._inner.state
         for p in self._params:
-            nested = state.get(p)
+            nested = state.get(p) or {}
+            if p in self._records and state.get(p) is self._views.get(p, ()):
+                continue
+            first, last = self._apart(p, nested)
             if p in self._records:
-                if nested is self._views.get(p, ()):
-                    continue
-                whole = to_owner(nested or {}, p in self._inside)
-            else:
-                whole = of_shards(self._who, self._names[p], p, nested or {})
-            if p in self._inside:
-                inner.pop(self._inside[p], None)
-                if whole:
-                    inner[self._inside[p]] = whole
+                whole = to_owner(first, p in self._wholes)
+                if p in self._wholes:
+                    self._at_owners.put(p, whole)
+            if p in self._on_shards.tensors:
+                self._on_shards.put(p, of_shards(self._who, self._names[p], p, last))
         self._shown = None
         self._show(optimizer)
 
+    def _apart(self, p: Tensor, nested: Nested) -> tuple[Nested, Nested]:
+        """What of a state its owner has, and what lies on shards."""
+        if p in self._cuts:
+            return apart(nested, self._cuts[p].rest)
+        return (nested, {}) if p in self._records else ({}, nested)
+
     def _show(self, optimizer: Any) -> None:
         """Let the optimizer's state be what has been computed, as DTensors where it is sharded."""
-        repeat = self._inner._repeat
-        if repeat is not None and repeat is self._shown:
+        repeats = self._at_owners.repeat, self._on_shards.repeat
+        if self._shown is not None and None not in repeats and all(map(is_, repeats, self._shown)):
             return
-        inner = self._inner.state
         for p in self._params:
-            nested = inner.get(self._inside[p]) if p in self._inside else None
+            last = self._on_shards.state(p)
+            if p not in self._records and last is None:
+                if p in optimizer.state:
+                    self._views.pop(p, None)
+                    del optimizer.state[p]
+                continue
+            view: Nested = {}
+            if last is not None:
+                view = as_shards(p, self._on_shards.tensors[p], last, self._views.get(p))
             if p in self._records:
-                if self._started or p in optimizer.state:  # also where others keep it
-                    kept = self._entries(p) if nested is None else nested
-                    self._views[p] = optimizer.state[p] = kept
-            elif nested is not None:
-                view = as_shards(p, self._inside[p], nested, self._views.get(p))
-                self._views[p] = optimizer.state[p] = view
-            elif p in optimizer.state:
-                self._views.pop(p, None)
-                del optimizer.state[p]
-        self._values = list(_leaves(self._views[p] for p in self._params if p in self._views))
-        self._shown = repeat
+                if not self._started and p not in optimizer.state:
+                    continue
+                first = self._at_owners.state(p)  # also where others keep it
+                first = self._entries(p) if first is None else first
+                view = together(first, view) if view else first
+            self._views[p] = optimizer.state[p] = view
+        self._values = list(values_in(self._views[p] for p in self._params if p in self._views))
+        self._shown = repeats
 
     def _entries(self, p: Tensor) -> Nested:
         """What a state that another rank keeps has, without values: loaders look for names."""
-        if p in self._inside or not p.requires_grad:
+        if p in self._wholes or not p.requires_grad:
             return {}
-        _, members, _ = self._inner._skeletons.of(self._chains[p], p, self._names[p])
+        _, members, _ = self._skeletons.of(self._chains[p], p, self._names[p])
         return {name: {} for name in sorted(members)}
 
     def export(self, optimizer: Any) -> Callable[[], None]:
@@ -319,11 +372,12 @@ class Sharded:
         self._take_in(optimizer)
         kept = {p: optimizer.state[p] for p in self._owned if p in optimizer.state}
         if self._owned:
-            held = {p: kept.get(p, {}) for p in self._owned}
+            both = {p: self._apart(p, kept.get(p, {})) for p in self._owned}
+            held = {p: first for p, (first, _) in both.items()}
             exported = from_owners(self._group, held, self._records, self._owners)
             for p, nested in exported.items():
-                if nested:
-                    optimizer.state[p] = nested
+                if nested or both[p][1]:
+                    optimizer.state[p] = together(nested, both[p][1])
                 else:
                     optimizer.state.pop(p, None)
 
@@ -333,87 +387,11 @@ class Sharded:
         return undo
 
 
-class SumOver:
-    """``reduce`` over the ranks of a group, which have leaves of their own each."""
-
-    def __init__(self, group: Any) -> None:
-        self._group = group
-
-    def sum(self, x: Tensor) -> Tensor:
-        """Sum over ranks."""
-        return self._reduced(x, dist.ReduceOp.SUM)
-
-    def mean(self, x: Tensor) -> Tensor:
-        """Mean over ranks."""
-        return self.sum(x) / dist.get_world_size(self._group)
-
-    def max(self, x: Tensor) -> Tensor:
-        """Elementwise maximum over ranks."""
-        return self._reduced(x, dist.ReduceOp.MAX)
-
-    def _reduced(self, x: Tensor, op: Any) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x, op=op, group=self._group)
-        return x
+def _as_head(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a head, which may have nothing that can be fused; a rest always has."""
+    return {**group, "fused": False if group["fused"] is False else None}
 
 
-class Shards:
-    """Whether an optimizer runs on what this rank has of its parameters, and what runs it then."""
-
-    def __init__(self) -> None:
-        self._now: Sharded | None = None
-        self.there = False
-
-    def find(self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]) -> bool:
-        """See whether parameters are DTensors; what is differentiated is left to torch."""
-        dtensors = any(map(is_distributed, names)) and not torch.is_grad_enabled()
-        self._now = Sharded(optimizer, names, chains) if dtensors else None
-        self.there = dtensors
-        return dtensors
-
-    def _current(self, optimizer: Any) -> Sharded | None:
-        """What runs the optimizer, with its parameters and chains as they are now."""
-        if self._now is None or torch.is_grad_enabled():
-            return None
-        if not self._now.fits(optimizer):
-            forms = self._now.forms(optimizer)
-            self._now.export(optimizer)
-            self.find(optimizer, optimizer._names(), list(optimizer._buckets()))
-            if self._now is not None:
-                self._now.go_on_from(forms)
-        return self._now
-
-    def step(self, optimizer: Any, extra: Mapping[str, Any]) -> bool:
-        """Do a step; False if the optimizer does not run on shards."""
-        now = self._current(optimizer)
-        if now is not None:
-            now.step(optimizer, extra)
-        return now is not None
-
-    def init_state(
-        self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]
-    ) -> bool:
-        """Create states without a step; False if the optimizer does not run on shards."""
-        if self._current(optimizer) is None:
-            self.find(optimizer, names, chains)
-        if self._now is not None:
-            self._now.init_state(optimizer)
-        return self._now is not None
-
-    @torch.no_grad()
-    def export(self, optimizer: Any) -> Callable[[], None] | None:
-        """Let states be those of whole leaves; gives what undoes it. None without shards."""
-        now = self._current(optimizer)
-        return None if now is None else now.export(optimizer)
-
-
-def _leaves(nested: Any) -> Iterator[Any]:
-    for value in nested.values() if isinstance(nested, dict) else nested:
-        if isinstance(value, dict):
-            yield from _leaves(value)
-        else:
-            yield value
-
-
-def _count(nested: Nested) -> int:
-    return sum(1 for _ in _leaves(nested))
+def _as_rest(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a rest: what comes in has been turned around already."""
+    return {**group, "maximize": False}

@@ -1,0 +1,108 @@
+"""An optimizer's twin that works on tensors of this rank alone."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..core.protocol import GradientTransformation
+from .leaves import Nested
+from .migration import Form
+
+
+class Part(NamedTuple):
+    """Leaves of a group that go through one chain.
+
+    Attributes:
+        group: of the optimizer.
+        chain: what they go through, all of the group's chain or a part of it.
+        tensors: by parameter what is updated.
+        names: of these.
+        options: those of the group as they are for this.
+    """
+
+    group: dict[str, Any]
+    chain: GradientTransformation
+    tensors: Mapping[Any, Tensor]
+    names: Sequence[str]
+    options: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+
+
+class Inner:
+    """An optimizer of the same class with some tensors as its parameters, and chains for them.
+
+    Args:
+        optimizer: the one that has the groups.
+        parts: what it updates.
+
+    Attributes:
+        tensors: by parameter, what is updated for it.
+    """
+
+    def __init__(self, optimizer: Any, parts: Iterable[Part]) -> None:
+        self._parts = [part for part in parts if part.tensors]
+        self.tensors: dict[Any, Tensor] = {}
+        twin = copy.copy(optimizer)
+        twin.state = defaultdict(dict)
+        twin.param_groups = []
+        chains: dict[int, GradientTransformation] = {}
+        for part in self._parts:
+            own = {"params": list(part.tensors.values()), "param_names": list(part.names)}
+            twin.param_groups.append({**part.options(part.group), **own})
+            chains[id(twin.param_groups[-1])] = part.chain
+            self.tensors.update(part.tensors)
+        twin.transform_of = lambda group: chains[id(group)]
+        self._twin = twin
+
+    def join(self, chain: GradientTransformation, reduce: Any) -> None:
+        """Let the leaves of a chain be summed with those of other ranks."""
+        self._twin._fused.reducing[chain] = reduce
+
+    def follow(self) -> None:
+        """Take over options as they are now."""
+        for mine, part in zip(self._twin.param_groups, self._parts, strict=True):
+            params, names = mine["params"], mine["param_names"]
+            mine.update(part.options(part.group))
+            mine["params"], mine["param_names"] = params, names
+
+    def step(self, grads: Mapping[Any, Tensor | None], extra: Mapping[str, Any]) -> None:
+        """One step with these gradients by parameter."""
+        if not self._parts:
+            return
+        for p, x in self.tensors.items():
+            x.grad = grads.get(p)
+        try:
+            self._twin._update(extra)
+        finally:
+            for x in self.tensors.values():
+                x.grad = None
+
+    def init_states(self) -> None:
+        """Create the states of trained parameters that have none."""
+        trained = {x for p, x in self.tensors.items() if getattr(p, "requires_grad", False)}
+        if trained:
+            self._twin._init_states(lambda x: x in trained)
+
+    @property
+    def repeat(self) -> Any:
+        """What tells that the states are the same objects that they were; None if nothing does."""
+        return self._twin._repeat if self._parts else ()
+
+    def state(self, p: Any) -> Nested | None:
+        """The state of a parameter, if it has one."""
+        return self._twin.state.get(self.tensors[p]) if p in self.tensors else None
+
+    def put(self, p: Any, state: Nested) -> None:
+        """Replace the state of a parameter; an empty one is none."""
+        self._twin.state.pop(self.tensors[p], None)
+        if state:
+            self._twin.state[self.tensors[p]] = state
+
+    def put_forms(self, forms: Mapping[Any, Form]) -> None:
+        """Say what states were made by."""
+        own = {x: forms[p] for p, x in self.tensors.items() if p in forms}
+        self._twin._forms.put(own)

@@ -1,0 +1,63 @@
+"""Whether an optimizer runs on the shards of this rank, seen at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributed.records import is_distributed
+from .migration import Bucket
+from .sharded import Sharded
+
+
+class Shards:
+    """Whether an optimizer runs on what this rank has of its parameters, and what runs it then."""
+
+    def __init__(self) -> None:
+        self._now: Sharded | None = None
+        self.there = False
+
+    def find(self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]) -> bool:
+        """See whether parameters are DTensors; what is differentiated is left to torch."""
+        dtensors = any(map(is_distributed, names)) and not torch.is_grad_enabled()
+        self._now = Sharded(optimizer, names, chains) if dtensors else None
+        self.there = dtensors
+        return dtensors
+
+    def _current(self, optimizer: Any) -> Sharded | None:
+        """What runs the optimizer, with its parameters and chains as they are now."""
+        if self._now is None or torch.is_grad_enabled():
+            return None
+        if not self._now.fits(optimizer):
+            forms = self._now.forms(optimizer)
+            self._now.export(optimizer)
+            self.find(optimizer, optimizer._names(), list(optimizer._buckets()))
+            if self._now is not None:
+                self._now.go_on_from(forms)
+        return self._now
+
+    def step(self, optimizer: Any, extra: Mapping[str, Any]) -> bool:
+        """Do a step; False if the optimizer does not run on shards."""
+        now = self._current(optimizer)
+        if now is not None:
+            now.step(optimizer, extra)
+        return now is not None
+
+    def init_state(
+        self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]
+    ) -> bool:
+        """Create states without a step; False if the optimizer does not run on shards."""
+        if self._current(optimizer) is None:
+            self.find(optimizer, names, chains)
+        if self._now is not None:
+            self._now.init_state(optimizer)
+        return self._now is not None
+
+    @torch.no_grad()
+    def export(self, optimizer: Any) -> Callable[[], None] | None:
+        """Let states be those of whole leaves; gives what undoes it. None without shards."""
+        now = self._current(optimizer)
+        return None if now is None else now.export(optimizer)
