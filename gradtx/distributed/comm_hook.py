@@ -202,7 +202,8 @@ def comm_hook(
     values alone (``random_k``), two bits an entry and a magnitude a block (``sign``), the two
     factors of the mean (``low_rank``, which is PowerSGD); of every other leaf everything. A leaf
     whose gradient is zero in all processes, as one that no process used, gets zero and keeps e_w;
-    a flag a leaf travels for that.
+    a flag a leaf travels for that. All processes get the means: a module has one hook, so
+    that ``gx.optim.zero1`` is used without ``model`` beside it.
 
     Args:
         compressor: C, one of ``gx.compressors``.

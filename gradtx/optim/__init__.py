@@ -95,6 +95,7 @@ from .torch_classes import (
 )
 from .torch_state import to_torch_state_dict
 from .window_classes import GGT, MFAC, LowRankMFAC, SparseMFAC
+from .zero1 import zero1
 
 __all__ = [
     "ACDC",
@@ -196,6 +197,7 @@ __all__ = [
     "project",
     "step_in_backward",
     "to_torch_state_dict",
+    "zero1",
 ]
 
 # Options and schedules are objects of these: torch.load takes them back by default.

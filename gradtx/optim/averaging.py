@@ -60,6 +60,7 @@ class ScheduleFreeOptimizer(RecipeOptimizer):
                         held = self.state[p]["schedule_free"]
                         p.copy_(point(p, held["z"], held["b1"]))
                 group["train_mode"] = mode
+            self._shards.share()
 
     def _check_step(self) -> None:
         if not all(group["train_mode"] for group in self.param_groups):

@@ -108,6 +108,21 @@ def _sums(member: GradientTransformation) -> bool:
     return _alone(member) or holds(member, "reduces")
 
 
+def whole_leaves(chains: Sequence[Bucket]) -> Layout:
+    """A layout where every leaf is updated whole, from shapes alone: the same on all ranks."""
+    owned: dict[Tensor, int] = {}
+    units, joined = [], []
+    for tx, groups in chains:
+        matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
+        owned.update({p: cost_of(p.shape, matrix) for p in groups})
+        if not _independent(tx):
+            if all(_sums(member) for _, member in members(tx)):
+                joined.append(tx)
+            else:
+                units.append(list(groups))
+    return Layout(owned, units, joined, {}, {})
+
+
 def _sums_in_place(
     tx: GradientTransformation, leaves: Sequence[Tensor], names: Mapping[Tensor, str]
 ) -> bool:

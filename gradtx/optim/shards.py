@@ -56,6 +56,9 @@ class Shards:
             self._now.init_state(optimizer)
         return self._now is not None
 
+    def share(self) -> None:
+        """Let all ranks have parameters that some have changed beside ``step``."""
+
     @torch.no_grad()
     def export(self, optimizer: Any) -> Callable[[], None] | None:
         """Let states be those of whole leaves; gives what undoes it. None without shards."""

@@ -182,6 +182,12 @@ def _refuse_wrappers(handle: weakref.ref[StepInBackward]) -> RemovableHandle:
     return register_module_module_registration_hook(check)
 
 
+def steps_in_backward(optimizer: Optimizer) -> bool:
+    """Whether an optimizer has such hooks."""
+    hooks = optimizer._optimizer_step_pre_hooks.values()
+    return any(isinstance(getattr(hook, "__self__", None), StepInBackward) for hook in hooks)
+
+
 def step_in_backward(optimizer: Optimizer, every: int = 1) -> StepInBackward:
     """Update each parameter as soon as its gradient is there, and free the gradient.
 
@@ -224,8 +230,7 @@ def step_in_backward(optimizer: Optimizer, every: int = 1) -> StepInBackward:
         check_leafwise(_WHO, optimizer.transform_of(group))
         if group["differentiable"]:
             raise ValueError(f"{_WHO}: a differentiable step cannot run inside backward")
-    hooks = optimizer._optimizer_step_pre_hooks.values()
-    if any(isinstance(getattr(hook, "__self__", None), StepInBackward) for hook in hooks):
+    if steps_in_backward(optimizer):
         raise ValueError(f"{_WHO}: this {type(optimizer).__name__} steps in backward already")
     wrapper = data_parallel_of(optimizer._names())
     if wrapper is not None:
