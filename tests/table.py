@@ -67,6 +67,8 @@ NOT_TRANSFORMS = {
     "per_example_global_norm_clip": "adds up per-example gradients",
     "per_example_layer_norm_clip": "adds up per-example gradients",
     "stop_gradient": "cuts derivatives of a tree",
+    "unitwise_clip": "a function of norms",
+    "unitwise_norm": "norms of a tensor",
 }
 
 

@@ -1,7 +1,7 @@
 """Private training: gradients of examples by ``vmap``, clipped and noised (arXiv 1607.00133).
 
-A step sees of every example no more than a vector of length ``CLIP``, and noise of a multiple of
-that hides whether it was there. What is left is an ordinary gradient for any optimizer.
+``gx.dpsgd`` sees of every example no more than a vector of length ``CLIP``, and noise of a multiple
+of that hides whether it was there.
 """
 
 import argparse
@@ -33,17 +33,15 @@ def train(noise: float, examples: tuple[Tensor, Tensor], steps: int) -> tuple[Pa
     generator = torch.Generator().manual_seed(0)
     w, v = torch.randn(10, 64, generator=generator), torch.randn(64, 1, generator=generator)
     params = {"w": w / 3, "b": torch.zeros(64), "v": v / 8}
-    tx = gx.chain(gx.add_noise((noise * CLIP / BATCH) ** 2, 0.0, seed=1), gx.sgd(0.5, momentum=0.9))
+    tx = gx.dpsgd(0.5, CLIP, noise, seed=1, momentum=0.9)
     state, clipped = tx.init(params), 0
     for _ in range(steps):
         chosen = torch.randint(len(examples[0]), (BATCH,), generator=generator)
         x, y = (part[chosen] for part in examples)
         each = vmap(grad(loss), in_dims=(None, 0, 0))(params, x, y)
-        total, count = gx.per_example_global_norm_clip(each, CLIP)
-        grads = gx.tree.scale(1 / BATCH, total)
-        updates, state = tx.update(grads, state, params)
+        clipped += int((vmap(gx.tree.norm)(each) > CLIP).sum())
+        updates, state = tx.update(each, state, params)
         params = gx.apply_updates(params, updates)
-        clipped += int(count)
     return params, clipped / (steps * BATCH)
 
 

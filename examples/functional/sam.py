@@ -1,7 +1,8 @@
 """Sharpness-aware minimisation: descend by the gradient of the worst point nearby (2010.01412).
 
-An adversary is an optimizer too: it climbs by a step of length rho. Labels of a part of the
-examples are wrong, which a large network learns by heart; the flat minimum has learnt less of them.
+``gx.sam`` steps by the gradient of where an adversary goes, an optimizer too: it climbs by a step
+of length rho. Labels of a part of the examples are wrong, which a large network learns by heart;
+the flat minimum has learnt less of them.
 """
 
 import argparse
@@ -47,15 +48,15 @@ def main(argv: list[str] | None = None) -> None:
     train, test = data(400, 0.2, generator), data(4000, 0.0, generator)
     w, v = torch.randn(20, 256, generator=generator), torch.randn(256, 1, generator=generator)
     start = {"w": w / 20**0.5, "b": torch.zeros(256), "v": v / 16}
-    tx = gx.sgd(0.2, momentum=0.9)
+    slope = grad(lambda params: loss(params, train))
     for rho in (0.0, 0.1, 0.2, 0.4):
-        adversary = gx.normalize_by_update_norm(rho)
-        params, state, climb = start, tx.init(start), adversary.init(start)
+        adversary = gx.chain(gx.scale(-1.0), gx.normalize_by_update_norm(rho))
+        tx = gx.sam(gx.sgd(0.2, momentum=0.9), adversary, opaque_mode=True)
+        params, state = start, tx.init(start)
         for _ in range(args.steps):
-            here = grad(loss)(params, train)
-            up, climb = adversary.update(here, climb, params)
-            worst = grad(loss)(gx.apply_updates(params, up), train)
-            updates, state = tx.update(worst, state, params)
+            updates, state = tx.update(
+                slope(params), state, params, grad_fn=lambda at, _: slope(at)
+            )
             params = gx.apply_updates(params, updates)
         right = [(outputs(params, x).sign() == y).float().mean() for x, y in (train, test)]
         print(

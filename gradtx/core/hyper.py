@@ -120,7 +120,9 @@ def check_value(who: str, name: str, value: Any, within: str, per_entry: bool = 
         check_tensor(who, name, value, within)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if not contains(within, value):
-            raise ValueError(f"{who}: {name} must be in {within}, got {value}")
+            # Dynamo puts no number that may change into words.
+            got = "" if torch.compiler.is_compiling() else f", got {value}"
+            raise ValueError(f"{who}: {name} must be in {within}{got}")
     elif not callable(value) or isinstance(value, type):
         raise TypeError(
             f"{who}: {name} must be a number, a 0-d tensor or a schedule, got {described(value)}"
@@ -266,15 +268,28 @@ def overrides(
         if isinstance(value, (int, float, Tensor)):
             check_value(tx.name, name, value, tx.declared[name], per_entry)
             check_entries(tx.name, name, value, leaves, tree.names(spec))
-            out[name] = [value] * spec.num_leaves
+            out[name] = [as_input(value)] * spec.num_leaves
             continue
-        given = tree.flatten_like(tx.name, spec, value, f"hyper[{name!r}]")
-        out[name] = list(map(plain, given))
-        for path, leaf, v in zip(tree.names(spec), leaves, out[name], strict=True):
+        given = list(map(plain, tree.flatten_like(tx.name, spec, value, f"hyper[{name!r}]")))
+        for path, leaf, v in zip(tree.names(spec), leaves, given, strict=True):
             if v is not None:
                 check_value(tx.name, name, v, tx.declared[name], per_entry)
                 check_entries(tx.name, name, v, [leaf], [path])
+        # Numbers that all leaves must agree in are compared later.
+        own = name in getattr(tx, "of_leaf", (name,))
+        out[name] = [as_input(v) if own else v for v in given]
     return out
+
+
+def as_input(value: Any) -> Any:
+    """A number as a tensor where a graph is compiled, so that others run through that graph too.
+
+    Dynamo makes an input of a number once it has changed, but a constant again where something
+    other than arithmetic with tensors uses it.
+    """
+    if isinstance(value, (int, float)) and torch.compiler.is_compiling():
+        return torch.zeros((), dtype=torch.float64, device="cpu") + value
+    return value
 
 
 class Values:

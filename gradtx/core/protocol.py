@@ -114,7 +114,7 @@ def _with_known_names(update: Callable[..., Any]) -> Callable[..., Any]:
     def checked(self: GradientTransformation, *args: Any, **extra: Any) -> Any:
         hyper = extra.get("hyper")
         if hyper and not isinstance(hyper, hyper_.Overrides):
-            extra["hyper"] = check_names(self, hyper)
+            extra = {**extra, "hyper": check_names(self, hyper)}  # Dynamo minds dicts that change
         return update(self, *args, **extra)
 
     return checked

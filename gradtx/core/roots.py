@@ -7,24 +7,63 @@ function; where nothing differentiates, so is what is computed.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .forward import forward_rule
 from .watch import is_watched
 
 
-def root(x: Tensor) -> Tensor:
-    """``sqrt(x)``, with derivative zero at zero.
+def root(x: Tensor, plus: float | Tensor = 0.0) -> Tensor:
+    """``sqrt(x + plus)``, with derivative zero at zero.
 
     >>> import torch, gradtx as gx
     >>> from gradtx.core.roots import root
     >>> torch.func.grad(lambda x: root(x).sum())(torch.tensor([0.0, 4.0]))
     tensor([0.0000, 0.2500])
     """
+    if isinstance(plus, Tensor) or plus:
+        x = x + plus
     if not is_watched(x):
         return torch.sqrt(x)
+    if not torch.compiler.is_compiling():
+        return _Root.apply(x)
     zero = x == 0
     return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
+
+
+class _Root(torch.autograd.Function):
+    """The root with one pass forward, and in its derivatives one more than the plain one."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return torch.sqrt(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad / _twice(*ctx.saved_tensors)
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Any, dx: Tensor) -> Tensor:
+        return dx / _twice(*ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
+        return _Root.apply(x), in_dims[0]
+
+
+def _twice(y: Tensor) -> Tensor:
+    """``2 y``, and infinity for zero, so that quotients and their derivatives are zero there."""
+    return 2 * torch.threshold(y, 0.0, math.inf)
 
 
 def vector_norm(

@@ -11,6 +11,7 @@ from .gauss_newton import (
 from .implicit import implicit_fixed_point, implicit_root
 from .inner_loop import FunctionalModel, InnerOptimizer, inner_loop
 from .linear_algebra import nnls, power_iteration
+from .microbatch import microbatch
 from .scaled_gradient import scale_gradient
 from .scan import scan, stop_gradient, truncated
 from .solvers import cg, minres, neumann, normal_cg
@@ -32,6 +33,7 @@ __all__ = [
     "implicit_root",
     "inner_loop",
     "levenberg_marquardt",
+    "microbatch",
     "minres",
     "natural_gradient",
     "neumann",

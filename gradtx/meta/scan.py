@@ -49,7 +49,7 @@ def scan(
     >>> total, sums
     (tensor(6), tensor([0, 1, 3, 6]))
     """
-    run = _rematerialized(step) if remat else step
+    run = rematerialized(step) if remat else step
     ys = []
     for i in range(_length(xs, length)):
         new, y = run(carry, tree.map(lambda x, i=i: x[i], xs))
@@ -171,7 +171,9 @@ class _Again(torch.autograd.Function):
         return tuple(next(given) if yes else None for yes in ctx.is_float)
 
 
-def _rematerialized(step: StepFunction) -> StepFunction:
+def rematerialized(step: StepFunction) -> StepFunction:
+    """The step, of which only what it is given is kept and which is computed again if needed."""
+
     def run(carry: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
         if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
             return checkpoint(step, carry, x, use_reentrant=False, preserve_rng_state=False)

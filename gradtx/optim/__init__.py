@@ -8,8 +8,12 @@ from .adaptive_classes import (
     ACProp,
     DAdaptAdamW,
     DoG,
+    DoWG,
     Fromage,
+    MoMo,
+    MoMoAdam,
     OptimisticAdam,
+    PolyakSGD,
 )
 from .advanced_classes import (
     SMMF,
@@ -34,6 +38,7 @@ from .classes import (
     AMSGrad,
     Lion,
     MARSAdamW,
+    NoisySGD,
     NovoGrad,
     SignSGD,
     Signum,
@@ -43,6 +48,7 @@ from .estimating import ProdigyOptimizer
 from .evaluating import EvaluatingOptimizer
 from .flat_state import flat_state_dict, load_checkpoint, load_flat_state_dict
 from .from_transform import EvaluatingTransformOptimizer, TransformOptimizer, from_transform
+from .hessian_classes import AdaHessian, Sophia
 from .kronecker_classes import (
     DASH,
     KLSOAP,
@@ -57,6 +63,7 @@ from .kronecker_classes import (
 from .lbfgs import LBFGS
 from .matrix_classes import DCTAdamW, Dion, Dion2, Muon, NorMuon, Trion
 from .matrix_groups import matrix_groups
+from .mechanize import Mechanize
 from .microadam import MicroAdam
 from .optimizer import Optimizer
 from .prodigy import Prodigy, ProdigyAdv, ProdigyLionAdv
@@ -124,6 +131,7 @@ __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "AdaGradSN",
+    "AdaHessian",
     "Adadelta",
     "Adafactor",
     "Adagrad",
@@ -145,6 +153,7 @@ __all__ = [
     "Dion",
     "Dion2",
     "DoG",
+    "DoWG",
     "EvaluatingOptimizer",
     "EvaluatingTransformOptimizer",
     "Fromage",
@@ -157,15 +166,20 @@ __all__ = [
     "LionAdv",
     "LowRankMFAC",
     "MARSAdamW",
+    "Mechanize",
     "MicroAdam",
+    "MoMo",
+    "MoMoAdam",
     "Muon",
     "NAdam",
+    "NoisySGD",
     "NorMuon",
     "NovoGrad",
     "OneSidedShampoo",
     "OptimisticAdam",
     "Optimizer",
     "PSGDKron",
+    "PolyakSGD",
     "Prodigy",
     "ProdigyAdv",
     "ProdigyLionAdv",
@@ -182,6 +196,7 @@ __all__ = [
     "SignSGD",
     "Signum",
     "SimplifiedAdEMAMix",
+    "Sophia",
     "SparseMFAC",
     "StepInBackward",
     "TransformOptimizer",

@@ -66,3 +66,7 @@ class LARS(
 
 class MARSAdamW(RecipeOptimizer, recipe=recipes.mars_adamw):
     """AdamW on variance-reduced gradients; the chain is ``gx.mars_adamw``."""
+
+
+class NoisySGD(RecipeOptimizer, recipe=recipes.noisy_sgd):
+    """Gradient descent with Gaussian noise of shrinking variance; the chain is ``gx.noisy_sgd``."""

@@ -135,6 +135,4 @@ class EvaluatingOptimizer(Optimizer):
         if self._evaluations is not None:
             functions = ("value_fn", "grad_fn")
             extra = {**extra, **{name: getattr(self._evaluations, name) for name in functions}}
-            if "value" in extra:
-                extra["value"] = self._evaluations.sign * extra["value"]
         super()._update(extra)

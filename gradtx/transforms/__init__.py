@@ -18,6 +18,8 @@ from .clip import (
     clip_by_block_rms,
     clip_by_global_norm,
     clip_by_leaf_norm,
+    unitwise_clip,
+    unitwise_norm,
 )
 from .cocob import ScaleByCocobState, scale_by_cocob
 from .column_adam import ScaleByColumnAdamState, scale_by_column_adam
@@ -265,6 +267,8 @@ __all__ = [
     "trace",
     "two_decay_ema",
     "undo_bias",
+    "unitwise_clip",
+    "unitwise_norm",
     "value_and_grad_from_state",
     "zero_nans",
 ]

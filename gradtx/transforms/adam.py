@@ -102,7 +102,7 @@ class scale_by_adam(LeafTransform):
             denominator = largest / correction if self.amsgrad == "raw" else largest
             nu_max = nu_codec.encode(largest, nu_max)
         mean = corrected_mean(mu, u, h.b1, count, self.nesterov)
-        out = divide_by_sum(mean, root(denominator + h.eps_root), h.eps)
+        out = divide_by_sum(mean, root(denominator, h.eps_root), h.eps)
         return out, ScaleByAdamState(
             count, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu), nu_max
         )

@@ -90,8 +90,8 @@ class scale_by_adan(LeafTransform):
         m, v = average(m, u, h.b1), average(v, change, h.b2)
         n = average(second, extrapolated * extrapolated, h.b3)
         numerator = corrected_mean(m, u, h.b1, step) + ahead * corrected_mean(v, u, h.b2, step)
-        square = n / one_minus_power(h.b3, step, u.dtype) + h.eps_root
-        return divide_by_sum(numerator, root(square), h.eps), ScaleByAdanState(
+        size = root(n / one_minus_power(h.b3, step, u.dtype), h.eps_root)
+        return divide_by_sum(numerator, size, h.eps), ScaleByAdanState(
             step,
             mu_codec.encode(m, s.m),
             mu_codec.encode(v, s.v),

@@ -161,16 +161,57 @@ class adaptive_grad_clip(LeafTransform):
     axis: int | tuple[int, ...] | None = static(None)
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
-        size = floored_root(self._square(p).to(u.dtype), h.eps)
-        square = self._square(u)
+        size = floored_root(_unit_squares(p, self.axis).to(u.dtype), h.eps)
+        square = _unit_squares(u, self.axis)
         most = h.clipping * size
         clipped = u * (most / floored_root(square, _MIN_UNIT_NORM))
         return torch.where(square.sqrt() < most, u, clipped), s
 
-    def _square(self, x: Tensor) -> Tensor:
-        """Squared norm of every unit, in a shape that broadcasts against ``x``."""
-        if self.axis is not None:
-            return sum_over(x.square(), self.axis)
-        if sum(n != 1 for n in x.shape) <= 1:
-            return element_sum(x.square())
-        return x.square().sum(dim=tuple(range(1, x.ndim)), keepdim=True)
+
+def unitwise_norm(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """The Euclidean norm of every unit, at all of its entries; units as in ``adaptive_grad_clip``.
+
+    Args:
+        x: any shape.
+        axis: the dimension or dimensions of a unit, instead of all but the first.
+
+    Returns:
+        Of the shape of ``x``; several entries may share memory.
+
+    >>> import torch, gradtx as gx
+    >>> gx.unitwise_norm(torch.tensor([[3.0, 4.0], [6.0, 8.0]]))
+    tensor([[ 5.,  5.],
+            [10., 10.]])
+    """
+    return root(_unit_squares(x, axis)).expand(x.shape)
+
+
+def unitwise_clip(norm: Tensor, max_norm: Tensor, update: Tensor, div_eps: float = 1e-6) -> Tensor:
+    """Scale the units whose norm is not below a bound down to it.
+
+    ``update * max_norm / max(norm, div_eps)`` where norm >= max_norm.
+
+    Args:
+        norm: of the update's units, see ``unitwise_norm``.
+        max_norm: what they may be; broadcasts as ``norm`` does.
+        update: any shape.
+        div_eps: least divisor, > 0.
+
+    >>> import torch, gradtx as gx
+    >>> u = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+    >>> gx.unitwise_clip(gx.unitwise_norm(u), torch.tensor(1.0), u)
+    tensor([[0.6000, 0.8000],
+            [0.3000, 0.4000]])
+    """
+    return torch.where(
+        norm < max_norm, update, update * (max_norm / torch.clamp(norm, min=div_eps))
+    )
+
+
+def _unit_squares(x: Tensor, axis: int | tuple[int, ...] | None) -> Tensor:
+    """Squared norm of every unit, in a shape that broadcasts against ``x``."""
+    if axis is not None:
+        return sum_over(x.square(), axis)
+    if sum(n != 1 for n in x.shape) <= 1:
+        return element_sum(x.square())
+    return x.square().sum(dim=tuple(range(1, x.ndim)), keepdim=True)

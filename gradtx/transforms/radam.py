@@ -87,11 +87,10 @@ class scale_by_radam(LeafTransform):
         nu = average(second, u * u, h.b2)
         mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
         correction = one_minus_power(h.b2, step, u.dtype)
-        eps_root = h.eps_root
         if self.raw_eps:
-            size = (root(nu + eps_root) + h.eps) / root(correction)
+            size = (root(nu, h.eps_root) + h.eps) / root(correction)
         else:
-            size = root(nu / correction + eps_root) + h.eps
+            size = root(nu / correction, h.eps_root) + h.eps
         trusted, factor = _rectification(h.b2, step, h.threshold)
         out = torch.where(trusted, divide(factor.to(u.dtype) * mean, size), mean)
         return out, ScaleByRadamState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

@@ -87,5 +87,5 @@ class scale_by_yogi(LeafTransform):
         nu = old - (1 - h.b2) * towards
         corrected = nu / one_minus_power(h.b2, step, u.dtype)
         mean = corrected_mean(mu, u, h.b1, step)
-        out = divide_by_sum(mean, root(corrected + h.eps_root), h.eps)
+        out = divide_by_sum(mean, root(corrected, h.eps_root), h.eps)
         return out, ScaleByYogiState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

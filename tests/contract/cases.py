@@ -130,11 +130,24 @@ def set_gradients(params: Iterable[Tensor], t: int, scale: float = 1.0) -> None:
         p.grad = (scale * torch.randn(p.shape, generator=generator)).to(p.dtype)
 
 
+def asked(opt: torch.optim.Optimizer) -> dict[str, Any]:
+    """What members of an optimizer's chains ask ``step`` for besides gradients."""
+    chains = [opt.transform_of(g) for g in opt.param_groups] if hasattr(opt, "transform_of") else []
+    given: dict[str, Any] = {}
+    for member in (m for tx in chains for _, m in gx.core.protocol.members(tx)):
+        if getattr(member, "needs_value", False):
+            given["value"] = torch.tensor(1.5)
+        for name in (*getattr(member, "needs_extra", ()), *getattr(member, "takes_extra", ())):
+            grads = {p: p.grad for g in opt.param_groups for p in g["params"]}
+            given[name] = {p: g * g + 0.5 for p, g in grads.items() if g is not None}
+    return given
+
+
 def run(opt: torch.optim.Optimizer, params: list[Tensor], steps: range) -> None:
     """Take steps on reproducible gradients."""
     for t in steps:
         set_gradients(params, t)
-        opt.step()
+        opt.step(**asked(opt))
 
 
 def copies(params: Iterable[Tensor]) -> list[Tensor]:

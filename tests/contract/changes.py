@@ -15,6 +15,7 @@ C, P, S = gx.codecs, gx.sparsity, gx.subspace
 
 # Values by option; of each the first is the other way of the class's default.
 VALUES: dict[str, tuple[Any, ...]] = {
+    "adapt_lower_bound": (True,),
     "adjust_lr_fn": ("match_rms_adamw",),
     "aggregate": (False,),
     "alpha": (0.1,),
@@ -74,6 +75,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "grams_signed": (False,),
     "growth_rate": (1.1,),
     "include_zero": (True,),
+    "init_distance": (0.5,),
     "init_factor": (0.2,),
     "init_scale": (0.5, None),
     "init_step": (("distance", 0.5),),
@@ -174,6 +176,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "update_first": (False,),
     "use_ef": (True,),
     "use_nesterov": (False,),
+    "variant": ("sps+",),
     "vector_reshape": (False,),
     "vector_rule": ("ndim",),
     "ademamix": (True,),

@@ -20,8 +20,8 @@ def _classes() -> list[type]:
         *(gx.optim.ScheduleFreeOptimizer, gx.optim.ProdigyOptimizer),
         *(gx.optim.EvaluatingOptimizer, gx.optim.EvaluatingTransformOptimizer),
     )
-    # Their steps need a closure, and their tests are in test_evaluating.py.
-    generic += (gx.optim.LBFGS, gx.optim.SAM)
+    # Their steps need a closure, and their tests are in test_evaluating.py; or they need a chain.
+    generic += (gx.optim.LBFGS, gx.optim.SAM, gx.optim.Mechanize)
     return sorted((c for c in classes if c not in generic), key=lambda c: c.__name__)
 
 

@@ -11,6 +11,7 @@ import torch
 
 import gradtx as gx
 
+from .cases import asked
 from .every import CLASSES, make
 
 Change = Callable[[int, list[torch.nn.Parameter]], None]
@@ -48,7 +49,7 @@ def test_no_gradient_outlives_a_step(cls: type, fused: bool | None, no_collector
                 p.grad = torch.randn_like(p)
                 seen.append(weakref.ref(p.grad))
             change(step, params)
-            opt.step()
+            opt.step(**asked(opt))
             opt.zero_grad()
             assert not sum(ref() is not None for ref in seen), (change.__name__, step)
 

@@ -82,3 +82,18 @@ def test_low_precision_parameters_stay_nonnegative():
     params = {"w": torch.rand(1000).bfloat16()}
     updates, _ = gx.keep_params_nonnegative().update({"w": torch.randn(1000)}, (), params)
     assert (gx.apply_updates(params, updates)["w"] >= 0).all()
+
+
+@pytest.mark.parametrize("axis", [None, 0, (0, 1)])
+def test_units_one_by_one_are_what_adaptive_clipping_does(axis):
+    generator = torch.Generator().manual_seed(0)
+    u, p = (torch.randn(4, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    p[0] = 0
+    norm = gx.unitwise_norm(u, axis)
+    assert norm.shape == u.shape
+    dims = (1,) if axis is None else axis
+    torch.testing.assert_close(norm, u.norm(dim=dims, keepdim=True).expand(4, 3))
+    most = 0.3 * gx.unitwise_norm(p, axis).clamp(min=1e-3)
+    want = gx.adaptive_grad_clip(0.3, axis=axis).update(u, (), p)[0]
+    torch.testing.assert_close(gx.unitwise_clip(norm, most, u), want)
+    assert torch.equal(torch.func.grad(lambda x: gx.unitwise_norm(x).sum())(0 * u), 0 * u)
