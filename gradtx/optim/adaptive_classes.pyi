@@ -79,6 +79,23 @@ class DoG(RecipeOptimizer):
         fallback: Literal["eager", "compile"] = ...,
     ) -> None: ...
 
+class DoWG(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        init_distance: float = 0.0001,
+        eps: float | Tensor = 0.0001,
+        weight_decay: float | Tensor = 0.0,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
 class Fromage(RecipeOptimizer):
     def __init__(
         self,
@@ -111,6 +128,43 @@ class MADGRAD(RecipeOptimizer):
         fallback: Literal["eager", "compile"] = ...,
     ) -> None: ...
 
+class MoMo(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        beta: float | Tensor = 0.9,
+        lower_bound: float | Tensor = 0.0,
+        weight_decay: float | Tensor = 0.0,
+        adapt_lower_bound: bool = False,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class MoMoAdam(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.01,
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
+        eps: float | Tensor = 1e-08,
+        lower_bound: float | Tensor = 0.0,
+        weight_decay: float | Tensor = 0.0,
+        adapt_lower_bound: bool = False,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
 class OptimisticAdam(RecipeOptimizer):
     def __init__(
         self,
@@ -123,6 +177,24 @@ class OptimisticAdam(RecipeOptimizer):
         eps_root: float | Tensor = 0.0,
         nesterov: bool = True,
         weight_decay: float | Tensor = 0.0,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
+
+class PolyakSGD(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        max_step: float | Tensor = 1.0,
+        f_min: float | Tensor = 0.0,
+        eps: float | Tensor = 0.0,
+        variant: Literal["sps", "sps+"] = "sps",
         *,
         maximize: bool = ...,
         foreach: bool | None = ...,

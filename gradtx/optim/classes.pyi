@@ -212,3 +212,21 @@ class MARSAdamW(RecipeOptimizer):
         fused: bool | None = ...,
         fallback: Literal["eager", "compile"] = ...,
     ) -> None: ...
+
+class NoisySGD(RecipeOptimizer):
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.001,
+        eta: float | Tensor = 0.01,
+        gamma: float | Tensor = 0.55,
+        seed: int | Tensor = 0,
+        weight_decay: float | Tensor = 0.0,
+        *,
+        maximize: bool = ...,
+        foreach: bool | None = ...,
+        capturable: bool = ...,
+        differentiable: bool = ...,
+        fused: bool | None = ...,
+        fallback: Literal["eager", "compile"] = ...,
+    ) -> None: ...
