@@ -155,8 +155,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Args:
             closure: reevaluates the model and returns the loss; called once, under ``enable_grad``.
-                Its result is the ``value`` of members that ask for the loss (its negative where
-                all groups maximize).
+                Its result is the ``value`` of members that ask (negative if all groups maximize).
             extra: what other members ask for, such as ``hessian``: a tensor per parameter, as a
                 mapping from parameters or their names or as a sequence; or a number, as ``value``.
 
@@ -196,7 +195,7 @@ class Optimizer(torch.optim.Optimizer):
         if given:
             extra |= arguments(type(self).__name__, given, self._names(), self._buckets())
         if "value" in extra and all(group["maximize"] for group in self.param_groups):
-            extra["value"] = -extra["value"]  # members are told what is minimized
+            extra["value"] = -extra["value"]  # what is minimized
         self._update(extra)
 
     def _update(self, extra: Mapping[str, Any]) -> None:

@@ -66,8 +66,8 @@ def test_a_bad_last_leaf_leaves_all_as_it_was(spoil: Spoil, cls: type, fused: An
         opt.step(**asked(opt))
     if spoil is shrunk and (not opt.state[params[-1]] or cls is gx.optim.NoisySGD):
         pytest.skip("there is no state that could not fit")  # a counter and a key fit any
-    given = asked(opt)
     spoil(opt, params[-1])
+    given = asked(opt)
     owned = [*params, *(x for p in params for _, x in leaves(opt.state[p]))]
     before = [x.clone() if isinstance(x, Tensor) else x for x in owned]
     with pytest.raises((UnsupportedLeafError, ValueError), match=r"parameter '2'|unsupported"):

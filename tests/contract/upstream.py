@@ -105,7 +105,6 @@ OWN = [
     own(tuned(gx.optim.LowRankMFAC, window=3, damping=1.0), {"rank": 2}),
     own(tuned(gx.optim.GGT, window=3, eps=1.0), {"betas": (0.0, 1.0)}),
     own(gx.optim.MARSAdamW, {"betas": (0.8, 0.95), "gamma": 0.1}),
-    own(tuned(gx.optim.NoisySGD, eta=1e-6), {"gamma": 0.0}),
     own(gx.optim.NovoGrad),
     own(gx.optim.ScheduleFreeAdamW, {"warmup_steps": 3, "r": 0.5}, {"inner_momentum": 0.5}),
     own(gx.optim.ScheduleFreeSGD, {"lr": 0.1, "momentum": 0.5}),
