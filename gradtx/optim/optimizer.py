@@ -191,7 +191,8 @@ class Optimizer(torch.optim.Optimizer):
                 self._step(loss, given)
             return
         self._check_step()
-        extra = {"value": loss.reshape(())} if _is_number(loss) else {}
+        is_number = isinstance(loss, Tensor) and loss.numel() == 1
+        extra = {"value": loss.reshape(())} if is_number else {}
         if given:
             extra |= arguments(type(self).__name__, given, self._names(), self._buckets())
         if "value" in extra and all(group["maximize"] for group in self.param_groups):
@@ -444,7 +445,3 @@ class Optimizer(torch.optim.Optimizer):
     def __repr__(self) -> str:
         chains = dict.fromkeys(repr(self.transform_of(g)) for g in self.param_groups)
         return super().__repr__() + "".join(f"\n{text}" for text in chains)
-
-
-def _is_number(loss: Any) -> bool:
-    return isinstance(loss, Tensor) and loss.numel() == 1
