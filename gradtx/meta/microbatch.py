@@ -61,7 +61,8 @@ def microbatch(
     tensor(110.)
     """
     positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    keys = (*positions, *((argnames,) if isinstance(argnames, str) else argnames))
+    names = (argnames,) if isinstance(argnames, str) else tuple(argnames)
+    keys: tuple[int | str, ...] = (*positions, *names)
     dims = (in_dims,) * len(keys) if isinstance(in_dims, int) else tuple(in_dims)
     if len(dims) != len(keys):
         raise ValueError(
