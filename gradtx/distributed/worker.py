@@ -13,8 +13,9 @@ from ..core.apply import apply_updates
 from ..core.errors import described
 from .checksum import checksum
 from .comm_hook import CommHook
+from .local_shards import check_local, local_gradient, shard_name
 from .local_steps import LocalSteps
-from .records import is_distributed
+from .records import local_part
 from .remembered import entry, world_of
 from .resume import loaded, newcomer
 from .roll_call import RollCall
@@ -31,6 +32,9 @@ class Worker:
     received beside the parameters, everybody tells a checksum of what must be the same everywhere,
     and then they are written. Whoever is missing is named after ``timeout``.
 
+    Of DTensors, as ``fully_shard`` makes them, every rank trains its shards; ``group`` has the
+    ranks with the same ones. The method must treat elements one by one then.
+
     A module in DistributedDataParallel is told to leave gradients alone. Before the first step a
     worker without steps takes parameters and state from rank 0, if that has some.
 
@@ -42,7 +46,8 @@ class Worker:
         run: a step in place such as ``gx.fuse(method.transform)``; None updates purely.
 
     Raises:
-        TypeError: no module or no method, or a parameter that is sharded (names the leaf).
+        TypeError: no module or no method, or a sharded parameter whose elements would meet, or of
+            which workers have different shards (names the leaf).
 
     Source: arXiv 2311.08105.
 
@@ -71,20 +76,16 @@ class Worker:
             module.register_comm_hook(None, _leave)  # type: ignore[operator]
             module = module.module  # type: ignore[assignment]
         self._leaves = {k: p for k, p in module.named_parameters() if p.requires_grad}
-        for name, p in self._leaves.items():
-            if is_distributed(p):
-                raise TypeError(
-                    f"Worker: leaf {name!r} is a DTensor; workers hold whole parameters. Give "
-                    "every replica a module of its own, in DistributedDataParallel or alone"
-                )
+        check_local(method, self._leaves, group)
+        self._shard = shard_name(self._leaves)
         self.method, self.state = method, method.init(self.params)
         self._wire, self._roll_call = Wire(group), RollCall(group, timeout)
         self._run, self._joined = run, False
 
     @property
     def params(self) -> dict[str, Tensor]:
-        """The parameters that are trained, by name."""
-        return {name: p.detach() for name, p in self._leaves.items()}
+        """The parameters that are trained, by name: of DTensors the shard that is here."""
+        return {name: local_part(p).detach() for name, p in self._leaves.items()}
 
     @property
     def sent_bytes(self) -> int:
@@ -102,7 +103,7 @@ class Worker:
             RuntimeError: somebody missed the meeting (names the ranks). The step has been done,
                 and nothing else; ``meet`` tries again.
         """
-        grads = {name: p.grad for name, p in self._leaves.items()}
+        grads = {name: local_gradient(name, p) for name, p in self._leaves.items()}
         self.join()
         if int(self.state.step) == 0 and self.method.start is not None:
             rounds = self.method.begin_rounds(grads, self.params, self.state)
@@ -200,7 +201,7 @@ class Worker:
 
     def _write(self, params: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, p in self._leaves.items():
+            for name, p in self.params.items():
                 if params[name].data_ptr() != p.data_ptr() or not p.numel():
                     p.copy_(params[name])
 
@@ -210,8 +211,12 @@ class Worker:
         Nested dicts of tensors. Every worker has its own: parameters differ between meetings, and
         what compression has dropped always does.
         """
-        own = {"params": self.params, "state": tree.to_dict(self.state)}
-        return {entry(*world_of(self._wire.group)): own}
+        own: dict[str, Any] = {"params": self.params, "state": tree.to_dict(self.state)}
+        return {self._entry: own if self._shard is None else {self._shard: own}}
+
+    @property
+    def _entry(self) -> str:
+        return entry(*world_of(self._wire.group))
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any], residuals: str | None = None) -> None:
@@ -225,12 +230,24 @@ class Worker:
 
         Raises:
             ValueError: another number of workers without ``residuals``, or entries that do not
-                fit (says what to do).
+                fit, or of another number of shards (says what to do).
             TreeMismatchError: the state of another method or model.
         """
+        if self._shard is not None:
+            state = {name: _of_shard(self._shard, held) for name, held in state.items()}
         params, new = loaded(state, residuals, world_of(self._wire.group), self.params, self.method)
         self._write(params)
         self.state, self._joined = new, False
+
+
+def _of_shard(shard: str, held: Mapping[str, Any]) -> Any:
+    """What a rank with the same shard has saved."""
+    if shard not in held:
+        raise ValueError(
+            f"Worker: the state has {sorted(held)}, this rank needs {shard!r}: load it with as "
+            "many shards as it was saved with"
+        )
+    return held[shard]
 
 
 def _others(words: list[str]) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.execution import holds
+from ..core.pointwise import elementwise, reads_parameters
 from ..core.protocol import GradientTransformation, members
 from ..distributed.owners import assign_owners, cost_of
 from ..distributed.records import check_placements, is_sharded
@@ -19,7 +20,6 @@ from ..fuse.frontend.specialize import choices
 from .cutting import Cut, cuts
 from .leaves import Leaves
 from .migration import Bucket
-from .pointwise import elementwise, reads_parameters
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from ..core.execution import holds
+from ..core.pointwise import meeting
 from ..core.protocol import GradientTransformation, members
 from .leaves import names_of
 from .migration import Bucket
-from .pointwise import meeting
 from .wrappers import zero_redundancy_of
 
 _meeting = functools.lru_cache(maxsize=64)(meeting)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.core.pointwise import elementwise, reads_parameters
 from gradtx.optim.cutting import apart, cuts, together
 from gradtx.optim.leaves import Leaves, to_nested
-from gradtx.optim.pointwise import elementwise, reads_parameters
 
 
 def test_a_partition_is_cut_within() -> None:

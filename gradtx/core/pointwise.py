@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _python_dispatch, _pytree
 
-from ..core import tree
-from ..core.protocol import GradientTransformation, members
-from ..core.tree import accumulator_dtype
-from .leaves import Leaves
+from . import tree
+from .plain import Plain
+from .protocol import GradientTransformation, members
+from .tree import PyTree, accumulator_dtype
 
 # Whole matrices and vectors, large enough for what begins at a size.
 _SHAPES = {"matrix": (4096, 1024), "kernel": (256, 256, 3, 3), "vector": (1 << 20,)}
@@ -169,20 +169,63 @@ def elementwise(
         sums: whether they may meet in sums that go through ``reduce``.
         rest: whether it is the end of a chain, which gets updates and must not need gradients.
     """
+
+    def run(sizes: tuple[int, ...]) -> tuple[str | None, list[Any]]:
+        leaf, given = _leaf(name, sizes, dtype), {}
+        if rest:
+            given = {"grads": _leaf(name, sizes, dtype)}
+            given["updates"] = _leaf(name, sizes, accumulator_dtype(dtype))
+        mode = _Pointwise(sums, given.get("grads", {}).values())
+        return _run(tx, leaf, mode, mode.extra, **given), mode.trace
+
+    return _alike(tx.name, shape, part, run)
+
+
+def elementwise_in(
+    run: Callable[[Mapping[str, Tensor]], Any],
+    name: str,
+    shape: tuple[int, ...],
+    part: tuple[int, ...],
+    dtype: torch.dtype,
+) -> str | None:
+    """Where elements of one leaf meet in a function, or where its shape matters; None if nowhere.
+
+    Args:
+        run: what is called with a tree of one leaf.
+        name: of the leaf.
+        shape: its own.
+        part: that of what a rank has of it; the function must do the same with both.
+        dtype: its own.
+    """
+
+    def observed(sizes: tuple[int, ...]) -> tuple[str | None, list[Any]]:
+        mode = _Pointwise()
+        try:
+            with torch.no_grad(), mode:
+                run(_leaf(name, sizes, dtype))
+        except Exception as error:
+            return _said(error, ""), mode.trace
+        return None, mode.trace
+
+    return _alike("a part", shape, part, observed)
+
+
+def _alike(
+    who: str,
+    shape: tuple[int, ...],
+    part: tuple[int, ...],
+    run: Callable[[tuple[int, ...]], tuple[str | None, list[Any]]],
+) -> str | None:
+    """What runs on two shapes say, or that they are not the same."""
     traces = []
     for sizes in dict.fromkeys((shape, part)):
         # What has one element meets itself only, but need not do so elsewhere.
-        whole = sizes if math.prod(sizes) > 1 else (2,) * len(sizes)
-        leaf, given = _leaf(name, whole, dtype), {}
-        if rest:
-            given = {"grads": _leaf(name, whole, dtype)}
-            given["updates"] = _leaf(name, whole, accumulator_dtype(dtype))
-        mode = _Pointwise(sums, given.get("grads", {}).values())
-        if why := _run(tx, leaf, mode, mode.extra, **given):
+        why, trace = run(sizes if math.prod(sizes) > 1 else (2,) * len(sizes))
+        if why:
             return why
-        traces.append(mode.trace)
+        traces.append(trace)
     if traces[0] != traces[-1]:
-        return f"{tx.name} (what it does depends on the shape)"
+        return f"{who} (what it does depends on the shape)"
     return None
 
 
@@ -207,8 +250,8 @@ def reads_parameters(
     return None if kinds[0] == kinds[1] else f"{tx.name} (its state depends on the dtype)"
 
 
-def _leaf(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Leaves:
-    return Leaves({name: torch.empty(shape, dtype=dtype, device="meta")})
+def _leaf(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, dtype=dtype, device="meta")}
 
 
 def _kinds(state: Any) -> list[Any]:
@@ -245,11 +288,11 @@ class _Unread(_python_dispatch.TorchDispatchMode):
 
 def _run(
     tx: GradientTransformation,
-    params: Leaves,
+    params: Mapping[str, Tensor],
     mode: Any,
     extra: Mapping[str, Any],
-    updates: Leaves | None = None,
-    grads: Leaves | None = None,
+    updates: PyTree = None,
+    grads: PyTree = None,
 ) -> str | None:
     """Two updates under a mode; what it says, or what a chain says that needs values.
 
@@ -275,9 +318,14 @@ def _run(
                 mode.check(_values(out))
                 state = out[1]
     except Exception as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return f"{_member(error, tx)} ({what})"
+        return _said(error, tx.name)
     return None
+
+
+def _said(error: Exception, name: str) -> str:
+    """The innermost transform that was running, or else a name, and what an error says."""
+    what = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{_member(error, name)} ({what})".lstrip()
 
 
 def _numbers(values: Any) -> Iterator[Any]:
@@ -310,22 +358,18 @@ def meeting(tx: GradientTransformation, dtypes: frozenset[torch.dtype]) -> str |
         The member and the operator; also where the chain cannot be run without values.
     """
     for dtype in dtypes:
-        params = Leaves(
-            {
-                name: torch.empty(shape, dtype=dtype, device="meta")
-                for name, shape in _SHAPES.items()
-            }
-        )
+        params = {
+            name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in _SHAPES.items()
+        }
         if why := _run(tx, params, _Pointwise(), {}):
             return why
     return None
 
 
-def _member(error: Exception, tx: GradientTransformation) -> str:
-    """The innermost transform that was running."""
-    name = tx.name
+def _member(error: Exception, name: str) -> str:
+    """The innermost transform that was running, or else a name."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         own = frame.f_locals.get("self")
-        if isinstance(own, GradientTransformation):
+        if isinstance(own, Plain) and hasattr(own, "name"):
             name = own.name
     return name
