@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class Worker:
     and then they are written. Whoever is missing is named after ``timeout``.
 
     Of DTensors, as ``fully_shard`` makes them, every rank trains its shards; ``group`` has the
-    ranks with the same ones. The method must treat elements one by one then.
+    ranks with the same ones, and all processes meet. The method must treat elements one by one.
 
     A module in DistributedDataParallel is told to leave gradients alone. Before the first step a
     worker without steps takes parameters and state from rank 0, if that has some.
@@ -79,7 +79,9 @@ class Worker:
         check_local(method, self._leaves, group)
         self._shard = shard_name(self._leaves)
         self.method, self.state = method, method.init(self.params)
-        self._wire, self._roll_call = Wire(group), RollCall(group, timeout)
+        # With shards everybody is called: a meeting of some shards alone would be half of one.
+        everybody = group if self._shard is None else None
+        self._wire, self._roll_call = Wire(group), RollCall(everybody, timeout)
         self._run, self._joined = run, False
 
     @property
@@ -145,7 +147,7 @@ class Worker:
         self._roll_call(what)
         try:
             result = drive(rounds, self._wire if self._roll_call.world > 1 else one_worker)
-            word = checksum(same(result))
+            word = f"{self._shard} {checksum(same(result))}"
         except RuntimeError as error:
             self._roll_call.give_up(f"end of the {what}")
             raise RuntimeError(
@@ -153,10 +155,10 @@ class Worker:
                 "make a new process group of those that are left"
             ) from error
         words = self._roll_call(f"end of the {what}", word)
-        if len(set(words)) > 1:
+        if others := _others(words):
             self._roll_call.try_again()
             raise RuntimeError(
-                f"Worker: ranks {_others(words)} have other numbers than rank 0 after the {what}; "
+                f"Worker: ranks {others} have other numbers than rank 0 after the {what}; "
                 "nothing has been changed. Load one checkpoint on all"
             )
         return result
@@ -173,20 +175,22 @@ class Worker:
             return
         step, shared = int(self.state.step), self.method.same(self.params, self.state)
         word = checksum((self.params, shared) if step == 0 else shared)
-        words = [w.split(" ") for w in self._roll_call("start", f"{step} {word}")]
-        steps = [int(s) for s, _ in words]
+        said = self._roll_call("start", f"{step} {self._shard} {word}")
+        words = [w.partition(" ") for w in said]
+        steps = [int(s) for s, _, _ in words]
         late = [rank for rank, s in enumerate(steps) if s != steps[0]]
-        wrong = [rank for rank in late if steps[rank]]
+        first = _firsts([sums for _, _, sums in words])
+        wrong = [rank for rank in late if steps[rank] or rank in first]
         if wrong:
             raise ValueError(
                 f"Worker: ranks {wrong} have done {[steps[rank] for rank in wrong]} steps, rank 0 "
                 f"has done {steps[0]}; load one checkpoint on all, or none on those that are new"
             )
-        there = [sums for s, sums in words if int(s) == steps[0]]
-        if len(set(there)) > 1:
+        there = [None if rank in late else sums for rank, (_, _, sums) in enumerate(words)]
+        if others := _others(there):
             raise ValueError(
-                f"Worker: ranks {_others([sums for _, sums in words])} start with other parameters "
-                "than rank 0; seed all alike, or load one checkpoint on all"
+                f"Worker: ranks {others} start with other parameters than rank 0; seed all alike, "
+                "or load one checkpoint on all"
             )
         if late:
             self._take_over(new=self._roll_call.rank in late)
@@ -250,8 +254,19 @@ def _of_shard(shard: str, held: Mapping[str, Any]) -> Any:
     return held[shard]
 
 
-def _others(words: list[str]) -> list[int]:
-    return [rank for rank, word in enumerate(words) if word != words[0]]
+def _firsts(words: Sequence[str | None]) -> dict[int, str]:
+    """By rank the words of those that are the first with their shard."""
+    found: dict[str, int] = {}
+    for rank, word in enumerate(words):
+        if word is not None:
+            found.setdefault(word.split(" ")[0], rank)
+    return {rank: str(words[rank]) for rank in found.values()}
+
+
+def _others(words: Sequence[str | None]) -> list[int]:
+    """The ranks that say something else than the first with their shard; None says nothing."""
+    good = set(_firsts(words).values())
+    return [rank for rank, word in enumerate(words) if word is not None and word not in good]
 
 
 def _is_ddp(module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import gradtx as gx
 from gradtx.distributed import Simulation, Worker
 
-from .test_wrappers import gradients, module
+from .test_wrappers import gradients, message_of, module
 from .workers import in_processes
 
 pytestmark = pytest.mark.skipif(
@@ -43,16 +44,19 @@ def apart(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max((a[n].cpu() - b[n]).abs().max().item() for n in b)
 
 
-def workers_of_shards(rank: int) -> dict[str, Any]:
+def workers_of_shards(rank: int) -> dict[Any, Any]:
     """Two workers of two ranks each."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("worker", "shard"))
-    own, out = mesh["worker"].get_local_rank(), {}
+    own = mesh["worker"].get_local_rank()
+    out: dict[Any, Any] = {}
 
     def sharded() -> nn.Module:
-        return fully_shard(module(), mesh=mesh["shard"])
+        net = module()
+        fully_shard(net, mesh=mesh["shard"])
+        return net
 
     for name, make in METHODS.items():
         net = sharded()
@@ -76,6 +80,18 @@ def workers_of_shards(rank: int) -> dict[str, Any]:
                 p.grad = torch.ones_like(p)
             one.step()
         assert all(torch.equal(again.params[n], p) for n, p in worker.params.items())
+    # One rank of a worker is late: no shard is averaged.
+    worker = Worker(sharded(), METHODS["diloco"](), mesh["worker"].get_group(), timeout=1.0)
+    for p in worker._leaves.values():
+        p.grad = torch.full_like(p, 1.0 + own)
+    worker.step()
+    time.sleep(2.5 * (rank == 3))
+    out["missing"] = message_of(worker.step)
+    kept = {n: p.clone() for n, p in worker.params.items()}
+    out["kept"] = all(torch.equal(kept[n], p) for n, p in worker.state.syncs[0].anchor.items())
+    dist.barrier()
+    worker.meet()
+    out["met"] = [worker.params[n] - p for n, p in kept.items()]
     for name, method in {
         "lordo": gd.lordo(0.01, rank=2),
         "clipped": gd.desloc(0.01),
@@ -104,6 +120,16 @@ def test_workers_train_their_shards(ranks: list[dict[str, Any]]) -> None:
         for name in METHODS:
             assert out[name] <= 2e-6, name
             assert out[name, "keys"] == [f"rank_{rank // 2}_of_2", f"shard_{rank % 2}_of_2"]
+
+
+def test_who_is_late_with_a_shard_is_late_for_all(ranks: list[dict[str, Any]]) -> None:
+    for rank, out in enumerate(r["workers"] for r in ranks):
+        if rank == 3:
+            assert "rank 3 came too late" in out["missing"]
+        else:
+            assert "rank 3 missed the meeting after step 2" in out["missing"], out["missing"]
+        assert not out["kept"]
+        assert any(bool(moved.abs().max() > 1e-3) for moved in out["met"])
 
 
 def test_workers_of_shards_that_are_refused(ranks: list[dict[str, Any]]) -> None:

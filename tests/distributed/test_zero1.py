@@ -197,6 +197,9 @@ def test_beside_distributed_data_parallel_and_what_is_refused() -> None:
         assert "SGD: ranks 0 and 1 have other leaves" in out["leaves"], rank
 
 
+SUMMED = ("DAdaptAdamW", "DoG", "Prodigy", "ProdigyAdv", "ProdigyLionAdv")
+
+
 def every_class(rank: int) -> dict[str, float | str]:
     out: dict[str, float | str] = {}
     for name in sorted(gx.optim.__all__):
@@ -225,8 +228,8 @@ def every_class(rank: int) -> dict[str, float | str]:
 def test_every_class() -> None:
     for out in in_processes(every_class):
         assert len(out) > 70
-        for name, error in out.items():
-            if name == "LBFGS":
-                assert "looks at the loss more than once" in str(error)
-            else:
-                assert error == 0, (name, error)
+        assert "looks at the loss more than once" in str(out.pop("LBFGS"))
+        # Those with sums over leaves of several ranks differ by rounding.
+        exact = {name: error for name, error in out.items() if name not in SUMMED}
+        assert not {name: error for name, error in exact.items() if error != 0}
+        assert all(float(out[name]) <= 2e-6 for name in SUMMED)
