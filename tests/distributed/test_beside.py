@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import gradtx as gx
 from gradtx.distributed import Simulation, Worker
@@ -106,8 +107,92 @@ def workers_of_shards(rank: int) -> dict[Any, Any]:
     return out
 
 
+def against_a_twin(
+    train: Callable[[int], None], net: nn.Module, whole: nn.Module, make: Any
+) -> float:
+    """How far a module in several processes is from one that has all gradients.
+
+    Args:
+        train: a backward pass of the first, at a step.
+        net: the first, before it is wrapped.
+        whole: the other.
+        make: their optimizer.
+    """
+    named, twins = dict(net.named_parameters()), dict(whole.named_parameters())
+    opt, alone = make(list(named.items())), make([(n, twins[n]) for n in named])
+    for step in range(STEPS):
+        opt.zero_grad()
+        train(step)
+        for n, p in named.items():
+            assert p.grad is not None
+            twins[n].grad = getattr(p.grad, "full_tensor", p.grad.clone)()
+        opt.step()
+        alone.step()
+    return apart(full(net), {n: twins[n].detach() for n in named})
+
+
+def wrapped(rank: int) -> dict[str, float]:
+    """What wrappers and compilers do to a module, with whole gradients from all ranks."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+
+    mesh = init_device_mesh("cpu", (4,))
+    out: dict[str, float] = {}
+
+    def sharded(net: nn.Module, **options: Any) -> nn.Module:
+        fully_shard(net, mesh=mesh, **options)
+        return net
+
+    kinds: dict[str, Callable[[nn.Module], Any]] = {
+        "offload": lambda n: sharded(n, offload_policy=CPUOffloadPolicy(pin_memory=False)),
+        "static graph": lambda n: DistributedDataParallel(n, static_graph=True),
+        "compiled, ddp": lambda n: torch.compile(DistributedDataParallel(n), backend="eager"),
+        "compiled, fsdp2": lambda n: torch.compile(sharded(n), backend="eager"),
+    }
+    for kind, wrap in kinds.items():
+        for name, make in MAKERS.items():
+            net, whole = module(), module()
+            outside = wrap(net)
+
+            def train(t: int, outside: Any = outside) -> None:
+                gradients(outside, t, rank, 4)
+
+            out[f"{kind}, {name}"] = against_a_twin(train, net, whole, make)
+    return out
+
+
+def stages(rank: int) -> dict[str, float]:
+    """A pipeline of two stages, each with two ranks and an optimizer of its own."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("stage", "data"))
+    out: dict[str, float] = {}
+    index, data = mesh["stage"].get_local_rank(), mesh["data"].get_local_rank()
+    for name, make in MAKERS.items():
+        whole = module()
+        net = nn.Sequential(*list(module().children())[2 * index : 2 * index + 2])
+        if index:
+            net = nn.Sequential(nn.Identity(), nn.Identity(), *net)  # names as in the whole
+        fully_shard(net, mesh=mesh["data"])
+        stage = PipelineStage(net, index, 2, torch.device("cpu"), group=mesh["stage"].get_group())
+        schedule = ScheduleGPipe(stage, 2, loss_fn=nn.functional.mse_loss)
+
+        def train(t: int, schedule: Any = schedule) -> None:
+            g = torch.Generator().manual_seed(10 * t + data)
+            x, y = torch.randn(8, 6, generator=g), torch.randn(8, 4, generator=g)
+            if index:
+                schedule.step(target=y)
+            else:
+                schedule.step(x)
+
+        out[name] = against_a_twin(train, net, whole, make)
+    return out
+
+
 def everything(rank: int) -> dict[str, Any]:
-    return {"workers": workers_of_shards(rank)}
+    return {"workers": workers_of_shards(rank), "wrapped": wrapped(rank), "stages": stages(rank)}
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +230,11 @@ def test_workers_of_shards_that_are_refused(ranks: list[dict[str, Any]]) -> None
             assert "Leave that part out" in out[name]
         other = rank ^ 1
         assert f"of which [{other}] would be other workers" in out["world"], out["world"]
+
+
+@pytest.mark.parametrize("where", ["wrapped", "stages"])
+def test_steps_equal_those_of_one_process(where: str, ranks: list[dict[str, Any]]) -> None:
+    for out in (r[where] for r in ranks):
+        assert len(out) == len(MAKERS) * (4 if where == "wrapped" else 1)
+        for name, error in out.items():
+            assert error <= 1e-6, name
