@@ -5,9 +5,12 @@ from gradtx.ops.add_product import add_product_
 from gradtx.ops.basis import rotate
 from gradtx.ops.block_quantize import block_dequantize, block_quantize
 from gradtx.ops.block_top_k import block_top_k
+from gradtx.ops.clenshaw import clenshaw
 from gradtx.ops.column_adam import column_adam
 from gradtx.ops.coordinates import coordinates, coordinates_squares
+from gradtx.ops.coupled_newton import coupled_newton
 from gradtx.ops.dct import dct, dct_matrix, idct
+from gradtx.ops.denman_beavers import denman_beavers
 from gradtx.ops.hadamard import hadamard
 from gradtx.ops.ldadam import ldadam_columns, ldadam_moments_
 from gradtx.ops.microadam import microadam_
@@ -32,11 +35,14 @@ __all__ = [
     "block_dequantize",
     "block_quantize",
     "block_top_k",
+    "clenshaw",
     "column_adam",
     "coordinates",
     "coordinates_squares",
+    "coupled_newton",
     "dct",
     "dct_matrix",
+    "denman_beavers",
     "dequantize_affine",
     "dequantize_symmetric",
     "hadamard",

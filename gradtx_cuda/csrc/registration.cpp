@@ -36,6 +36,9 @@ STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(orthonormalize_, cpu)
   GX_IMPL(symmetric_product, cpu)
   GX_IMPL(newton_schulz, cpu)
+  GX_IMPL(coupled_newton, cpu)
+  GX_IMPL(denman_beavers, cpu)
+  GX_IMPL(clenshaw, cpu)
 }
 #ifdef GX_WITH_CUDA
 GX_REGISTER(CUDA, cuda)

@@ -86,5 +86,9 @@ Tensor symmetric_product_cpu(const Tensor& x, const Tensor& y, const std::option
 Tensor newton_schulz_cpu(const Tensors& xs, const Doubles& coefficients, const Ints& parts,
                          const std::string& scaling, double safety, double eps, ScalarType dtype,
                          bool mixed, double scale);
+Tensor coupled_newton_cpu(const Tensor& m, const Tensor& scale, int64_t p, int64_t steps,
+                          double tol, ScalarType low, bool halves);
+Tensor denman_beavers_cpu(const Tensor& k, int64_t steps, bool inverse, ScalarType low);
+Tensor clenshaw_cpu(const Tensor& s, const Doubles& coefficients, ScalarType low);
 
 }  // namespace gx

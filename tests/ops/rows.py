@@ -318,6 +318,44 @@ def newton_schulz_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def coupled_newton_samples() -> list[tuple[Any, ...]]:
+    """Matrices of ones and signs, of which few products of small integers have no rounding."""
+    m = normal(make_key(5), (3, 19, 19), torch.float32).sign()
+    m = m.triu() + m.triu(1).mT
+    scale = torch.tensor([2.0, 1.0, -0.5])
+    return [
+        (m, scale, 1, 2, 0.0, torch.float32, False),
+        (m, scale, 2, 2, 1e-3, torch.float32, True),
+        (m.double(), scale.double(), 3, 2, 0.0, torch.float64, False),
+        (m, scale, 1, 2, 0.5, torch.bfloat16, False),
+        (m.mT, scale, 2, 1, 0.0, torch.float16, False),
+        (m[:0], scale[:0], 4, 9, 1e-6, torch.float32, False),
+    ]
+
+
+def denman_beavers_samples() -> list[tuple[Any, ...]]:
+    m = coupled_newton_samples()[0][0]
+    return [
+        (m, 1, True, torch.float32),
+        (m, 2, False, torch.float32),
+        (m, 2, True, torch.float32),
+        (m.double(), 3, True, torch.float64),
+        (m[:, :5, :5], 3, False, torch.bfloat16),
+        (m[:, :0, :0], 3, True, torch.float16),
+    ]
+
+
+def clenshaw_samples() -> list[tuple[Any, ...]]:
+    m = coupled_newton_samples()[0][0]
+    return [
+        (m, [1.0, 2.0], torch.float32),
+        (m, [1.0, 2.0, 3.0, -1.0], torch.float32),
+        (m.double(), [0.1, 0.2, 0.3], torch.float64),
+        (m.mT, [1.0, 2.0, 3.0], torch.bfloat16),
+        (m[:0], [1.0, 2.0, 3.0], torch.float32),
+    ]
+
+
 SAMPLES: dict[str, Samples] = {
     "random_bits": random_bits_samples,
     "random_bits16": random_bits16_samples,
@@ -332,6 +370,9 @@ SAMPLES: dict[str, Samples] = {
     "column_adam": column_adam_samples,
     "symmetric_product": symmetric_product_samples,
     "newton_schulz": newton_schulz_samples,
+    "coupled_newton": coupled_newton_samples,
+    "denman_beavers": denman_beavers_samples,
+    "clenshaw": clenshaw_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,
     "pack_signs": pack_signs_samples,

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ...core.constants import constant
 from ...core.fields import static
-from .method import LOW, RootMethod, identity, multiply, with_ridge
+from ...ops.clenshaw import clenshaw
+from ...ops.matrix_powers import identity
+from .method import LOW, RootMethod, with_ridge
 from .scaling import Scaling, frobenius
 
 NODES = 10_000
@@ -52,16 +54,8 @@ class chebyshev(RootMethod):
     def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
         r = with_ridge(a, ridge)
         c = self.scaling(r, start)  # (batch, 1, 1)
-        one = identity(r).expand_as(r)
-        low = self.matmul_dtype
-        s = (2 / c).to(r.dtype) * r - one
-        first, *rest = coefficients(self.degree, self.resolution, float(p))
-        after, b = torch.zeros_like(r), rest[-1] * one  # b_(k+1) and b_k
-        for i, number in enumerate(reversed([first, *rest[:-1]])):
-            twice = 1.0 if i == self.degree - 1 else 2.0
-            # The highest term is a multiple of the identity and needs no product.
-            product = rest[-1] * s if i == 0 else multiply(s, b, low=low)
-            after, b = b, twice * product - after + number * one
+        s = (2 / c).to(r.dtype) * r - identity(r)
+        b = clenshaw(s, coefficients(self.degree, self.resolution, float(p)), self.matmul_dtype)
         return b * c.to(r.dtype) ** (-1 / p) if self.rescale else b
 
 

@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from ...core.fields import static
-from .method import (
-    LOW,
-    WIDE,
-    RootMethod,
-    identity,
-    multiply,
-    with_ridge,
-)
+from ...ops.denman_beavers import denman_beavers as iterations
+from .method import LOW, WIDE, RootMethod, with_ridge
 from .scaling import Scaling, frobenius
 
 
@@ -48,7 +42,6 @@ class newton_db(RootMethod):
     """
 
     roots: ClassVar[str] = "2 or 4"
-    pieces: ClassVar[bool] = True
 
     steps: int = static(30, at_least=1)
     scaling: Scaling = field(default_factory=frobenius)
@@ -58,24 +51,9 @@ class newton_db(RootMethod):
     def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
         r = with_ridge(a, ridge)
         c = self.scaling(r, start)  # (batch, 1, 1)
-        y, z = self._roots(r, c)
         if p == 4:
+            root = iterations(r / c.to(r.dtype), self.steps, False, self.matmul_dtype)
             c = c.sqrt()
-            _, z = self._roots(y * c.to(y.dtype), c)
+            r = root * c.to(r.dtype)
+        z = iterations(r / c.to(r.dtype), self.steps, True, self.matmul_dtype)
         return z / c.sqrt().to(z.dtype)
-
-    def _roots(self, r: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """The square root of ``r / c`` and its inverse."""
-        low = self.matmul_dtype
-        k, one = r / c.to(r.dtype), identity(r).expand_as(r)
-        e = 1.5 * one - 0.5 * k  # since Z is I the first step has one product
-        y, z = multiply(k, e), e
-        for _ in range(self.steps - 1):
-            # Y, Z and E are kept in the lower dtype: products of what is rounded to it.
-            e = multiply(_rounded(z, low), _rounded(y, low), one, 1.5, -0.5, low)
-            y, z = multiply(y, e, low=low), multiply(e, z, low=low)
-        return _rounded(y, low), _rounded(z, low)
-
-
-def _rounded(x: Tensor, low: torch.dtype | None) -> Tensor:
-    return x if low is None else x.to(low).to(x.dtype)

@@ -10,17 +10,8 @@ import torch
 from torch import Tensor
 
 from ...core.fields import static
-from .method import (
-    DENOMINATOR,
-    WIDE,
-    RootMethod,
-    distance,
-    identity,
-    may_look,
-    multiply,
-    times_power,
-    with_ridge,
-)
+from ...ops.matrix_powers import distance, identity, may_look, multiply, times_power
+from .method import DENOMINATOR, WIDE, RootMethod, with_ridge
 
 
 @dataclass(frozen=True)

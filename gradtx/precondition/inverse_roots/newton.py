@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,23 +9,11 @@ import torch
 from torch import Tensor
 
 from ...core.fields import static
-from ...ops.symmetric_product import symmetric_product
-from .method import (
-    LOW,
-    WIDE,
-    RootMethod,
-    distance,
-    identity,
-    may_look,
-    multiply,
-    times_power,
-    times_power_by_halves,
-    with_ridge,
-)
+from ...ops.coupled_newton import coupled_newton as iterations
+from .method import LOW, WIDE, RootMethod, with_ridge
 from .scaling import Scaling, frobenius
 
 STOPS = ("matrix", "stack", "never")
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -75,60 +62,17 @@ class coupled_newton(RootMethod):
         if self.halves and self.matmul_dtype is not None:
             raise ValueError("coupled_newton: halves and matmul_dtype exclude each other")
 
-    @property
-    def pieces(self) -> bool:  # type: ignore[override]
-        return self.stop != "stack"
-
     def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
         r = with_ridge(a, ridge)
-        power, low = int(p), self.matmul_dtype
+        power = int(p)
         z = (power + 1) / (2 * self.scaling(r, start))  # (batch, 1, 1)
-        x = (z ** (1 / power)).to(a.dtype) * identity(a).expand_as(a)
-        m = z.to(a.dtype) * r
-
-        def step(x: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-            w = m / -power
-            w.diagonal(dim1=-2, dim2=-1).add_(1 + 1 / power)
-            if self.halves:
-                return symmetric_product(x, w), times_power_by_halves(w, power, m)
-            return multiply(x, w), times_power(w, power, m, low)
-
-        return iterate(step, x, m, self.steps, self.tol, self.stop)
-
-
-def iterate(step: Step, x: Tensor, m: Tensor, steps: int, tol: float, stop: str) -> Tensor:
-    """Steps until every matrix is done, x and m (batch, n, n), those that are done unchanged.
-
-    A matrix is done when no entry of ``|m - I|`` reaches tol. Where values may be looked at, only
-    the others go on.
-    """
-    looking = may_look(x)
-    if stop == "never":
-        for _ in range(steps):
-            x, m = step(x, m)
-        return x
-    if looking:
-        return _shrinking(step, x, m, steps, tol, stop)
-    done = torch.zeros_like(x[:, :1, :1], dtype=torch.bool)
-    for _ in range(steps):
-        new_x, new_m = step(x, m)
-        x, m = torch.where(done, x, new_x), torch.where(done, m, new_m)
-        near = distance(m) < tol
-        done = done | (near if stop == "matrix" else near.all())
-    return x
-
-
-def _shrinking(step: Step, x: Tensor, m: Tensor, steps: int, tol: float, stop: str) -> Tensor:
-    """The same, with the matrices that are done taken out of the stack."""
-    out, rows = x, None
-    for _ in range(steps):
-        x, m = step(x, m)
-        near = (distance(m) < tol)[:, 0, 0]
-        if near.all():
-            break
-        if stop == "matrix" and near.any():
-            out = x if rows is None else out.index_copy(0, rows, x)
-            left = (~near).nonzero()[:, 0]
-            rows = left if rows is None else rows[left]
-            x, m = x[left], m[left]
-    return x if rows is None else out.index_copy(0, rows, x)
+        return iterations(
+            z.to(a.dtype) * r,
+            (z ** (1 / power)).to(a.dtype)[:, 0, 0],
+            power,
+            self.steps,
+            0.0 if self.stop == "never" else self.tol,
+            self.matmul_dtype,
+            self.halves,
+            together=self.stop == "stack",
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from fractions import Fraction
 from typing import NamedTuple
@@ -12,15 +11,14 @@ from torch import Tensor
 
 from ...core.autocast import outside_autocast
 from ...core.roots import vector_norm
+from ...ops.matrix_powers import identity, may_look, times_power
 from .chebyshev import chebyshev
 from .denman_beavers import newton_db
 from .eigen import evd
 from .higher_order import higher_order_newton
-from .method import RootMethod, identity, may_look, times_power, with_ridge
+from .method import RootMethod, with_ridge
 from .newton import coupled_newton
 from .scaling import frobenius
-
-_PIECE = 1 << 17  # elements of matrices whose iterations are made together
 
 METHODS: dict[str, RootMethod] = {
     "evd": evd(),
@@ -114,7 +112,7 @@ def matrix_root(
     usual = (finite & ~blank)[:, None, None]
     safe = torch.where(usual, a, identity(a))
     ridge = _ridge(safe, usual, eps, eps_mode)
-    x = _root(known, safe.to(known.dtype or a.dtype), ridge, p, start).to(a.dtype)
+    x = known.root(safe.to(known.dtype or a.dtype), ridge, p, start).to(a.dtype)
     x, zero = _with_zeros(x, blank, ridge, p, known)
     failed = ~(finite & x.isfinite().all(-1).all(-1))
     measured = root_residual(a, x, p, ridge) if measuring else None
@@ -123,24 +121,6 @@ def matrix_root(
     kept = torch.nan if previous is None else previous
     root = torch.where(failed[:, None, None], kept, x)
     return MatrixRoot(root, failed, zero, () if measured is None else measured)
-
-
-def _root(
-    method: RootMethod, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None
-) -> Tensor:
-    """The roots by a method, on the CPU as many at a time as stay in a cache."""
-    piece = max(_PIECE // a[0].numel(), 1)
-    if not method.pieces or len(a) <= piece or not may_look(a):
-        return method.root(a, ridge, p, start)
-    ridges = (
-        ridge.expand(len(a), 1, 1).split(piece)
-        if isinstance(ridge, Tensor)
-        else itertools.repeat(ridge)
-    )
-    starts = itertools.repeat(None) if start is None else start.split(piece)
-    return torch.cat(
-        [method.root(x, r, p, s) for x, r, s in zip(a.split(piece), ridges, starts, strict=False)]
-    )
 
 
 def root_residual(a: Tensor, x: Tensor, p: float, ridge: float | Tensor = 0.0) -> Tensor:

@@ -12,7 +12,7 @@ from ...core.fields import check_floating, static
 from ...core.plain import Plain
 from ...core.random import make_key, signs
 from ...core.roots import vector_norm
-from .method import identity
+from ...ops.matrix_powers import identity
 
 
 @runtime_checkable

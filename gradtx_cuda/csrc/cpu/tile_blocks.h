@@ -37,6 +37,23 @@ inline std::vector<Place> upper_tiles(int64_t panels) {
   return places;
 }
 
+// All tiles, block by block.
+inline std::vector<Place> all_tiles(int64_t panels) {
+  std::vector<Place> places;
+  places.reserve(panels * panels);
+  int32_t block = 0;
+  for (int64_t column = 0; column < panels; column += kBlock) {
+    for (int64_t row = 0; row < panels; row += kBlock, ++block) {
+      for (int64_t i = row; i < std::min(row + kBlock, panels); ++i) {
+        for (int64_t j = column; j < std::min(column + kBlock, panels); ++j) {
+          places.push_back({static_cast<int32_t>(i), static_cast<int32_t>(j), block});
+        }
+      }
+    }
+  }
+  return places;
+}
+
 // All tiles of a stripe, block by block.
 inline std::vector<Place> stripe_tiles(int64_t rows, int64_t columns) {
   std::vector<Place> places;
