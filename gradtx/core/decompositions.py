@@ -7,14 +7,19 @@ rows and columns, and about as fast beyond.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from .watch import is_recorded
+from .watch import is_recorded, is_watched
 
-__all__ = ["cholesky_ex", "eigh", "one_thread", "qr", "solve_triangular", "svd"]
+__all__ = ["cholesky_ex", "each_in_a_thread", "eigh", "one_thread", "qr", "solve_triangular", "svd"]
+
+_SMALL = 64  # rows of matrices below which a thread does not pay
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -43,8 +48,56 @@ def one_thread(fn: Function) -> Function:
     return alone  # type: ignore[return-value]
 
 
+def each_in_a_thread(fn: Function) -> Function:
+    """A decomposition into several tensors, of stacks on the CPU several matrices at a time.
+
+    Each is decomposed in one thread, so that its bits depend neither on the others nor on the
+    number of threads.
+
+    >>> import torch
+    >>> from gradtx.core.decompositions import each_in_a_thread
+    >>> q, r = each_in_a_thread(torch.linalg.qr)(torch.eye(64).expand(3, 64, 64))
+    >>> q.shape
+    torch.Size([3, 64, 64])
+    """
+    alone = one_thread(fn)
+
+    @functools.wraps(fn)
+    def each(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if (
+            is_recorded()
+            or is_watched(x)
+            or x.device.type != "cpu"
+            or x.ndim != 3
+            or x.shape[1] < _SMALL
+            or len(x) < 2
+        ):
+            return alone(x, *args, **kwargs)
+
+        def run(one: Tensor) -> Any:
+            torch.get_num_threads()  # a new thread learns the number when it asks for it
+            return fn(one, *args, **kwargs)
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            how = map if before == 1 else _threads(min(before, len(x)), os.getpid()).map
+            found = list(how(run, x.detach()))
+        finally:
+            torch.set_num_threads(before)
+        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+
+    return each  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=4)
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process that wait for work."""
+    return ThreadPoolExecutor(count, f"gradtx {process}")
+
+
 cholesky_ex = one_thread(torch.linalg.cholesky_ex)
-eigh = one_thread(torch.linalg.eigh)
-qr = one_thread(torch.linalg.qr)
+eigh = each_in_a_thread(torch.linalg.eigh)
+qr = each_in_a_thread(torch.linalg.qr)
 solve_triangular = one_thread(torch.linalg.solve_triangular)
 svd = one_thread(torch.linalg.svd)

@@ -13,6 +13,7 @@ from ...core import decompositions
 from ...core.checks import can_read
 from ...core.constants import constant
 from ...core.fields import static
+from ...ops.matrix_powers import may_look
 from ...ops.symmetric_product import symmetric_product
 from .policy import Policy
 
@@ -102,10 +103,10 @@ class eigenbasis(Policy):
             order = torch.argsort(new.diagonal(dim1=-2, dim2=-1), descending=True, stable=True)
             return Turned(_columns(_columns(new, order).mT, order), _columns(q, order), ())
         order = torch.argsort(diagonal, dim=-1, descending=True, stable=True)
-        # F[:, order] = q r, so that q^T F = r with its columns put back.
-        q, r = qr(_columns(factor, order))
-        back = torch.argsort(order, dim=-1)
-        return Turned(symmetric_product(_columns(r, back), q), q, order)
+        # F[:, order] = q r, so that q^T F q is r times q with its rows in that order. The columns
+        # are rows, which are faster to pick.
+        q, r = qr(_rows(factor, order).mT)
+        return Turned(symmetric_product(r, _rows(q, order)), q, order)
 
     def _by_qr_algorithm(self, factor: Tensor) -> Turned:
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
@@ -176,6 +177,11 @@ def symmetrized(x: Tensor) -> Tensor:
 
 def _columns(x: Tensor, order: Tensor) -> Tensor:
     """The columns of (n, d, d) in another order, one a matrix."""
-    if len(x) == 1:  # faster
-        return x.index_select(-1, order[0])
-    return torch.gather(x, -1, order.unsqueeze(-2).expand_as(x))
+    return _rows(x.mT, order).mT
+
+
+def _rows(x: Tensor, order: Tensor) -> Tensor:
+    """The rows of (n, d, d) in another order, one a matrix."""
+    if may_look(x):  # faster than gather
+        return torch.stack([y.index_select(0, rows) for y, rows in zip(x, order, strict=True)])
+    return torch.gather(x, -2, order.unsqueeze(-1).expand_as(x))

@@ -337,7 +337,7 @@ class _Work:
             start = first_factors(tx.factors, kind, y, factors, weight)
             return turn(tx.basis, "eigh_descending", start)
 
-        for i, turns in self.units.each(where, fn, ys, self.factors, self.new).items():
+        for i, turns in self.units.each(where, fn, ys, self.factors, self.new, always=True).items():
             fresh = tuple(t.factor for t in turns), tuple(t.rotation for t in turns)
             flag = self.first[i]
             if isinstance(flag, Tensor):
@@ -353,7 +353,7 @@ class _Work:
             def fn(kind: Kind, factors: Sides, how: str = how) -> tuple[Turned, ...]:
                 return turn(tx.basis, how, factors)
 
-            turns |= self.units.each(mine, fn, self.factors)
+            turns |= self.units.each(mine, fn, self.factors, always=True)
         out = list(ys)
         for i, done in turns.items():
             kept = self.factors[i], self.bases[i], ys[i]

@@ -114,7 +114,11 @@ class Units:
         ]
 
     def each(
-        self, where: Sequence[int], fn: Callable[..., Any], *columns: Sequence[Any]
+        self,
+        where: Sequence[int],
+        fn: Callable[..., Any],
+        *columns: Sequence[Any],
+        always: bool = False,
     ) -> dict[int, Any]:
         """``fn(kind, ...)`` of some units in batches: by unit, what it gives.
 
@@ -122,6 +126,7 @@ class Units:
             where: positions of the units.
             fn: function of a kind and of trees of stacks.
             columns: per argument, a tree for every unit.
+            always: batch large blocks too.
         """
         by_kind: dict[Kind, list[int]] = {}
         for i in where:
@@ -133,5 +138,5 @@ class Units:
             def of_kind(*xs: Any, kind: Kind = kind) -> Any:
                 return fn(kind, *xs)
 
-            out |= zip(mine, together(of_kind, *chosen), strict=True)
+            out |= zip(mine, together(of_kind, *chosen, always=always), strict=True)
         return out
