@@ -85,7 +85,7 @@ def each_in_a_thread(fn: Function) -> Function:
             found = list(how(run, x.detach()))
         finally:
             torch.set_num_threads(before)
-        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+        return type(found[0])([torch.stack(parts) for parts in zip(*found, strict=True)])
 
     return each  # type: ignore[return-value]
 

@@ -31,3 +31,39 @@ def test_bits(shape: tuple[int, int]) -> None:
     torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("n", [30, 65, 100])
+@pytest.mark.parametrize("name", ["eigh", "qr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_neither_stacks_nor_threads_matter(n: int, name: str, dtype: torch.dtype) -> None:
+    """Matrices of a stack are decomposed several at a time."""
+    before, x = torch.get_num_threads(), torch.randn(5, n, n, dtype=dtype)
+    x = x + x.mT
+    decompose = getattr(decompositions, name)
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(tuple(decompose(x)))
+            alone = [decompose(one) for one in x.split(1)]
+            found.append(tuple(map(torch.cat, zip(*alone, strict=True))))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+    first, second = decompose(x)
+    if name == "eigh":
+        first = (second * first[:, None]) @ second.mT
+        torch.testing.assert_close(first, x, rtol=1e-3, atol=1e-3)
+    else:
+        torch.testing.assert_close(first @ second, x, rtol=1e-3, atol=1e-3)
+
+
+def test_stacks_keep_derivatives_names_and_errors() -> None:
+    x = torch.randn(2, 70, 70)
+    assert torch.equal(decompositions.qr(x).Q, decompositions.qr(x)[0])
+    assert decompositions.qr(x.requires_grad_()).R.requires_grad
+    with pytest.raises(RuntimeError):
+        decompositions.eigh(torch.ones(2, 70, 71))

@@ -110,17 +110,20 @@ def matrix_root(
         )
     blank = (a == 0).all(-1).all(-1)
     usual = (finite & ~blank)[:, None, None]
-    safe = torch.where(usual, a, identity(a))
+    as_usual = may_look(a) and bool(usual.all())  # then a few passes over the stack are saved
+    safe = a if as_usual else torch.where(usual, a, identity(a))
     ridge = _ridge(safe, usual, eps, eps_mode)
     x = known.root(safe.to(known.dtype or a.dtype), ridge, p, start).to(a.dtype)
-    x, zero = _with_zeros(x, blank, ridge, p, known)
+    zero = blank
+    if not as_usual:
+        x, zero = _with_zeros(x, blank, ridge, p, known)
     failed = ~(finite & x.isfinite().all(-1).all(-1))
     measured = root_residual(a, x, p, ridge) if measuring else None
     if measured is not None and tolerance is not None:
         failed = failed | ~(measured <= tolerance) & ~zero
-    kept = torch.nan if previous is None else previous
-    root = torch.where(failed[:, None, None], kept, x)
-    return MatrixRoot(root, failed, zero, () if measured is None else measured)
+    if not as_usual or failed.any():
+        x = torch.where(failed[:, None, None], torch.nan if previous is None else previous, x)
+    return MatrixRoot(x, failed, zero, () if measured is None else measured)
 
 
 def root_residual(a: Tensor, x: Tensor, p: float, ridge: float | Tensor = 0.0) -> Tensor:
