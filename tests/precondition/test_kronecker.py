@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import gradtx as gx
+import gradtx_cuda
 
 SHAPES: list[tuple[int, ...]] = [
     (),
@@ -77,6 +78,18 @@ def test_leaves_do_not_feel_their_batch(name: str) -> None:
     first, _ = after(RECIPES[name](False), shapes, steps=1)
     torch.testing.assert_close(alone["a"], first["a"], rtol=1e-5, atol=1e-6)
     assert not torch.equal(together["a"], together["b"])
+
+
+@pytest.mark.skipif(not gradtx_cuda.status().active, reason="no kernels")
+@pytest.mark.parametrize("name", [*RECIPES, "dash by iterations"])
+def test_a_leaf_alone_has_the_bits_that_it_has_among_others(name: str) -> None:
+    """So that who owns shards of a tree steps as who has all of it."""
+    newton = gx.inverse_roots.coupled_newton(10)
+    make = {"dash by iterations": lambda _: gx.dash(0.1, inv_root_method=newton)} | RECIPES
+    shapes = {"a": (40, 20), "b": (20, 40), "c": (40, 40), "v": (7,)}
+    together, _ = after(make[name](False), shapes, steps=4)
+    alone, _ = after(make[name](False), {"a": shapes["a"]}, steps=4)
+    assert torch.equal(together["a"], alone["a"])
 
 
 def test_moments_turn_with_the_basis() -> None:
