@@ -8,6 +8,7 @@ the reference is made of a library's products and is what is differentiated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.watch import is_watched
 from gradtx.ops.matrix_powers import identity, in_pieces, multiply
-from gradtx.ops.registry import NAMESPACE, Op, operator
+from gradtx.ops.registry import NAMESPACE, Op, operator, single
 
 __all__ = ["clenshaw"]
 
@@ -48,6 +49,10 @@ def _check(s: Tensor, coefficients: Sequence[float], low: torch.dtype) -> None:
         raise ValueError(
             f"clenshaw: low must be {s.dtype}, that of s, float16 or bfloat16, got {low}"
         )
+    if not all(math.isfinite(single(c, s.dtype)) for c in coefficients):
+        raise ValueError(
+            f"clenshaw: coefficients must be finite in {s.dtype}, got {list(coefficients)}"
+        )
     if len(coefficients) < 2:
         raise ValueError(
             f"clenshaw: there must be two coefficients at least, got {list(coefficients)}"
@@ -59,11 +64,16 @@ def _fake(s: Tensor, *args: Any) -> Tensor:
     return torch.empty_like(s, memory_format=torch.contiguous_format)
 
 
+def _vmap(info: Any, in_dims: tuple[Any, ...], s: Tensor, *args: Any) -> tuple[Tensor, int]:
+    s = s.movedim(in_dims[0], 0)  # the other arguments hold no tensors
+    return _clenshaw(s.flatten(0, 1), *args).reshape(s.shape), 0
+
+
 def _reference(s: Tensor, *args: Any) -> Tensor:
     return in_pieces(lambda s: _series(s, *args), s).contiguous()
 
 
-@operator("clenshaw" + _ARGUMENTS, fake=_fake)
+@operator("clenshaw" + _ARGUMENTS, fake=_fake, vmap=_vmap)
 def _clenshaw(s: Tensor, *args: Any) -> Tensor:
     """See the module's text; ``low`` is what the factors of products are rounded to."""
     _check(s, *args)
@@ -71,7 +81,7 @@ def _clenshaw(s: Tensor, *args: Any) -> Tensor:
 
 
 # Where the kernel has no instructions for a dtype it calls this.
-_ON_ITS_OWN = Op("clenshaw_reference" + _ARGUMENTS, _reference, _fake)
+_ON_ITS_OWN = Op("clenshaw_reference" + _ARGUMENTS, _reference, _fake, _vmap)
 _ON_ITS_OWN.define(_LIBRARY)
 
 
@@ -87,7 +97,7 @@ def clenshaw(s: Tensor, coefficients: Sequence[float], low: torch.dtype | None =
         low: float16 or bfloat16 for the factors of products.
 
     Raises:
-        ValueError: another shape, dtype or number of coefficients.
+        ValueError: another shape or dtype, too few coefficients, or one that is not finite.
 
     >>> import torch, gradtx as gx
     >>> s = torch.diag(torch.tensor([0.5, -1.0]))[None]

@@ -109,6 +109,7 @@ def test_invalid_arguments():
         (lambda: gx.ops.clenshaw(x[:, :2], NUMBERS), r"s must be \(batch, n, n\)"),
         (lambda: gx.ops.clenshaw(x.int(), NUMBERS), "float32 or float64"),
         (lambda: gx.ops.clenshaw(x, [1.0]), "two coefficients"),
+        (lambda: gx.ops.clenshaw(x, [1.0, 1e300]), "finite in torch.float32"),
         (lambda: gx.ops.clenshaw(x, NUMBERS, F64), "low must be"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -99,14 +99,19 @@ class evd(RootMethod):
             kept = x >= eps if self.rule == "relu" else x > self._cutoff(values)
             slope = kept.to(values.dtype)
             x = torch.where(kept, x, 1.0)
-            return slope * x ** (-1 / p), slope * x ** (-1 / p - 1) / -p, common
-        return x ** (-1 / p), slope * x ** (-1 / p - 1) / -p, common
+            return slope * _power(x, -1 / p), slope * _power(x, -1 / p - 1) / -p, common
+        return _power(x, -1 / p), slope * _power(x, -1 / p - 1) / -p, common
 
     def _cutoff(self, values: Tensor) -> Tensor:
         rtol = self.rank_rtol
         if rtol is None:
             rtol = values.shape[-1] * torch.finfo(values.dtype).eps
         return (rtol * values[:, -1:].clamp(min=0.0)).clamp(min=self.rank_atol)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """In float64: the last bit of powers differs by where they stand in a stack."""
+    return (x.double() ** exponent).to(x.dtype)
 
 
 def _root(a: Tensor, eps: Tensor, p: float, method: evd) -> Tensor:

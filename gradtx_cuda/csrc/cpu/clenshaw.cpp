@@ -81,6 +81,10 @@ Tensor clenshaw_cpu(const Tensor& s, const Doubles& coefficients, ScalarType low
   require(low == dtype || low == ScalarType::Half || low == ScalarType::BFloat16,
           "clenshaw: low must be the dtype of s, float16 or bfloat16");
   require(coefficients.size() >= 2, "clenshaw: there must be two coefficients at least");
+  for (const double c : coefficients) {
+    require(std::isfinite(dtype == ScalarType::Double ? c : single(c)),
+            "clenshaw: coefficients must be finite in the dtype of s");
+  }
 #if GX_HAS_AVX512
   if (dtype == ScalarType::Float && low == dtype && has_float_tiles()) {
     return sum(s, coefficients);
