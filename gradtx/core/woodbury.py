@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import decompositions
 
-_LEAST = 1e-12  # of the inverse's largest possible diagonal: what rounding may not go below
+LEAST = 1e-12  # of the inverse's largest possible diagonal: what rounding may not go below
 
 
 def factor(gram: Tensor, shift: Any) -> tuple[Tensor, Tensor]:
@@ -50,4 +50,4 @@ def inverse_diagonal(white: Tensor, damping: Any) -> Tensor:
     >>> woodbury.inverse_diagonal(woodbury.whitened(lower, g), 1.0)
     tensor([0.5000, 1.0000], dtype=torch.float64)
     """
-    return (1 - white.square().sum(-2)).clamp(min=_LEAST) / damping
+    return (1 - white.square().sum(-2)).clamp(min=LEAST) / damping

@@ -3,6 +3,7 @@
 import gradtx_cuda
 from gradtx.ops.add_product import add_product_
 from gradtx.ops.basis import rotate
+from gradtx.ops.block_fisher import block_fisher, block_fisher_times
 from gradtx.ops.block_quantize import block_dequantize, block_quantize
 from gradtx.ops.block_top_k import block_top_k
 from gradtx.ops.clenshaw import clenshaw
@@ -33,6 +34,8 @@ __all__ = [
     "Quantized",
     "add_product_",
     "block_dequantize",
+    "block_fisher",
+    "block_fisher_times",
     "block_quantize",
     "block_top_k",
     "clenshaw",

@@ -2,92 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core import woodbury
+from ..ops import block_fisher, block_fisher_times
+from ..ops.block_fisher import blocks_of, unpacked
 
-_PIECE = 1 << 17  # elements of gradients that are gone through at once: they stay in cache
+_PIECE = 1 << 17  # elements of blocks that are gone through at once: they stay in cache
+
+
+class _Piece(NamedTuple):
+    """Some blocks of one leaf.
+
+    Attributes:
+        rows: R (blocks, s, width), with F^-1 = m R^T R, or (I - R^T R) / damping.
+        few: whether it is the first.
+        span: the entries of the vector that they are.
+    """
+
+    rows: Tensor
+    few: bool
+    span: slice
 
 
 @dataclass(frozen=True)
 class InverseFisher:
     """F^-1 of F = damping I + (1/m) sum_i g_i g_i^T, restricted to blocks of entries.
 
-    With G the gradients of a block as rows, A = G G^T + m damping I = L L^T and Y = L^-1 G, it is
-    (I - Y^T Y) / damping. Everything is in float64.
+    What is kept of a block is a triangle, as large as its entries or the gradients are many,
+    whichever is less; ``gx.ops.block_fisher`` makes it. Everything is in float64.
 
     Attributes:
-        rows: Y, (blocks, m, size); zeros where a block is shorter.
-        entries: (blocks, size), the entry of the vector that stands there; n where none does.
+        gradients: (m, n).
+        factors: one a leaf, (blocks, s (s + 1) / 2).
+        entries: the diagonal of F^-1, (n,), above zero.
+        sizes: numbers of entries of the leaves.
+        block: entries of a block.
         damping: > 0.
-        n: entries of the vector.
     """
 
-    rows: Tensor
+    gradients: Tensor
+    factors: tuple[Tensor, ...]
     entries: Tensor
+    sizes: tuple[int, ...]
+    block: int
     damping: float
-    n: int
 
     def times(self, x: Tensor) -> Tensor:
         """F^-1 x for a vector (n,)."""
-        z = self._blocks(x)  # (blocks, size)
-        inside = torch.einsum("bms,bs->bm", self.rows, z)
-        out = (z - torch.einsum("bms,bm->bs", self.rows, inside)) / self.damping
-        return self._vector(out)
+        wide = x.to(self.entries.dtype).split(self.sizes)
+        each = zip(self.gradients.split(self.sizes, dim=1), self.factors, wide, strict=True)
+        out = [block_fisher_times(g, f, z, self.block, self.damping) for g, f, z in each]
+        return out[0] if len(out) == 1 else torch.cat(out)
 
     def diagonal(self) -> Tensor:
         """The diagonal of F^-1, (n,), above zero."""
-        pieces = self.rows.split(self._step)
-        return self._vector(
-            torch.cat([woodbury.inverse_diagonal(part, self.damping) for part in pieces])
-        )
+        return self.entries
 
     def groups(self, size: int) -> Tensor:
         """The diagonal blocks of F^-1 of ``size`` consecutive entries, (n / size, size, size)."""
-        blocks, m, width = self.rows.shape
-        y = self.rows.reshape(blocks, m, width // size, size).permute(0, 2, 1, 3)
-        eye = torch.eye(size, dtype=y.dtype, device=y.device)
-        out = (eye - y.mT @ y) / self.damping  # (blocks, width / size, size, size)
-        first = self.entries.reshape(blocks, width // size, size)[..., 0].reshape(-1)
-        there = first < self.n
-        return out.reshape(-1, size, size)[there][first[there].argsort()]
+        eye = torch.eye(size, dtype=self.entries.dtype, device=self.entries.device)
+        out = []
+        for rows, few, span in self._pieces():
+            y = rows.unflatten(2, (-1, size)).transpose(1, 2)  # (blocks, width / size, s, size)
+            inside = y.mT @ y
+            inside = len(self.gradients) * inside if few else (eye - inside) / self.damping
+            out.append(inside.flatten(0, 1)[: (span.stop - span.start) // size])
+        return torch.cat(out)
 
     def pinned(self, w: Tensor, drop: Tensor) -> Tensor:
         """The change of w (n,) that sets the entries ``drop`` to zero at the least cost.
 
-        -F^-1[:, Q] (F^-1[Q, Q])^-1 w_Q, block by block. With Y_Q the columns of Q,
-        (I - Y_Q^T Y_Q)^-1 = I + Y_Q^T (I - Y_Q Y_Q^T)^-1 Y_Q, a system of m x m.
+        -F^-1[:, Q] (F^-1[Q, Q])^-1 w_Q, block by block.
         """
-        gone = self._blocks(drop.to(w.dtype)) > 0  # (blocks, size)
-        z = torch.where(gone, self._blocks(w), 0)
-        out = torch.empty_like(z)
-        parts = (x.split(self._step) for x in (self.rows, gone, z, out))
-        for y, q, zq, step in zip(*parts, strict=True):
-            yq = torch.where(q[:, None], y, 0)  # (blocks, m, size)
-            eye = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
-            inside = torch.linalg.solve(eye - yq @ yq.mT, yq @ zq[..., None])  # (blocks, m, 1)
-            lagrange = zq + (yq.mT @ inside)[..., 0]
-            moved = (y.mT @ (yq @ lagrange[..., None]))[..., 0]
-            step.copy_(moved - lagrange)
-        return self._vector(out)
+        wide = w.to(self.entries.dtype)
+        out = []
+        for rows, few, span in self._pieces():
+            gone = blocks_of(drop[span], rows.shape[2])[:, None]  # (blocks, 1, width)
+            z = torch.where(gone, blocks_of(wide[span], rows.shape[2])[:, None], 0)
+            change = (_pinned_by_entries if few else _pinned_by_rows)(rows, gone, z.mT)
+            out.append(change.flatten()[: span.stop - span.start])
+        return torch.cat(out)
 
-    @property
-    def _step(self) -> int:
-        """How many blocks are gone through at once."""
-        _, m, size = self.rows.shape
-        return max(_PIECE // max(m * size, 1), 1)
+    def _pieces(self) -> Iterator[_Piece]:
+        """All blocks, some at a time."""
+        start, m = 0, len(self.gradients)
+        for n, factor in zip(self.sizes, self.factors, strict=True):
+            width = min(self.block, max(n, 1))
+            few, step = width <= m, max(_PIECE // (min(m, width) * width), 1)
+            for i, packed in enumerate(factor.split(step)):
+                span = slice(start + i * step * width, start + min((i + 1) * step * width, n))
+                rows = unpacked(packed)
+                if not few:
+                    g = blocks_of(self.gradients[:, span], width).movedim(1, 0)
+                    rows = rows @ g.to(rows.dtype)  # (blocks, m, width)
+                yield _Piece(rows, few, span)
+            start += n
 
-    def _blocks(self, x: Tensor) -> Tensor:
-        wide = x.to(self.rows.dtype)
-        return torch.cat([wide, wide.new_zeros(1)])[self.entries]
 
-    def _vector(self, blocks: Tensor) -> Tensor:
-        out = blocks.new_zeros(self.n + 1)
-        return out.scatter(0, self.entries.reshape(-1), blocks.reshape(-1))[: self.n]
+def _pinned_by_entries(rows: Tensor, gone: Tensor, z: Tensor) -> Tensor:
+    """The change for F^-1 = R^T R, times any number: systems of width x width."""
+    inside = torch.where(gone, rows, 0)  # R_Q, (blocks, s, width)
+    rest = torch.diag_embed((~gone[:, 0]).to(rows.dtype))
+    return -(rows.mT @ (inside @ torch.linalg.solve(inside.mT @ inside + rest, z)))[..., 0]
+
+
+def _pinned_by_rows(rows: Tensor, gone: Tensor, z: Tensor) -> Tensor:
+    """The change for F^-1 = I - R^T R, times any number: systems of m x m.
+
+    (I - R_Q^T R_Q)^-1 = I + R_Q^T (I - R_Q R_Q^T)^-1 R_Q.
+    """
+    inside = torch.where(gone, rows, 0)  # R_Q, (blocks, m, width)
+    eye = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    lagrange = z + inside.mT @ torch.linalg.solve(eye - inside @ inside.mT, inside @ z)
+    return (rows.mT @ (inside @ lagrange) - lagrange)[..., 0]
 
 
 def inverse_fisher(
@@ -122,50 +154,22 @@ def inverse_fisher(
         raise ValueError(f"inverse_fisher: damping must be > 0, got {damping!r}")
     if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
         raise ValueError(f"inverse_fisher: block must be an integer >= 1 or None, got {block!r}")
-    if not all_finite(gradients):
-        bad = int((~torch.isfinite(gradients)).any(dim=1).nonzero()[0])
-        raise ValueError(f"inverse_fisher: gradient {bad} has a NaN or an infinity")
-    m, n = gradients.shape
-    entries = _entries(list(sizes or [n]), block or max(n, 1), n).to(gradients.device)
-    # Column by column, as solvers give them.
-    rows = entries.new_empty((*entries.shape, m), dtype=torch.float64).mT
-    step = max(_PIECE // (m * entries.shape[1]), 1)
-    for part, out in zip(entries.split(step), rows.split(step), strict=True):
-        out.copy_(_whitened(gradients, part, damping))
-    return InverseFisher(rows, entries, damping, n)
+    n = gradients.shape[1]
+    parts, width = tuple(sizes or [n]), block or max(n, 1)
+    wide = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
+    each = [block_fisher(g, width, damping) for g in wide.split(parts, dim=1)]
+    diagonal = each[0][1] if len(each) == 1 else torch.cat([d for _, d in each])
+    if not all_finite(diagonal):  # one pass over the gradients less, where nothing is wrong
+        bad = (~torch.isfinite(gradients)).any(dim=1).nonzero()
+        if len(bad):
+            raise ValueError(f"inverse_fisher: gradient {int(bad[0])} has a NaN or an infinity")
+        raise ValueError(
+            "inverse_fisher: damping is too small for gradients of this size: the Fisher matrix is "
+            f"not positive definite in float64 with damping={damping!r}"
+        )
+    return InverseFisher(wide, tuple(f for f, _ in each), diagonal, parts, width, damping)
 
 
 def all_finite(x: Tensor) -> bool:
     """Whether a tensor has neither NaN nor infinity; a finite sum says so faster."""
     return bool(torch.isfinite(x.sum())) or bool(torch.isfinite(x).all())
-
-
-def _whitened(gradients: Tensor, entries: Tensor, damping: float) -> Tensor:
-    """Y of some blocks, (blocks, m, size)."""
-    m, n = gradients.shape
-    first, last = int(entries[0, 0]), int(entries.max())
-    g = entries.new_empty((len(entries), m, entries.shape[1]), dtype=torch.float64)
-    if last < n:  # nothing is missing, so that entries follow one another
-        g.copy_(gradients[:, first : last + 1].reshape(m, *entries.shape).transpose(0, 1))
-    else:
-        g.copy_(gradients[:, entries.clamp(max=n - 1)].transpose(0, 1))
-        g = torch.where((entries < n)[:, None], g, 0)
-    lower, there = woodbury.factor(g @ g.mT, m * damping)
-    if not bool(there.all()):
-        raise ValueError(
-            "inverse_fisher: damping is too small for gradients of this size: the Fisher matrix is "
-            f"not positive definite in float64 with damping={damping!r}"
-        )
-    return woodbury.whitened(lower, g)
-
-
-def _entries(sizes: list[int], block: int, n: int) -> Tensor:
-    """Which entry of the vector stands where in a block, (blocks, block)."""
-    out, start = [], 0
-    width = min(block, max(sizes, default=1))
-    for size in sizes:
-        for first in range(0, size, width):
-            index = torch.arange(first, first + width, dtype=torch.int64, device="cpu")
-            out.append(torch.where(index < size, start + index, n))
-        start += size
-    return torch.stack(out)

@@ -13,6 +13,7 @@ from ..core import tree
 from ..core.fields import static
 from ..core.plain import Plain
 from ..core.tree import PyTree
+from ..ops import top_mask
 from .fisher import InverseFisher, all_finite, inverse_fisher
 from .keep import check_mask
 
@@ -121,7 +122,12 @@ class obs_prune(Plain):
         w = torch.where(live, w, 0)
         shapes = {i: leaves[i].shape for i in where}
         rows = self._rows(gradients, spec, shapes, live)
-        drop, change = self._event(w, live, rows, sizes)
+        try:
+            drop, change = self._event(w, live, rows, sizes)
+        except ValueError:
+            if rows is not None:
+                _check_finite([names[i] for i in where], rows, sizes)
+            raise
         new, kept = torch.where(live & ~drop, w + change, 0), live & ~drop
         parts = zip(where, new.split(sizes), kept.split(sizes), strict=True)
         out, out_masks = list(leaves), list(given)
@@ -159,19 +165,16 @@ class obs_prune(Plain):
             wide = gradients.new_zeros(len(gradients), len(live))
             wide[:, live] = gradients
             gradients = wide
-        for i, part in zip(where, gradients.split(sizes, dim=1), strict=True):
-            if not all_finite(part):
-                raise ValueError(
-                    f"obs_prune: gradients of leaf {tree.names(spec)[i]!r} have a NaN or an "
-                    "infinity; nothing has been changed"
-                )
-        return gradients if bool(live.all()) else torch.where(live, gradients, 0)
+        if bool(live.all()) and (self.score == "obs" or self.update != "none"):
+            return gradients  # what is not finite shows when they are factored
+        _check_finite([tree.names(spec)[i] for i in where], gradients, sizes)
+        return torch.where(live, gradients, 0)
 
     def _event(
         self, w: Tensor, live: Tensor, rows: Tensor | None, sizes: list[int]
     ) -> tuple[Tensor, Tensor]:
         """What is dropped, and the change of what stays."""
-        if not self.packed or rows is None:
+        if not self.packed or rows is None or bool(live.all()):
             return self._decide(w, live, rows, sizes, None if self.packed else sizes)
         drop, change = torch.zeros_like(live), torch.zeros_like(w)
         each = [int(part.sum()) for part in live.split(sizes)]
@@ -239,8 +242,13 @@ class obs_prune(Plain):
             raise ValueError(
                 f"obs_prune: sparsity {self.sparsity} is below the present one, {dead / n:.6g}"
             )
-        gone = size - int(live.sum())
-        order = score.argsort(stable=True)
-        drop = torch.zeros_like(live)
-        drop[order[gone : gone + count]] = True
-        return drop
+        return top_mask(-score, size - int(live.sum()) + count) & live
+
+
+def _check_finite(names: list[str], gradients: Tensor, sizes: list[int]) -> None:
+    for name, part in zip(names, gradients.split(sizes, dim=1), strict=True):
+        if not all_finite(part):
+            raise ValueError(
+                f"obs_prune: gradients of leaf {name!r} have a NaN or an infinity; nothing has "
+                "been changed"
+            )

@@ -35,6 +35,8 @@ STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(column_adam, cpu)
   GX_IMPL(orthonormalize_, cpu)
   GX_IMPL(symmetric_product, cpu)
+  GX_IMPL(block_fisher, cpu)
+  GX_IMPL(block_fisher_times, cpu)
   GX_IMPL(newton_schulz, cpu)
   GX_IMPL(coupled_newton, cpu)
   GX_IMPL(denman_beavers, cpu)

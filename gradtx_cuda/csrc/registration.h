@@ -83,6 +83,9 @@ std::tuple<Tensor, Tensor, Tensor> column_adam_cpu(const Tensor& x, const Tensor
 Tensor orthonormalize__cpu(const Tensor& y, const Tensor& q);
 Tensor symmetric_product_cpu(const Tensor& x, const Tensor& y, const std::optional<Tensor>& c,
                              double beta, double alpha, bool mixed);
+BlockOutputs block_fisher_cpu(const Tensor& gradients, int64_t block, double damping);
+Tensor block_fisher_times_cpu(const Tensor& gradients, const Tensor& factor, const Tensor& x,
+                              int64_t block, double damping);
 Tensor newton_schulz_cpu(const Tensors& xs, const Doubles& coefficients, const Ints& parts,
                          const std::string& scaling, double safety, double eps, ScalarType dtype,
                          bool mixed, double scale);

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradtx.core.random import make_key, normal
 from gradtx.ops import (
+    block_fisher,
     block_quantize,
     block_top_k,
     pack_signs,
@@ -353,10 +354,32 @@ def clenshaw_samples() -> list[tuple[Any, ...]]:
         (m.double(), [0.5, 0.25, 2.0], torch.float64),
         (m.mT, [1.0, 2.0, 3.0], torch.bfloat16),
         (m[:0], [1.0, 2.0, 3.0], torch.float32),
+def block_fisher_samples() -> list[tuple[Any, ...]]:
+    """Systems whose factors are exact: orthogonal gradients, and one with a root of its own."""
+    pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    square = torch.kron(pair, pair)  # 4 x 4, orthogonal but for a factor of two
+    skew = torch.tensor([[1.0, 2.0], [1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    return [
+        (square.repeat(1, 9), 4, 3.0),
+        (square[:2].repeat(1, 9), 4, 6.0),
+        (skew.repeat(1, 3), 2, 1 / 3),
+        (square.double().repeat(1, 5)[:, :18], 4, 3.0),
+        (square[:2].repeat(1, 3).repeat_interleave(2, 1)[:, ::2], 4, 6.0),
+        (square, 1000, 3.0),
+        (square[:, :0], 4, 3.0),
+    ]
+
+
+def block_fisher_times_samples() -> list[tuple[Any, ...]]:
+    return [
+        (g, block_fisher(g, block, damping)[0], whole(g.shape[1]).double(), block, damping)
+        for g, block, damping in block_fisher_samples()
     ]
 
 
 SAMPLES: dict[str, Samples] = {
+    "block_fisher": block_fisher_samples,
+    "block_fisher_times": block_fisher_times_samples,
     "random_bits": random_bits_samples,
     "random_bits16": random_bits16_samples,
     "random_normal": random_normal_samples,

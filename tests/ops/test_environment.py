@@ -16,6 +16,8 @@ from gradtx.ops import OPS
 KERNELS = {
     "add_product_",
     "block_dequantize",
+    "block_fisher",
+    "block_fisher_times",
     "block_quantize",
     "block_top_k",
     "clenshaw",
