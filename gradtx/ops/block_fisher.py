@@ -26,7 +26,7 @@ from gradtx.core.autocast import outside_autocast
 from gradtx.core.watch import is_watched
 from gradtx.ops.registry import NAMESPACE, Op, has_kernel, operator, require_together
 
-__all__ = ["block_fisher", "block_fisher_times", "blocks_of", "has_few_entries", "unpacked"]
+__all__ = ["block_fisher", "block_fisher_times", "blocks_of", "unpacked"]
 
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _FACTOR = "(Tensor gradients, SymInt block, float damping) -> (Tensor factor, Tensor diagonal)"
@@ -49,9 +49,7 @@ def _check(name: str, gradients: Tensor, block: int, damping: float) -> None:
         raise ValueError(f"{name}: damping must be > 0, got {damping}")
 
 
-def _check_times(
-    gradients: Tensor, factor: Tensor, x: Tensor, block: int, damping: float
-) -> None:
+def _check_times(gradients: Tensor, factor: Tensor, x: Tensor, block: int, damping: float) -> None:
     name = "block_fisher_times"
     _check(name, gradients, block, damping)
     shape = _factor_shape(gradients, block)
@@ -70,7 +68,7 @@ def _width(gradients: Tensor, block: int) -> int:
     return min(block, max(gradients.shape[1], 1))
 
 
-def has_few_entries(gradients: Tensor, block: int) -> bool:
+def _has_few(gradients: Tensor, block: int) -> bool:
     """Whether a block has a system with an unknown for every entry, F^-1 = m W^T W."""
     return _width(gradients, block) <= gradients.shape[0]
 
@@ -98,8 +96,8 @@ def unpacked(factor: Tensor) -> Tensor:
 
 def _factored(gradients: Tensor, block: int, damping: float) -> tuple[Tensor, Tensor]:
     """The factor and the diagonal, see the module's text."""
-    m, n = gradients.shape
-    width, few = _width(gradients, block), has_few_entries(gradients, block)
+    m = gradients.shape[0]
+    width, few = _width(gradients, block), _has_few(gradients, block)
     size, step = min(m, width), width * max(_PIECE // (m * width), 1)
     row, column = torch.tril_indices(size, size, dtype=torch.int64, device=gradients.device)
     eye = torch.eye(size, dtype=torch.float64, device=gradients.device)
@@ -120,12 +118,10 @@ def _factored(gradients: Tensor, block: int, damping: float) -> tuple[Tensor, Te
     return torch.cat(factors), torch.cat(diagonals)
 
 
-def _multiplied(
-    gradients: Tensor, factor: Tensor, x: Tensor, block: int, damping: float
-) -> Tensor:
+def _multiplied(gradients: Tensor, factor: Tensor, x: Tensor, block: int, damping: float) -> Tensor:
     """F^-1 x block by block, see the module's text."""
     m = gradients.shape[0]
-    width, few = _width(gradients, block), has_few_entries(gradients, block)
+    width, few = _width(gradients, block), _has_few(gradients, block)
     step = max(_PIECE // (m * width), 1)
     parts = (gradients.split(step * width, dim=1), factor.split(step), x.split(step * width))
     out = []
@@ -162,9 +158,7 @@ def _block_fisher(gradients: Tensor, block: int, damping: float) -> tuple[Tensor
     return _factored(gradients, block, damping)
 
 
-def _fake_times(
-    gradients: Tensor, factor: Tensor, x: Tensor, block: int, damping: float
-) -> Tensor:
+def _fake_times(gradients: Tensor, factor: Tensor, x: Tensor, block: int, damping: float) -> Tensor:
     _check_times(gradients, factor, x, block, damping)
     return x.new_empty(x.shape)
 

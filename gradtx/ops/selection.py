@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gradtx.core.watch import is_recorded, is_watched
+
 __all__ = ["Threshold", "kth_largest", "top_indices", "top_mask"]
+
+_LONG = 1 << 14  # numbers from which on selecting is faster than sorting
 
 
 def top_mask(scores: Tensor, k: int) -> Tensor:
@@ -35,10 +40,30 @@ def top_mask(scores: Tensor, k: int) -> Tensor:
         raise ValueError(f"top_mask: k must be in [0, {n}], got {k}")
     if k in (0, n):
         return torch.full_like(scores, bool(k), dtype=torch.bool)
-    least = scores.topk(k, dim=-1).values[..., -1:]
+    if _is_long(scores):
+        least = torch.as_tensor(np.partition(scores.numpy(), n - k)[n - k : n - k + 1])
+        above = scores >= least
+        if int(above.sum()) == k:  # neither equal ones nor NaN
+            return above
+    else:
+        least = scores.topk(k, dim=-1).values[..., -1:]
     equal = (scores == least) | (scores.isnan() & least.isnan())
     above = ((scores > least) | scores.isnan()) & ~equal
     return above | (equal & (equal.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
+
+
+def _is_long(scores: Tensor) -> bool:
+    """Whether NumPy, which selects without sorting, takes these scores."""
+    return (
+        scores.ndim == 1
+        and len(scores) >= _LONG
+        and type(scores) is Tensor
+        and scores.device.type == "cpu"
+        and scores.dtype in (torch.float32, torch.float64)
+        and not is_recorded()
+        and not is_watched(scores)
+        and not scores.requires_grad
+    )
 
 
 def top_indices(scores: Tensor, k: int) -> Tensor:

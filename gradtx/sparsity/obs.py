@@ -105,7 +105,7 @@ class obs_prune(Plain):
         where = [i for i in there if leaves[i].numel()]
         for i in where:
             check_mask("obs_prune", names[i], given[i], leaves[i])
-            if not bool(torch.isfinite(leaves[i]).all()):
+            if not all_finite(leaves[i]):
                 raise ValueError(f"obs_prune: leaf {names[i]!r} has a NaN or an infinity")
             if leaves[i].numel() % self.group:
                 raise ValueError(
@@ -116,7 +116,7 @@ class obs_prune(Plain):
             raise ValueError("obs_prune: no leaf has a mask")
         if not where:
             return Pruned(params, masks, 0)
-        w = torch.cat([leaves[i].detach().reshape(-1).double() for i in where])
+        w = torch.cat([leaves[i].detach().reshape(-1) for i in where]).double()
         live = torch.cat([given[i].reshape(-1) for i in where])
         sizes = [leaves[i].numel() for i in where]
         w = torch.where(live, w, 0)
@@ -128,7 +128,8 @@ class obs_prune(Plain):
             if rows is not None:
                 _check_finite([names[i] for i in where], rows, sizes)
             raise
-        new, kept = torch.where(live & ~drop, w + change, 0), live & ~drop
+        kept = live & ~drop
+        new = torch.where(kept, change.add_(w), 0)
         parts = zip(where, new.split(sizes), kept.split(sizes), strict=True)
         out, out_masks = list(leaves), list(given)
         for i, x, m in parts:
@@ -217,7 +218,7 @@ class obs_prune(Plain):
             t = torch.linalg.solve(blocks, w.reshape(-1, self.group)).reshape(-1)
         else:
             t = w / (diagonal + self.eps)
-        return drop, -inverse.times(torch.where(drop, t, 0))
+        return drop, inverse.times(torch.where(drop, t, 0)).neg_()
 
     def _scores(
         self, w: Tensor, live: Tensor, inverse: InverseFisher | None, diagonal: Tensor | None
@@ -227,7 +228,8 @@ class obs_prune(Plain):
             size = w.abs().reshape(-1, self.group).sum(dim=1)
             return torch.where(live, size.repeat_interleave(self.group), -NEVER)
         if self.group == 1:
-            return torch.where(live, w.square() / (2 * diagonal + self.eps), -NEVER)
+            cost = w.square().div_((2 * diagonal).add_(self.eps))
+            return torch.where(live, cost, -NEVER)
         groups = w.reshape(-1, self.group)
         z = torch.linalg.solve(inverse.groups(self.group), groups)
         cost = 0.5 * (groups * z).sum(dim=1)
@@ -242,7 +244,7 @@ class obs_prune(Plain):
             raise ValueError(
                 f"obs_prune: sparsity {self.sparsity} is below the present one, {dead / n:.6g}"
             )
-        return top_mask(-score, size - int(live.sum()) + count) & live
+        return top_mask(score.neg(), size - int(live.sum()) + count) & live
 
 
 def _check_finite(names: list[str], gradients: Tensor, sizes: list[int]) -> None:

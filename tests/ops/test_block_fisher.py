@@ -135,7 +135,7 @@ def test_bad_input():
     factor, _ = block_fisher(g, 2, DAMPING)
     with pytest.raises(ValueError, match=r"block_fisher: gradients must be \(m, n\) with m >= 1"):
         block_fisher(g[:0], 2, DAMPING)
-    with pytest.raises(ValueError, match="gradients must be float32 or float64, got torch.int64"):
+    with pytest.raises(ValueError, match="gradients must be float32 or float64, got"):
         block_fisher(g.long(), 2, DAMPING)
     with pytest.raises(ValueError, match="block must be >= 1, got 0"):
         block_fisher(g, 0, DAMPING)

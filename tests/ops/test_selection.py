@@ -33,6 +33,25 @@ def test_a_mask_of_the_largest_is_that_of_their_indices():
         gx.ops.top_mask(scores, 10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["distinct", "ties", "nan", "infinite"])
+def test_long_scores_are_chosen_as_short_ones(kind, dtype):
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.randn(20_000, generator=generator, dtype=dtype)
+    if kind == "ties":
+        scores = scores.round()
+    elif kind != "distinct":
+        scores[::7] = torch.nan if kind == "nan" else -torch.inf
+    before = scores.clone()
+    for k in (1, 2857, 2858, 9000, 19_999):
+        order = scores.argsort(descending=True, stable=True)[:k]
+        want = torch.zeros(20_000, dtype=torch.bool).index_fill(0, order, True)
+        assert torch.equal(gx.ops.top_mask(scores, k), want)
+        again = torch.func.vmap(lambda x, k=k: gx.ops.top_mask(x, k))(scores[None])[0]
+        assert torch.equal(again, want)
+    torch.testing.assert_close(scores, before, rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 1e30])
 def test_the_kth_of_pieces_is_that_of_all(spread):
     generator = torch.Generator().manual_seed(1)

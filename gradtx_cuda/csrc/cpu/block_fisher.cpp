@@ -6,6 +6,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -64,9 +65,11 @@ Tensor reference_times(const Tensor& gradients, const Tensor& factor, const Tens
 
 #if GX_HAS_AVX512
 
-constexpr int64_t kDepth = 64;           // columns of X that are there at once
+constexpr int64_t kDepth = 32;           // columns of X that are there at once, at least
+constexpr int64_t kNear = 1 << 12;       // of its elements, of eight blocks each: they stay in L2
+constexpr int64_t kLine = 16;            // entries that are packed together, a line of float32
 constexpr int64_t kGrain = 1 << 18;      // numbers worth a thread
-constexpr int64_t kHuge = int64_t{1} << 22;  // bytes for which large pages are asked
+constexpr int64_t kLarge = 1 << 22;      // bytes for which large pages are asked
 
 // Large pages: a few faults instead of many.
 void prefer_large_pages(const Tensor& x) {
@@ -75,7 +78,7 @@ void prefer_large_pages(const Tensor& x) {
   const auto begin = reinterpret_cast<uintptr_t>(x.mutable_data_ptr());
   const uintptr_t first = (begin + kPage - 1) / kPage * kPage;
   const uintptr_t end = (begin + x.numel() * sizeof(double)) / kPage * kPage;
-  if (end > first + kHuge) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+  if (end > first + kLarge) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
 #else
   (void)x;
 #endif
@@ -94,11 +97,11 @@ struct Rows {
   const T* at(int64_t row, int64_t column) const { return data + row * stride + column; }
 };
 
-// Entries [entry, entry + 8) of eight blocks from `first` on in one row, one register an entry.
+// Entries [entry, entry + 8) of eight blocks from `first` on, one register an entry, from a row that
+// begins with theirs.
 template <typename T>
-GX_WIDE void gather(const Shape& shape, const Rows<T>& rows, int64_t first, int64_t row,
-                    int64_t entry, __m512d* x) {
-  const T* at = rows.at(row, first * shape.block + entry);
+GX_WIDE void gather(const Shape& shape, const T* row, int64_t first, int64_t entry, __m512d* x) {
+  const T* at = row + entry;
   if ((first + fisher::kLanes) * shape.block <= shape.n && entry + 8 <= shape.block) {
 #pragma GCC unroll 8
     for (int l = 0; l < fisher::kLanes; ++l) x[l] = read(at + l * shape.block, 0xFF);
@@ -112,20 +115,25 @@ GX_WIDE void gather(const Shape& shape, const Rows<T>& rows, int64_t first, int6
   fisher::transpose(x);
 }
 
-// X of eight blocks, its columns [begin, end): gradients, whose rows are those of X if the
-// system's unknowns are gradients, and columns otherwise.
+// X of eight blocks, its columns [begin, end), from rows that begin with their entries: gradients
+// are the rows of X if the system's unknowns are gradients, and its columns otherwise.
 template <typename T>
 GX_AVX512 void pack(const Shape& shape, const Rows<T>& rows, int64_t first, int64_t begin,
                     int64_t end, const fisher::Scratch& s) {
   using fisher::kLanes, fisher::kStep, fisher::kTile;
   __m512d x[8];
   if (shape.by_entries) {
-    for (int64_t k = begin; k < end; ++k) {
-      for (int64_t c = 0; c < shape.block; c += 8) {
-        gather(shape, rows, first, k, c, x);
-        for (int64_t i = 0; i < 8 && c + i < s.tiles() * kTile; ++i) {
-          double* at = s.x((c + i) / kTile) + (k - begin) * kStep + (c + i) % kTile * kLanes;
-          _mm512_store_pd(at, x[i]);
+    for (int64_t line = 0; line < shape.block; line += kLine) {
+      for (int64_t k = 0; k < end - begin; ++k) {
+        for (int64_t c = line; c < std::min(line + kLine, shape.block); c += 8) {
+          gather(shape, rows.at(k, 0), first, c, x);
+          double* at = s.x(c / kTile) + k * kStep;
+#pragma GCC unroll 4
+          for (int i = 0; i < kTile; ++i) _mm512_store_pd(at + i * kLanes, x[i]);
+          if (c / kTile + 1 == s.tiles()) continue;
+          at = s.x(c / kTile + 1) + k * kStep;
+#pragma GCC unroll 4
+          for (int i = 0; i < kTile; ++i) _mm512_store_pd(at + i * kLanes, x[kTile + i]);
         }
       }
     }
@@ -133,7 +141,7 @@ GX_AVX512 void pack(const Shape& shape, const Rows<T>& rows, int64_t first, int6
     for (int64_t row = 0; row < shape.m; ++row) {
       double* at = s.x(row / kTile) + row % kTile * kLanes;
       for (int64_t c = begin; c < end; c += 8) {
-        gather(shape, rows, first, row, c, x);
+        gather(shape, rows.at(row, 0), first, c, x);
         for (int64_t i = 0; i < 8 && c + i < end; ++i) {
           _mm512_store_pd(at + (c + i - begin) * kStep, x[i]);
         }
@@ -190,33 +198,84 @@ GX_AVX512 void write_diagonal(const Shape& shape, int64_t first, int64_t begin, 
   }
 }
 
+// How many columns of X are there at once.
+int64_t depth_of(const Shape& shape) {
+  const int64_t columns = shape.by_entries ? shape.m : shape.block;
+  return std::min(columns, std::max(kDepth, kNear / shape.size));
+}
+
+// Gradients of eight blocks and then of the next, as many rows at a time as pack takes. They are
+// copied together while those before are computed with.
+template <typename T>
+class Parts {
+ public:
+  Parts(const Shape& shape, const Rows<T>& rows, int64_t begin, int64_t end)
+      : shape_(shape),
+        rows_(rows),
+        group_(begin),
+        end_(end),
+        height_(shape.by_entries ? depth_of(shape) : shape.m),
+        here_(static_cast<size_t>(height_ * fisher::kLanes * shape.block)) {
+    fisher::Ahead first = ahead();
+    first.spread(1);
+    first.copy();
+  }
+
+  Rows<T> here() const { return {here_.data(), columns_}; }
+
+  // What is there after the present rows, in the same place.
+  fisher::Ahead next() {
+    row_ += height_;
+    if (row_ >= shape_.m) row_ = 0, ++group_;
+    return ahead();
+  }
+
+ private:
+  fisher::Ahead ahead() {
+    if (group_ >= end_) return {};
+    const int64_t width = fisher::kLanes * shape_.block, start = group_ * width;
+    columns_ = std::min(width, shape_.n - start);
+    constexpr int64_t kBytes = sizeof(T);
+    return {reinterpret_cast<const char*>(rows_.at(row_, start)),
+            std::min(height_, shape_.m - row_), rows_.stride * kBytes, columns_ * kBytes,
+            reinterpret_cast<char*>(here_.data())};
+  }
+
+  const Shape& shape_;
+  const Rows<T>& rows_;
+  int64_t group_, end_, height_, row_ = 0, columns_ = 0;
+  std::vector<T> here_;
+};
+
 template <typename T>
 GX_AVX512 void factor_blocks(const Shape& shape, const Rows<T>& rows, int64_t begin, int64_t end,
                              double* factor, double* diagonal) {
-  const int64_t columns = shape.by_entries ? shape.m : shape.block;
-  const int64_t depth = std::min(columns, kDepth);
+  const int64_t columns = shape.by_entries ? shape.m : shape.block, depth = depth_of(shape);
   const double shift = static_cast<double>(shape.m) * shape.damping;
   const fisher::Scratch s(shape.size, depth, std::max(shape.size, depth));
-  for (int64_t first = begin * fisher::kLanes; first < end * fisher::kLanes;
-       first += fisher::kLanes) {
+  std::optional<Parts<T>> parts;
+  if (shape.by_entries || depth == columns) parts.emplace(shape, rows, begin, end);
+  for (int64_t group = begin; group < end; ++group) {
+    const int64_t first = group * fisher::kLanes;
+    const Rows<T> there{rows.at(0, first * shape.block), rows.stride};
     for (int64_t k = 0; k < columns; k += depth) {
       const int64_t to = std::min(k + depth, columns);
-      pack(shape, rows, first, k, to, s);
-      fisher::add_gram(s, to - k, k == 0, shift);
+      pack(shape, parts ? parts->here() : there, first, k, to, s);
+      fisher::add_gram(s, to - k, k == 0, shift, parts ? parts->next() : fisher::Ahead());
     }
-    const __mmask8 there = fisher::factor(s);
-    write_inverse(shape, first, there, s, factor);
+    const __mmask8 positive = fisher::factor(s);
+    write_inverse(shape, first, positive, s, factor);
     if (shape.by_entries) {
-      write_diagonal(shape, first, 0, shape.block, there, s, diagonal);
+      write_diagonal(shape, first, 0, shape.block, positive, s, diagonal);
       continue;
     }
     for (int64_t k = 0; k < columns; k += depth) {
       const int64_t to = std::min(k + depth, columns);
-      if (columns > depth) pack(shape, rows, first, k, to, s);
+      if (columns > depth) pack(shape, there, first, k, to, s);
       for (int64_t c = 0; c < to - k; c += fisher::kTile) {
         fisher::solve<false>(s, 0, c, s.columns(0), s.squares(c));
       }
-      write_diagonal(shape, first, k, to, there, s, diagonal);
+      write_diagonal(shape, first, k, to, positive, s, diagonal);
     }
   }
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -117,10 +118,40 @@ class Scratch {
   double *x_, *lower_, *inverse_, *columns_, *squares_;
 };
 
+// Rows that will be wanted next, copied together while others are computed with: each of them is on
+// a page of its own, and distances that are powers of two share few lines of a cache.
+class Ahead {
+ public:
+  Ahead() = default;
+  Ahead(const char* from, int64_t rows, int64_t stride, int64_t bytes, char* to)
+      : from_(from), to_(to), rows_(rows), stride_(stride), bytes_(bytes) {}
+
+  // All of it is to be done after so many calls of `copy`.
+  void spread(int64_t calls) { pace_ = (rows_ + calls - 1) / calls; }
+  void copy() {
+    for (int64_t i = 0; i < pace_ && row_ < rows_; ++i, ++row_, to_ += bytes_) {
+      if (row_ + kSoon < rows_) {
+        const char* soon = from_ + (row_ + kSoon) * stride_;
+        for (int64_t at = 0; at < bytes_; at += 64) __builtin_prefetch(soon + at, 0, 2);
+      }
+      std::memcpy(to_, from_ + row_ * stride_, static_cast<size_t>(bytes_));
+    }
+  }
+
+ private:
+  static constexpr int64_t kSoon = 2;
+  const char* from_ = nullptr;
+  char* to_ = nullptr;
+  int64_t rows_ = 0, stride_ = 0, bytes_ = 0, row_ = 0, pace_ = 0;
+};
+
 // Lower triangle of the gram matrix: shift on the diagonal and X X^T, or what there is and X X^T.
-GX_AVX512 inline void add_gram(const Scratch& s, int64_t depth, bool first, double shift) {
+GX_AVX512 inline void add_gram(const Scratch& s, int64_t depth, bool first, double shift,
+                               Ahead ahead) {
+  ahead.spread(s.tiles() * (s.tiles() + 1) / 2);
   for (int64_t i = 0; i < s.tiles(); ++i) {
     for (int64_t j = 0; j <= i; ++j) {
+      ahead.copy();
       double* at = s.lower(i) + j * kTile * kStep;
       Tile sums;
       if (first) {
