@@ -354,6 +354,9 @@ def clenshaw_samples() -> list[tuple[Any, ...]]:
         (m.double(), [0.5, 0.25, 2.0], torch.float64),
         (m.mT, [1.0, 2.0, 3.0], torch.bfloat16),
         (m[:0], [1.0, 2.0, 3.0], torch.float32),
+    ]
+
+
 def block_fisher_samples() -> list[tuple[Any, ...]]:
     """Systems whose factors are exact: orthogonal gradients, and one with a root of its own."""
     pair = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
