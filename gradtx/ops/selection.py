@@ -41,7 +41,7 @@ def top_mask(scores: Tensor, k: int) -> Tensor:
     if k in (0, n):
         return torch.full_like(scores, bool(k), dtype=torch.bool)
     if _is_long(scores):
-        least = torch.as_tensor(np.partition(scores.numpy(), n - k)[n - k : n - k + 1])
+        least = torch.from_numpy(np.partition(scores.numpy(), n - k)[n - k : n - k + 1])
         above = scores >= least
         if int(above.sum()) == k:  # neither equal ones nor NaN
             return above
