@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo"
 )
 
-# Uneven, and empty on all ranks but the first.
-SHAPES = {"w": (7, 5), "b": (5,), "k": (3, 4, 2), "one": (1,), "square": (6, 6)}
+# Uneven, and empty on all ranks but the first; and one that never has a gradient.
+SHAPES = {"w": (7, 5), "b": (5,), "k": (3, 4, 2), "one": (1,), "square": (6, 6), "never": (3, 2)}
 STEPS = 3
 # The norm needs whole leaves; what follows keeps its state on shards.
 CUT = gx.chain(
@@ -95,7 +95,7 @@ def step(opt: Any, params: dict[str, nn.Parameter], t: int, mesh: Any = None) ->
     """One step; says how many collectives it called."""
     from torch.distributed.tensor.debug import CommDebugMode
 
-    missing = ("k",) if t == 1 else ()
+    missing = ("k", "never") if t == 1 else ("never",)
     for n, g in whole(t, missing).items():
         params[n].grad = g if g is None or mesh is None else shard(g, mesh)
     if mesh is None:

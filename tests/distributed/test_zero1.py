@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gradtx as gx
+from gradtx.core.protocol import members
 
 from .test_sharded import CLIPPED
 from .test_wrappers import message_of
@@ -79,8 +81,22 @@ def both_step(net: Net, twin: Net, opt: Any, alone: Any, t: int) -> None:
         late.grad = torch.full_like(late, 0.1 + t)
     for p, q in zip(net.parameters(), twin.parameters(), strict=True):
         p.grad = None if q.grad is None else q.grad.clone()
-    opt.step()
-    alone.step()
+    for one, net_of in ((opt, net), (alone, twin)):
+        one.step(**extra_for(one, net_of))
+
+
+def extra_for(opt: Any, net: nn.Module) -> dict[str, Any]:
+    """What else a chain asks for: squared gradients will do."""
+    wanted = {
+        n for g in opt.param_groups for _, m in members(opt.transform_of(g)) for n in needs(m)
+    }
+    there = {n: p.grad**2 for n, p in net.named_parameters() if p.grad is not None}
+    return dict.fromkeys(wanted, there)
+
+
+def needs(member: Any) -> Iterable[str]:
+    """The names of arguments that a member takes by leaf."""
+    return getattr(member, "needs_extra", ())
 
 
 def trained(rank: int) -> dict[Any, Any]:
