@@ -3,7 +3,7 @@
 Both are run in turn; printed are the medians of the times, the median of the ratios, and the
 largest relative error against float64 decompositions, after the best factor.
 
-    python benchmarks/inverse_roots.py [--threads 2] [--only 64x128]
+    python benchmarks/inverse_roots.py [--threads 2] [--only 64x128] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import record
 import torch
 from torch import Tensor
 
@@ -62,8 +64,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--only", default="")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    results: dict[str, dict[str, dict[str, float]]] = {}
     print(f"{'stack':<10}{'method':<26}{'ms':>9}{'loop ms':>9}{'ratio':>7}{'error':>9}")
     for batch, n in SIZES:
         if options.only not in ("", f"{batch}x{n}"):
@@ -84,6 +88,9 @@ def main() -> None:
             ratio = statistics.median(x / y for x, y in pairs)
             mine, loop = (1e3 * statistics.median(x) for x in zip(*pairs, strict=True))
             print(f"{f'{batch}x{n}':<10}{name:<26}{mine:9.2f}{loop:9.2f}{ratio:7.2f}{wrong:9.1e}")
+            row = {"milliseconds": mine, "loop, milliseconds": loop, "ratio": ratio, "error": wrong}
+            results.setdefault(f"{batch}x{n}", {})[name] = row
+    record.write(options.out, "inverse_roots", options.threads, results)
 
 
 if __name__ == "__main__":

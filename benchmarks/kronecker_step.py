@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 from step_time import gpt_shapes
 from torch import Tensor
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--periods", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="parts of names, with commas between")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     shapes = gpt_shapes(args.width, args.layers, args.vocabulary)
@@ -225,10 +225,9 @@ def main() -> None:
             ratios[f"{name} against gradtx SOAP"] = seconds / ours
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")
-    if args.json is not None:
-        settings = {k: v for k, v in vars(args).items() if k != "json"}
-        numbers = {"settings": settings, "seconds": found, "ratios": ratios}
-        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
+    settings = {k: v for k, v in vars(args).items() if k not in ("out", "threads")}
+    results = {"seconds": found, "ratios": ratios}
+    record.write(args.out, "kronecker_step", args.threads, results, settings=settings)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ core, which processes that run at the same time disturb less.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import record
 import torch
 from peers import set_threads
 from step_time import SETS, parameters, step_of
@@ -147,22 +145,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     set_threads(args.threads)
-    path = args.out / f"sparsity_cpu_{args.threads}_threads.json"
-    results = json.loads(path.read_text())["results"] if path.exists() else {}
+    results: Result = {}
     for name in args.only:
         fewer = args.repetitions if name == "steps" else max(args.repetitions // 3, 1)
         results |= parts[name](fewer)
-    args.out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "date": date.today().isoformat(),
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "gradtx": gx.__version__,
-        "threads": args.threads,
-        "results": results,
-    }
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"wrote {path}")
+    record.write(args.out, "sparsity", args.threads, results)
 
 
 if __name__ == "__main__":

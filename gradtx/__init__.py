@@ -33,6 +33,7 @@ from .core.conditional import (
     conditionally_transform,
     skip_large_updates,
 )
+from .core.counting import count_together
 from .core.errors import TreeMismatchError, UnsupportedLeafError
 from .core.execution import Events, Execution, NextShared
 from .core.finite import apply_if_leaf_finite
@@ -118,6 +119,7 @@ __all__ = [
     "compressors",
     "conditionally_mask",
     "conditionally_transform",
+    "count_together",
     "distributed",
     "divide",
     "dynamic",

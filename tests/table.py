@@ -264,6 +264,7 @@ COMBINATORS = [
         "conditionally_transform",
         lambda: gx.conditionally_transform(adam_chain(), from_second_call),
     ),
+    Row("count_together", lambda: gx.count_together(adam_chain())),
 ]
 
 TRANSFORMS = [

@@ -16,7 +16,7 @@ _KINDS = "momentum_kind weight_decay_kind"
 class MFAC(
     RecipeOptimizer,
     recipe=recipes.mfac,
-    options=f"{_MFAC} {_KINDS} normalize dtype nonfinite",
+    options=f"{_MFAC} {_KINDS} normalize dtype nonfinite max_bytes",
     defaults={"momentum": 0.0},
 ):
     """Steps along the inverse Fisher matrix of the last gradients; the chain is ``gx.mfac``."""
@@ -36,7 +36,7 @@ class MFAC(
 class SparseMFAC(
     MFAC,
     recipe=recipes.sparse_mfac,
-    options=f"{_MFAC} density block_size {_KINDS} query normalize dtype nonfinite",
+    options=f"{_MFAC} density block_size {_KINDS} query normalize dtype nonfinite max_bytes",
     defaults={"momentum": 0.0},
 ):
     """M-FAC over the largest entries, with error feedback; the chain is ``gx.sparse_mfac``.
@@ -48,7 +48,7 @@ class SparseMFAC(
 class LowRankMFAC(
     MFAC,
     recipe=recipes.lowrank_mfac,
-    options=f"{_MFAC} rank aggregate {_KINDS} normalize dtype nonfinite seed",
+    options=f"{_MFAC} rank aggregate {_KINDS} normalize dtype nonfinite seed max_bytes",
     defaults={"momentum": 0.0},
 ):
     """M-FAC over factors of a low rank, with error feedback; the chain is ``gx.lowrank_mfac``."""
@@ -57,7 +57,7 @@ class LowRankMFAC(
 class GGT(
     RecipeOptimizer,
     recipe=recipes.ggt,
-    options="lr window betas eps weight_decay gram_reg decay_basis dtype",
+    options="lr window betas eps weight_decay gram_reg decay_basis dtype max_bytes",
 ):
     """Full-matrix adaptive steps from a window of gradients; the chain is ``gx.ggt``."""
 

@@ -44,6 +44,7 @@ class PreconditionGGT(TreeTransform):
     dtype: torch.dtype | None = static(None, choices=ROW_DTYPES)
     gram_reg: float = static(1e-6, within="(0, inf)")
     decay_basis: bool = static(True)
+    max_bytes: int | None = static(None, at_least=1)
 
     @property
     def name(self) -> str:
@@ -52,7 +53,7 @@ class PreconditionGGT(TreeTransform):
     @property
     def rows(self) -> gradient_window:
         """The window that is kept."""
-        return gradient_window(self.window, self.compressor, self.dtype)
+        return gradient_window(self.window, self.compressor, self.dtype, max_bytes=self.max_bytes)
 
     def first_mean(self, p: Tensor) -> Tensor | tuple[()]:
         """The running average at first."""
@@ -63,6 +64,7 @@ class PreconditionGGT(TreeTransform):
         return ()
 
     def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[list[Any], Any]:
+        self.rows.require_room(self.name, ps)
         state = self.rows.init(ps)
         kept = [GGTLeaf(w, self.first_mean(p)) for w, p in zip(state.leaves, ps, strict=True)]
         return kept, state._replace(leaves=())
@@ -157,6 +159,7 @@ def precondition_ggt(
     gram_reg: float = 1e-6,
     decay_basis: bool = True,
     query: Literal["momentum", "newest"] = "momentum",
+    max_bytes: int | None = None,
 ) -> PreconditionGGT:
     """Multiply updates by (root of G G^T + eps)^-1, G the last ``window`` of them, decayed.
 
@@ -176,9 +179,10 @@ def precondition_ggt(
         decay_basis: False decays the inner products alone, as the first published code does; U is
             then not orthonormal.
         query: "momentum", or "newest" without a running average (and without ``b1``).
+        max_bytes: what the window may take, >= 1; None for any amount.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``.
         TypeError: no compressor.
 
     Source: arXiv 1806.02958, arXiv 2306.06098.
@@ -190,5 +194,5 @@ def precondition_ggt(
     """
     if query not in ("momentum", "newest"):
         raise ValueError(f"precondition_ggt: query must be 'momentum' or 'newest', got {query!r}")
-    options = (window, b2, eps, compressor, dtype, gram_reg, decay_basis)
+    options = (window, b2, eps, compressor, dtype, gram_reg, decay_basis, max_bytes)
     return _WithMomentum(*options, b1) if query == "momentum" else PreconditionGGT(*options)

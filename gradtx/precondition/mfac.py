@@ -35,6 +35,7 @@ class PreconditionMFAC(TreeTransform):
     query: Literal["newest", "gradient", "decayed"] = static("newest")
     fisher: Literal["model", "leaf"] = static("model")
     nonfinite: Literal["ignore", "raise"] = static("ignore")
+    max_bytes: int | None = static(None, at_least=1)
 
     @property
     def name(self) -> str:
@@ -47,9 +48,11 @@ class PreconditionMFAC(TreeTransform):
     @property
     def rows(self) -> gradient_window:
         """The window that is kept."""
-        return gradient_window(self.window, self.compressor, self.dtype, self.normalize)
+        options = (self.window, self.compressor, self.dtype, self.normalize)
+        return gradient_window(*options, self.max_bytes)
 
     def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[list[Any], Any]:
+        self.rows.require_room(self.name, ps)
         if self.fisher == "leaf":
             return [self.rows.init([p]) for p in ps], ()
         state = self.rows.init(ps)
@@ -166,6 +169,7 @@ def precondition_mfac(
     weight_decay: Hyper = 0.0,
     fisher: Literal["model", "leaf"] = "model",
     nonfinite: Literal["ignore", "raise"] = "ignore",
+    max_bytes: int | None = None,
 ) -> PreconditionMFAC:
     """Multiply updates by the inverse Fisher matrix of the last ``window`` of them.
 
@@ -189,10 +193,12 @@ def precondition_mfac(
         fisher: one Fisher matrix of the whole "model", or one of every "leaf".
         nonfinite: "raise" for an update that is not finite, which waits for the device, or
             "ignore" it: it spoils ``window`` steps.
+        max_bytes: what the window may take, >= 1; None for any amount.
 
     Raises:
-        ValueError: a value outside its range; from ``update``, damping that has fallen to zero, or
-            an update that is not finite.
+        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``
+            (says how many, and how many rows there is room for); from ``update``, damping that has
+            fallen to zero, or an update that is not finite.
         TypeError: no compressor.
 
     Source: arXiv 2107.03356, arXiv 2306.06098.
@@ -202,7 +208,7 @@ def precondition_mfac(
     >>> tx.update({"w": torch.tensor([2.0, 0.0])}, tx.init({"w": torch.zeros(2)}))[0]
     {'w': tensor([0.6667, 0.0000])}
     """
-    options = (window, damping, compressor, dtype, normalize, query, fisher, nonfinite)
+    options = (window, damping, compressor, dtype, normalize, query, fisher, nonfinite, max_bytes)
     return _Decayed(*options, weight_decay) if query == "decayed" else PreconditionMFAC(*options)
 
 

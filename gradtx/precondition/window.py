@@ -6,6 +6,7 @@ those weights follow from the rows' inner products.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -71,9 +72,11 @@ class gradient_window(Plain):
         dtype: of the rows; None is at least float32.
         normalize: what the sum is divided by: the "capacity", ``size``, or the "count" of vectors
             that are there.
+        max_bytes: what rows and inner products may take, >= 1; None for any amount.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``init``, more than ``max_bytes`` are needed,
+            with how many, and how many rows there is room for.
         TypeError: no compressor.
 
     Source: arXiv 2107.03356, arXiv 2306.06098.
@@ -92,6 +95,7 @@ class gradient_window(Plain):
     compressor: Compressor | None = None
     dtype: torch.dtype | None = static(None, choices=ROW_DTYPES)
     normalize: Literal["capacity", "count"] = "capacity"
+    max_bytes: int | None = static(None, at_least=1)
 
     def __repr__(self) -> str:
         return short_repr("gradient_window", self)
@@ -103,6 +107,34 @@ class gradient_window(Plain):
         rows = self._layout(p).zeros(p, self.size, row_dtype(p, self.dtype))
         return WindowLeaf(rows, p.new_full((self.size,), -1, dtype=torch.int32))
 
+    def nbytes(self, leaves: list[Any]) -> int:
+        """Bytes of a window for some leaves: rows, when they were written, inner products."""
+        return self.size * self._row_bytes(leaves) + 8 * self.size**2
+
+    def require_room(self, who: str, leaves: list[Any]) -> None:
+        """Raise unless a window for some leaves takes at most ``max_bytes``.
+
+        Raises:
+            ValueError: it takes more; says how many, and how many rows there is room for.
+        """
+        if self.max_bytes is None or (wanted := self.nbytes(leaves)) <= self.max_bytes:
+            return
+        row = self._row_bytes(leaves)  # size rows take row size + 8 size^2
+        room = (math.isqrt(row**2 + 32 * self.max_bytes) - row) // 16
+        raise ValueError(
+            f"{who}: {self.size} rows take {wanted} bytes, max_bytes is {self.max_bytes}: "
+            + (f"there is room for {room}" if room else "there is no room for one")
+        )
+
+    def _row_bytes(self, leaves: list[Any]) -> int:
+        total = 0
+        for p in leaves:
+            if p is not None:
+                like = torch.empty(p.shape, dtype=p.dtype, device="meta")
+                row = self._layout(like).zeros(like, 1, row_dtype(like, self.dtype))
+                total += sum(x.nbytes for x in row) + 4
+        return total
+
     def init_shared(self, leaves: list[Any]) -> tuple[Tensor, Tensor]:
         """Gram matrix and step of an empty window."""
         step = new_count(leaves)
@@ -111,6 +143,7 @@ class gradient_window(Plain):
     def init(self, params: PyTree) -> GradientWindowState:
         """An empty window for vectors like ``params``."""
         leaves, spec = tree.flatten(params)
+        self.require_room("gradient_window", leaves)
         kept = [() if p is None else self.init_leaf(p) for p in leaves]
         return GradientWindowState(spec.unflatten(kept), *self.init_shared(leaves))
 

@@ -8,6 +8,7 @@ import torch
 
 from ..codecs import Codec
 from ..core.chain import Chain, chain
+from ..core.counting import count_together
 from ..core.functions import identity
 from ..core.hyper import Hyper
 from ..core.parallel import parallel
@@ -27,7 +28,7 @@ from ..transforms import (
 )
 from ._assemble import is_off
 from ._learning_rate import with_learning_rate
-from .shampoo import by_dimensions, is_matrix
+from .shampoo import COUNTS, by_dimensions, is_matrix
 
 NESTEROV_FORMS = ("p_plus_mu_m", "mu_p_plus_m")
 
@@ -56,6 +57,7 @@ def dash(
     staggered: bool = False,
     packed: bool = False,
     codec: Codec | torch.dtype | None = None,
+    counts: Literal["leaf", "group"] = "leaf",
 ) -> Chain:
     """Shampoo on a grid of blocks, with Adam's norm on every block.
 
@@ -90,6 +92,8 @@ def dash(
         packed: keep the upper triangles of factors and roots alone: 16 bytes a parameter for
             square blocks, not 24.
         codec: how averages and momentum are kept between steps, such as ``gx.codecs.dynamic8()``.
+        counts: "leaf" counts the gradients of every leaf, for bias corrections and refreshes;
+            "group" the steps, also those in which a leaf had no gradient, as published.
 
     Raises:
         ValueError: a value outside its range.
@@ -106,6 +110,7 @@ def dash(
     for name, given, known in (
         ("one_dim", one_dim, ("adamw", "shampoo")),
         ("nesterov_form", nesterov_form, NESTEROV_FORMS),
+        ("counts", counts, COUNTS),
     ):
         if given not in known:
             raise ValueError(f"dash: {name} must be one of {known}, got {given!r}")
@@ -139,4 +144,6 @@ def dash(
     if one_dim == "adamw":
         adam = scale_by_adam(adamw_b1, adamw_b2, adamw_eps, mu_codec=codec, nu_codec=codec)
         tx = partition({"matrix": tx, "vector": adam}, by_dimensions())  # type: ignore[assignment]
+    if counts == "group":
+        tx = count_together(tx)  # type: ignore[assignment]
     return with_learning_rate(chain(tx, add_decayed_weights(weight_decay, is_matrix)), lr)

@@ -26,6 +26,7 @@ def ggt(
     gram_reg: float = 1e-6,
     decay_basis: bool = True,
     dtype: torch.dtype | None = None,
+    max_bytes: int | None = None,
 ) -> Chain:
     """Steps along (root of G G^T + eps)^-1, G the last gradients of the whole model, decayed.
 
@@ -45,9 +46,10 @@ def ggt(
         gram_reg: added to the diagonal of the inner products, > 0.
         decay_basis: False decays the inner products alone, as the first published code does.
         dtype: of the window, None for at least float32, or bfloat16.
+        max_bytes: what the window may take, >= 1; None for any amount.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``.
 
     Source: arXiv 1806.02958, arXiv 2306.06098.
 
@@ -68,6 +70,7 @@ def ggt(
         gram_reg,
         decay_basis,
         "momentum" if momentum else "newest",
+        max_bytes,
     )
     if keep is not None:
         precondition = flatten(error_feedback(keep, inner=precondition))

@@ -45,6 +45,7 @@ def mfac(
     freeze_zeros: bool = False,
     dtype: torch.dtype | None = None,
     nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+    max_bytes: int | None = None,
 ) -> Chain:
     """Natural gradient with the Fisher matrix of the last ``window`` gradients of the whole model.
 
@@ -69,10 +70,12 @@ def mfac(
         dtype: of the window, None for at least float32, or bfloat16.
         nonfinite: what happens to a gradient that is not finite: "raise", "skip" the step, or
             "ignore" it, which spoils ``window`` steps.
+        max_bytes: what the window may take, >= 1; None for any amount.
 
     Raises:
-        ValueError: a value outside its range; from ``update``, damping that has fallen to zero, or
-            a gradient that is not finite.
+        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``
+            (says how many, and how many rows there is room for); from ``update``, damping that has
+            fallen to zero, or a gradient that is not finite.
 
     Source: arXiv 2107.03356.
 
@@ -87,6 +90,7 @@ def mfac(
         dtype=dtype,
         normalize=normalize,
         nonfinite="raise" if nonfinite == "raise" else "ignore",
+        max_bytes=max_bytes,
         **decay_in_query("mfac", weight_decay, weight_decay_kind),
     )
     if freeze_zeros:
@@ -119,6 +123,7 @@ def sparse_mfac(
     freeze_zeros: bool = False,
     dtype: torch.dtype | None = None,
     nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+    max_bytes: int | None = None,
 ) -> Chain:
     """M-FAC whose window keeps the largest entries of every gradient; what is dropped comes later.
 
@@ -146,10 +151,12 @@ def sparse_mfac(
         dtype: of the window, None for at least float32, or bfloat16.
         nonfinite: what happens to a gradient that is not finite: "raise", "skip" the step, or
             "ignore" it, which spoils ``window`` steps.
+        max_bytes: what the window may take, >= 1; None for any amount.
 
     Raises:
-        ValueError: a value outside its range; from ``update``, damping that has fallen to zero, or
-            a gradient that is not finite.
+        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``
+            (says how many, and how many rows there is room for); from ``update``, damping that has
+            fallen to zero, or a gradient that is not finite.
 
     Source: arXiv 2306.06098.
 
@@ -179,6 +186,7 @@ def sparse_mfac(
             dtype,
             normalize,
             nonfinite="raise" if nonfinite == "raise" else "ignore",
+            max_bytes=max_bytes,
             **(inside or {"query": "gradient" if query == "gradient" else "newest"}),
         ),
     )
@@ -210,6 +218,7 @@ def lowrank_mfac(
     dtype: torch.dtype | None = None,
     nonfinite: Literal["raise", "skip", "ignore"] = "raise",
     seed: Seed = 0,
+    max_bytes: int | None = None,
 ) -> Chain:
     """M-FAC whose window keeps every gradient at a low rank; what is dropped comes later.
 
@@ -231,10 +240,12 @@ def lowrank_mfac(
         nonfinite: what happens to a gradient that is not finite: "raise", "skip" the step, or
             "ignore" it, which spoils ``window`` steps.
         seed: of the first power iteration.
+        max_bytes: what the window may take, >= 1; None for any amount.
 
     Raises:
-        ValueError: a value outside its range; from ``update``, damping that has fallen to zero, or
-            a gradient that is not finite.
+        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``
+            (says how many, and how many rows there is room for); from ``update``, damping that has
+            fallen to zero, or a gradient that is not finite.
 
     Source: arXiv 2306.06098.
 
@@ -254,6 +265,7 @@ def lowrank_mfac(
             normalize,
             fisher="model" if aggregate else "leaf",
             nonfinite="raise" if nonfinite == "raise" else "ignore",
+            max_bytes=max_bytes,
             **decay_in_query("lowrank_mfac", weight_decay, weight_decay_kind),
         ),
     )

@@ -11,6 +11,7 @@ import torch
 
 from ..codecs import Codec
 from ..core.chain import Chain, chain
+from ..core.counting import count_together
 from ..core.functions import identity
 from ..core.hyper import Hyper
 from ..core.leaves import LeafInfo
@@ -41,6 +42,7 @@ from ._learning_rate import with_learning_rate
 GRAFTS = ("adam", "rmsprop", "adagrad", "sgd", None)
 DECAYS = ("decoupled", "l2", "corrected", "independent")
 FORMS = ("plain", "kl", "eigh", "qr")
+COUNTS = ("leaf", "group")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def shampoo(
     staggered: bool = False,
     packed: bool = False,
     codec: Codec | torch.dtype | None = None,
+    tolerated_failures: int | None = 3,
+    counts: Literal["leaf", "group"] = "leaf",
 ) -> Chain:
     """Shampoo with grafting, as in Distributed Shampoo.
 
@@ -135,9 +139,13 @@ def shampoo(
         staggered: refresh every leaf at a phase of its own.
         packed: keep the upper triangles of factors and roots alone.
         codec: how averages and momentum are kept between steps.
+        tolerated_failures: how many refreshes of roots in a row may fail, >= 0; None for any.
+        counts: "leaf" counts the gradients of every leaf, for bias corrections and refreshes;
+            "group" the steps, also those in which a leaf had no gradient, as Distributed Shampoo.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``update``, more refreshes of roots in a row
+            have failed than are tolerated (names the leaf).
 
     Source: arXiv 2309.06497.
 
@@ -177,6 +185,7 @@ def shampoo(
             trace_scaling=trace_scaling,
             cut=cut,
             source="gradients",
+            failures=tolerated_failures,
         )
     else:
         squares = _squares(
@@ -214,7 +223,8 @@ def shampoo(
             else two_decay_ema(b1, beta3, correct_bias, codec)
         )
     members.append(direction)
-    tx = chain(as_gradients(*members))
+    inner = as_gradients(*members)
+    tx = chain(count_together(inner) if counts == "group" else inner)
     if weight_decay_type == "l2":
         tx = chain(add_decayed_weights(weight_decay), tx)
     elif weight_decay_type == "decoupled":
@@ -360,6 +370,7 @@ def _check(options: Mapping[str, Any]) -> None:
         ("weight_decay_type", DECAYS),
         ("form", FORMS),
         ("one_dim", ("diagonal", "shampoo")),
+        ("counts", COUNTS),
     ):
         if options[name] not in known:
             raise ValueError(f"shampoo: {name} must be one of {known}, got {options[name]!r}")

@@ -207,6 +207,7 @@ def distributed_shampoo(meta: Meta, extra: Extra) -> Steps:
             exponents=meta_powers(config["inverse_exponent_override"]),
             unturned={int(o): tuple(dims) for o, dims in ignored.items()},
             weighs_squares=not config["drop_weighting_factor_on_gsquare"],
+            counts="group",
             **{"grafting": None, "one_dim": "shampoo", **given},
         )
 
@@ -266,6 +267,7 @@ def shampoo_dash(meta: Meta, extra: Extra) -> Steps:
             adamw_b1=h["adamw_beta1"],
             adamw_b2=h["adamw_beta2"],
             nesterov_form=FORMS.get(h["nesterov_form"], "p_plus_mu_m"),
+            counts="group",
             **{name: h[name] for name in names},
         )
 

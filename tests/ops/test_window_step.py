@@ -15,14 +15,14 @@ from .rows import assert_same_bits, values
 
 pytestmark = pytest.mark.skipif(not gradtx_cuda.status().active, reason=gradtx_cuda.status().reason)
 WINDOW = 3
-SIZES = ((1, 1), (50, 3), (1000, 10), (16_384, 164))
+SIZES = ((1, 1), (50, 3), (1000, 10), (16_384, 164), (4096, 41), (192, 24))
 
 
 class Leaves:
     """Leaves of several sizes with what belongs to them, and steps of them."""
 
     def __init__(self, numbers: torch.dtype, kept: torch.dtype) -> None:
-        self.sizes = [1, 49, 20_003, 0]
+        self.sizes = [1, 49, 20_003, 0, 3 * 4096 + 100, 960]
         self.numbers = numbers
         self.geometry: tuple[list[int], list[int]] = ([], [])
         self.errors, self.indices, self.values, self.written = [], [], [], []
@@ -49,12 +49,12 @@ class Leaves:
             grads[2][5] = torch.nan
         state = (self.errors, self.indices, self.values, self.written)
         step = torch.tensor(t, dtype=torch.int32)
-        return op(grads, *state, step, [1, -1, 1, 1], *self.geometry, check)
+        return op(grads, *state, step, [1, -1, 1, 1, -1, 1], *self.geometry, check)
 
     def step(self, op: Any, weights: Tensor, momenta: bool, decay: float) -> None:
         hyper = torch.tensor([[0.1, decay, 0.9], [0.2, 0.0, 0.5]], dtype=torch.float64)
         state = (self.momenta if momenta else [], self.indices, self.values)
-        op(self.params, *state, weights, hyper, [0, 1, 0, 1], *self.geometry)
+        op(self.params, *state, weights, hyper, [0, 1, 0, 1, 0, 1], *self.geometry)
 
 
 @pytest.mark.parametrize("numbers", [torch.float32, torch.bfloat16])
@@ -77,7 +77,8 @@ def test_the_step_is_as_exact_as_float32_allows():
     leaves = Leaves(torch.float32, torch.float32)
     for t in range(WINDOW):
         leaves.push(sparse_window_push_, t)
-    weights = torch.linspace(-0.7, 1.3, 4 * WINDOW, dtype=torch.float64).view(4, WINDOW)
+    count = len(leaves.sizes)
+    weights = torch.linspace(-0.7, 1.3, count * WINDOW, dtype=torch.float64).view(count, WINDOW)
     rows = torch.zeros(WINDOW, 20_003, dtype=torch.float64)
     size, k = leaves.geometry[0][2], leaves.geometry[1][2]
     starts = torch.arange(leaves.indices[2].shape[1]) // k * size
@@ -103,12 +104,30 @@ def test_what_was_written_long_ago_does_not_count():
     assert bool((leaves.push(sparse_window_push_, last)[1] == want).all())
 
 
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16])
+def test_entries_may_be_in_any_order(kept):
+    """As a state that came from elsewhere may have them; their sums are the same."""
+    ours, theirs = Leaves(torch.float32, kept), Leaves(torch.float32, kept)
+    push, step = (OPS[n].reference for n in ("sparse_window_push_", "sparse_window_step_"))
+    for leaves in (ours, theirs):
+        for t in range(WINDOW):
+            leaves.push(push, t)
+        for i, k in ((4, 41), (5, 24)):  # rows of the first block, backwards
+            for x in (leaves.indices[i], leaves.values[i]):
+                x[:, :k] = x[:, :k].flip(1)
+    got, want = ours.push(sparse_window_push_, WINDOW), theirs.push(push, WINDOW)
+    torch.testing.assert_close(got[0], want[0], rtol=1e-13, atol=1e-13)
+    for leaves, op in ((ours, sparse_window_step_), (theirs, step)):
+        leaves.step(op, torch.where(want[1], 0.5, 0.0).double(), True, 0.1)
+    assert_same_bits(tuple(ours.everything()), tuple(theirs.everything()))
+
+
 def test_nothing_changes_for_gradients_that_are_not_finite():
     leaves = Leaves(torch.float32, torch.float32)
     leaves.push(sparse_window_push_, 0)
     before = [x.clone() for x in leaves.everything()]
     _, _, finite = leaves.push(sparse_window_push_, 1, bad=True)
-    assert finite.tolist() == [True, True, False, True]
+    assert finite.tolist() == [True, True, False, True, True, True]
     assert_same_bits(tuple(leaves.everything()), tuple(before))
     _, _, finite = leaves.push(sparse_window_push_, 1, bad=True, check=False)
     assert bool(finite.all())
@@ -140,12 +159,23 @@ def test_bad_input():
         leaves.indices[2] = leaves.indices[2][:, 1:].contiguous()
         with pytest.raises((ValueError, RuntimeError), match="leaf 2"):
             leaves.push(op, 0)
-    for op in (sparse_window_step_, OPS["sparse_window_step_"].reference):
+    push_of = {
+        sparse_window_step_: sparse_window_push_,
+        OPS["sparse_window_step_"].reference: OPS["sparse_window_push_"].reference,
+    }
+    for op in push_of:
         leaves = Leaves(torch.float32, torch.float32)
         with pytest.raises((ValueError, RuntimeError), match="weights"):
-            leaves.step(op, torch.zeros(4, WINDOW), False, 0.0)
+            leaves.step(op, torch.zeros(6, WINDOW), False, 0.0)
+        leaves = Leaves(torch.float32, torch.float32)
+        leaves.push(sparse_window_push_, 0)
+        leaves.indices[4][0, 40] = 4096
+        with pytest.raises((ValueError, RuntimeError), match="out of its block"):
+            leaves.step(op, torch.ones(6, WINDOW, dtype=torch.float64), False, 0.0)
+        with pytest.raises((ValueError, RuntimeError), match="out of its block"):
+            leaves.push(push_of[op], 1)
         leaves = Leaves(torch.float32, torch.float32)
         leaves.push(sparse_window_push_, 0)
         leaves.indices[1][0, 0] = 77
         with pytest.raises((ValueError, RuntimeError), match="out of its block"):
-            leaves.step(op, torch.ones(4, WINDOW, dtype=torch.float64), False, 0.0)
+            leaves.step(op, torch.ones(6, WINDOW, dtype=torch.float64), False, 0.0)

@@ -150,6 +150,36 @@ def test_a_root_that_fails_stays() -> None:
     assert torch.equal(updates["w"], grads["w"])
 
 
+def test_roots_that_keep_failing_raise() -> None:
+    """Three refreshes in a row are tolerated, whatever lies between them; one that works resets."""
+    root = gx.inverse_roots.coupled_newton(1)
+    tx = gx.scale_by_inverse_roots(
+        gx.kronecker_factors(1.0), root, every=2, start=2, tolerance=1e-6, failures=3
+    )
+    good, bad = {"v": normal(3), "w": normal(4, 4)}, {"v": normal(3), "w": normal(4, 4)}
+    state = tx.init(good)
+    for t in range(1, 8):
+        _, state = tx.update(bad, state)
+        assert int(state["w"].failures) == t // 2
+    with pytest.raises(ValueError, match="leaf 'w': 4 refreshes of its roots in a row have failed"):
+        tx.update(bad, state)
+    late = {**state, "w": state["w"]._replace(failures=torch.tensor(4, dtype=torch.int32))}
+    with pytest.raises(ValueError, match=r"leaf 'w'.*larger eps"):  # as another device shows it
+        tx.update(bad, late)
+    spoiled = gx.shampoo(0.1, precondition_frequency=1)
+    params = {"w": normal(4, 4)}
+    state = spoiled.init(params)
+    for t in range(4):
+        nan = {"w": params["w"] * math.nan}
+        if t == 3:
+            with pytest.raises(ValueError, match=r"leaf 'w'.*factors are not finite"):
+                spoiled.update(nan, state, params)
+        else:
+            _, state = spoiled.update(nan, state, params)
+    many = gx.shampoo(0.1, tolerated_failures=None)
+    after(many, {"w": (3, 3)})
+
+
 def test_other_options_do_not_fit_a_state() -> None:
     params = {"w": normal(4, 6)}
     for make in (gx.scale_by_inverse_roots, lambda cut: gx.in_eigenbasis(gx.identity(), cut=cut)):

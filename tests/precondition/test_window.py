@@ -166,6 +166,32 @@ def test_bad_options(name):
         BAD[name]()
 
 
+def test_a_window_that_takes_too_much():
+    """Refused at init, with its bytes and how many rows there would be room for."""
+    params = {"v": torch.zeros(10), "w": torch.zeros(30, 20)}
+    row = 4 * 610 + 2 * 4
+    for most, room in ((20 * row + 8 * 20**2, 20), (20 * row + 8 * 20**2 - 1, 19)):
+        tx = gx.mfac(window=100, max_bytes=most)
+        wanted = 100 * row + 8 * 100**2
+        text = f"100 rows take {wanted} bytes, max_bytes is {most}: there is room for {room}$"
+        with pytest.raises(ValueError, match=f"precondition_mfac: {text}"):
+            tx.init(params)
+        state = gx.mfac(window=room, max_bytes=most).init(params)["precondition_mfac"]
+        held = sum(x.nbytes for x in gx.tree.leaves(state))
+        assert held - 4 <= most  # and a counter
+    for tx in (
+        gx.lowrank_mfac(window=10, aggregate=False, max_bytes=row),
+        gx.ggt(window=10, max_bytes=row),
+        gx.sparse_mfac(window=1000, density=0.01, max_bytes=row),
+    ):
+        with pytest.raises(ValueError, match=r"there is room for|there is no room for one"):
+            tx.init(params)
+    window = gx.gradient_window(3, max_bytes=row)
+    with pytest.raises(ValueError, match=r"gradient_window: .* there is no room for one"):
+        window.init(params)
+    gx.gradient_window(3, max_bytes=4 * row).init(params)
+
+
 def test_bad_values():
     grads = {"w": torch.ones(4)}
     tx = gx.mfac(0.1, 3, gx.schedules.linear(0.1, 0.0, 1))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core import tree
+from ...core.checks import can_read
 from ...core.declared import Call, DeclaredTransform, like
 from ...core.errors import TreeMismatchError
 from ...core.execution import Execution
@@ -61,11 +62,14 @@ class scale_by_inverse_roots(DeclaredTransform):
         staggered: give every leaf a phase of its own, which spreads the cost.
         trace_scaling: divide factors by this power of their traces, in (0, 1]; None for none.
         tolerance: a root whose residual is larger has failed; None for any that is finite.
+        failures: how many refreshes in a row may fail before ``update`` raises, >= 0; None for
+            any. On other devices than the CPU it raises at the update after that.
         cut: how leaves are cut into blocks.
         source: whether factors gather the "updates" that arrive or the chain's "gradients".
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``update``, too many refreshes in a row have
+            failed (names the leaf).
 
     Source: arXiv 1802.09568, arXiv 2309.06497, arXiv 2602.02016.
 
@@ -91,6 +95,7 @@ class scale_by_inverse_roots(DeclaredTransform):
     tolerance: float | None = static(None)
     cut: blocks = static(blocks())
     source: Literal["updates", "gradients"] = static("updates")
+    failures: int | None = static(None, at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,8 +139,7 @@ class scale_by_inverse_roots(DeclaredTransform):
             found = states[unit.leaf].factors
             units.check(self.name, call.names[unit.leaf], unit, found, how.whole)
         steps = {i: advance(states[i].step) for i in there}
-        flags = readable([due(steps[i], self.every, states[i].phase, self.start) for i in there])
-        dues = dict(zip(there, flags, strict=True))
+        dues = self._dues(call.names, states, steps)
         xs = units.gather(call.updates)
         ys = xs if self.source == "updates" else units.gather(gradients_of(self.name, call))
         factors = [tuple(map(how.whole, states[u.leaf].factors[u.region])) for u in units.all]
@@ -164,7 +168,42 @@ class scale_by_inverse_roots(DeclaredTransform):
                 tuple(tuple(how.kept(f).contiguous() for f in factors[k]) for k in where),
                 tuple(tuple(how.kept(r).contiguous() for r in roots[k]) for k in where),
             )
+        if self.failures is not None:
+            for i in failed:
+                if fresh[i].failures.device.type == "cpu" and can_read(fresh[i].failures):
+                    self._check_failures(call.names[i], fresh[i], int(fresh[i].failures))
         return call.spec.unflatten(updates), call.spec.unflatten(fresh)
+
+    def _dues(
+        self, names: list[str], states: list[Any], steps: dict[int, Tensor]
+    ) -> dict[int, Tensor | bool]:
+        """Which leaves refresh their roots; what has failed before is read in the same go."""
+        flags = [due(steps[i], self.every, states[i].phase, self.start) for i in steps]
+        if self.failures is None:
+            return dict(zip(steps, readable(flags), strict=True))
+        bad = [states[i].failures > self.failures for i in steps]
+        known = readable([*flags, *bad])
+        for i, flag in zip(steps, known[len(flags) :], strict=True):
+            if flag is True:
+                self._check_failures(names[i], states[i], int(states[i].failures))
+        return dict(zip(steps, known[: len(flags)], strict=True))
+
+    def _check_failures(self, name: str, state: InverseRootsLeaf, failures: int) -> None:
+        """Raise if too many refreshes in a row have failed."""
+        assert self.failures is not None
+        if failures <= self.failures:
+            return
+        finite = all(bool(torch.isfinite(f).all()) for region in state.factors for f in region)
+        raise ValueError(
+            f"{self.name}: leaf {name!r}: {failures} refreshes of its roots in a row have failed, "
+            f"{self.failures} are tolerated; "
+            + (
+                "its factors are ill-conditioned: take a larger eps, or another root method"
+                if finite
+                else "its factors are not finite, as some gradient was not: take a smaller "
+                "learning rate, or gx.apply_if_leaf_finite"
+            )
+        )
 
     def _gathered(
         self, kind: Kind, y: Tensor, factors: Sides, roots: Sides, old: Tensor, new: Tensor

@@ -1,265 +1,87 @@
 // CPU kernels of the sparse M-FAC step: every block of every leaf, held in cache.
 #include <atomic>
+#include <memory>
 
 #include "../common/window_step_op.h"
 #include "../registration.h"
-#include "top_k.h"
-#include "vectorize.h"
+#include "window_step_avx512.h"
+#include "window_step_block.h"
 
 namespace gx {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements worth a thread
 
-// What both kernels know of a leaf.
-struct Window {
-  int16_t* indices;
-  void* values;
-  bool bf16_values;
-  int64_t numel, block_size, k, columns, rows, first_block;
-
-  GX_INLINE Entries entries(int64_t block) const { return entries_of(block, k, columns); }
-  GX_INLINE int64_t size(int64_t block) const {
-    return std::min(block_size, numel - block * block_size);
-  }
-};
-
-struct Pushed {
-  Window window;
-  const void* grad;
-  float* error;
-  const bool* there;
-  double* dots;  // (blocks, rows)
-  float sign;
-  bool bf16_grad;
-};
-
-struct Moved {
-  Window window;
-  void* param;
-  float* momentum;
-  const double* weights;
-  float lr, decay, mu;
-  bool bf16_param;
-};
-
-GX_INLINE float load(const void* x, int64_t i, bool bf16) {
-  return bf16 ? from_bf16(static_cast<const uint16_t*>(x)[i]) : static_cast<const float*>(x)[i];
-}
-
-// total <- sign g + total
-template <typename Number>
-GX_INLINE void add_gradient(const Number* g, float* total, float sign, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    if constexpr (std::is_same_v<Number, float>) {
-      total[i] = sign * g[i] + total[i];
-    } else {
-      total[i] = sign * from_bf16(g[i]) + total[i];
-    }
+GX_CLONES void push_portable(const Pushed& leaf, int64_t done, int64_t block, PushScratch& s,
+                             std::atomic<bool>& good) {
+  if (leaf.window.bf16_values) {
+    push_block<uint16_t>(leaf, done, block, s, good);
+  } else {
+    push_block<float>(leaf, done, block, s, good);
   }
 }
 
-// The entries of a row in the block after this one follow those in this one.
-template <typename Value>
-GX_INLINE void fetch_next(const int16_t* indices, const Value* values, int64_t count) {
-  constexpr int64_t kLine = 64;
-  const auto* of = reinterpret_cast<const char*>(values + count);
-  const auto* at = reinterpret_cast<const char*>(indices + count);
-  for (int64_t i = 0; i < count * int64_t{sizeof(Value)}; i += kLine) __builtin_prefetch(of + i);
-  for (int64_t i = 0; i < count * int64_t{sizeof(int16_t)}; i += kLine) __builtin_prefetch(at + i);
-}
-
-GX_INLINE float widened(float value) { return value; }
-GX_INLINE float widened(uint16_t value) { return from_bf16(value); }
-
-// The least magnitude of some entries, as bits.
-template <typename Value>
-GX_INLINE uint32_t least_of(const Value* values, int64_t count) {
-  uint32_t least = kMagnitude<uint32_t>;
-  for (int64_t c = 0; c < count; ++c) {
-    least = std::min(least, to_bits(widened(values[c])) & kMagnitude<uint32_t>);
+GX_CLONES void move_portable(const Moved& leaf, int64_t block, std::vector<float>& sums,
+                             std::atomic<bool>& good) {
+  const auto n = static_cast<size_t>(leaf.window.size(block));
+  if (sums.size() < n) sums.resize(n);
+  if (leaf.window.bf16_values) {
+    move_block<uint16_t>(leaf, block, sums.data(), good);
+  } else {
+    move_block<float>(leaf, block, sums.data(), good);
   }
-  return least;
 }
 
 // What a thread keeps from block to block.
-struct Scratch {
-  TopK<uint32_t> top;
-  std::vector<float> fresh;  // zeros, but for the new row while it is multiplied
-  int64_t drift = 0;         // how far the bound of the block before has moved since the last step
+struct Buffers {
+  PushScratch push;
+  std::vector<float> sums;
+#if GX_HAS_AVX512
+  // Most of it will not be touched.
+  WindowScratch& wide() {
+    if (wide_ == nullptr) wide_.reset(new WindowScratch);
+    return *wide_;
+  }
+
+ private:
+  std::unique_ptr<WindowScratch> wide_;
+#endif
 };
 
-// Add the gradient and choose the k largest of the sums. `former`, the least magnitude that was
-// chosen at the last step, or 0, tells about where the bound is: then elements are gone through
-// once.
-template <typename Number>
-GX_INLINE void add_and_select(const Number* g, float* total, float sign, int64_t n, int64_t k,
-                              uint32_t former, Scratch& s) {
-  constexpr int64_t kMargin = 1 << 19;  // about 5 %
-  const int64_t guess = int64_t{former} + s.drift - kMargin;
-  if (former == 0 || guess <= 0 || guess > kMagnitude<uint32_t> || k == n) {
-    add_gradient(g, total, sign, 0, n);
-    select_top_k(total, n, k, s.top);
-  } else {
-    collect(total, n, static_cast<uint32_t>(guess), s.top, [&](int64_t begin, int64_t end) {
-      add_gradient(g, total, sign, begin, end);
-    });
-    const auto found = static_cast<int64_t>(s.top.candidates.size());
-    if (found >= k && found <= std::max(n / 8, 2 * k)) {
-      take_largest(k, s.top);
-    } else {
-      select_top_k(total, n, k, s.top);
-    }
-  }
-}
-
-// Inner product of one row's entries of a block with a dense block.
-template <typename Value>
-GX_INLINE double dot(const int16_t* indices, const Value* values, const float* x, int64_t count) {
-  constexpr int kLanes = 8;
-  double lanes[kLanes] = {};
-  int64_t c = 0;
-  for (; c + kLanes <= count; c += kLanes) {
-    float picked[kLanes];
-    for (int j = 0; j < kLanes; ++j) picked[j] = x[indices[c + j]];
-    for (int j = 0; j < kLanes; ++j) {
-      lanes[j] += static_cast<double>(widened(values[c + j])) * static_cast<double>(picked[j]);
-    }
-  }
-  for (int j = 0; c < count; ++c, ++j) {
-    lanes[j] += static_cast<double>(widened(values[c])) * static_cast<double>(x[indices[c]]);
-  }
-  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) +
-         ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
-}
-
-// sums[indices] += weight * values, no position twice.
-template <typename Value>
-GX_INLINE void add_row(const int16_t* indices, const Value* values, float weight, float* sums,
-                       int64_t count) {
-  for (int64_t c = 0; c < count; ++c) sums[indices[c]] += weight * widened(values[c]);
-}
-
-// Whether all entries of a row point into a block of n elements.
-GX_INLINE bool inside(const int16_t* indices, int64_t count, int64_t n) {
-  uint16_t largest = 0;
-  for (int64_t c = 0; c < count; ++c) {
-    largest = std::max(largest, static_cast<uint16_t>(indices[c]));
-  }
-  return count == 0 || largest < n;
-}
-
-template <typename Value>
-GX_INLINE void push_block(const Pushed& leaf, int64_t done, int64_t block, Scratch& s,
-                          std::atomic<bool>& good) {
-  const Window& w = leaf.window;
-  const int64_t start = block * w.block_size, n = w.size(block);
-  const Entries some = w.entries(block);
-  const int64_t count = some.end - some.begin, row = done % w.rows;
-  auto* values = static_cast<Value*>(w.values) + some.begin;
-  int16_t* indices = w.indices + some.begin;
-  float* total = leaf.error + start;
-  const int64_t newest = (row + w.rows - 1) % w.rows;
-  const uint32_t former =
-      leaf.there[newest] && newest != row ? least_of(values + newest * w.columns, count) : 0;
-  if (leaf.bf16_grad) {
-    const auto* g = static_cast<const uint16_t*>(leaf.grad) + start;
-    add_and_select(g, total, leaf.sign, n, count, former, s);
-  } else {
-    const auto* g = static_cast<const float*>(leaf.grad) + start;
-    add_and_select(g, total, leaf.sign, n, count, former, s);
-  }
-  if (s.fresh.size() < static_cast<size_t>(n)) s.fresh.resize(static_cast<size_t>(n), 0.0f);
-  float* fresh = s.fresh.data();
-  const int64_t* chosen = s.top.chosen.data();
-  for (int64_t c = 0; c < count; ++c) {
-    const int64_t i = chosen[c], at = row * w.columns + c;
-    indices[at] = static_cast<int16_t>(i);
-    if constexpr (std::is_same_v<Value, float>) {
-      values[at] = total[i];
-    } else {
-      values[at] = to_bf16(total[i]);
-    }
-    fresh[i] = widened(values[at]);
-    total[i] = 0.0f;
-  }
-  if (former != 0) {
-    s.drift = int64_t{least_of(values + row * w.columns, count)} - int64_t{former};
-  }
-  double* dots = leaf.dots + block * w.rows;
-  for (int64_t r = 0; r < w.rows; ++r) {
-    const int16_t* where = indices + r * w.columns;
-    const Value* of = values + r * w.columns;
-    dots[r] = 0.0;
-    if (!leaf.there[r]) continue;
-    fetch_next(where, of, count);
-    if (inside(where, count, n)) {
-      dots[r] = dot(where, of, fresh, count);
-    } else {
-      good = false;
-    }
-  }
-  for (int64_t c = 0; c < count; ++c) fresh[chosen[c]] = 0.0f;
-}
-
-GX_CLONES void push_blocks(const Pushed& leaf, int64_t done, int64_t begin, int64_t end,
-                           std::atomic<bool>& good) {
-  Scratch s;
+void push_blocks(const Pushed& leaf, int64_t done, int64_t begin, int64_t end, Buffers& buffers,
+                 std::atomic<bool>& good) {
   for (int64_t block = begin; block < end; ++block) {
-    if (leaf.window.bf16_values) {
-      push_block<uint16_t>(leaf, done, block, s, good);
-    } else {
-      push_block<float>(leaf, done, block, s, good);
+#if GX_HAS_AVX512
+    if (leaf.finite && has_avx512() && fits_wide(leaf.window, block)) {
+      using Push = decltype(&push_block_wide<float, float>);
+      constexpr Push kPush[2][2] = {
+          {push_block_wide<float, float>, push_block_wide<float, uint16_t>},
+          {push_block_wide<uint16_t, float>, push_block_wide<uint16_t, uint16_t>}};
+      const Push push = kPush[leaf.bf16_grad][leaf.window.bf16_values];
+      push(leaf, done, block, block + 1 == end, buffers.wide(), good);
+      continue;
     }
+#endif
+    push_portable(leaf, done, block, buffers.push, good);
   }
 }
 
-GX_INLINE float moved(float p, float u, const Moved& leaf) {
-  const float change = leaf.decay != 0.0f ? u + leaf.decay * p : u;
-  return p + change * -leaf.lr;
-}
-
-template <typename Value>
-GX_INLINE void move_block(const Moved& leaf, int64_t block, float* sums, std::atomic<bool>& good) {
-  const Window& w = leaf.window;
-  const int64_t start = block * w.block_size, n = w.size(block);
-  const Entries some = w.entries(block);
-  const int64_t count = some.end - some.begin;
-  std::fill_n(sums, n, 0.0f);
-  for (int64_t r = 0; r < w.rows; ++r) {
-    const auto weight = static_cast<float>(leaf.weights[r]);
-    if (weight == 0.0f) continue;
-    const int16_t* where = w.indices + r * w.columns + some.begin;
-    const Value* of = static_cast<const Value*>(w.values) + r * w.columns + some.begin;
-    fetch_next(where, of, count);
-    if (!inside(where, count, n)) {
-      good = false;
-      return;
-    }
-    add_row(where, of, weight, sums, count);
-  }
-  if (leaf.momentum != nullptr) {
-    float* m = leaf.momentum + start;
-    for (int64_t i = 0; i < n; ++i) sums[i] = m[i] = sums[i] + leaf.mu * m[i];
-  }
-  if (leaf.bf16_param) {
-    auto* p = static_cast<uint16_t*>(leaf.param) + start;
-    for (int64_t i = 0; i < n; ++i) p[i] = to_bf16(moved(from_bf16(p[i]), sums[i], leaf));
-  } else {
-    auto* p = static_cast<float*>(leaf.param) + start;
-    for (int64_t i = 0; i < n; ++i) p[i] = moved(p[i], sums[i], leaf);
-  }
-}
-
-GX_CLONES void move_blocks(const Moved& leaf, int64_t begin, int64_t end,
-                           std::atomic<bool>& good) {
-  std::vector<float> sums(static_cast<size_t>(std::min(leaf.window.block_size, leaf.window.numel)));
+void move_blocks(const Moved& leaf, int64_t begin, int64_t end, Buffers& buffers,
+                 std::atomic<bool>& good) {
   for (int64_t block = begin; block < end; ++block) {
-    if (leaf.window.bf16_values) {
-      move_block<uint16_t>(leaf, block, sums.data(), good);
-    } else {
-      move_block<float>(leaf, block, sums.data(), good);
+#if GX_HAS_AVX512
+    if (has_avx512() && fits_wide(leaf.window, block) &&
+        split_rows(leaf, block, buffers.wide())) {
+      using Move = decltype(&move_block_wide<float, float>);
+      constexpr Move kMove[2][2] = {
+          {move_block_wide<float, float>, move_block_wide<float, uint16_t>},
+          {move_block_wide<uint16_t, float>, move_block_wide<uint16_t, uint16_t>}};
+      const Move move = kMove[leaf.bf16_param][leaf.window.bf16_values];
+      move(leaf, block, block + 1 == end, buffers.wide());
+      continue;
     }
+#endif
+    move_portable(leaf, block, buffers.sums, good);
   }
 }
 
@@ -293,7 +115,8 @@ Window make_window(const Tensor& indices, const Tensor& values, int64_t numel, i
 
 int64_t blocks_of(const Window& w) { return num_blocks(w.numel, w.block_size); }
 
-// Call work(leaf, begin, end) for runs of blocks; the same thread has the same ones every time.
+// Call work(leaf, begin, end, buffers) for runs of blocks; the same thread has the same ones every
+// time.
 template <typename Leaf, typename Work>
 void for_blocks(const std::vector<Leaf>& leaves, const Work& work) {
   if (leaves.empty()) return;
@@ -303,11 +126,12 @@ void for_blocks(const std::vector<Leaf>& leaves, const Work& work) {
   const int64_t blocks = last.first_block + blocks_of(last);
   const int64_t grain = std::max<int64_t>(1, kGrain * blocks / elements);
   torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    Buffers buffers;
     for (const Leaf& leaf : leaves) {
       const int64_t first = leaf.window.first_block;
       const int64_t from = std::max(begin, first);
       const int64_t to = std::min(end, first + blocks_of(leaf.window));
-      if (from < to) work(leaf, from - first, to - first);
+      if (from < to) work(leaf, from - first, to - first, buffers);
     }
   });
 }
@@ -344,13 +168,13 @@ PushOutputs sparse_window_push__cpu(const Tensors& grads, const Tensors& errors,
                       grads[i].const_data_ptr(),
                       static_cast<float*>(errors[i].mutable_data_ptr()), counts_here, nullptr,
                       static_cast<float>(signs[i]),
-                      grads[i].scalar_type() == ScalarType::BFloat16});
+                      grads[i].scalar_type() == ScalarType::BFloat16, check});
     blocks += num_blocks(numel, block_sizes[i]);
   }
   std::vector<std::atomic<bool>> fine(grads.size());
   for (auto& flag : fine) flag = true;
   if (check) {
-    for_blocks(leaves, [&](const Pushed& leaf, int64_t begin, int64_t end) {
+    for_blocks(leaves, [&](const Pushed& leaf, int64_t begin, int64_t end, Buffers&) {
       if (!finite_blocks(leaf, begin, end)) fine[&leaf - leaves.data()] = false;
     });
   }
@@ -361,8 +185,8 @@ PushOutputs sparse_window_push__cpu(const Tensors& grads, const Tensors& errors,
   std::vector<double> table(static_cast<size_t>(blocks * window));
   for (Pushed& leaf : leaves) leaf.dots = table.data() + leaf.window.first_block * window;
   std::atomic<bool> good{true};
-  for_blocks(leaves, [&](const Pushed& leaf, int64_t begin, int64_t end) {
-    push_blocks(leaf, done, begin, end, good);
+  for_blocks(leaves, [&](const Pushed& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+    push_blocks(leaf, done, begin, end, buffers, good);
   });
   require(good, "sparse_window_push_: an index points out of its block");
   for (size_t i = 0; i < leaves.size(); ++i) {  // block after block, whatever thread it was
@@ -397,8 +221,8 @@ void sparse_window_step__cpu(const Tensors& params, const Tensors& momenta, cons
     blocks += num_blocks(numel, block_sizes[i]);
   }
   std::atomic<bool> good{true};
-  for_blocks(leaves, [&](const Moved& leaf, int64_t begin, int64_t end) {
-    move_blocks(leaf, begin, end, good);
+  for_blocks(leaves, [&](const Moved& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+    move_blocks(leaf, begin, end, buffers, good);
   });
   require(good, "sparse_window_step_: an index points out of its block");
 }
