@@ -14,6 +14,7 @@ from .quantized import quantized
 from .rounds import Gather, Mean, Reducer, Rounds, drive, one_worker
 from .simulation import Lockstep, Simulation
 from .sparse import demo, sparse_loco
+from .team import Team
 from .worker import Worker
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Simulation",
     "Start",
     "Sync",
+    "Team",
     "Worker",
     "average_moments",
     "comm_hook",

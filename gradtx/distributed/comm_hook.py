@@ -18,7 +18,10 @@ from ..core.autocast import outside_autocast
 from ..core.tree import accumulator, accumulator_dtype
 from .exchange import exchange
 from .remembered import Remembered, entry, share_of, world_of
+from .roll_call import absent, ranks
 from .rounds import Exchange, Mean, Wire, run
+
+_PATIENCE = 5.0  # seconds between the first process that sees a failure and the last
 
 
 class CommHook:
@@ -55,6 +58,10 @@ class CommHook:
         self._errors: dict[str, Any] = {}
         self._states: dict[str, Any] = {}
         self._loaded = Remembered({}, {})
+        # What the buckets of a backward pass leave behind, until all have been exchanged.
+        self._errors_to_be: dict[str, Any] = {}
+        self._states_to_be: dict[str, Any] = {}
+        self._exchanges = 0
 
     @property
     def sent_bytes(self) -> int:
@@ -63,7 +70,14 @@ class CommHook:
 
     @outside_autocast
     def __call__(self, state: Any, bucket: Any) -> torch.futures.Future[Tensor]:
-        """Average a bucket's gradients in place; ``state`` is the module."""
+        """Average a bucket's gradients in place; ``state`` is the module.
+
+        Raises:
+            RuntimeError: the exchange failed (names the ranks that are missing). What is remembered
+                is as before the backward pass.
+        """
+        if bucket.index() == 0:  # after a backward pass that has failed
+            self._errors_to_be, self._states_to_be = {}, {}
         leaves = []
         for p, g in zip(bucket.parameters(), bucket.gradients(), strict=True):
             name = self._name(state, p)
@@ -77,22 +91,40 @@ class CommHook:
             total = wide + codec.decode(self._errors[name], wide)
             exchanges.append(exchange(self.compressor, total, self._states[name], g.dtype))
             codecs.append(codec)
-        present, *results = run(exchanges, self._wire)
+        present, *results = self._exchanged(exchanges)
         for (name, g), there, codec, (mean, rest, new) in zip(
             leaves, present, codecs, results, strict=True
         ):
             g.copy_(torch.where(there, mean, 0))
             # An overflow, as loss scaling makes them, must not stay in memory for ever.
             finite = torch.isfinite(mean).all() & there
-            self._states[name] = tree.where(finite, new, self._states[name])
+            self._states_to_be[name] = tree.where(finite, new, self._states[name])
             finite = finite & torch.isfinite(rest).all()
             old = self._errors[name]
-            self._errors[name] = tree.where(finite, codec.encode(rest, old), old)
+            self._errors_to_be[name] = tree.where(finite, codec.encode(rest, old), old)
+        if bucket.is_last():
+            self._errors.update(self._errors_to_be)
+            self._states.update(self._states_to_be)
         buffer = bucket.buffer()
         devices = [buffer.device] if buffer.device.type != "cpu" else None
         done: torch.futures.Future[Tensor] = torch.futures.Future(devices=devices)
         done.set_result(buffer)
         return done
+
+    def _exchanged(self, exchanges: list[Exchange]) -> list[Any]:
+        """The results of exchanges, or an error that says who is missing."""
+        self._exchanges += 1
+        try:
+            return run(exchanges, self._wire)
+        except RuntimeError as error:
+            missing = absent(self._wire.group, f"comm_hook/{self._exchanges}", _PATIENCE)
+            who = f"{ranks(missing)} missed" if missing else "processes were too far apart for"
+            raise RuntimeError(
+                f"comm_hook: {who} an exchange of gradients: {error}. No step has been made of "
+                "this backward pass, and what is remembered is as before it; make a new process "
+                "group of those that are left, and give a new hook what this one remembers: "
+                "load_state_dict(hook.state_dict(), residuals='drop')"
+            ) from error
 
     def _name(self, module: Any, p: nn.Parameter) -> str:
         if not isinstance(module, nn.Module):

@@ -24,16 +24,18 @@ class RollCall:
     Args:
         group: process group; None is the default one.
         timeout: seconds to wait, > 0.
+        who: for errors.
+        again: what tries once more, for errors.
 
     Raises:
         ValueError: ``timeout`` is not positive.
     """
 
-    def __init__(self, group: Any, timeout: float) -> None:
+    def __init__(self, group: Any, timeout: float, who: str, again: str) -> None:
         if not timeout > 0:
-            raise ValueError(f"Worker: timeout must be > 0 seconds, got {timeout}")
+            raise ValueError(f"{who}: timeout must be > 0 seconds, got {timeout}")
         self.rank, self.world = world_of(group)
-        self._timeout = timeout
+        self._timeout, self._who, self._again = timeout, who, again
         self._written: list[str] = []
         self._attempt = 0
         self._store: Any = None
@@ -66,10 +68,10 @@ class RollCall:
             if missing:
                 self.give_up(what)
                 raise RuntimeError(
-                    f"Worker: {_ranks(missing)} missed the {what}: {_ranks([self.rank])} waited "
-                    f"{self._timeout:g} s. Nothing has been averaged. Call meet() again once they "
-                    "are back, or go on with those that are left in a new process group: "
-                    "load_state_dict(..., residuals='sum' or 'drop')"
+                    f"{self._who}: {ranks(missing)} missed the {what}: {ranks([self.rank])} "
+                    f"waited {self._timeout:g} s. Nothing has been averaged. Call {self._again} "
+                    "again once they are back, or go on with those that are left in a new process "
+                    "group: load_state_dict(..., residuals='sum' or 'drop')"
                 ) from error
         self._refuse_if_given_up(what, occasion)
         return [self._store.get(key).decode() for key in keys]
@@ -97,11 +99,32 @@ class RollCall:
             rank = self._store.get(key).decode()
             self.try_again()
             raise RuntimeError(
-                f"Worker: rank {rank} has given up the {what}; {_ranks([self.rank])} came too "
-                "late or lost the connection. Nothing has been averaged. Call meet() again "
-                "together with the others"
+                f"{self._who}: rank {rank} has given up the {what}; {ranks([self.rank])} came too "
+                f"late or lost the connection. Nothing has been averaged. Call {self._again} "
+                "again together with the others"
             )
 
 
-def _ranks(ranks: list[int]) -> str:
-    return ("rank " if len(ranks) == 1 else "ranks ") + ", ".join(map(str, ranks))
+def absent(group: Any, occasion: str, seconds: float) -> list[int]:
+    """The ranks of a group that do not say in some seconds that a collective has failed there.
+
+    Args:
+        group: process group; None is the default one.
+        occasion: what has failed, the same for all and for nothing else.
+        seconds: to wait.
+    """
+    rank, world = world_of(group)
+    whole: Any = group if group is not None else torch.distributed.group.WORLD
+    store = torch.distributed.PrefixStore(f"gradtx/absent/{occasion}", whole.get_group_store())
+    keys = [str(r) for r in range(world)]
+    store.set(str(rank), "")
+    try:
+        store.wait(keys, timedelta(seconds=seconds))
+    except RuntimeError:
+        return [r for r, key in enumerate(keys) if not store.check([key])]
+    return []
+
+
+def ranks(some: list[int]) -> str:
+    """Ranks in words."""
+    return ("rank " if len(some) == 1 else "ranks ") + ", ".join(map(str, some))

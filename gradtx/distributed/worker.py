@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,15 +11,13 @@ from torch import Tensor, nn
 from ..core import tree
 from ..core.apply import apply_updates
 from ..core.errors import described
-from .checksum import checksum
 from .comm_hook import CommHook
 from .local_shards import check_local, local_gradient, shard_name
 from .local_steps import LocalSteps
 from .records import local_part
 from .remembered import entry, world_of
-from .resume import loaded, newcomer
-from .roll_call import RollCall
-from .rounds import Rounds, Wire, drive, one_worker
+from .resume import loaded
+from .team import Team
 
 Run = Callable[..., Any]
 
@@ -79,9 +77,7 @@ class Worker:
         check_local(method, self._leaves, group)
         self._shard = shard_name(self._leaves)
         self.method, self.state = method, method.init(self.params)
-        # With shards everybody is called: a meeting of some shards alone would be half of one.
-        everybody = group if self._shard is None else None
-        self._wire, self._roll_call = Wire(group), RollCall(everybody, timeout)
+        self._team = _Workers(group, timeout, self._shard)
         self._run, self._joined = run, False
 
     @property
@@ -92,7 +88,7 @@ class Worker:
     @property
     def sent_bytes(self) -> int:
         """Bytes that this worker has given to collectives for means so far."""
-        return self._wire.sent_bytes
+        return self._team.sent_bytes
 
     @torch.no_grad()
     def step(self, **extra: Any) -> None:
@@ -107,9 +103,7 @@ class Worker:
         """
         grads = {name: local_gradient(name, p) for name, p in self._leaves.items()}
         self.join()
-        if int(self.state.step) == 0 and self.method.start is not None:
-            rounds = self.method.begin_rounds(grads, self.params, self.state)
-            self.state = self._together("first step", rounds, lambda state: state)
+        self.state = self._team.begin(self.method, grads, self.params, self.state)
         if self._run is None:
             updates, state = self.method.update(grads, self.state, self.params, **extra)
             self._write(apply_updates(self.params, updates))
@@ -134,34 +128,8 @@ class Worker:
             RuntimeError: somebody missed it, or results differ (names the ranks); nothing has
                 changed.
         """
-        params, state = self._together(
-            f"meeting after step {int(self.state.step)}",
-            self.method.rounds(self.params, self.state),
-            lambda result: self.method.same(*result),
-        )
+        params, self.state = self._team.sync(self.method, self.params, self.state)
         self._write(params)
-        self.state = state
-
-    def _together(self, what: str, rounds: Rounds, same: Callable[[Any], Any]) -> Any:
-        """The result of rounds, once everybody has the same."""
-        self._roll_call(what)
-        try:
-            result = drive(rounds, self._wire if self._roll_call.world > 1 else one_worker)
-            word = f"{self._shard} {checksum(same(result))}"
-        except RuntimeError as error:
-            self._roll_call.give_up(f"end of the {what}")
-            raise RuntimeError(
-                f"Worker: the {what} broke off: {error}. Nothing has been averaged; "
-                "make a new process group of those that are left"
-            ) from error
-        words = self._roll_call(f"end of the {what}", word)
-        if others := _others(words):
-            self._roll_call.try_again()
-            raise RuntimeError(
-                f"Worker: ranks {others} have other numbers than rank 0 after the {what}; "
-                "nothing has been changed. Load one checkpoint on all"
-            )
-        return result
 
     @torch.no_grad()
     def join(self) -> None:
@@ -173,35 +141,9 @@ class Worker:
         """
         if self._joined:
             return
-        step, shared = int(self.state.step), self.method.same(self.params, self.state)
-        word = checksum((self.params, shared) if step == 0 else shared)
-        said = self._roll_call("start", f"{step} {self._shard} {word}")
-        words = [w.partition(" ") for w in said]
-        steps = [int(s) for s, _, _ in words]
-        late = [rank for rank, s in enumerate(steps) if s != steps[0]]
-        first = _firsts([sums for _, _, sums in words])
-        wrong = [rank for rank in late if steps[rank] or rank in first]
-        if wrong:
-            raise ValueError(
-                f"Worker: ranks {wrong} have done {[steps[rank] for rank in wrong]} steps, rank 0 "
-                f"has done {steps[0]}; load one checkpoint on all, or none on those that are new"
-            )
-        there = [None if rank in late else sums for rank, (_, _, sums) in enumerate(words)]
-        if others := _others(there):
-            raise ValueError(
-                f"Worker: ranks {others} start with other parameters than rank 0; seed all alike, "
-                "or load one checkpoint on all"
-            )
-        if late:
-            self._take_over(new=self._roll_call.rank in late)
+        params, self.state = self._team.join(self.method, self.params, self.state)
+        self._write(params)
         self._joined = True
-
-    def _take_over(self, new: bool) -> None:
-        """Broadcast parameters and state of rank 0; those that are new take them."""
-        params, state = self._wire.from_first((self.params, self.state))
-        if new:
-            self._write(params)
-            self.state = newcomer(state, self.method.init(params))
 
     def _write(self, params: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
@@ -220,7 +162,7 @@ class Worker:
 
     @property
     def _entry(self) -> str:
-        return entry(*world_of(self._wire.group))
+        return entry(*world_of(self._team.group))
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any], residuals: str | None = None) -> None:
@@ -239,7 +181,7 @@ class Worker:
         """
         if self._shard is not None:
             state = {name: _of_shard(self._shard, held) for name, held in state.items()}
-        params, new = loaded(state, residuals, world_of(self._wire.group), self.params, self.method)
+        params, new = loaded(state, residuals, world_of(self._team.group), self.params, self.method)
         self._write(params)
         self.state, self._joined = new, False
 
@@ -254,19 +196,8 @@ def _of_shard(shard: str, held: Mapping[str, Any]) -> Any:
     return held[shard]
 
 
-def _firsts(words: Sequence[str | None]) -> dict[int, str]:
-    """By rank the words of those that are the first with their shard."""
-    found: dict[str, int] = {}
-    for rank, word in enumerate(words):
-        if word is not None:
-            found.setdefault(word.split(" ")[0], rank)
-    return {rank: str(words[rank]) for rank in found.values()}
-
-
-def _others(words: Sequence[str | None]) -> list[int]:
-    """The ranks that say something else than the first with their shard; None says nothing."""
-    good = set(_firsts(words).values())
-    return [rank for rank, word in enumerate(words) if word is not None and word not in good]
+class _Workers(Team):
+    _who, _again = "Worker", "meet()"
 
 
 def _is_ddp(module: nn.Module) -> bool:

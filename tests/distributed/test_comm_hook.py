@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import warnings
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,46 @@ def overflow(rank: int) -> list[bool]:
     return seen
 
 
-def test_an_overflow_does_not_last() -> None:
-    assert in_processes(overflow) == [[True, False, True]] * 2
+def missed(rank: int) -> tuple[str, bool]:
+    """A backward pass that one process leaves after its first bucket."""
+    group = dist.new_group(timeout=timedelta(seconds=2))
+    net = module()
+    ddp = DistributedDataParallel(net, process_group=group, bucket_cap_mb=0.5)
+    hook = gx.distributed.comm_hook(compressors.top_k(0.1), group=group)
+    ddp.register_comm_hook(net, hook)
+    for step in range(2):  # buckets have been rebuilt
+        ddp.zero_grad()
+        loss_of(ddp, rank, step).backward()
+    kept = gx.tree.map(lambda x: x.clone() if isinstance(x, Tensor) else x, hook.state_dict())
+    exchanged, first = hook._exchanged, hook._exchanges
+
+    def leave(exchanges: Any) -> Any:
+        if rank == 1 and hook._exchanges > first:
+            raise RuntimeError("left")
+        return exchanged(exchanges)
+
+    hook._exchanged = leave  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError) as error:
+        loss_of(ddp, rank, 2).backward()
+    assert hook._exchanges > first
+    message = str(error.value)
+    now = hook.state_dict()
+    dist.barrier()
+    same = zip(gx.tree.leaves(kept), gx.tree.leaves(now), strict=True)
+    return message, all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in same)
+
+
+def overflow_and_missed(rank: int) -> tuple[list[bool], tuple[str, bool]]:
+    return overflow(rank), missed(rank)
+
+
+def test_an_overflow_does_not_last_and_who_is_missing_is_named() -> None:
+    found = in_processes(overflow_and_missed)
+    assert [seen for seen, _ in found] == [[True, False, True]] * 2
+    assert all(unchanged for _, (_, unchanged) in found)
+    message = found[0][1][0]
+    assert "comm_hook: rank 1 missed an exchange of gradients" in message, message
+    assert "what is remembered is as before it" in message
 
 
 def resumed(rank: int) -> list[Tensor]:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 import gradtx as gx
 from gradtx.distributed import Simulation, Worker
 
+from .test_wrappers import message_of
 from .workers import in_processes
 
 pytestmark = pytest.mark.skipif(
@@ -71,6 +72,7 @@ def everything(rank: int) -> dict[str, Any]:
             out["params"][name, kind] = named(worker.params)
             out["sent"][name] = worker.sent_bytes
     out["errors"] = missing(rank) | different(rank)
+    out["loop"] = loop(rank)
     out["late"] = late(rank)
     out["saved"] = saved(rank)
     return out
@@ -95,6 +97,27 @@ def missing(rank: int) -> dict[str, Any]:
     dist.barrier()
     worker.meet()
     return {"missing": text, "moved": moved, "met": named(worker.params)}
+
+
+def loop(rank: int) -> dict[str, Any]:
+    """The same in a loop of one's own, with a method that gathers; nothing is changed in place."""
+    team = gd.Team(timeout=0.5)
+    method = gd.diloco(gx.sgd(0.1), gx.sgd(1.0), 1, gd.Feedback(gx.compressors.top_k(0.5)))
+    params = {"w": torch.arange(6.0).view(2, 3)}
+    params, state = team.join(method, params, method.init(params))
+    grads = {"w": torch.full((2, 3), 1.0 + rank)}
+    state = team.begin(method, grads, params, state)
+    updates, state = method.update(grads, state, params)
+    params = gx.apply_updates(params, updates)
+    kept = gx.tree.map(lambda x: x.clone(), (params, state))
+    if rank == 1:
+        time.sleep(1.2)
+    text = message_of(lambda: team.sync(method, params, state))
+    both = zip(gx.tree.leaves(kept), gx.tree.leaves((params, state)), strict=True)
+    same = all(torch.equal(a, b) for a, b in both)
+    dist.barrier()
+    met, _ = team.sync(method, params, state)
+    return {"text": text, "same": same, "met": met["w"], "sent": team.sent_bytes}
 
 
 def different(rank: int) -> dict[str, str]:
@@ -192,6 +215,17 @@ def test_who_misses_a_meeting_is_named_and_nothing_is_averaged(ranks: list[dict[
     for leaf, p in first["met"].items():
         assert torch.equal(p, second["met"][leaf])
         torch.testing.assert_close(p, dict(module().named_parameters())[leaf].detach() - 0.3)
+
+
+def test_who_misses_a_meeting_of_a_loop_is_named(ranks: list[dict[str, Any]]) -> None:
+    first, second = (r["loop"] for r in ranks)
+    assert "Team: rank 1 missed the meeting after step 1: rank 0 waited 0.5 s" in first["text"]
+    assert "Call sync() again" in first["text"]
+    assert "Team: rank 0 has given up the meeting after step 1" in second["text"]
+    assert first["same"]
+    assert second["same"]
+    assert torch.equal(first["met"], second["met"])
+    assert first["sent"] == second["sent"] > 0
 
 
 def test_workers_that_start_differently_are_named(ranks: list[dict[str, Any]]) -> None:
