@@ -29,10 +29,12 @@ def root(x: Tensor, plus: float | Tensor = 0.0) -> Tensor:
         x = x + plus
     if not is_watched(x):
         return torch.sqrt(x)
-    if not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
+        zero = x == 0
+        return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
+    if torch._C._are_functorch_transforms_active():
         return _Root.apply(x)
-    zero = x == 0
-    return torch.where(zero, 0.0, torch.sqrt(torch.where(zero, 1.0, x)))
+    return _RecordedRoot.apply(x)
 
 
 class _Root(torch.autograd.Function):
@@ -59,6 +61,20 @@ class _Root(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int], x: Tensor) -> tuple[Tensor, int]:
         return _Root.apply(x), in_dims[0]
+
+
+class _RecordedRoot(torch.autograd.Function):
+    """The same without ``torch.func``, which asks for a form that is slow to call."""
+
+    backward = staticmethod(_Root.backward)
+    jvp = staticmethod(_Root.jvp)
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        y = torch.sqrt(x)
+        ctx.save_for_backward(y)
+        ctx.save_for_forward(y)
+        return y
 
 
 def _twice(y: Tensor) -> Tensor:

@@ -253,7 +253,8 @@ def accumulator(x: Tensor) -> Tensor:
     >>> gx.tree.accumulator(torch.ones(1, dtype=torch.float16))
     tensor([1.])
     """
-    return x.to(accumulator_dtype(x.dtype))
+    wide = accumulator_dtype(x.dtype)
+    return x if x.dtype == wide else x.to(wide)
 
 
 def total(scalars: Sequence[Tensor]) -> Tensor:
