@@ -70,7 +70,7 @@ class _RecordedRoot(torch.autograd.Function):
     jvp = staticmethod(_Root.jvp)
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         y = torch.sqrt(x)
         ctx.save_for_backward(y)
         ctx.save_for_forward(y)
