@@ -96,6 +96,8 @@ class Execution:
             follows from what it was before the step, or from ``next_shared``.
         reduces: where leaves are not independent, what they share comes from values that go through
             ``reduce``, so that processes may have some of the leaves each.
+        joins_leaves: what is kept is of all leaves as one, in a shape that depends on them all;
+            every leaf takes part in every step.
         cannot_raise: ``update`` raises for no values where it has not raised for others, shapes
             and dtypes being the same. Executors may then write some leaves before others.
         precomputes: leaves compute something in one go; they are better not cut apart.
@@ -121,6 +123,7 @@ class Execution:
 
     leaves_independent: Truth | None = None
     reduces: Truth | None = None
+    joins_leaves: Truth | None = None
     cannot_raise: Truth | None = None
     precomputes: Truth | None = None
     orders_dimensions: Truth | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from . import tree
 from .checks import check_tensors
 from .errors import TreeMismatchError
+from .execution import Execution
 from .extra import map_trees
 from .hyper import static
 from .leaves import ANY_UPDATE, densify_leaf
@@ -53,6 +54,8 @@ class flatten(Wrapper):
     >>> tx.update({"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}, tx.init(params))[0]
     {'a': tensor([0.6000]), 'b': tensor([0.8000])}
     """
+
+    execution: ClassVar[Execution] = Execution(joins_leaves=True)
 
     live: Literal["all", "nonzero"] = static("all", choices=("all", "nonzero"))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..codecs import ENCODINGS
 from ..core.dicts import kind
 from ..core.tree import PyTree, children
-from .leaves import Leaves, map_tensors, to_nested
+from .leaves import Leaves, map_tensors, merge_into, to_nested
 from .saved_options import from_saved
 from .torch_names import from_torch, own_state
 
@@ -45,9 +45,14 @@ def read(
     for group in groups:
         optimizer._check_options(group)
     state: dict[Any, Any] = {}
+    joins = optimizer._skeletons.joins
+    as_one = {p for g in groups if joins(optimizer.transform_of(g)) for p in g["params"]}
+    copies: dict[Any, Tensor] = {}
     for key, value in state_dict["state"].items():
         p = by_id.get(key)
-        state[key if p is None else p] = copy.deepcopy(value) if p is None else onto(p, value)
+        state[key if p is None else p] = (
+            copy.deepcopy(value) if p is None else onto(p, value, copies if p in as_one else {})
+        )
     names = optimizer._names()
     for group in groups:
         tx = optimizer.transform_of(group)
@@ -57,7 +62,32 @@ def read(
                 state[p] = own_state(optimizer, p, wanted, state[p])
             if state.get(p):
                 optimizer._skeletons.check(who, tx, p, names[p], state[p])
+    check_joined(optimizer, groups, names, state)
     return state, groups
+
+
+def check_joined(
+    optimizer: Any,
+    groups: Sequence[Mapping[str, Any]],
+    names: Mapping[Tensor, str],
+    state: Mapping[Any, Any],
+) -> None:
+    """Raise unless what a chain keeps of all its parameters together fits them; it becomes one.
+
+    Raises:
+        ValueError: names the tensor, and both shapes and dtypes.
+    """
+    chains: dict[Any, list[Tensor]] = {}
+    for group in groups:
+        chains.setdefault(optimizer.transform_of(group), []).extend(group["params"])
+    for tx, params in chains.items():
+        held = [p for p in params if state.get(p)]
+        if held and optimizer._skeletons.joins(tx):
+            who = type(optimizer).__name__
+            optimizer._skeletons.check_joined(who, tx, held, names, state[held[0]], loading=True)
+            shared = optimizer._skeletons.shared(tx, held[0], names[held[0]], state[held[0]])
+            for p in held[1:]:
+                merge_into(state[p], shared, in_place=False)
 
 
 def check_groups(now: Sequence[dict[str, Any]], saved: Sequence[dict[str, Any]]) -> None:
@@ -111,11 +141,23 @@ class Wanted(NamedTuple):
 
 
 def wanted(
-    skeleton: PyTree, name: str, path: tuple[str, ...] = (), encoded: bool = False
+    skeleton: PyTree,
+    name: str | None,
+    path: tuple[str, ...] = (),
+    encoded: bool = False,
+    own: bool = False,
 ) -> list[Wanted]:
-    """What the tensors of one parameter's state must be, from a state of that structure."""
+    """What the tensors of one parameter's state must be, from a state of that structure.
+
+    With ``own`` without what all parameters share, with ``name=None`` that alone.
+    """
     if isinstance(skeleton, Leaves):
-        return wanted(skeleton[name], name, path)
+        return [] if name is None else wanted(skeleton[name], name, path)
+    if own and not isinstance(skeleton, Tensor):
+        below = children(skeleton) or ()
+        return [w for key, child in below for w in wanted(child, name, (*path, key), own=True)]
+    if own:
+        return []
     if isinstance(skeleton, Tensor):
         return [Wanted(path, skeleton.shape, skeleton.dtype, encoded)]
     encoded = encoded or isinstance(skeleton, ENCODINGS)
@@ -124,12 +166,17 @@ def wanted(
 
 
 def check_tensors(
-    who: str, name: str, tensors: Sequence[Wanted], stored: Any, loading: bool = False
+    who: str,
+    name: str | None,
+    tensors: Sequence[Wanted],
+    stored: Any,
+    loading: bool = False,
 ) -> None:
     """Raise unless the tensors of a parameter's state have the shapes and kinds that it needs.
 
-    Floating-point tensors may have another floating-point dtype, as parameters may be converted;
-    when they are loaded, those of codecs may not.
+    With ``name=None`` it is the part that all parameters share. Floating-point tensors may have
+    another floating-point dtype, as parameters may be converted; when they are loaded, those of
+    codecs may not.
 
     Raises:
         ValueError: names the parameter, the tensor, and both shapes and dtypes.
@@ -145,13 +192,27 @@ def check_tensors(
             free = got.is_floating_point() and want.dtype.is_floating_point
             fits = free and not (loading and want.encoded)
         if not fits:
+            whose = "all parameters" if name is None else f"parameter {name!r}"
             raise ValueError(
-                f"{who}: the state of parameter {name!r} does not fit"
-                f"{' its codec' if want.encoded else ''}: {'.'.join(want.path)} is {kind(got)}, "
+                f"{who}: the state of {whose} does not fit{' its codec' if want.encoded else ''}: "
+                f"{'.'.join(want.path)} is {kind(got)}, "
                 f"needed is {want.dtype} of shape {tuple(want.shape)}"
             )
 
 
-def onto(p: Tensor, nested: Any) -> Any:
-    """A copy of a stored state on the parameter's device, dtypes kept."""
-    return map_tensors(lambda t: t.detach().to(p.device, copy=True), nested)
+def onto(p: Tensor, nested: Any, copies: dict[Any, Tensor]) -> Any:
+    """A copy of a stored state on the parameter's device, dtypes kept.
+
+    Args:
+        p: the parameter.
+        nested: the state.
+        copies: those that there are, by tensor and device; of one tensor there will be one.
+    """
+
+    def copied(t: Tensor) -> Tensor:
+        key = id(t), p.device
+        if key not in copies:
+            copies[key] = t.detach().to(p.device, copy=True)
+        return copies[key]
+
+    return map_tensors(copied, nested)

@@ -150,7 +150,7 @@ class Bucket:
         assert grad is not None
         who = type(optimizer).__name__
         skeletons, states = optimizer._skeletons.complete(
-            who, self.tx, [p], {p: name}, optimizer.state
+            who, self.tx, [p], {p: name}, optimizer.state, [p]
         )
         skeleton, state = skeletons[name], states[name]
         shared = self._enter(skeleton, name, state, kept)

@@ -289,7 +289,7 @@ class Optimizer(torch.optim.Optimizer):
             return None
         row_of = {key: i for i, key in enumerate(distinct)}
         skeletons, nested = self._skeletons.complete(
-            type(self).__name__, tx, active, names, self.state
+            type(self).__name__, tx, active, names, self.state, groups
         )
         first = next(iter(active))
         held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})
@@ -329,7 +329,7 @@ class Optimizer(torch.optim.Optimizer):
     ) -> PyTree:
         """The state of the active parameters as the chain knows it."""
         skeletons, nested = self._skeletons.complete(
-            type(self).__name__, tx, active, names, self.state
+            type(self).__name__, tx, active, names, self.state, groups
         )
         # Any parameter that has a state holds the shared part, also one without a gradient now.
         held: Nested = next((self.state[p] for p in groups if self.state.get(p)), {})

@@ -49,7 +49,7 @@ class Leaves:
             grads[2][5] = torch.nan
         state = (self.errors, self.indices, self.values, self.written)
         step = torch.tensor(t, dtype=torch.int32)
-        return op(grads, *state, step, [1, -1, 1, 1, -1, 1], *self.geometry, check)
+        return op(grads, *state, step, [1, -1, 1, 1, 1, 1], *self.geometry, check)
 
     def step(self, op: Any, weights: Tensor, momenta: bool, decay: float) -> None:
         hyper = torch.tensor([[0.1, decay, 0.9], [0.2, 0.0, 0.5]], dtype=torch.float64)
