@@ -16,6 +16,7 @@ operators are constants.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -103,8 +104,9 @@ def _factored(gradients: Tensor, block: int, damping: float) -> tuple[Tensor, Te
     eye = torch.eye(size, dtype=torch.float64, device=gradients.device)
     factors, diagonals = [], []
     for part in gradients.split(step, dim=1):
-        g = blocks_of(part, width).movedim(1, 0).double()  # (blocks, m, width)
-        gram = g.mT @ g if few else g @ g.mT
+        pieces = _pieces(part, width, few)
+        grams = (g.mT @ g if few else g @ g.mT for g in map(Tensor.double, pieces))
+        gram = functools.reduce(torch.add, grams)
         lower, there = woodbury.factor(gram, m * damping)
         there = (there & lower.isfinite().all(-1).all(-1))[:, None]
         lower = torch.where(there[..., None], lower, eye)
@@ -112,7 +114,8 @@ def _factored(gradients: Tensor, block: int, damping: float) -> tuple[Tensor, Te
         if few:
             diagonal = (m * w.square().sum(-2)).clamp(min=woodbury.LEAST / damping)
         else:
-            diagonal = woodbury.inverse_diagonal(woodbury.whitened(lower, g), damping)
+            white = (woodbury.whitened(lower, g) for g in pieces)
+            diagonal = torch.cat([woodbury.inverse_diagonal(y, damping) for y in white], -1)
         factors.append(torch.where(there, w[:, row, column], torch.nan))
         diagonals.append(torch.where(there, diagonal, torch.nan).flatten()[: part.shape[1]])
     return torch.cat(factors), torch.cat(diagonals)
@@ -130,10 +133,20 @@ def _multiplied(gradients: Tensor, factor: Tensor, x: Tensor, block: int, dampin
         if few:
             change = m * _through(w, here)
         else:
-            g = blocks_of(rows, width).movedim(1, 0).double()  # (blocks, m, width)
-            change = (here - g.mT @ _through(w, g @ here)) / damping
+            pieces = _pieces(rows, width, few)
+            each = zip(pieces, here.split([g.shape[2] for g in pieces], dim=1), strict=True)
+            dots = functools.reduce(torch.add, (g.double() @ part for g, part in each))
+            weights = _through(w, dots)  # (blocks, m, 1)
+            change = torch.cat([g.double().mT @ weights for g in pieces], 1)
+            change = (here - change) / damping
         out.append(change.flatten()[: len(z)])
     return torch.cat(out)
+
+
+def _pieces(gradients: Tensor, width: int, whole: bool) -> tuple[Tensor, ...]:
+    """Blocks (blocks, m, width), some of their columns at a time where they are large."""
+    g = blocks_of(gradients, width).movedim(1, 0)
+    return (g,) if whole else g.split(max(_PIECE // max(g.shape[:2].numel(), 1), 1), dim=2)
 
 
 def _through(w: Tensor, x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -57,6 +59,21 @@ def test_against_dense_algebra(m, n, block, backend):
         torch.testing.assert_close(diagonal, want.diagonal(), rtol=1e-9, atol=1e-11)
         got = times(g, factor, x, block, DAMPING)
         torch.testing.assert_close(got, want @ x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("block", [9, 250, 1000])
+def test_some_at_a_time(monkeypatch, block):
+    g, x = gradients(5, 1000, torch.float32), gradients(1, 1000)[0]
+    factor, diagonal = OPS["block_fisher"].reference(g, block, DAMPING)
+    whole = OPS["block_fisher_times"].reference(g, factor, x, block, DAMPING)
+    monkeypatch.setattr(sys.modules["gradtx.ops.block_fisher"], "_PIECE", 300)
+    for got, want in zip(
+        OPS["block_fisher"].reference(g, block, DAMPING), (factor, diagonal), strict=True
+    ):
+        torch.testing.assert_close(got, want)
+    torch.testing.assert_close(
+        OPS["block_fisher_times"].reference(g, factor, x, block, DAMPING), whole
+    )
 
 
 @kernels
