@@ -91,7 +91,7 @@ def extra_for(opt: Any, net: nn.Module) -> dict[str, Any]:
         n for g in opt.param_groups for _, m in members(opt.transform_of(g)) for n in needs(m)
     }
     there = {n: p.grad**2 for n, p in net.named_parameters() if p.grad is not None}
-    return dict.fromkeys(wanted, there)
+    return {n: torch.tensor(1.0) if n == "value" else there for n in wanted}
 
 
 def needs(member: Any) -> Iterable[str]:
@@ -235,7 +235,7 @@ def every_class(rank: int) -> dict[str, float | str]:
             for t in range(STEPS):
                 both_step(net, twin, opt, alone, t)
             out[name] = apart(net, twin)
-        except TypeError as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             out[name] = str(error)
     return out
 
