@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -216,24 +218,50 @@ def test_beside_distributed_data_parallel_and_what_is_refused() -> None:
 SUMMED = ("DAdaptAdamW", "DoG", "Prodigy", "ProdigyAdv", "ProdigyLionAdv")
 
 
-def every_class(rank: int) -> dict[str, float | str]:
-    out: dict[str, float | str] = {}
+def classes() -> Iterator[tuple[str, Any]]:
     for name in sorted(gx.optim.__all__):
         cls: Any = getattr(gx.optim, name)
-        if not vars(cls).get("signature") if isinstance(cls, type) else True:
-            continue
+        if isinstance(cls, type) and vars(cls).get("signature"):
+            yield name, cls
 
-        def make(ps: Any, cls: Any = cls) -> Any:
-            if "matrix" not in cls.signature:
-                return cls(ps)
-            some = [x for x in ps if x[1].ndim == 2]
-            rest = [x for x in ps if x[1].ndim != 2]
-            return cls([{"params": some}, {"params": rest, "matrix": False}])
 
+def in_groups(cls: Any, ps: Params) -> Any:
+    """An optimizer of a class with its own defaults."""
+    if "matrix" not in cls.signature:
+        return cls(ps)
+    some, rest = ([x for x in ps if (x[1].ndim == 2) == matrix] for matrix in (True, False))
+    return cls([{"params": some}, {"params": rest, "matrix": False}])
+
+
+def every_class(rank: int) -> dict[str, float | str]:
+    out: dict[str, float | str] = {}
+    for name, cls in classes():
         try:
-            net, twin, opt, alone = twins(make)
+            net, twin, opt, alone = twins(partial(in_groups, cls))
             for t in range(STEPS):
                 both_step(net, twin, opt, alone, t)
+            out[name] = apart(net, twin)
+        except (TypeError, ValueError, RuntimeError) as error:
+            out[name] = str(error)
+    return out
+
+
+def every_class_in_zero(rank: int) -> dict[str, float | str]:
+    """The same of torch's ZeroRedundancyOptimizer, with matrices alone where a class has groups."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.distributed.optim uses torch.jit.script
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+    out: dict[str, float | str] = {}
+    for name, cls in classes():
+        net, twin = Net(), Net()
+        for one in (net, twin) if "matrix" in cls.signature else ():
+            for part in one.children():
+                part.register_parameter("bias", None)
+        zero = ZeroRedundancyOptimizer(net.parameters(), cls)
+        alone = cls(twin.parameters())
+        try:
+            for t in range(STEPS):
+                both_step(net, twin, zero, alone, t)
             out[name] = apart(net, twin)
         except (TypeError, ValueError, RuntimeError) as error:
             out[name] = str(error)
@@ -249,3 +277,12 @@ def test_every_class() -> None:
         exact = {name: error for name, error in out.items() if name not in SUMMED}
         assert not {name: error for name, error in exact.items() if error != 0}
         assert all(float(out[name]) <= 2e-6 for name in SUMMED)
+
+
+@pytest.mark.slow
+def test_every_class_in_zero_redundancy() -> None:
+    for out in in_processes(every_class_in_zero):
+        assert len(out) > 70
+        for name, error in out.items():
+            refused = "looks at all leaves together, and in a ZeroRedundancyOptimizer"
+            assert error == 0 or refused in str(error), (name, error)
