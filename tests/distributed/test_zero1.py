@@ -89,9 +89,9 @@ def both_step(net: Net, twin: Net, opt: Any, alone: Any, t: int) -> None:
 
 def extra_for(opt: Any, net: nn.Module) -> dict[str, Any]:
     """What else a chain asks for: squared gradients will do."""
-    wanted = {
-        n for g in opt.param_groups for _, m in members(opt.transform_of(g)) for n in needs(m)
-    }
+    opt = getattr(opt, "optim", opt)  # of a ZeroRedundancyOptimizer
+    chains = [opt.transform_of(g) for g in opt.param_groups]
+    wanted = {n for tx in chains for _, m in members(tx) for n in needs(m)}
     there = {n: p.grad**2 for n, p in net.named_parameters() if p.grad is not None}
     return {n: torch.tensor(1.0) if n == "value" else there for n in wanted}
 
