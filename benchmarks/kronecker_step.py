@@ -31,6 +31,7 @@ DASH: dict[str, dict[str, Any]] = {
     "gradtx DASH": {},
     "gradtx DASH, halves": {"halves": True},
     "gradtx DASH, bfloat16 products": {"matmul_dtype": torch.bfloat16},
+    "gradtx DASH, bfloat16, halves": {"matmul_dtype": torch.bfloat16, "halves": True},
 }
 
 

@@ -62,7 +62,8 @@ def _iterations(
         x = new if done is None else torch.where(done, x, new)
         if step == steps - 1:
             break
-        new = times_power_by_halves(w, p, m) if halves else times_power(w, p, m, rounded)
+        power = times_power_by_halves if halves else times_power
+        new = power(w, p, m, rounded)
         m = new if done is None else torch.where(done, m, new)
         if tol == 0:
             continue
@@ -92,8 +93,10 @@ def _check(
         raise ValueError(
             f"coupled_newton: low must be {m.dtype}, that of m, float16 or bfloat16, got {low}"
         )
-    if halves and low != m.dtype:
-        raise ValueError(f"coupled_newton: halves are for products in {m.dtype}, not in {low}")
+    if halves and low == torch.float16:
+        raise ValueError("coupled_newton: halves are not for products in float16")
+    if low == torch.bfloat16 and m.dtype != torch.float32:
+        raise ValueError(f"coupled_newton: products in bfloat16 are for float32, got {m.dtype}")
     if p < 1:
         raise ValueError(f"coupled_newton: p must be >= 1, got {p}")
     if not 1 <= steps <= MOST_STEPS:
@@ -146,7 +149,7 @@ def coupled_newton(
         steps: at most, in [1, 2^20].
         tol: a matrix is done when no entry of ``|M - I|`` reaches this; 0 makes all steps.
         low: float16 or bfloat16 for the factors of the products that M is made of.
-        halves: compute one half of every product and mirror it, not with ``low``.
+        halves: compute one half of every product and mirror it; not with float16.
         together: matrices go on until all of them are done.
 
     Raises:

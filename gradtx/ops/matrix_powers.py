@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -86,14 +87,15 @@ def times_power(w: Tensor, p: int, m: Tensor, low: torch.dtype | None = None) ->
     return times_power(squared, p // 2, m, low)
 
 
-def times_power_by_halves(w: Tensor, p: int, m: Tensor) -> Tensor:
+def times_power_by_halves(w: Tensor, p: int, m: Tensor, low: torch.dtype | None = None) -> Tensor:
     """``w^p m`` as ``times_power``, of whose products one half is computed and mirrored."""
+    multiply = functools.partial(symmetric_product, mixed=low is not None)
     if p == 1:
-        return symmetric_product(w, m)
-    squared = symmetric_product(w, w.mT)
-    if p == 4:
-        return symmetric_product(squared, symmetric_product(squared, m))
-    return times_power_by_halves(squared, p // 2, symmetric_product(w, m) if p % 2 else m)
+        return multiply(w, m)
+    squared = multiply(w, w.mT)
+    if p == 4 and low is None:
+        return multiply(squared, multiply(squared, m))
+    return times_power_by_halves(squared, p // 2, multiply(w, m) if p % 2 else m, low)
 
 
 def may_look(x: Tensor) -> bool:

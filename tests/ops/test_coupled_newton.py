@@ -40,7 +40,13 @@ def error(got, want):
 @pytest.mark.parametrize("p", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize(
     ("dtype", "low", "halves"),
-    [(F32, None, False), (F32, None, True), (F32, BF16, False), (F64, None, False)],
+    [
+        (F32, None, False),
+        (F32, None, True),
+        (F32, BF16, False),
+        (F32, BF16, True),
+        (F64, None, False),
+    ],
 )
 def test_iterations(n, p, dtype, low, halves):
     m, scale = stack(3, n, p, dtype)
@@ -59,7 +65,9 @@ def test_reference_and_kernel_round_alike(low, p, tol):
     assert error(got, want.double()) <= (1e-6 if low == F32 else ERRORS[low] / 20)
 
 
-@pytest.mark.parametrize(("low", "halves"), [(F32, False), (F32, True), (BF16, False)])
+@pytest.mark.parametrize(
+    ("low", "halves"), [(F32, False), (F32, True), (BF16, False), (BF16, True)]
+)
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_neither_batches_nor_threads_matter(count, threads, low, halves):
@@ -167,7 +175,8 @@ def test_invalid_arguments():
         ((m, scale, 2, 1 << 40), "steps must be in"),
         ((m, scale, 2, 3, -1.0), "tol must be >= 0"),
         ((m, scale, 2, 3, 0.0, F64), "low must be"),
-        ((m, scale, 2, 3, 0.0, BF16, True), "halves are for products in"),
+        ((m, scale, 2, 3, 0.0, torch.float16, True), "halves are not for products in float16"),
+        ((m.double(), scale.double(), 2, 3, 0.0, BF16), "bfloat16 are for float32"),
     ):
         with pytest.raises(ValueError, match=text):
             gx.ops.coupled_newton(*args)

@@ -33,7 +33,7 @@ class coupled_newton(RootMethod):
             as they are.
         stop: when iterations end: "matrix" for each by itself, "stack" when all are done, "never".
         halves: compute one half of every product, which is symmetric but for rounding, and mirror
-            it: about half the time and up to twice the error. Not with ``matmul_dtype``.
+            it: about half the time and up to twice the error. Not with float16.
         dtype: float64 to compute in float64 with float32 matrices; None for their own dtype.
 
     Raises:
@@ -59,8 +59,8 @@ class coupled_newton(RootMethod):
     halves: bool = False
 
     def __post_init__(self) -> None:
-        if self.halves and self.matmul_dtype is not None:
-            raise ValueError("coupled_newton: halves and matmul_dtype exclude each other")
+        if self.halves and self.matmul_dtype == torch.float16:
+            raise ValueError("coupled_newton: halves and float16 exclude each other")
 
     def root(self, a: Tensor, ridge: float | Tensor, p: float, start: Tensor | None) -> Tensor:
         r = with_ridge(a, ridge)

@@ -57,7 +57,9 @@ class Iteration {
       x.left = wide();
       x.right = options.halves ? x.left : nullptr;
     }
-    if (kHalf) wide_w_ = wide();
+    if (!kHalf) return;
+    wide_w_.right = wide();
+    wide_w_.left = options.halves ? wide_w_.right : nullptr;
   }
 
   void run(const float* m, float scale, float* out) {
@@ -69,7 +71,7 @@ class Iteration {
     for (int64_t step = 1; step < options_.steps; ++step) {
       raise();
       if (options_.tol > 0.0f && !far_.load()) break;
-      const uint32_t* w = kHalf ? wide_w_ : powers_[0].right;
+      const uint32_t* w = kHalf ? wide_w_.right : powers_[0].right;
       products_.template multiply<false>(x_[0].left, w,
                                          product<false>(places_, options_.halves, x_[1]));
       std::swap(x_[0], x_[1]);
@@ -88,9 +90,10 @@ class Iteration {
   NewtonEnd<kHalf> end(const Sides& m, const Sides& w) {
     const float p = static_cast<float>(options_.p);
     const float unit = static_cast<float>(1.0 + 1.0 / static_cast<double>(options_.p));
-    return {places_, products_.n,        products_.panels, options_.halves,    p,
-            unit,    m,                  {w.left, kHalf ? nullptr : w.right},  wide_w_,
-            {nullptr, nullptr},          0.0f,             options_.tol,       &far_};
+    const Sides read{w.left, kHalf && !options_.halves ? nullptr : w.right};
+    const Sides none{nullptr, nullptr};
+    return {places_, products_.n, products_.panels, options_.halves, p,   unit,         m,
+            read,    wide_w_,     none,             0.0f,            options_.tol, &far_};
   }
 
   // M <- W^p M and the next W; powers of W are made by squares.
@@ -127,7 +130,7 @@ class Iteration {
   const SquareProducts& products_;
   const std::vector<Place>& places_;
   Sides m_[2], powers_[2], x_[2];  // of each the one at hand, and the next
-  uint32_t* wide_w_ = nullptr;     // W in float32, where M's products have another
+  Sides wide_w_{nullptr, nullptr};  // W in float32, where M's products have another
   std::atomic<bool> far_{false};
 };
 
@@ -158,7 +161,10 @@ Tensor coupled_newton_cpu(const Tensor& m, const Tensor& scale, int64_t p, int64
           "coupled_newton: m and scale must both be float32 or float64");
   require(low == dtype || low == ScalarType::Half || low == ScalarType::BFloat16,
           "coupled_newton: low must be the dtype of m, float16 or bfloat16");
-  require(!halves || low == dtype, "coupled_newton: halves are for products in the dtype of m");
+  require(!halves || low != ScalarType::Half,
+          "coupled_newton: halves are not for products in float16");
+  require(low != ScalarType::BFloat16 || dtype == ScalarType::Float,
+          "coupled_newton: products in bfloat16 are for float32");
   require(p >= 1, "coupled_newton: p must be >= 1, got ", p);
   require(steps >= 1 && steps <= kMostSteps, "coupled_newton: steps must be in [1, ", kMostSteps,
           "], got ", steps);

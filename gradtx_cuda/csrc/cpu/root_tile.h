@@ -82,8 +82,7 @@ struct NewtonEnd {
   bool mirrors;
   float p, unit;           // unit is 1 + 1 / p
   Sides m, w;              // as M's products have them
-  uint32_t* wide_w;        // W to stand right, in float32; or null
-  Sides x;                 // scale W, in float32; or null
+  Sides wide_w, x;         // W and scale W in float32; or null
   float scale, tol;
   std::atomic<bool>* far;  // set where an entry of |M - I| reaches tol; or null
 
@@ -118,7 +117,7 @@ GX_AVX512_BF16 inline void NewtonEnd<kHalf>::finish(int64_t u, const float* sums
   }
   if (far != nullptr && near != 0xFFFF) far->store(true, std::memory_order_relaxed);
   write_sides<kHalf>(tile, at, w, panels);
-  if (wide_w != nullptr) write_sides<false>(tile, at, {nullptr, wide_w}, panels);
+  if (wide_w.right != nullptr) write_sides<false>(tile, at, wide_w, panels);
   if (x.left == nullptr) return;
 #pragma GCC unroll 16
   for (int r = 0; r < kTile; ++r) {
