@@ -17,7 +17,16 @@ from torch import Tensor
 
 from .watch import is_recorded, is_watched
 
-__all__ = ["cholesky_ex", "each_in_a_thread", "eigh", "one_thread", "qr", "solve_triangular", "svd"]
+__all__ = [
+    "at_once",
+    "cholesky_ex",
+    "each_in_a_thread",
+    "eigh",
+    "one_thread",
+    "qr",
+    "solve_triangular",
+    "svd",
+]
 
 _SMALL = 64  # rows of matrices below which a thread does not pay
 
@@ -88,6 +97,11 @@ def each_in_a_thread(fn: Function) -> Function:
         return type(found[0])([torch.stack(parts) for parts in zip(*found, strict=True)])
 
     return each  # type: ignore[return-value]
+
+
+def at_once() -> int:
+    """How many matrices of a stack on the CPU are decomposed at a time."""
+    return 1 if is_recorded() else torch.get_num_threads()
 
 
 @functools.lru_cache(maxsize=4)

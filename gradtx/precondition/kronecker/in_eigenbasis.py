@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core import tree
 from ...core.declared import Call, DeclaredTransform, like
+from ...core.decompositions import at_once
 from ...core.errors import TreeMismatchError
 from ...core.execution import Execution
 from ...core.hyper import static
@@ -337,7 +338,8 @@ class _Work:
             start = first_factors(tx.factors, kind, y, factors, weight)
             return turn(tx.basis, "eigh_descending", start)
 
-        for i, turns in self.units.each(where, fn, ys, self.factors, self.new, always=True).items():
+        done = self.units.each(where, fn, ys, self.factors, self.new, large=at_once())
+        for i, turns in done.items():
             fresh = tuple(t.factor for t in turns), tuple(t.rotation for t in turns)
             flag = self.first[i]
             if isinstance(flag, Tensor):
@@ -353,7 +355,7 @@ class _Work:
             def fn(kind: Kind, factors: Sides, how: str = how) -> tuple[Turned, ...]:
                 return turn(tx.basis, how, factors)
 
-            turns |= self.units.each(mine, fn, self.factors, always=True)
+            turns |= self.units.each(mine, fn, self.factors, large=at_once())
         out = list(ys)
         for i, done in turns.items():
             kept = self.factors[i], self.bases[i], ys[i]

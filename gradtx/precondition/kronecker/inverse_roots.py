@@ -250,7 +250,7 @@ class scale_by_inverse_roots(DeclaredTransform):
                 return found.root, found.failed
 
             whole = ([column[i][k] for i, k in where] for column in (factors, roots))
-            results = together(root, *whole, always=True)
+            results = together(root, *whole, large=len(where))
             for (i, k), (new, bad) in zip(where, results, strict=True):
                 leaf = units.all[i].leaf
                 flag = dues[leaf]

@@ -17,16 +17,15 @@ from ...ops.symmetric_product import product
 _LARGE = 1 << 14
 
 
-def together(
-    fn: Callable[..., PyTree], *columns: Sequence[PyTree], always: bool = False
-) -> list[PyTree]:
+def together(fn: Callable[..., PyTree], *columns: Sequence[PyTree], large: int = 1) -> list[PyTree]:
     """``fn`` of every entry's trees of stacks, all entries in one batch.
 
     Args:
         fn: function of as many trees as there are columns; what it gives is batched alike.
         columns: per argument, one tree an entry, of one structure, whose tensors have the same
             shapes but for the first dimension.
-        always: batch blocks too that are so large that it does not pay for products.
+        large: how many entries are a batch where blocks are so large that it does not pay for
+            products.
 
     Returns:
         What ``fn`` gives, one an entry.
@@ -37,8 +36,16 @@ def together(
     >>> [x.shape[0] for x in together(lambda x: 2 * x, xs)]
     [2, 1]
     """
-    if len(columns[0]) == 1 or (_is_large(columns[0][0]) and not always):
+    size = large if _is_large(columns[0][0]) else len(columns[0])
+    if size == 1 or len(columns[0]) == 1:
         return [fn(*entry) for entry in zip(*columns, strict=True)]
+    out: list[PyTree] = []
+    for begin in range(0, len(columns[0]), size):
+        out += _joined(fn, [column[begin : begin + size] for column in columns])
+    return out
+
+
+def _joined(fn: Callable[..., PyTree], columns: Sequence[Sequence[PyTree]]) -> list[PyTree]:
     sizes = [_length(x) for x in columns[0]]
     leaves, spec = tree.flatten(fn(*(tree.map(_cat, *column) for column in columns)))
     if not leaves:

@@ -118,7 +118,7 @@ class Units:
         where: Sequence[int],
         fn: Callable[..., Any],
         *columns: Sequence[Any],
-        always: bool = False,
+        large: int = 1,
     ) -> dict[int, Any]:
         """``fn(kind, ...)`` of some units in batches: by unit, what it gives.
 
@@ -126,7 +126,7 @@ class Units:
             where: positions of the units.
             fn: function of a kind and of trees of stacks.
             columns: per argument, a tree for every unit.
-            always: batch large blocks too.
+            large: how many units of large blocks are a batch.
         """
         by_kind: dict[Kind, list[int]] = {}
         for i in where:
@@ -138,5 +138,5 @@ class Units:
             def of_kind(*xs: Any, kind: Kind = kind) -> Any:
                 return fn(kind, *xs)
 
-            out |= zip(mine, together(of_kind, *chosen, always=always), strict=True)
+            out |= zip(mine, together(of_kind, *chosen, large=large), strict=True)
         return out
