@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..compressors import Compressor
+from ..compressors import Compressor, low_rank
 from ..core import tree
 from ..core.checks import can_read
 from ..core.declared import ScheduledState
@@ -19,6 +21,8 @@ from ..core.reduce import Reduce
 from ..core.transform import TreeTransform
 from ..core.tree import PyTree
 from .window import ROW_DTYPES, GradientWindowState, gradient_window
+
+logger = logging.getLogger("gradtx")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,9 @@ class PreconditionMFAC(TreeTransform):
 
     def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[list[Any], Any]:
         self.rows.require_room(self.name, ps)
+        if isinstance(self.compressor, low_rank):
+            for info in infos:
+                _warn_of_rank(self.name, info.name, tuple(info.shape), self.compressor.rank)
         if self.fisher == "leaf":
             return [self.rows.init([p]) for p in ps], ()
         state = self.rows.init(ps)
@@ -210,6 +217,15 @@ def precondition_mfac(
     """
     options = (window, damping, compressor, dtype, normalize, query, fisher, nonfinite, max_bytes)
     return _Decayed(*options, weight_decay) if query == "decayed" else PreconditionMFAC(*options)
+
+
+@cache
+def _warn_of_rank(who: str, name: str, shape: tuple[int, ...], rank: int) -> None:
+    """Say in the log, once, that a matrix has no such rank."""
+    if len(shape) > 1 and 0 < (most := min(shape[0], math.prod(shape[1:]))) < rank:
+        logger.warning(
+            "%s: leaf %r of shape %s is kept at rank %d, not %d", who, name, shape, most, rank
+        )
 
 
 def check_damping(who: str, damping: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
@@ -10,13 +11,13 @@ from ..codecs import Codec
 from ..core.chain import Chain, chain
 from ..core.counting import count_together
 from ..core.functions import identity
-from ..core.hyper import Hyper
+from ..core.hyper import Hyper, check_value
 from ..core.parallel import parallel
 from ..core.protocol import GradientTransformation
 from ..core.quotient import as_gradients, on_gradients, quotient
 from ..core.select import partition
 from ..precondition import blocks, grafted, kronecker_factors, scale_by_inverse_roots
-from ..precondition.inverse_roots import RootMethod
+from ..precondition.inverse_roots import RootMethod, newton_db
 from ..transforms import (
     add_decayed_weights,
     ema,
@@ -29,6 +30,8 @@ from ..transforms import (
 from ._assemble import is_off
 from ._learning_rate import with_learning_rate
 from .shampoo import COUNTS, by_dimensions, is_matrix
+
+logger = logging.getLogger("gradtx")
 
 NESTEROV_FORMS = ("p_plus_mu_m", "mu_p_plus_m")
 
@@ -116,6 +119,12 @@ def dash(
             raise ValueError(f"dash: {name} must be one of {known}, got {given!r}")
     if not 0 < beta_lr <= 1:
         raise ValueError(f"dash: beta_lr must be in (0, 1], got {beta_lr}")
+    check_value("dash", "mu", mu, "[0, 1)")
+    if isinstance(inv_root_method, newton_db) and inv_root_method.matmul_dtype is not None:
+        logger.warning(
+            "dash: newton_db with products in %s is not stable; take coupled_newton",
+            inv_root_method.matmul_dtype,
+        )
     if getattr(inv_root_method, "rule", None) == "abs" and eps_inv_root == 0:
         raise ValueError("dash: eps_inv_root must be > 0 with the rule 'abs', got 0")
     start = max(1, start_prec_step)

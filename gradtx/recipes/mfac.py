@@ -10,7 +10,7 @@ from ..compressors import SparseCompressor, block_top_k, low_rank, top_k
 from ..core.chain import Chain, chain
 from ..core.conditional import apply_if_finite
 from ..core.flatten import flatten
-from ..core.hyper import Hyper
+from ..core.hyper import Hyper, check_value
 from ..core.plain import whole_number
 from ..core.protocol import GradientTransformation
 from ..core.random import Seed
@@ -142,7 +142,7 @@ def sparse_mfac(
         scope: where the largest entries are looked for: in blocks of every "leaf", in "block"s of
             all leaves as one vector, or in that vector ("global", the number rounded down). The
             last two need the gradients of all leaves at every step.
-        block_size: elements of a block, in [1, 32767].
+        block_size: elements of a block, in [2, 32767].
         momentum_kind: "ema" or "sum", as for ``mfac``.
         weight_decay_kind: as for ``mfac``.
         query: F^-1 times what is "compressed", or times the "gradient" itself.
@@ -172,6 +172,10 @@ def sparse_mfac(
     inside = decay_in_query("sparse_mfac", weight_decay, weight_decay_kind)
     if query == "gradient" and inside:
         raise ValueError("sparse_mfac: query='gradient' and decay in the query exclude each other")
+    if block_size == 1:
+        raise ValueError(
+            "sparse_mfac: block_size must be >= 2, got 1; a block keeps an entry at least"
+        )
     if freeze_zeros and scope == "leaf":
         raise ValueError("sparse_mfac: freeze_zeros needs scope='block' or 'global'")
     keep: SparseCompressor = (
@@ -229,7 +233,8 @@ def lowrank_mfac(
         lr: learning rate >= 0, a schedule, or None to leave it out.
         window: gradients that are remembered, >= 1.
         damping: > 0.
-        rank: of what is kept of a matrix, >= 1, at most its smaller dimension.
+        rank: of what is kept of a matrix, >= 1; of a smaller matrix all is kept, and the log says
+            so.
         momentum: of u, in [0, 1); None or 0 keeps none.
         weight_decay: >= 0.
         aggregate: one Fisher matrix of the whole model; False: one of every leaf.
@@ -333,6 +338,8 @@ def around(
     decay = add_decayed_weights(weight_decay)
     members = [decay] if weight_decay_kind == "coupled" else []
     members.append(precondition)
+    if momentum is not None:
+        check_value(who, "momentum", momentum, "[0, 1)")
     if momentum is not None and not is_off(momentum):
         ema_ = momentum_kind == "ema"
         members.append(ema(momentum, debias=False) if ema_ else trace(momentum))

@@ -13,7 +13,7 @@ from ..codecs import Codec
 from ..core.chain import Chain, chain
 from ..core.counting import count_together
 from ..core.functions import identity
-from ..core.hyper import Hyper
+from ..core.hyper import Hyper, check_value
 from ..core.leaves import LeafInfo
 from ..core.protocol import GradientTransformation
 from ..core.quotient import as_gradients, on_gradients, quotient
@@ -347,6 +347,11 @@ class _by_order:
 
 def _kept(unturned: Mapping[int, tuple[int, ...]]) -> tuple[tuple[int, tuple[float, ...]], ...]:
     """Exponents of zero, which leave sides without a factor."""
+    for o, sides in unturned.items():
+        if any(not 0 <= side < o for side in sides):
+            raise ValueError(
+                f"shampoo: unturned sides of {o} dimensions are 0..{o - 1}, got {sides}"
+            )
     return tuple(
         (o, tuple(0.0 if side in sides else 1.0 for side in range(o)))
         for o, sides in unturned.items()
@@ -382,6 +387,8 @@ def _check(options: Mapping[str, Any]) -> None:
         )
     if not 0 <= options["dampening"] < 1:
         raise ValueError(f"shampoo: dampening must be in [0, 1), got {options['dampening']}")
+    if options["momentum"] is not None:
+        check_value("shampoo", "momentum", options["momentum"], "[0, 1)")
     pseudo = getattr(options["root"], "rule", None) == "pseudo_inverse"
     if pseudo != (options["eps"] == 0) or not 0 <= options["eps"] < math.inf:
         raise ValueError(

@@ -131,9 +131,11 @@ def factor_decay(who: str, given: float | None, b2: Hyper) -> float:
     """The decay of the factors, by default that of second moments.
 
     Raises:
-        ValueError: neither is a number.
+        ValueError: neither is a number, or the decay is 1.
     """
     decay = b2 if given is None else given
     if isinstance(decay, bool) or not isinstance(decay, (int, float)):
         raise ValueError(f"{who}: give shampoo_beta as a number where b2 is none, got {decay!r}")
+    if given == 1:
+        raise ValueError(f"{who}: shampoo_beta must be in [0, 1), got {given}")
     return float(decay)

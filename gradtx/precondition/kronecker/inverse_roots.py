@@ -100,8 +100,14 @@ class scale_by_inverse_roots(DeclaredTransform):
     def __post_init__(self) -> None:
         super().__post_init__()
         identity = torch.eye(1, dtype=torch.float32, device="cpu")[None]
-        try:  # an unknown method is refused here
-            matrix_root(identity, 2.0, self.root, eps=self.eps)
+        given = [
+            e
+            for _, each in self.factors.exponents
+            for e in (each if isinstance(each, tuple) else (each,))
+        ]
+        try:  # an unknown method is refused here, and powers that it has not
+            for p in {2.0, *(1 / e for e in given if e)}:
+                matrix_root(identity, p, self.root, eps=self.eps)
         except ValueError as error:
             text = str(error).removeprefix("matrix_root: ")
             raise ValueError(f"{self.name}: root: {text}") from None

@@ -33,6 +33,7 @@ def _check_scale(who: str, name: str, scale: Any) -> None:
 
 
 EPS = torch.finfo(torch.float32).eps
+MOST_DIMENSIONS = 13
 LEAST = 1e-24  # of the mean fourth power behind a leaf's own scale
 
 
@@ -174,6 +175,11 @@ class precondition_by_kron(DeclaredTransform):
 
     def _init_leaf(self, p: Tensor, name: str) -> PreconditionByKronState:
         dims = self.layout.dims(p.shape)
+        if len(dims) > MOST_DIMENSIONS:
+            raise ValueError(
+                f"{self.name}: leaf {name!r} has {len(dims)} dimensions, at most {MOST_DIMENSIONS} "
+                "are supported"
+            )
         scale = self.init_scale if isinstance(self.init_scale, (int, float)) else 1.0
         value = self._of_factor(scale, len(dims))
         dtype = tree.accumulator_dtype(p.dtype)
