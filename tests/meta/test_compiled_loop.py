@@ -111,6 +111,23 @@ def test_numbers_by_leaf() -> None:
     follows(gx.sgd(), hypers, compiling=2)
 
 
+def test_numbers_in_a_step_that_is_differentiated() -> None:
+    tx, w = gx.sgd(), torch.ones(3)
+
+    def slope(w: Tensor, hyper: Any) -> Any:
+        def after(w: Tensor) -> Tensor:
+            updates, _ = tx.update(2 * w, tx.init(w), w, hyper=hyper)
+            return gx.apply_updates(w, updates).square().sum()
+
+        return torch.func.grad(after)(w)
+
+    compiled = torch.compile(slope, fullgraph=True, backend="aot_eager")
+    for i in range(4):
+        with torch.compiler.set_stance("fail_on_recompile" if i >= 2 else "default"):
+            got = compiled(w, {"lr": 0.1 * (i + 1)})
+        torch.testing.assert_close(got, 2 * (1 - 0.2 * (i + 1)) ** 2 * w)
+
+
 def test_intervals_hold_where_a_number_is_an_input() -> None:
     tx, w = gx.trace(0.9), torch.ones(3)
     step = torch.compile(tx.update, fullgraph=True, backend="eager", dynamic=True)
