@@ -268,7 +268,7 @@ def overrides(
         if isinstance(value, (int, float, Tensor)):
             check_value(tx.name, name, value, tx.declared[name], per_entry)
             check_entries(tx.name, name, value, leaves, tree.names(spec))
-            out[name] = [as_input(value)] * spec.num_leaves
+            out[name] = as_inputs([value] * spec.num_leaves, leaves)
             continue
         given = list(map(plain, tree.flatten_like(tx.name, spec, value, f"hyper[{name!r}]")))
         for path, leaf, v in zip(tree.names(spec), leaves, given, strict=True):
@@ -277,19 +277,37 @@ def overrides(
                 check_entries(tx.name, name, v, [leaf], [path])
         # Numbers that all leaves must agree in are compared later.
         own = name in getattr(tx, "of_leaf", (name,))
-        out[name] = [as_input(v) if own else v for v in given]
+        out[name] = as_inputs(given, leaves) if own else given
     return out
 
 
-def as_input(value: Any) -> Any:
-    """A number as a tensor where a graph is compiled, so that others run through that graph too.
+def as_inputs(values: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:
+    """Numbers as tensors where a graph is compiled, so that others run through that graph too.
 
     Dynamo makes an input of a number once it has changed, but a constant again where something
     other than arithmetic with tensors uses it.
+
+    Args:
+        values: for every leaf a value or None.
+        leaves: they say the devices.
     """
-    if isinstance(value, (int, float)) and torch.compiler.is_compiling():
-        return torch.zeros((), dtype=torch.float64, device="cpu") + value
-    return value
+    if not torch.compiler.is_compiling():
+        return list(values)
+    made: list[tuple[Any, torch.device, Tensor]] = []
+    out: list[Any] = []
+    for value, leaf in zip(values, leaves, strict=True):
+        if leaf is None or not isinstance(value, (int, float)):
+            out.append(value)
+            continue
+        for old, device, tensor in made:
+            if old is value and device == leaf.device:
+                out.append(tensor)
+                break
+        else:
+            wide = torch.float32 if leaf.device.type == "mps" else torch.float64
+            out.append(torch.zeros((), dtype=wide, device=leaf.device) + value)
+            made.append((value, leaf.device, out[-1]))
+    return out
 
 
 class Values:
