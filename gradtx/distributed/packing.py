@@ -61,6 +61,7 @@ class Exchange:
         sends: this rank's tensors by the rank that they go to.
         receives: the tensors that come from every rank.
         device: where they are.
+        sends_any: False where no rank sends anything to another one, which all must know.
     """
 
     def __init__(
@@ -69,23 +70,25 @@ class Exchange:
         sends: Sequence[Sequence[Piece]],
         receives: Sequence[Sequence[Piece]],
         device: torch.device,
+        sends_any: bool = True,
     ) -> None:
-        self._group = group
+        self._group, self._sends_any = group, sends_any
         self._own = dist.get_rank(group)
         self._out = Messages(sends, self._own, device)
         self._in = Messages(receives, self._own, device)
 
     def run(self, sends: Sequence[Sequence[Tensor]], receives: Sequence[Sequence[Tensor]]) -> None:
         """Copy the sent tensors into those that receive them; all ranks do it together."""
-        _copy(self._out.views, _others(sends, self._own))
-        dist.all_to_all_single(
-            self._in.buffer,
-            self._out.buffer,
-            self._in.sizes,
-            self._out.sizes,
-            group=self._group,
-        )
-        _copy(_others(receives, self._own), self._in.views)
+        if self._sends_any:
+            _copy(self._out.views, _others(sends, self._own))
+            dist.all_to_all_single(
+                self._in.buffer,
+                self._out.buffer,
+                self._in.sizes,
+                self._out.sizes,
+                group=self._group,
+            )
+            _copy(_others(receives, self._own), self._in.views)
         _copy(receives[self._own], sends[self._own])
 
 
@@ -120,7 +123,7 @@ class Collect:
         moves: the tensors, in the same order on all ranks.
         wholes: for those that this rank owns, where they go; None for others.
         device: where they are.
-        flags: whether ranks may lack tensors, and say which in the message.
+        flags: whether ranks may lack tensors, and say which in the message, if there is one.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class Collect:
         rank, size = dist.get_rank(group), dist.get_world_size(group)
         sent = [i for i, m in enumerate(moves) if rank in m.record.senders]
         self._mine = [[i for i in sent if moves[i].owner == r] for r in range(size)]
-        self._flags = flags
+        self._flags = flags = flags and not _stay(moves)
         self._device = device
         said = [
             torch.zeros(len(moves) if flags else 0, dtype=torch.uint8, device=device)
@@ -149,7 +152,8 @@ class Collect:
             ]
             for mine in self._mine
         ]
-        self._exchange = Exchange(group, sends, _pieces(self._receives), device)
+        sends_any = not _stay(moves)
+        self._exchange = Exchange(group, sends, _pieces(self._receives), device, sends_any)
         self._said = said
 
     def run(self, locals_: Sequence[Tensor | None]) -> list[bool]:
@@ -201,12 +205,18 @@ class GiveOut:
             [Piece(moves[i].record.boxes[rank].shape, moves[i].dtype) for i in mine]
             for mine in self._mine
         ]
-        self._exchange = Exchange(group, _pieces(self._sends), receives, device)
+        sends_any = not _stay(moves)
+        self._exchange = Exchange(group, _pieces(self._sends), receives, device, sends_any)
 
     def run(self, locals_: Sequence[Tensor]) -> None:
         """Overwrite this rank's boxes; all ranks do it together."""
         receives = [[locals_[i] for i in mine] for mine in self._mine]
         self._exchange.run(self._sends, receives)
+
+
+def _stay(moves: Sequence[Move]) -> bool:
+    """Whether owners have everything already, and nobody else anything."""
+    return all(move.record.holder == move.owner for move in moves)
 
 
 def _boxes_of(

@@ -62,6 +62,12 @@ class Record(NamedTuple):
         return tuple(first.values())
 
     @property
+    def holder(self) -> int | None:
+        """The rank that has all of it while the others have nothing, if there is one."""
+        there = [rank for rank, box in enumerate(self.boxes) if box.numel]
+        return there[0] if len(there) == 1 else None
+
+    @property
     def is_covered(self) -> bool:
         """Whether the senders' boxes have as many elements as the leaf."""
         return sum(self.boxes[rank].numel for rank in self.senders) == math.prod(self.shape)

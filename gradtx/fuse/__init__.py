@@ -2,6 +2,7 @@
 
 from .ir import cache
 from .ir.errors import CannotFuseError
+from .runtime.batch import Rows
 from .runtime.executor import Step, fuse
 from .runtime.explain import explain
 from .runtime.fallback import FALLBACKS, Fallback
@@ -15,6 +16,7 @@ __all__ = [
     "Fallback",
     "NestedEngine",
     "Prepared",
+    "Rows",
     "Step",
     "Written",
     "cache",

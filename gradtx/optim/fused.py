@@ -32,6 +32,10 @@ class FusedSteps:
             self._engines[tx] = NestedEngine(tx, self.reducing.get(tx))
         return self._engines[tx]
 
+    def put(self, tx: GradientTransformation, engine: NestedEngine) -> None:
+        """Let this engine run a chain."""
+        self._engines[tx] = engine
+
     def fallback(self, tx: GradientTransformation, how: str) -> Fallback:
         """What runs a chain that is not fused."""
         if (tx, how) not in self._fallbacks:

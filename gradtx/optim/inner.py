@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.protocol import GradientTransformation
 from .leaves import Nested
 from .migration import Form
+from .rows import ByRows, RowSkeletons
 
 
 class Part(NamedTuple):
@@ -61,6 +62,14 @@ class Inner:
     def join(self, chain: GradientTransformation, reduce: Any) -> None:
         """Let the leaves of a chain be summed with those of other ranks."""
         self._twin._fused.reducing[chain] = reduce
+
+    def run_rows(self, by_rows: Mapping[GradientTransformation, ByRows]) -> None:
+        """Let chains run on rows of leaves."""
+        states = {}
+        for tx, run in by_rows.items():
+            self._twin._fused.put(tx, run.engine)
+            states.update({self.tensors[p]: state for p, state in run.states.items()})
+        self._twin._skeletons = RowSkeletons(states)
 
     def follow(self) -> None:
         """Take over options as they are now."""

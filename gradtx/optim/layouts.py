@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from ..core.execution import holds
 from ..core.pointwise import elementwise, reads_parameters
 from ..core.protocol import GradientTransformation, members
 from ..distributed.owners import assign_owners, cost_of
-from ..distributed.records import check_placements, is_sharded
+from ..distributed.records import Record, check_placements, is_sharded, local_part
+from ..distributed.sum_over import SumOver
 from ..fuse.frontend.specialize import choices
 from .cutting import Cut, cuts
 from .leaves import Leaves
 from .migration import Bucket
+from .rows import ByRows, rows_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Layout:
         summed: chains whose members sum over all leaves, on their shards: the ranks that have all
             of every leaf between them.
         cuts: of owned leaves those whose chain ends on their shards, and how it is cut.
+        by_rows: chains that run on rows of some of their leaves.
     """
 
     owned: Mapping[Tensor, int]
@@ -40,19 +43,26 @@ class Layout:
     joined: Sequence[GradientTransformation]
     summed: Mapping[GradientTransformation, Any]
     cuts: Mapping[Tensor, Cut]
+    by_rows: Mapping[GradientTransformation, ByRows]
 
-    def owners(self, names: Mapping[Tensor, str], ranks: int) -> dict[Tensor, int]:
-        """An owner for every owned leaf, the same on all ranks."""
+    def owners(
+        self, names: Mapping[Tensor, str], records: Mapping[Tensor, Record], ranks: int
+    ) -> dict[Tensor, int]:
+        """An owner for every owned leaf, the same on all ranks: who has all of it, if it can be."""
         together = {p: unit for unit in self.units for p in unit}
         costs: dict[str, int] = {}
         of: dict[str, Iterable[Tensor]] = {}
+        alone = ((p, records[p].holder) for p in self.owned if p not in together)
+        held = {p: rank for p, rank in alone if rank is not None}
         for p in self.owned:
+            if p in held:
+                continue
             unit = together.get(p, (p,))
             if unit[0] is p:
                 costs[names[p]] = sum(self.owned[q] for q in unit)
                 of[names[p]] = unit
         found = assign_owners(costs, ranks)
-        return {p: rank for name, rank in found.items() for p in of[name]}
+        return held | {p: rank for name, rank in found.items() for p in of[name]}
 
     def by_cut(self, params: Iterable[Tensor]) -> Iterator[tuple[Cut | None, list[Tensor]]]:
         """Parameters by the cut of their chain."""
@@ -62,8 +72,16 @@ class Layout:
         yield from of.items()
 
 
-def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -> Layout:
+def layout_of(
+    who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str], whole: Container[Tensor] = ()
+) -> Layout:
     """The layout of some chains, from shapes and placements alone: the same on all ranks.
+
+    Args:
+        who: for errors.
+        chains: with their parameters.
+        names: of all parameters.
+        whole: parameters that are not to be updated by rows.
 
     Raises:
         ValueError: a parameter is Partial.
@@ -71,6 +89,7 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
     owned: dict[Tensor, int] = {}
     units, joined, summed = [], [], {}
     found: dict[Tensor, Cut | None] = {}
+    by_rows: dict[GradientTransformation, ByRows] = {}
     for tx, groups in chains:
         there = list(groups)
         if not any(map(is_sharded, there)):
@@ -81,9 +100,16 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
         matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
         if _independent(tx):
             some = [p for p in there if is_sharded(p) and not _in_place(tx, p, names[p])]
+            if run := _by_rows(tx, {p: groups[p] for p in some if p not in whole}, names):
+                by_rows[tx] = run
+                some = [p for p in some if p not in run.states]
             found.update((p, _cut_for(tx, [p], names)) for p in some)
         elif _sums_in_place(tx, there, names):
             some, summed[tx] = [], _axis_of(there)
+        elif all(_sums(m) for _, m in members(tx)) and (
+            run := _by_rows(tx, {p: groups[p] for p in there if p not in whole}, names, there)
+        ):
+            some, by_rows[tx] = [], run
         else:
             some = there
             if all(map(_sums, (member for _, member in members(tx)))):
@@ -93,7 +119,38 @@ def layout_of(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -
             found.update(dict.fromkeys(some, _cut_for(tx, some, names)))
         owned.update({p: cost_of(p.shape, matrix) for p in some})
     found_cuts = {p: cut for p, cut in found.items() if cut is not None}
-    return Layout(owned, units, joined, summed, found_cuts)
+    return Layout(owned, units, joined, summed, found_cuts, by_rows)
+
+
+def _by_rows(
+    tx: GradientTransformation,
+    leaves: Mapping[Tensor, Mapping[str, Any]],
+    names: Mapping[Tensor, str],
+    every: Sequence[Tensor] = (),
+) -> ByRows | None:
+    """What runs a chain on rows of leaves; None where it does not.
+
+    Args:
+        tx: the chain.
+        leaves: with their groups.
+        names: of the leaves.
+        every: leaves of which none may be missing.
+    """
+    if any(getattr(m, "needs_extra", ()) or getattr(m, "takes_extra", ()) for _, m in members(tx)):
+        return None
+    plain = {p: group for p, group in leaves.items() if local_part(p).device.type == "cpu"}
+    cut = {
+        p: rows
+        for p, group in plain.items()
+        if group["fused"] is not False and (rows := rows_of(p))
+    }
+    axis = _axis_of([next(iter(cut))]) if cut else None
+    some = {p: (names[p], rows) for p, rows in cut.items() if _axis_of([p]) == axis}
+    if axis is None or len(some) < len(every):
+        return None
+    mesh, dim = axis
+    run = ByRows(tx, SumOver(mesh.get_group(dim)), some)
+    return run if len(run.states) >= max(len(every), 1) else None
 
 
 def _independent(tx: GradientTransformation) -> bool:

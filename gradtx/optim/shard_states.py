@@ -32,26 +32,34 @@ def as_shards(p: Any, local: Tensor, nested: Nested, shown: Any) -> Nested:
             out[name] = as_shards(p, local, value, before)
         elif isinstance(value, Tensor) and value.ndim and value.shape == local.shape:
             same = is_distributed(before) and before._local_tensor is value
-            out[name] = before if same else _dtensor(p, value, p.placements)
+            out[name] = before if same else dtensor(p, value, tuple(p.shape))
         else:
             out[name] = value
     return out
 
 
-def _dtensor(p: Any, local: Tensor, placements: Any) -> Tensor:
+def dtensor(p: Any, local: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A part of a tensor as a DTensor that lies as a parameter does."""
     from torch.distributed.tensor import DTensor
 
+    like = torch.empty(shape, dtype=local.dtype, device="meta")
+    stride = p.stride() if shape == p.shape else like.stride()
     return DTensor.from_local(
-        local, p.device_mesh, placements, run_check=False, shape=p.shape, stride=p.stride()
+        local,
+        p.device_mesh,
+        p.placements,
+        run_check=False,
+        shape=torch.Size(shape),
+        stride=stride,
     )
 
 
-def _full(x: Any) -> Tensor:
+def full(x: Any) -> Tensor:
     """All of a DTensor; dtypes that no back end sends travel as wider ones."""
     wide = torch.float32 if x.is_floating_point() else torch.int32
     narrow = x.itemsize < 4 and x.dtype not in _SENT
-    full: Tensor = (x.to(wide) if narrow else x).full_tensor()
-    return full.to(x.dtype)
+    out: Tensor = (x.to(wide) if narrow else x).full_tensor()
+    return out.to(x.dtype)
 
 
 _SENT = (torch.bfloat16, torch.float16, torch.uint8, torch.int8, torch.bool)
@@ -73,7 +81,7 @@ def of_shards(who: str, name: str, p: Any, nested: Nested) -> Nested:
                 if x.placements != p.placements or x.device_mesh != p.device_mesh:
                     x = x.redistribute(p.device_mesh, p.placements)
                 return local_part(x)
-            return _full(x)
+            return full(x)
         if is_sharded(p) and x.ndim and x.shape == p.shape:
             return box_of(who, name, p).of(x).clone()
         return x
@@ -85,7 +93,7 @@ def to_owner(nested: Nested, owned: bool) -> Nested:
     """A state of whole tensors where a leaf is owned, else nothing; all ranks do it together."""
 
     def whole(x: Any) -> Tensor:
-        return _full(x) if is_distributed(x) else x
+        return full(x) if is_distributed(x) else x
 
     found = map_tensors(whole, _in_order(nested))
     return found if owned else {}
@@ -150,7 +158,7 @@ def _given_out(
     if moves:
         GiveOut(group, moves, wholes, device).run(parts)
     done = iter(
-        _dtensor(p, x, p.placements) if like else x for x, like in zip(parts, alike, strict=True)
+        dtensor(p, x, tuple(p.shape)) if like else x for x, like in zip(parts, alike, strict=True)
     )
     return _replaced(form, done)
 

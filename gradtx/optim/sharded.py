@@ -4,8 +4,9 @@ Leaves whose elements a chain treats one by one are updated where they lie, on t
 their states are kept as DTensors over the same memory. All others are put together at an owner,
 which updates them whole, as one process would, and keeps their state. Where the members that need
 whole leaves read no parameters, their owner makes updates alone, and the members after them run on
-shards. Owners and shards are the parameters of one inner optimizer each, so that everything that
-runs fast for plain parameters does so here.
+shards. Where kernels can add up over ranks what they have of rows, columns and leaves, leaves are
+updated by rows, with a message a pass. Each of these has an inner optimizer with parameters of its
+own, so that everything that runs fast for plain parameters does so here.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
-from ..core.tree import accumulator_dtype
-from ..distributed.packing import Collect, GiveOut, Move
-from ..distributed.records import Record, group_of, is_distributed, local_part, records_of
+from ..distributed.records import group_of, is_distributed, local_part, records_of
 from ..distributed.sum_over import SumOver
 from .cutting import apart, together
 from .inner import Inner, Part
 from .layouts import Layout, layout_of
 from .leaves import Leaves, Nested, values_in
 from .migration import Bucket, Form
+from .owned import Owned
 from .shard_states import as_shards, from_owners, of_shards, to_owner
 from .skeletons import Skeletons
 
@@ -39,13 +39,18 @@ class Sharded:
         optimizer: whose parameters some are DTensors.
         names: of its parameters.
         chains: with their parameters.
+        forms: what the states of parameters were made by, as far as that is known.
 
     Raises:
         ValueError: parameters lie in a way that cannot be put together; names the leaf.
     """
 
     def __init__(
-        self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]
+        self,
+        optimizer: Any,
+        names: Mapping[Tensor, str],
+        chains: Sequence[Bucket],
+        forms: Mapping[Tensor, Form],
     ) -> None:
         self._who = type(optimizer).__name__
         self._names = dict(names)
@@ -56,16 +61,23 @@ class Sharded:
         self._transforms = [optimizer.transform_of(g) for g in self._groups]
         of_groups = zip(self._of_groups, self._transforms, strict=True)
         self._chains = {p: tx for params, tx in of_groups for p in params}
-        layout = layout_of(self._who, chains, names)
-        self._cuts = layout.cuts
-        self._owned = [p for p in self._params if p in layout.owned]
-        self._whole = [p for p in self._owned if p not in self._cuts]
-        self._plan(layout)
+        self._unfused = [g["fused"] is False for g in self._groups]
+        # States that must follow a change are made anew of whole leaves.
+        whole = {p for p, form in forms.items() if form.chain != self._chains.get(p)}
+        layout = layout_of(self._who, chains, names, whole)
+        self._cuts, self._by_rows = layout.cuts, layout.by_rows
+        self._rows = {p: s for run in layout.by_rows.values() for p, s in run.states.items()}
+        self._owned: Owned | None = self._compare(layout)
+        self._records = self._owned.records if self._owned else {}
+        self._wholes = self._owned.wholes if self._owned else {}
         self._nothing: dict[Tensor, list[Tensor]] = {}
         self._at_owners = Inner(optimizer, self._parts_at_owners(layout))
         self._on_shards = Inner(optimizer, self._parts_on_shards(layout))
+        self._on_rows = Inner(optimizer, self._parts_on_rows())
+        self._on_rows.run_rows(layout.by_rows)
+        self._inner = self._at_owners, self._on_shards, self._on_rows
         for tx in layout.joined:
-            self._at_owners.join(self._head_of(tx), SumOver(self._group))
+            self._at_owners.join(self._head_of(tx), SumOver(self._owned.group))  # type: ignore[union-attr]
         for tx, (mesh, axis) in layout.summed.items():
             self._on_shards.join(tx, SumOver(mesh.get_group(axis)))
         self._skeletons = Skeletons()
@@ -75,52 +87,25 @@ class Sharded:
         self._started = False
         # What states were made by, until a step has followed the options as they are now. The
         # optimizer's own record is another one once a state has been loaded.
-        self._forms: Mapping[Tensor, Form] = {}
+        self._forms = forms
+        for inner in self._inner:
+            inner.put_forms(forms)
         self._options: list[dict[str, Any]] = []
         self._structural = optimizer.structural()
         self._own_forms = optimizer._forms
 
-    def _plan(self, layout: Layout) -> None:
-        """What is sent, and the memory it is put together in."""
-        self._records: dict[Tensor, Record] = {}
-        self._wholes: dict[Tensor, Tensor] = {}  # parameters, or updates of those that are cut
-        self._updates: dict[Tensor, Tensor] = {}  # what comes back of these
-        if not self._owned:
-            return
-        leaves = {self._names[p]: p for p in self._owned}
-        self._group = group_of(self._who, {self._names[p]: p for p in self._params})
-        rank, size = dist.get_rank(self._group), dist.get_world_size(self._group)
-        plan = [list(dict.fromkeys(self._transforms)), list(self._cuts.values())]
-        found = records_of(self._who, self._group, leaves, plan)
-        self._records = dict(zip(self._owned, found, strict=True))
-        self._owners = layout.owners(self._names, size)
-        device = local_part(self._owned[0]).device
-        sent = {p: accumulator_dtype(p.dtype) if p in self._cuts else p.dtype for p in self._owned}
-        for p in self._owned:
-            if self._owners[p] == rank:
-                whole = torch.zeros(p.shape, dtype=sent[p], device=device)
-                self._wholes[p] = whole.requires_grad_(p.requires_grad)
-            if p in self._cuts:
-                self._updates[p] = torch.zeros_like(local_part(p).detach(), dtype=sent[p])
-        self._gradients = {
-            p: torch.zeros(p.shape, dtype=p.dtype, device=device) for p in self._wholes
-        }
-        moves = {p: Move(self._records[p], self._owners[p], sent[p]) for p in self._owned}
-        gradients = [moves[p]._replace(dtype=p.dtype) for p in self._owned]
-        flags = device.type == "cpu"  # elsewhere reading them would wait for the device
-        self._collect = Collect(
-            self._group,
-            [*gradients, *(moves[p] for p in self._whole)],
-            [*map(self._gradients.get, self._owned), *map(self._whole_of, self._whole)],
-            device,
-            flags,
-        )
-        wholes = list(map(self._whole_of, self._owned))
-        self._give_out = GiveOut(self._group, list(moves.values()), wholes, device)
-
-    def _whole_of(self, p: Tensor) -> Tensor | None:
-        x = self._wholes.get(p)
-        return None if x is None else x.detach()
+    def _compare(self, layout: Layout) -> Owned | None:
+        """What ranks need of each other, who do the same or find out here that they do not."""
+        some = {p: self._names[p] for p in self._params if p in layout.owned or p in self._rows}
+        if not some:
+            return None
+        group = group_of(self._who, {self._names[p]: p for p in self._params})
+        plan = list(dict.fromkeys(self._transforms)), list(self._cuts.values()), len(self._rows)
+        leaves = {name: p for p, name in some.items()}
+        found = zip(some, records_of(self._who, group, leaves, plan), strict=True)
+        records = {p: record for p, record in found if p in layout.owned}
+        owners = layout.owners(self._names, records, dist.get_world_size(group))
+        return Owned(group, records, owners, self._cuts) if records else None
 
     def _head_of(self, tx: GradientTransformation) -> GradientTransformation:
         """What owners run of a chain that sums over their leaves."""
@@ -146,11 +131,18 @@ class Sharded:
         """What this rank updates of shards."""
         locals_ = dict(zip(self._params, self._locals, strict=True))
         for group, params, tx in self._each_group():
-            some = [p for p in params if p not in self._records]
+            some = [p for p in params if p not in self._records and p not in self._rows]
             yield self._part(group, tx, some, locals_)
             for cut, own in layout.by_cut(p for p in params if p in self._cuts):
                 assert cut is not None
                 yield self._part(group, cut.rest, own, locals_, _as_rest)
+
+    def _parts_on_rows(self) -> Iterator[Part]:
+        """What this rank updates of rows."""
+        locals_ = dict(zip(self._params, self._locals, strict=True))
+        for group, params, tx in self._each_group():
+            some = [p for p in params if p in self._rows]
+            yield self._part(group, tx, some, locals_, _as_rows)
 
     def _each_group(self) -> Iterator[tuple[dict[str, Any], list[Tensor], GradientTransformation]]:
         yield from zip(self._groups, self._of_groups, self._transforms, strict=True)
@@ -180,6 +172,7 @@ class Sharded:
             )
             and all(map(is_, map(optimizer.transform_of, groups), self._transforms))
             and all(map(is_, map(local_part, self._params), self._locals))
+            and self._unfused == [g["fused"] is False for g in groups]
         )
 
     def step(self, optimizer: Any, extra: Mapping[str, Any]) -> None:
@@ -195,56 +188,57 @@ class Sharded:
         self._take_in(optimizer)
         self._begin(optimizer)
         grads = {p: self._gradient(p) for p in self._params}
-        if self._owned:
-            grads = self._make_whole(grads, extra)
-        self._on_shards.step(grads, self._extra(extra, whole=False))
+        if self._owned is not None:
+            grads = self._make_whole(self._owned, grads, extra)
+        for run in self._by_rows.values():
+            grads |= run.agree(grads)
+        local = self._extra(extra, whole=False)
+        try:
+            self._on_rows.step(grads, local)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{error}: {self._names[next(iter(self._rows))]!r} and other leaves are updated by "
+                "rows, which takes kernels; make the group with fused=False, and owners update "
+                "them whole"
+            ) from error
+        self._on_shards.step(grads, local)
         self._follow()
         self._show(optimizer)
 
     def _make_whole(
-        self, grads: Mapping[Tensor, Tensor | None], extra: Mapping[str, Any]
+        self, owned: Owned, grads: Mapping[Tensor, Tensor | None], extra: Mapping[str, Any]
     ) -> dict[Tensor, Tensor | None]:
         """Update owned leaves; the result is what leaves on shards go on with."""
-        locals_ = [*(grads[p] for p in self._owned), *map(local_part, self._whole)]
-        with torch.no_grad():
-            found = self._collect.run(locals_)
-            updates = [self._wholes[p].detach() for p in self._cuts if p in self._wholes]
-            if updates:
-                torch._foreach_zero_(updates)
-        there = dict(zip(self._owned, found[: len(self._owned)], strict=True))
-        whole: dict[Tensor, Tensor | None] = {
-            p: g if there[p] else None for p, g in self._gradients.items()
-        }
+        there = owned.collect([grads[p] for p in owned.records])
+        whole = owned.gradients(there)
         for x, leaves in self._nothing.items():  # where no leaf has a gradient there is no step
             some = any(there[p] for p in leaves)
             whole[x] = torch.zeros_like(x) if some else None
         try:
             self._at_owners.step(whole, self._extra(extra, whole=True))
         finally:  # other ranks wait for this one, whatever has happened
-            with torch.no_grad():
-                self._give_out.run([self._updates.get(p, local_part(p)) for p in self._owned])
-        return {**grads, **{p: u if there[p] else None for p, u in self._updates.items()}}
+            owned.give_out()
+        return {**grads, **{p: u if there[p] else None for p, u in owned.updates.items()}}
 
     def init_state(self, optimizer: Any) -> None:
         """Create the state of every trained parameter that has none, without a step."""
         self._take_in(optimizer)
         self._begin(optimizer)
-        if self._owned:
-            with torch.no_grad():
-                self._collect.run([*(None for _ in self._owned), *map(local_part, self._whole)])
-        self._at_owners.init_states()
-        self._on_shards.init_states()
+        if self._owned is not None:
+            self._owned.collect([None] * len(self._owned.records))
+        for inner in self._inner:
+            inner.init_states()
         self._follow()
         self._shown = None
         self._show(optimizer)
 
     def _begin(self, optimizer: Any) -> None:
         """Take over options as they are now; owners write before shards know theirs."""
-        if self._owned:
+        if self._owned is not None or self._rows:
             for group in self._groups:
                 optimizer._check_options(group)
-        self._at_owners.follow()
-        self._on_shards.follow()
+        for inner in self._inner:
+            inner.follow()
         self._started = True
 
     def _follow(self) -> None:
@@ -294,12 +288,6 @@ class Sharded:
         of_groups = zip(self._options, self._transforms, self._of_groups, strict=True)
         return {p: Form(tx, options) for options, tx, params in of_groups for p in params}
 
-    def go_on_from(self, forms: Mapping[Tensor, Form]) -> None:
-        """Say what the states of parameters were made by."""
-        self._forms = forms
-        self._at_owners.put_forms(forms)
-        self._on_shards.put_forms(forms)
-
     def _take_in(self, optimizer: Any) -> None:
         """Take over states that are not those shown before, as after ``load_state_dict``."""
         state = optimizer.state
@@ -321,7 +309,9 @@ class Sharded:
                 whole = to_owner(first, p in self._wholes)
                 if p in self._wholes:
                     self._at_owners.put(p, whole)
-            if p in self._on_shards.tensors:
+            if p in self._rows:
+                self._on_rows.put(p, self._rows[p].local(last))
+            elif p in self._on_shards.tensors:
                 self._on_shards.put(p, of_shards(self._who, self._names[p], p, last))
         self._shown = None
         self._show(optimizer)
@@ -334,18 +324,20 @@ class Sharded:
 
     def _show(self, optimizer: Any) -> None:
         """Let the optimizer's state be what has been computed, as DTensors where it is sharded."""
-        repeats = self._at_owners.repeat, self._on_shards.repeat
+        repeats = [inner.repeat for inner in self._inner]
         if self._shown is not None and None not in repeats and all(map(is_, repeats, self._shown)):
             return
         for p in self._params:
-            last = self._on_shards.state(p)
+            last = (self._on_rows if p in self._rows else self._on_shards).state(p)
             if p not in self._records and last is None:
                 if p in optimizer.state:
                     self._views.pop(p, None)
                     del optimizer.state[p]
                 continue
             view: Nested = {}
-            if last is not None:
+            if last is not None and p in self._rows:
+                view = self._rows[p].shown(last, self._views.get(p))
+            elif last is not None:
                 view = as_shards(p, self._on_shards.tensors[p], last, self._views.get(p))
             if p in self._records:
                 if not self._started and p not in optimizer.state:
@@ -370,11 +362,11 @@ class Sharded:
         All ranks do it together.
         """
         self._take_in(optimizer)
-        kept = {p: optimizer.state[p] for p in self._owned if p in optimizer.state}
-        if self._owned:
-            both = {p: self._apart(p, kept.get(p, {})) for p in self._owned}
+        kept = {p: optimizer.state[p] for p in self._records if p in optimizer.state}
+        if self._owned is not None:
+            both = {p: self._apart(p, kept.get(p, {})) for p in self._records}
             held = {p: first for p, (first, _) in both.items()}
-            exported = from_owners(self._group, held, self._records, self._owners)
+            exported = from_owners(self._owned.group, held, self._records, self._owned.owners)
             for p, nested in exported.items():
                 if nested or both[p][1]:
                     optimizer.state[p] = together(nested, both[p][1])
@@ -390,6 +382,11 @@ class Sharded:
 def _as_head(group: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a head, which may have nothing that can be fused; a rest always has."""
     return {**group, "fused": False if group["fused"] is False else None}
+
+
+def _as_rows(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of leaves by rows: only kernels join them with those of other ranks."""
+    return {**group, "fused": True}
 
 
 def _as_rest(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.records import is_distributed
-from .migration import Bucket
+from .migration import Bucket, Form
 from .sharded import Sharded
 
 
@@ -20,10 +20,16 @@ class Shards:
         self._now: Sharded | None = None
         self.there = False
 
-    def find(self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]) -> bool:
+    def find(
+        self,
+        optimizer: Any,
+        names: Mapping[Tensor, str],
+        chains: Sequence[Bucket],
+        forms: Mapping[Tensor, Form] | None = None,
+    ) -> bool:
         """See whether parameters are DTensors; what is differentiated is left to torch."""
         dtensors = any(map(is_distributed, names)) and not torch.is_grad_enabled()
-        self._now = Sharded(optimizer, names, chains) if dtensors else None
+        self._now = Sharded(optimizer, names, chains, forms or {}) if dtensors else None
         self.there = dtensors
         return dtensors
 
@@ -34,9 +40,7 @@ class Shards:
         if not self._now.fits(optimizer):
             forms = self._now.forms(optimizer)
             self._now.export(optimizer)
-            self.find(optimizer, optimizer._names(), list(optimizer._buckets()))
-            if self._now is not None:
-                self._now.go_on_from(forms)
+            self.find(optimizer, optimizer._names(), list(optimizer._buckets()), forms)
         return self._now
 
     def step(self, optimizer: Any, extra: Mapping[str, Any]) -> bool:

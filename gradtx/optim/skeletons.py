@@ -78,8 +78,8 @@ class Skeletons:
             if not kept <= nested[name].keys():  # new
                 fresh[name] = p
         if fresh:
-            state = tx.init(Leaves(fresh))
-            nested.update({n: {**to_nested(state, n), **nested[n]} for n in fresh})
+            made = self.fresh(tx, fresh)
+            nested.update({n: {**made[n], **nested[n]} for n in fresh})
         return skeletons, nested
 
     def _check_all_there(
@@ -129,6 +129,11 @@ class Skeletons:
     def shared(self, tx: GradientTransformation, p: Tensor, name: str, stored: Nested) -> Nested:
         """The part of one parameter's stored state that all parameters share."""
         return part_of(stored, to_nested(self.of(tx, p, name)[0], None))
+
+    def fresh(self, tx: GradientTransformation, params: Mapping[str, Tensor]) -> dict[str, Nested]:
+        """New states of parameters by name."""
+        state = tx.init(Leaves(params))
+        return {name: to_nested(state, name) for name in params}
 
     def check(
         self, who: str, tx: GradientTransformation, p: Tensor, name: str, stored: Any

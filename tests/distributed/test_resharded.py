@@ -41,7 +41,7 @@ OPTIMIZERS: dict[str, Make] = {
     ),
     "Muon": lambda ps: gx.optim.Muon([{"params": ps[:4]}, {"params": ps[4:], "lr": 0.02}]),
     "SOAP": lambda ps: gx.optim.SOAP(ps, lr=0.01, fused=False),
-    "Adafactor": lambda ps: gx.optim.Adafactor(ps, lr=0.01, fused=False),
+    "factored": lambda ps: gx.optim.AdamAdv(ps, lr=0.01, factored=True),
     "Prodigy": lambda ps: gx.optim.Prodigy(ps, d0=1e-2, d_coef=20.0, fused=False),
 }
 EXACT = ("AdamW", "float8", "ScheduleFreeAdamW")

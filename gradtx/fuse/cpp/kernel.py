@@ -13,7 +13,7 @@ from ...core.reduce import Reduce
 from ..ir.cache import library
 from ..ir.errors import CannotCompileError, CannotFuseError
 from ..ir.expression import c_type
-from ..ir.graph import Graph
+from ..ir.graph import BLOCKS, Graph
 from ..ir.pieces import share_out
 from ..ir.places import Places
 from ..ir.stages import align, plan_stages
@@ -40,25 +40,37 @@ class Args(ctypes.Structure):
         ("hypers", ctypes.c_int64),
         *((name, _POINTER) for name in ("slots", "partial", "tree_in", "tree_out")),
         *((name, _POINTER) for name in ("piece", "own", "cursor", "left", "ready", "sync")),
+        *((name, _POINTER) for name in ("whole_numel", "whole_rows", "joined", "joined_at")),
     )
 
 
 class Kernel:
     """One graph, scheduled and compiled.
 
+    Args:
+        graph: the graph.
+        tree_stage: what ``align`` says for all graphs that run together.
+        shards: whether it works on some rows of leaves.
+
     Raises:
         CannotCompileError: nothing can be compiled here.
     """
 
-    def __init__(self, graph: Graph, tree_stage: Mapping[Any, int]) -> None:
+    def __init__(self, graph: Graph, tree_stage: Mapping[Any, int], shards: bool = False) -> None:
         self.graph = graph
-        self.stage_plan = plan_stages(graph, tree_stage)
+        self.shards = shards
+        self.stage_plan = plan_stages(graph, tree_stage, shards)
         places = Places(self.stage_plan)
         self.columns = list(places.column)
         self.source = emit(self.stage_plan)
         self.stages = len(self.stage_plan.stages)
         nodes = graph.nodes
         self.tree = [(s, nodes[n].op, nodes[n].value) for s, n in self.stage_plan.tree_keys()]
+        # In the order in which they lie: by stage and operation.
+        self.joined = sorted(
+            (s, nodes[n].op.rpartition("_")[2], k, nodes[n].form)
+            for k, (s, n) in enumerate(self.stage_plan.joined())
+        )
         self.partials = len(places.partial)
         self.vectors = [
             (nodes[i].form, _SIZE[c_type(nodes[i].dtype, True)], graph.of_elements(i))
@@ -80,21 +92,30 @@ class Kernel:
 
 _LINE = 64  # bytes of a cache line: no two leaves write to the same
 _SIZE = {"float": 4, "double": 8, "int": 4, "gx_int": 8}
-_kernels: dict[tuple[Graph, Any], Kernel] = {}
+_kernels: dict[tuple[Graph, Any, bool], Kernel] = {}
 
 
-def compile_together(graphs: Sequence[Graph]) -> list[Kernel]:
+def compile_together(graphs: Sequence[Graph], shards: bool = False) -> list[Kernel]:
     """Kernels for graphs that run together, sharing the reductions over the tree.
+
+    Args:
+        graphs: the graphs.
+        shards: whether they work on some rows of leaves.
 
     Raises:
         CannotCompileError: nothing can be compiled here.
+        CannotFuseError: what a graph does depends on where an element stands.
     """
-    stages = align(graphs)
+    for graph in graphs if shards else ():
+        for node in graph.nodes:
+            if node.each is not None or node.op in BLOCKS:
+                raise CannotFuseError(node.member, f"{node.op} depends on where elements are")
+    stages = align(graphs, shards)
     out = []
     for graph in graphs:
-        key = (graph, tuple(sorted(stages.items())))
+        key = (graph, tuple(sorted(stages.items())), shards)
         if key not in _kernels:
-            _kernels[key] = Kernel(graph, stages)
+            _kernels[key] = Kernel(graph, stages, shards)
         out.append(_kernels[key])
     return out
 
@@ -109,6 +130,7 @@ class Table:
         hyper: the rows, a matrix of doubles that the caller fills.
         shared: addresses of the shared tensors.
         matrices: rows and columns of every leaf, where the graph sees leaves as matrices.
+        wholes: of leaves of which these are some rows, elements and rows.
     """
 
     def __init__(
@@ -119,6 +141,7 @@ class Table:
         hyper: np.ndarray,
         shared: Sequence[int],
         matrices: Sequence[tuple[int, int]] = (),
+        wholes: Sequence[tuple[int, int]] = (),
     ) -> None:
         n = len(sizes)
         self.kernel = kernel
@@ -148,6 +171,8 @@ class Table:
         self.left = np.zeros((kernel.stages, n), dtype=np.int32)
         self.ready = np.zeros(n, dtype=np.int32)
         self.sync = np.zeros(_SYNC, dtype=np.int32)
+        self.wholes = np.array(wholes or [(0, 0)] * n, dtype=np.int64).T.copy()
+        self.joined_at, self.joined, self.spans = self._joined()
         self.args = Args(
             n,
             tasks,
@@ -161,6 +186,7 @@ class Table:
             *(x.ctypes.data for x in (self.slots, self.partial, self.tree_in, self.tree_out)),
             *3 * [0],
             *(x.ctypes.data for x in (self.left, self.ready, self.sync)),
+            *(x.ctypes.data for x in (*self.wholes, self.joined, self.joined_at)),
         )
         self.reference = ctypes.byref(self.args)
 
@@ -179,6 +205,20 @@ class Table:
         scratch = np.empty(int(ends[-1]) if len(ends) else 0, dtype=np.uint8)
         starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         return scratch.ctypes.data + starts, scratch
+
+    def _joined(self) -> tuple[np.ndarray, np.ndarray, dict[tuple[int, str], slice]]:
+        """Memory for what processes add up: where it lies, and what is joined at a time."""
+        n = len(self.numel)
+        at = np.zeros((max(len(self.kernel.joined), 1), n), dtype=np.int64)
+        spans: dict[tuple[int, str], slice] = {}
+        end = 0
+        for stage, op, k, form in self.kernel.joined:
+            length = self.matrices[1] if form == "column" else np.ones(n, dtype=np.int64)
+            begin = spans.get((stage, op), slice(end, end)).start
+            at[k] = end + np.concatenate([[0], np.cumsum(length)[:-1]])
+            end += int(length.sum())
+            spans[stage, op] = slice(begin, end)
+        return at, np.zeros(max(end, 1)), spans
 
     def _share_out(self, threads: int) -> None:
         """Give every thread its pieces."""
@@ -219,20 +259,43 @@ def run_tables(tables: Sequence[Table], reduce: Reduce | None = None) -> None:
 
     Args:
         tables: the tables.
-        reduce: joins them with those of other processes, which have other leaves.
+        reduce: joins them with those of other processes, which have other leaves, or other rows
+            of these.
     """
-    joints = sorted({at for table in tables for at, _, _ in table.kernel.tree})
+    parts = any(table.kernel.shards for table in tables)  # then leaves are the same everywhere
+    joints = sorted(
+        {
+            *(at for table in tables for at, _, _ in table.kernel.tree),
+            *(at for table in tables for at, *_ in table.kernel.joined),
+        }
+    )
     first = 0
     for last in (*joints, max(table.kernel.stages for table in tables) - 1):
         for table in tables:
             end = table.kernel.stages - 1
             if first <= end:
                 table.run(first, min(last, end), ends=last >= end)
-        _combine(tables, last, reduce)
+        if reduce is not None and parts:
+            _join(tables, last, reduce)
+        _combine(tables, last, None if parts else reduce)
         first = last + 1
     writers = [t for t in tables if t.kernel.commits_shared]
     if writers:
         max(writers, key=lambda t: len(t.kernel.commits_shared)).commit_shared()
+
+
+def _join(tables: Sequence[Table], stage: int, reduce: Reduce) -> None:
+    """Give every table what processes have of its leaves together, all in one message each."""
+    for op in ("sum", "max", "min"):
+        own = [t.joined[t.spans[stage, op]] for t in tables if (stage, op) in t.spans]
+        if not own:
+            continue
+        sign = -1 if op == "min" else 1
+        x = torch.from_numpy(sign * np.concatenate(own))
+        total = (reduce.sum if op == "sum" else reduce.max)(x).numpy() * sign
+        ends = np.cumsum([len(part) for part in own])
+        for part, found in zip(own, np.split(total, ends[:-1]), strict=True):
+            part[:] = found
 
 
 def _combine(tables: Sequence[Table], stage: int, reduce: Reduce | None) -> None:

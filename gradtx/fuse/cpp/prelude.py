@@ -160,3 +160,27 @@ struct gx_args {
 GX bool gx_whole(const gx_args* A, gx_int l) { return A->columns[l] <= A->tile_columns[l]; }
 """
 )
+
+# What kernels have besides that work on some rows of leaves: sizes of all of a leaf, and memory for
+# sums that processes add up.
+_FIELDS = """\
+  const gx_int* whole_numel; const gx_int* whole_rows; double* joined; const gx_int* joined_at;
+};
+// Whether every task"""
+_FUNCTIONS = """
+template <typename T> GX void gx_take(T* to, const double* x, gx_int n) {
+  for (gx_int k = 0; k < n; ++k) to[k] = (T)x[k];
+}
+// The parts of a vector of n values together.
+template <typename Op, typename T>
+GX void gx_leave(double* to, const T* x, gx_int parts, gx_int n) {
+  for (gx_int k = 0; k < n; ++k) to[k] = Op::none;
+  for (gx_int t = 0; t < parts; ++t)
+    for (gx_int k = 0; k < n; ++k) to[k] = Op::join(to[k], (double)x[t * n + k]);
+}
+"""
+
+
+def of_shards(prelude: str) -> str:
+    """The prelude of kernels that work on some rows of leaves."""
+    return prelude.replace("};\n// Whether every task", _FIELDS) + _FUNCTIONS

@@ -14,9 +14,9 @@ from ..ir.stages import Stage, StagePlan
 from . import blocks as cpp_blocks
 from .matrix import MatrixPass
 from .passes import flat_pass
-from .prelude import PRELUDE
+from .prelude import PRELUDE, of_shards
 from .tasks import TASKS
-from .values import Values, commit
+from .values import Values, commit, leave
 
 
 class Emitter:
@@ -29,7 +29,7 @@ class Emitter:
 
     def source(self) -> str:
         """The whole translation unit."""
-        parts = [PRELUDE]
+        parts = [of_shards(PRELUDE) if self.plan.shards else PRELUDE]
         if any(n.op in BLOCKS for n in self.graph.nodes):
             parts += [cpp_codes.PRELUDE, cpp_blocks.PRELUDE]
         for s, stage in enumerate(self.plan.stages):
@@ -88,6 +88,10 @@ class Emitter:
         """``gx_run`` does stages ``first`` to ``last``; leaves may end with it."""
         run = ["gx_share_out(A, {first, last, ends != 0});"]
         for s, stage in enumerate(self.plan.stages):
+            if stage.joined:
+                lines = [line for i in stage.joined for line in leave(self.places, i)]
+                run += [f"if (last == {s}) for (gx_int leaf = 0; leaf < A->leaves; ++leaf) {{"]
+                run += [*(f"  {line}" for line in lines), "}"]
             for i in stage.tree:
                 run += [f"if (last == {s}) {{", *self._tree_partial(i), "}"]
         commits = [

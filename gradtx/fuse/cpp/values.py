@@ -64,6 +64,8 @@ class Values:
             return self._input(node.value, node.dtype)
         if node.op in TREE_REDUCTIONS:
             return f"({kind})A->tree_in[{places.tree[i]}]"
+        if i in places.joined:
+            return f"({kind})*({places.joined_of(i)})"
         if node.op in REDUCTIONS:
             join, source = places.join(i), node.args[0]
             if not self.nodes[source].element:
@@ -110,6 +112,8 @@ class Values:
             if places.graph.of_elements(i):
                 x = f"{places.vector_of(i)}, {_PARTS[group.form]}, {size}"
                 gather = f"gx_gather<{places.join(i)}>({x});"
+                if i in places.joined:
+                    gather = f"gx_take({places.vector_of(i)}, {places.joined_of(i)}, {size});"
                 before.append(f"if ({_PARTS[group.form]} > 1) {gather}" if self.some else gather)
                 outside.append(i)
             elif nodes[i].op == "input":
@@ -162,3 +166,25 @@ def commit(places: Places, target: Input, i: int) -> list[str]:
         f"  const auto* const x = {places.vector_of(i)};",
         f"  for (gx_int k = 0; k < {_SIZE[node.form]}; ++k) {store} }}",
     ]
+
+
+def leave(places: Places, i: int) -> list[str]:
+    """Statements that leave a leaf's own part of what is combined over processes."""
+    node, join, to = places.graph.nodes[i], places.join(i), places.joined_of(i)
+    source = places.graph.nodes[node.args[0]]
+    if node.form == "column":
+        x = f"{places.vector_of(i)}, {_PARTS['column']}, {_SIZE['column']}"
+        return [f"gx_leave<{join}>({to}, {x});"]
+    if source.element:
+        own = f"A->partial + {places.partial[i]} * A->tasks + A->first_task[leaf]"
+        total = f"gx_total<{join}>({own}, A->first_task[leaf + 1] - A->first_task[leaf])"
+    else:
+        a = node.args[0]
+        kept = a in places.vector
+        x = (
+            places.vector_of(a)
+            if kept
+            else f"(const {STORAGE[source.dtype]}*){places.address(source.value)}"
+        )
+        total = f"gx_total<{join}>({x}, {_SIZE['row']})"
+    return [f"*({to}) = {total};"]

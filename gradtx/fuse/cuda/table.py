@@ -272,12 +272,14 @@ class CudaBackEnd:
         self._loader = loader
         self._kernels: dict[tuple[Graph, Any], CudaKernel] = {}
 
-    def compile_together(self, graphs: Sequence[Graph]) -> list[CudaKernel]:
+    def compile_together(self, graphs: Sequence[Graph], shards: bool = False) -> list[CudaKernel]:
         """Kernels for graphs that run together, sharing the reductions over the tree.
 
         Raises:
-            CannotFuseError: they cannot be compiled here.
+            CannotFuseError: they cannot be compiled here, or work on some rows of leaves.
         """
+        if shards:
+            raise CannotFuseError("", "rows of leaves are not joined with those of others on CUDA")
         stages = align(graphs)
         out = []
         for graph in graphs:

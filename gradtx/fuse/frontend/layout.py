@@ -187,11 +187,13 @@ class Paths:
         structure: of the per-leaf part.
         leaf: path of every per-leaf tensor, in the order of ``Structure``.
         shared: path of every shared tensor.
+        states: the per-leaf tensors, without values.
     """
 
     structure: Structure
     leaf: tuple[tuple[str, ...], ...]
     shared: tuple[tuple[str, ...], ...]
+    states: tuple[Tensor, ...]
 
 
 def paths_of(skeleton: PyTree) -> Paths:
@@ -214,4 +216,6 @@ def paths_of(skeleton: PyTree) -> Paths:
             visit(child, (*path, name), inside)
 
     visit(skeleton, (), False)
-    return Paths(structure_of(sites)[0], tuple(leaf), tuple(shared))
+    structure, tensors = structure_of(sites)
+    states = tuple(torch.empty_like(x, device="meta") for x in tensors)
+    return Paths(structure, tuple(leaf), tuple(shared), states)

@@ -158,6 +158,14 @@ class Graph:
         node = self.nodes[i]
         return node.op in REDUCTIONS and self.nodes[node.args[0]].element
 
+    def joins(self, i: int) -> bool:
+        """Whether a node combines what several processes have, each some rows of the leaf."""
+        node = self.nodes[i]
+        if node.op not in REDUCTIONS:
+            return False
+        source = self.nodes[node.args[0]]
+        return source.form == "row" or (source.element and node.form != "row")
+
 
 def simplify(graph: Graph) -> Graph:
     """The same results without what is unused, repeated, or cheaper otherwise.

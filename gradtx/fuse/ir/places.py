@@ -21,6 +21,7 @@ class Places:
         slot, vector, partial, tree: by node, the entry of scalars, of vectors, of sums over the
             elements of a task, and of values combined over the tree.
         column: by input or output, the row of the pointer table.
+        joined: by node, the entry of what is combined over processes.
     """
 
     def __init__(self, plan: StagePlan) -> None:
@@ -32,6 +33,8 @@ class Places:
         nodes = plan.graph.nodes
         sums = [n for stage in plan.stages for n in stage.reductions if not nodes[n].many]
         self.partial = {node: k for k, node in enumerate(sums)}
+        self.joined = {node: k for k, (_, node) in enumerate(plan.joined())}
+        self._sizes = dict.fromkeys(SIZES, "") | dict.fromkeys(SIZES[:2], "whole_" * plan.shards)
 
     def address(self, where: Input) -> str:
         """Where a tensor of the leaf, or of all leaves, begins."""
@@ -50,7 +53,9 @@ class Places:
         node = self.graph.nodes[i]
         if node.op == "const":
             return literal(node, c_type(node.dtype, False))
-        return f"A->{node.op}[{leaf}]" if node.op in SIZES else self.slot_of(i, leaf)
+        if node.op in SIZES:
+            return f"A->{self._sizes[node.op]}{node.op}[{leaf}]"
+        return self.slot_of(i, leaf)
 
     def declare(self, i: int) -> str:
         """Such a scalar as a local variable."""
@@ -71,6 +76,10 @@ class Places:
         """The memory of a vector."""
         kind = self.vector_type(i)
         return f"({kind}*)A->vectors[{self.vector[i]} * A->leaves + leaf]"
+
+    def joined_of(self, i: int, leaf: str = "leaf") -> str:
+        """The memory of what is combined over processes, doubles."""
+        return f"A->joined + A->joined_at[{self.joined[i]} * A->leaves + {leaf}]"
 
     def join(self, i: int) -> str:
         """What combines the values of a reduction."""

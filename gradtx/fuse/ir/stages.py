@@ -2,9 +2,10 @@
 
 A stage first computes scalars and vectors, one set per leaf, then runs over elements. What a
 reduction over elements gives is a value of the next stage; so is a value combined over all leaves
-of the tree. Every elementwise value is computed anew in each stage that needs it. The last pass
-over elements writes them, but for what an earlier one can write so that the last need not read it;
-everything else is written at the very end: an update reads and writes memory as seldom as it can.
+of the tree, or over processes of which each has some rows of a leaf. Every elementwise value is
+computed anew in each stage that needs it. The last pass over elements writes them, but for what an
+earlier one can write so that the last need not read it; everything else is written at the very end:
+an update reads and writes memory as seldom as it can.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Stage:
         reductions: reduction nodes that this stage's pass accumulates.
         tree: tree reductions of scalars that are known after this stage.
         writes: elementwise outputs, target and node.
+        joined: what is combined over processes after this stage.
     """
 
     values: tuple[Group, ...]
@@ -48,6 +50,7 @@ class Stage:
     reductions: tuple[int, ...]
     tree: tuple[int, ...]
     writes: tuple[tuple[Input, int], ...]
+    joined: tuple[int, ...] = ()
 
     @property
     def scalars(self) -> tuple[int, ...]:
@@ -96,6 +99,7 @@ class StagePlan:
         commits: outputs that are no elements, target and node.
         slots: scalar nodes that are kept in memory, in storage order.
         vectors: row and column nodes that are kept in memory, in storage order.
+        shards: whether a process may have some rows of a leaf only.
     """
 
     graph: Graph
@@ -103,6 +107,11 @@ class StagePlan:
     commits: tuple[tuple[Input, int], ...]
     slots: tuple[int, ...]
     vectors: tuple[int, ...]
+    shards: bool = False
+
+    def joined(self) -> list[tuple[int, int]]:
+        """What is combined over processes, as (stage, node)."""
+        return [(s, n) for s, stage in enumerate(self.stages) for n in stage.joined]
 
     def tree_keys(self) -> list[tuple[int, int]]:
         """Tree reductions as (stage, node)."""
@@ -124,6 +133,7 @@ class StagePlan:
             and all(nodes[i].form != "column" for i in sums)
             and all(group.form == "row" for group in here.values)
             and not before.tree
+            and not before.joined
             and not before.writes
         )
 
@@ -138,44 +148,46 @@ class StagePlan:
         return [(nodes[i].form, nodes[i].dtype) for i in out]
 
 
-def align(graphs: Iterable[Graph]) -> dict[Any, int]:
+def align(graphs: Iterable[Graph], shards: bool = False) -> dict[Any, int]:
     """The stage after which every tree reduction is known to all graphs that take part in it."""
     stage: dict[Any, int] = {}
     while True:
         before = dict(stage)
         for graph in graphs:
-            for node, level in zip(graph.nodes, _levels(graph, stage), strict=True):
+            for node, level in zip(graph.nodes, _levels(graph, stage, shards), strict=True):
                 if node.op in TREE_REDUCTIONS:
                     stage[node.value] = max(stage.get(node.value, 0), level - 1)
         if stage == before:
             return stage
 
 
-def _levels(graph: Graph, tree_stage: Mapping[Any, int]) -> list[int]:
+def _levels(graph: Graph, tree_stage: Mapping[Any, int], shards: bool) -> list[int]:
     """The stage in which every node can be computed first."""
     level: list[int] = []
     for i, node in enumerate(graph.nodes):
         at = max((level[a] for a in node.args), default=0)
         if node.op in TREE_REDUCTIONS:
             at = max(at, tree_stage.get(node.value, 0))
-        later = node.op in TREE_REDUCTIONS or graph.of_elements(i)
+        later = node.op in TREE_REDUCTIONS or graph.of_elements(i) or (shards and graph.joins(i))
         level.append(at + 1 if later else at)
     return level
 
 
-def plan_stages(graph: Graph, tree_stage: Mapping[Any, int]) -> StagePlan:
+def plan_stages(graph: Graph, tree_stage: Mapping[Any, int], shards: bool = False) -> StagePlan:
     """The stages of a graph.
 
     Args:
         graph: of one kind of leaf.
         tree_stage: what ``align`` says for all graphs that run together.
+        shards: whether a process may have some rows of a leaf only.
     """
     nodes = graph.nodes
-    level = _levels(graph, tree_stage)
+    level = _levels(graph, tree_stage, shards)
     writes = tuple(o for o in graph.outputs if nodes[o[1]].element)
     commits = tuple(o for o in graph.outputs if o not in writes)
     trees = [i for i, n in enumerate(nodes) if n.op in TREE_REDUCTIONS]
     reductions = [i for i in range(len(nodes)) if graph.of_elements(i)]
+    joined = [i for i in range(len(nodes)) if shards and graph.joins(i)]
     last = max([level[i] for _, i in graph.outputs] + [level[i] - 1 for i in trees], default=0)
     last_pass = max([level[i] for _, i in writes] + [level[i] - 1 for i in reductions], default=0)
     stages = []
@@ -192,6 +204,7 @@ def plan_stages(graph: Graph, tree_stage: Mapping[Any, int]) -> StagePlan:
                 here,
                 tuple(i for i in trees if level[i] == s + 1),
                 written,
+                tuple(i for i in joined if level[i] == s + 1),
             )
         )
     kept = _kept(graph, stages, commits)
@@ -201,6 +214,7 @@ def plan_stages(graph: Graph, tree_stage: Mapping[Any, int]) -> StagePlan:
         commits,
         tuple(i for i in kept if not nodes[i].many),
         tuple(i for i in kept if nodes[i].many),
+        shards,
     )
 
 

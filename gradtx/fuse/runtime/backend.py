@@ -19,6 +19,7 @@ from ..ir.errors import CannotFuseError
 from ..ir.graph import Graph
 from ..ir.view import matrix
 from . import multi_tensor
+from .batch import Rows
 
 
 class BackEnd(Protocol):
@@ -34,8 +35,8 @@ class BackEnd(Protocol):
     table: Any
     lacks: str | None
 
-    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
-        """Kernels for graphs that run together."""
+    def compile_together(self, graphs: Sequence[Graph], shards: bool = False) -> Sequence[Any]:
+        """Kernels for graphs that run together, with ``shards`` on some rows of leaves."""
 
     def run_tables(self, tables: Any, reduce: Reduce | None = None) -> None:
         """Run the tables of one segment together; ``reduce`` joins them with other processes."""
@@ -56,13 +57,13 @@ class CpuBackEnd:
     def __init__(self) -> None:
         self.device = torch.device("cpu")
 
-    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
-        """Kernels for graphs that run together.
+    def compile_together(self, graphs: Sequence[Graph], shards: bool = False) -> Sequence[Any]:
+        """Kernels for graphs that run together, with ``shards`` on some rows of leaves.
 
         Raises:
             CannotCompileError: nothing can be compiled here.
         """
-        return kernel.compile_together(graphs)
+        return kernel.compile_together(graphs, shards)
 
     def run_tables(self, tables: Any, reduce: Reduce | None = None) -> None:
         """Run the tables of one segment together; ``reduce`` joins them with other processes."""
@@ -96,12 +97,14 @@ class TensorBackEnd(CpuBackEnd):
         super().__init__()
         self.lacks = lacks
 
-    def compile_together(self, graphs: Sequence[Graph]) -> Sequence[Any]:
+    def compile_together(self, graphs: Sequence[Graph], shards: bool = False) -> Sequence[Any]:
         """Kernels for graphs that run together.
 
         Raises:
-            CannotFuseError: one is not pointwise.
+            CannotFuseError: one is not pointwise, or leaves are cut.
         """
+        if shards:
+            raise CannotFuseError("", f"leaves are cut: {self.lacks}")
         try:
             return multi_tensor.compile_together(graphs)
         except CannotFuseError as error:
@@ -130,13 +133,28 @@ def make_table(
     rows: Sequence[int],
     hyper: np.ndarray,
     shared: Sequence[int],
+    wholes: Sequence[Rows] = (),
 ) -> Any:
-    """The launch tables of a kernel for some leaves, see ``kernel.Table``."""
+    """The launch tables of a kernel for some leaves, see ``kernel.Table``.
+
+    Raises:
+        CannotFuseError: a process has a part of a row.
+    """
     table = (kernel, [p.numel() for p in leaves], rows, hyper, shared)
     view = kernel.graph.view
+    if not wholes:
+        return back.table(
+            *table, *(() if view is None else ([matrix(view, p.shape) for p in leaves],))
+        )
     if view is None:
-        return back.table(*table)
-    return back.table(*table, [matrix(view, p.shape) for p in leaves])
+        return back.table(*table, (), [(w.leaf.numel(), 0) for w in wholes])
+    every = [matrix(view, w.leaf.shape) for w in wholes]
+    for w, (_, width) in zip(wholes, every, strict=True):
+        if any(bound % width for bound in w.bounds):
+            raise CannotFuseError("", f"rows of a leaf {tuple(w.leaf.shape)} are cut")
+    own = [(p.numel() // width, width) for p, (_, width) in zip(leaves, every, strict=True)]
+    sizes = [(w.leaf.numel(), height) for w, (height, _) in zip(wholes, every, strict=True)]
+    return back.table(*table, own, sizes)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain as concat
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,6 +25,44 @@ from ..frontend.specialize import Choice
 from ..ir.errors import CannotFuseError
 
 
+class Rows(NamedTuple):
+    """All of a leaf, of which this process has some rows.
+
+    Attributes:
+        leaf: on the meta device.
+        bounds: where the parts of processes begin, counted in elements, and where the last ends.
+        own: which part this process has.
+    """
+
+    leaf: Tensor
+    bounds: tuple[int, ...]
+    own: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """This process's part of a tensor whose first dimension goes along that of the leaf.
+
+        Raises:
+            CannotFuseError: parts of it do not begin where those of the leaf do.
+        """
+        each, rest = divmod(self.leaf.numel(), x.shape[0])
+        if rest or any(bound % each for bound in self.bounds):
+            raise CannotFuseError("", f"rows of a state {tuple(x.shape)} are cut")
+        start, stop = (self.bounds[self.own + k] // each for k in (0, 1))
+        return x.narrow(0, start, stop - start)
+
+
+class Whole(NamedTuple):
+    """All of a leaf of which there are some rows here, and its state, without values.
+
+    Attributes:
+        rows: the leaf.
+        states: its state tensors, in the order of the structure.
+    """
+
+    rows: Rows
+    states: Sequence[Tensor]
+
+
 @dataclass
 class Batch:
     """Leaves that have a gradient, and everything that belongs to them.
@@ -42,6 +80,8 @@ class Batch:
         extra: 0-d tensors passed on to the chain.
         maximize: per leaf whether the gradient is turned around.
         beside: what others write in the same step: no gradient may lie there.
+        wholes: where ``params`` are rows of leaves that other processes have the rest of, those
+            leaves with their states, without values; else empty.
     """
 
     params: list[Tensor]
@@ -57,6 +97,7 @@ class Batch:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     maximize: list[bool] = field(default_factory=list)
     beside: Sequence[Tensor] = ()
+    wholes: Sequence[Whole] = ()
 
     def some(self, where: Sequence[int]) -> Batch:
         """These leaves alone."""
@@ -74,6 +115,7 @@ class Batch:
             rows=chosen(self.rows),
             positions=chosen(self.positions),
             maximize=chosen(self.maximize),
+            wholes=chosen(self.wholes),
         )
 
     def alone(self) -> Batch:

@@ -16,7 +16,7 @@ from ...core.protocol import GradientTransformation
 from ...core.reduce import Reduce
 from ...core.tree import PyTree
 from ..cpp.kernel import Kernel
-from ..frontend.forms import Forms
+from ..frontend.forms import Form, Forms
 from ..frontend.layout import Paths, paths_of, skeleton_of, split, structure_of
 from ..frontend.memory import Spans, check_plain
 from ..frontend.sequence import Sequence
@@ -145,6 +145,14 @@ class Engine:
             extra or {},
         )
 
+    def forms(self, batch: Batch) -> list[tuple[Form, ...]]:
+        """How the state tensors of leaves relate to them."""
+        each = zip(batch.wholes, batch.choices, batch.structures, strict=True)
+        return [
+            self._forms.describe(whole.rows.leaf, choice, structure, whole.states).forms
+            for whole, choice, structure in each
+        ]
+
     # -- steps ---------------------------------------------------------------------------------
 
     def run(self, batch: Batch) -> None:
@@ -248,6 +256,8 @@ class Engine:
         device = batch.params[0].device
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
+        shown = [(w.rows.leaf, list(w.states)) for w in batch.wholes]
+        shown = shown or list(zip(batch.params, batch.states, strict=True))
         kinds = [
             kind_of(
                 self._forms,
@@ -262,10 +272,9 @@ class Engine:
                 self.tx,
                 self.blind,
             )
-            for p, g, s, structure, choice, turned in zip(
-                batch.params,
+            for (p, s), g, structure, choice, turned in zip(
+                shown,
                 batch.grads,
-                batch.states,
                 batch.structures,
                 batch.choices,
                 maximize,
@@ -309,7 +318,7 @@ class Engine:
     ) -> LaunchPlan:
         """The tables of leaves that go through the same segments."""
         kernels: dict[tuple[Segment, str], dict[Kind, Kernel]] = {}
-        distinct = list(dict.fromkeys(kinds))
+        distinct, shards = list(dict.fromkeys(kinds)), bool(batch.wholes)
         strategy = STREAMED if segments.cannot_raise(cut) else AT_ONCE
         first = segments.late(cut)
         if first is not None:
@@ -323,7 +332,7 @@ class Engine:
                 keep = _KEPT[variant]
                 chosen = {k: g if keep is None else g.only(keep) for k, g in graphs.items()}
                 kernels[segment, variant] = dict(
-                    zip(chosen, back.compile_together(list(chosen.values())), strict=True)
+                    zip(chosen, back.compile_together(list(chosen.values()), shards), strict=True)
                 )
         args = (self.hyper, segments, cut, kernels, kinds, batch, back, spans, strategy)
         return LaunchPlan(*args, self.reduce)

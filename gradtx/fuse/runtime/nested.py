@@ -15,10 +15,10 @@ from ...core import tree
 from ...core.protocol import GradientTransformation
 from ...core.reduce import Reduce
 from ...core.tree import PyTree
-from ..frontend.layout import Paths
+from ..frontend.layout import Leaves, Paths, split
 from ..frontend.memory import extent
 from ..ir.errors import CannotFuseError
-from .batch import Batch
+from .batch import Batch, Rows, Whole
 from .engine import Engine
 from .prepared import Prepared
 
@@ -31,6 +31,7 @@ class NestedEngine:
     Args:
         tx: the chain.
         reduce: joins leaves with those of other processes.
+        rows: of parameters that are rows of leaves which other processes have the rest of.
 
     >>> import torch, gradtx as gx
     >>> from gradtx.fuse import NestedEngine
@@ -42,8 +43,14 @@ class NestedEngine:
     (tensor([0.5000, 0.5000]), tensor([1., 1.]))
     """
 
-    def __init__(self, tx: GradientTransformation, reduce: Reduce | None = None) -> None:
+    def __init__(
+        self,
+        tx: GradientTransformation,
+        reduce: Reduce | None = None,
+        rows: Mapping[Tensor, Rows] | None = None,
+    ) -> None:
         self.engine = Engine(tx, reduce=reduce)
+        self._rows = rows or {}
         self._defaults = self.engine.hyper.plain()
         self._last: Batch | None = None
         self._choices: list[tuple[Any, ...]] = []
@@ -195,10 +202,12 @@ class NestedEngine:
         if len(leaves) != len(params) or not all(map(is_, leaves, params)):
             raise ValueError("NestedEngine: params_tree() must have the leaves of params, in order")
         names = tree.names(spec)
+        shown = [self._rows[p].leaf if p in self._rows else p for p in params]
+        whole = spec.unflatten(shown)
         choices = self.engine.choices(whole, whole)
         self._paths = [
             self.engine.paths(p, choice, name)
-            for p, choice, name in zip(params, choices, names, strict=True)
+            for p, choice, name in zip(shown, choices, names, strict=True)
         ]
         return Batch(
             params,
@@ -211,7 +220,44 @@ class NestedEngine:
             [],
             spec,
             list(range(len(params))),
+            wholes=[
+                Whole(self._rows[p], paths.states)
+                for p, paths in zip(params, self._paths, strict=True)
+                if p in self._rows
+            ],
         )
+
+    def cut_states(self, p: Tensor, named: PyTree) -> dict[tuple[str, ...], tuple[int, ...]]:
+        """The paths and shapes of those tensors of a leaf's state that are cut by rows as it is.
+
+        Args:
+            p: one of ``rows``.
+            named: a tree with that alone.
+
+        Raises:
+            CannotFuseError: the chain does not run on parts of such a leaf.
+        """
+        batch = self._describe([p], named)
+        (whole,), (forms,) = batch.wholes, self.engine.forms(batch)
+        cut = [form.name in ("leaf", "row", "bits") for form in forms]
+        states = [
+            torch.zeros_like(whole.rows.of(x) if yes else x, device=p.device)
+            for x, yes in zip(whole.states, cut, strict=True)
+        ]
+        skeleton = self.engine.skeleton(whole.rows.leaf, batch.choices[0])
+        shared = split(skeleton, skeleton, tree.flatten(Leaves([0]))[1])[1]
+        self.engine.bind(
+            replace(
+                batch,
+                grads=[torch.zeros_like(p)],
+                states=[states],
+                shared=[torch.zeros_like(x, device=p.device) for x in shared],
+                hyper=[self._defaults],
+                rows=[0],
+            )
+        )
+        each = zip(self._paths[0].leaf, whole.states, cut, strict=True)
+        return {path: tuple(x.shape) for path, x, yes in each if yes}
 
 
 def _same_lists(a: list[list[Tensor]], b: list[list[Tensor]]) -> bool:

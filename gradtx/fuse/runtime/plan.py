@@ -282,6 +282,7 @@ class LaunchPlan:
                     [batch.rows[i] for i in where],
                     self.hyper,
                     shared,
+                    [batch.wholes[i].rows for i in where] if batch.wholes else (),
                 ),
                 where,
                 slice(*states),

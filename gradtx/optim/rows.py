@@ -1,0 +1,182 @@
+"""Leaves of which every rank has some rows: what their chains keep, and how it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.protocol import GradientTransformation
+from ..core.reduce import Reduce
+from ..distributed.records import is_distributed, is_sharded, local_part
+from ..fuse import CannotFuseError, NestedEngine, Rows
+from ..fuse.frontend.specialize import choices
+from .checkpoint import wanted
+from .leaves import Leaves, Nested, from_nested, to_nested
+from .shard_states import dtensor, full
+from .skeletons import Skeleton, Skeletons
+
+Path = tuple[str, ...]
+
+
+def rows_of(p: Any) -> Rows | None:
+    """Which rows of a parameter this rank has; None if it is cut in another way, or has a row.
+
+    Tensors that one axis of a mesh cuts along their first dimension are meant.
+    """
+    if not is_sharded(p) or p.numel() < 2:
+        return None
+    cut = [(i, place) for i, place in enumerate(p.placements) if not place.is_replicate()]
+    if len(cut) != 1 or type(cut[0][1]).__name__ != "Shard" or cut[0][1].dim != 0:
+        return None
+    axis = cut[0][0]
+    leaf = torch.empty(p.shape, dtype=p.dtype, device="meta")
+    bounds = _bounds(p.shape[0], p.device_mesh.size(axis), p.numel())
+    return Rows(leaf, bounds, p.device_mesh.get_local_rank(axis))
+
+
+def _bounds(length: int, ranks: int, numel: int) -> tuple[int, ...]:
+    """Where the parts of a tensor begin that is cut along its first dimension, in elements."""
+    each = -(-length // ranks)
+    return (*(min(i * each, length) * (numel // length) for i in range(ranks)), numel)
+
+
+@dataclass(frozen=True)
+class RowStates:
+    """How the state of a leaf lies.
+
+    Attributes:
+        p: the parameter.
+        rows: what this rank has of it.
+        cut: by path, the shapes of tensors of which ranks have rows each; all have all others.
+    """
+
+    p: Any
+    rows: Rows
+    cut: Mapping[Path, tuple[int, ...]]
+
+    def local(self, nested: Nested) -> Nested:
+        """A state of DTensors or of whole tensors as what this rank has of it.
+
+        All ranks may have to do it together.
+        """
+
+        def part(path: Path, x: Tensor) -> Tensor:
+            if is_distributed(x):
+                own = x.placements == self.p.placements and x.device_mesh == self.p.device_mesh  # type: ignore[attr-defined]
+                if path in self.cut and own:
+                    return local_part(x)
+                x = full(x)
+            return self.rows.of(x).clone() if path in self.cut else x
+
+        return _map(part, nested)
+
+    def shown(self, nested: Nested, before: Any) -> Nested:
+        """What this rank has of a state, as one of the parameter.
+
+        Args:
+            nested: the state.
+            before: what this gave before; DTensors whose memory is still the same are used again.
+        """
+
+        def whole(path: Path, x: Tensor) -> Tensor:
+            if path not in self.cut:
+                return x
+            old = _at(before, path)
+            same = is_distributed(old) and local_part(old) is x
+            return old if same else dtensor(self.p, x, self.cut[path])
+
+        return _map(whole, nested)
+
+
+def _map(fn: Callable[[Path, Tensor], Tensor], nested: Any, path: Path = ()) -> Any:
+    """Apply ``fn`` to every tensor of nested dicts, in the order of names on all ranks."""
+    if isinstance(nested, dict):
+        return {name: _map(fn, nested[name], (*path, name)) for name in sorted(nested)}
+    return fn(path, nested) if isinstance(nested, Tensor) else nested
+
+
+def _at(nested: Any, path: Path) -> Any:
+    for name in path:
+        nested = nested.get(name) if isinstance(nested, dict) else None
+    return nested
+
+
+class RowSkeletons(Skeletons):
+    """Structures of states of which there are some rows here.
+
+    Args:
+        states: by this rank's part of a leaf.
+    """
+
+    def __init__(self, states: Mapping[Tensor, RowStates]) -> None:
+        super().__init__()
+        self._states = states
+        self._cut: dict[Any, Skeleton] = {}
+
+    def of(self, tx: GradientTransformation, p: Tensor, name: str) -> Skeleton:
+        """The structure for one parameter."""
+        if (tx, p) not in self._cut:
+            states = self._states[p]
+            skeleton, members, _ = super().of(tx, states.rows.leaf, name)
+            nested = states.local(to_nested(skeleton, name))
+            own = from_nested({name: skeleton}, {name: nested}, nested)
+            self._cut[tx, p] = own, members, wanted(own, name)
+        return self._cut[tx, p]
+
+    def fresh(self, tx: GradientTransformation, params: Mapping[str, Tensor]) -> dict[str, Nested]:
+        """New states of parameters: those of whole leaves, which need not be known, cut."""
+        out = {}
+        for name, p in params.items():
+            leaf = torch.zeros_like(self._states[p].rows.leaf, device=p.device)
+            out[name] = self._states[p].local(to_nested(tx.init(Leaves({name: leaf})), name))
+        return out
+
+
+class ByRows:
+    """Runs a chain on the rows that this rank has of leaves.
+
+    Args:
+        tx: the chain.
+        reduce: sums over the ranks that have a leaf between them.
+        leaves: parameters with names, and what this rank has of them.
+    """
+
+    def __init__(
+        self, tx: GradientTransformation, reduce: Reduce, leaves: Mapping[Any, tuple[str, Rows]]
+    ) -> None:
+        own = {local_part(p): rows for p, (_, rows) in leaves.items()}
+        self.engine = NestedEngine(tx, reduce, own)
+        self.reduce = reduce
+        self.states: dict[Any, RowStates] = {}
+        known: dict[Any, Any] = {}  # leaves that the chain treats alike need not be looked at again
+        for p, (name, rows) in leaves.items():
+            tree = Leaves({name: rows.leaf})
+            key = (*choices(tx, tree, tree), p.shape, p.dtype, rows.bounds)
+            if key not in known:
+                known[key] = self._shapes(p, name, rows)
+            if known[key] is not None:
+                self.states[p] = RowStates(p, rows, known[key])
+
+    def _shapes(self, p: Any, name: str, rows: Rows) -> Mapping[Path, tuple[int, ...]] | None:
+        """The tensors of a leaf's state that are cut; None if the chain does not run on rows."""
+        try:
+            shapes = self.engine.cut_states(local_part(p), Leaves({name: local_part(p)}))
+        except CannotFuseError:
+            return None
+        ranks = len(rows.bounds) - 1
+        alike = all(_bounds(n[0], ranks, p.numel()) == rows.bounds for n in shapes.values())
+        return shapes if alike else None
+
+    def agree(self, grads: Mapping[Any, Tensor | None]) -> dict[Any, Tensor | None]:
+        """Gradients of the leaves, zeros where only other ranks have one; all ranks do it."""
+        there = [grads[p] is not None for p in self.states]
+        flags = self.reduce.max(torch.tensor(there, dtype=torch.uint8, device="cpu")).tolist()
+        out: dict[Any, Tensor | None] = {}
+        for p, some in zip(self.states, flags, strict=True):
+            g = grads[p]
+            out[p] = torch.zeros_like(local_part(p).detach()) if some and g is None else g
+        return out
