@@ -83,7 +83,29 @@ class Events:
     between: Callable[[Transform], Transform]
 
 
-_CONTRACTS = {"events": Events, "factored": Factored, "next_shared": NextShared}
+@dataclass(frozen=True)
+class Stacked:
+    """Leaves that are stacks of parts, of which processes may have some each.
+
+    The transform keeps no state of such a leaf, and updates every part as it would alone.
+
+    Attributes:
+        count: ``count(tx, shape)`` says into how many equal parts along its first dimension a leaf
+            falls; None: into none.
+        share: ``share(tx, count)`` is the transform for a leaf of so many parts, perhaps one or
+            none.
+    """
+
+    count: Callable[[Transform, tuple[int, ...]], int | None]
+    share: Callable[[Transform, int], Transform] = lambda tx, count: tx
+
+
+_CONTRACTS = {
+    "events": Events,
+    "factored": Factored,
+    "next_shared": NextShared,
+    "stacked": Stacked,
+}
 _FUNCTIONS = ("chooses", "matrix_view", "low_rank_form")
 
 
@@ -112,6 +134,7 @@ class Execution:
         factored: updates as gradients times something small.
         next_shared: what follows the last leaf where they are updated one by one.
         events: what happens before some steps only.
+        stacked: how leaves fall into parts that are updated one by one.
 
     Raises:
         TypeError: a hint that does not exist, or is of another type.
@@ -134,6 +157,7 @@ class Execution:
     factored: Factored | None = None
     next_shared: NextShared | None = None
     events: Events | None = None
+    stacked: Stacked | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

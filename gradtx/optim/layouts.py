@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from .cutting import Cut, cuts
 from .leaves import Leaves
 from .migration import Bucket
 from .rows import ByRows, rows_of
+from .stacks import for_parts, without_stacks
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Layout:
             of every leaf between them.
         cuts: of owned leaves those whose chain ends on their shards, and how it is cut.
         by_rows: chains that run on rows of some of their leaves.
+        stacked: leaves of which ranks have whole parts, and the chain for those of this rank.
     """
 
     owned: Mapping[Tensor, int]
@@ -44,6 +48,7 @@ class Layout:
     summed: Mapping[GradientTransformation, Any]
     cuts: Mapping[Tensor, Cut]
     by_rows: Mapping[GradientTransformation, ByRows]
+    stacked: Mapping[Tensor, GradientTransformation]
 
     def owners(
         self, names: Mapping[Tensor, str], records: Mapping[Tensor, Record], ranks: int
@@ -66,10 +71,22 @@ class Layout:
 
     def by_cut(self, params: Iterable[Tensor]) -> Iterator[tuple[Cut | None, list[Tensor]]]:
         """Parameters by the cut of their chain."""
-        of: dict[Cut | None, list[Tensor]] = {}
-        for p in params:
-            of.setdefault(self.cuts.get(p), []).append(p)
-        yield from of.items()
+        yield from _by(self.cuts.get, params)
+
+    def by_chain(
+        self, tx: GradientTransformation, params: Iterable[Tensor]
+    ) -> Iterator[tuple[GradientTransformation, list[Tensor]]]:
+        """Parameters by the chain that they go through in place of ``tx``."""
+        yield from _by(lambda p: self.stacked.get(p, tx), params)
+
+
+def _by(
+    key: Callable[[Tensor], Key], params: Iterable[Tensor]
+) -> Iterable[tuple[Key, list[Tensor]]]:
+    of: dict[Key, list[Tensor]] = {}
+    for p in params:
+        of.setdefault(key(p), []).append(p)
+    return of.items()
 
 
 def layout_of(
@@ -90,6 +107,7 @@ def layout_of(
     units, joined, summed = [], [], {}
     found: dict[Tensor, Cut | None] = {}
     by_rows: dict[GradientTransformation, ByRows] = {}
+    stacked: dict[Tensor, GradientTransformation] = {}
     for tx, groups in chains:
         there = list(groups)
         if not any(map(is_sharded, there)):
@@ -100,6 +118,9 @@ def layout_of(
         matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
         if _independent(tx):
             some = [p for p in there if is_sharded(p) and not _in_place(tx, p, names[p])]
+            parts = {p: own for p in some if (own := _of_parts(tx, p, names[p])) is not None}
+            stacked.update(parts)
+            some = [p for p in some if p not in parts]
             if run := _by_rows(tx, {p: groups[p] for p in some if p not in whole}, names):
                 by_rows[tx] = run
                 some = [p for p in some if p not in run.states]
@@ -119,7 +140,18 @@ def layout_of(
             found.update(dict.fromkeys(some, _cut_for(tx, some, names)))
         owned.update({p: cost_of(p.shape, matrix) for p in some})
     found_cuts = {p: cut for p, cut in found.items() if cut is not None}
-    return Layout(owned, units, joined, summed, found_cuts, by_rows)
+    return Layout(owned, units, joined, summed, found_cuts, by_rows, stacked)
+
+
+def _of_parts(tx: GradientTransformation, p: Tensor, name: str) -> GradientTransformation | None:
+    """The chain for the parts of a stack that this rank has; None where others have some of them.
+
+    What does not treat parts one by one must treat elements so.
+    """
+    rows = rows_of(p)
+    if rows is None or all(member.execution.stacked is None for _, member in members(tx)):
+        return None
+    return for_parts(tx, rows) if _in_place(without_stacks(tx, rows), p, name) else None
 
 
 def _by_rows(

@@ -132,7 +132,8 @@ class Sharded:
         locals_ = dict(zip(self._params, self._locals, strict=True))
         for group, params, tx in self._each_group():
             some = [p for p in params if p not in self._records and p not in self._rows]
-            yield self._part(group, tx, some, locals_)
+            for chain, own in layout.by_chain(tx, some):
+                yield self._part(group, chain, own, locals_)
             for cut, own in layout.by_cut(p for p in params if p in self._cuts):
                 assert cut is not None
                 yield self._part(group, cut.rest, own, locals_, _as_rest)

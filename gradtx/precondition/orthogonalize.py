@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.declared import Call, DeclaredTransform
-from ..core.execution import Execution
+from ..core.execution import Execution, Stacked
 from ..core.fields import check_floating
 from ..core.hyper import static
 from ..core.leaves import LowRankUpdate
@@ -60,7 +60,9 @@ class orthogonalize(DeclaredTransform):
     """
 
     execution: ClassVar[Execution] = Execution(
-        leaves_independent=True, cannot_raise=lambda tx: tx.coefficients != "svd"
+        leaves_independent=True,
+        cannot_raise=lambda tx: tx.coefficients != "svd",
+        stacked=Stacked(lambda tx, shape: shape[0] if len(shape) > 2 else None),
     )
     accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
 

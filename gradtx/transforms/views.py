@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from ..core import tree
 from ..core.checks import check_tensors
 from ..core.declared import widen
 from ..core.errors import TreeMismatchError
-from ..core.execution import Execution
+from ..core.execution import Execution, Stacked
 from ..core.extra import map_trees, without_trees
 from ..core.hyper import static
 from ..core.leaves import ANY_UPDATE, LowRankUpdate, densify_leaf
@@ -86,7 +86,14 @@ class split_rows(Wrapper):
     tensor([[0.5145, 0.5145, 0.6860]])
     """
 
-    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=True,
+        cannot_raise=True,
+        stacked=Stacked(
+            lambda tx, shape: tx.blocks,
+            lambda tx, count: replace(tx, blocks=count) if count > 1 else tx.transform,
+        ),
+    )
 
     sizes: tuple[int, ...] | None = None
     blocks: int | None = None

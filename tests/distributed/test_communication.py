@@ -33,8 +33,7 @@ def counted(rank: int) -> dict[str, Any]:
 
 def test_whole_matrices_go_to_their_owners_and_back() -> None:
     ranks, module = in_processes(counted), benchmark()
-    net = module.Network()
-    whole, every = module.matrices(net), sum(p.nbytes for p in net.parameters())
+    whole = module.matrices(module.Network())
     for rank in ranks:
         assert not [one["error"] for one in rank.values() if "error" in one]
         assert rank["AdamW"]["calls"] == {}
@@ -43,9 +42,9 @@ def test_whole_matrices_go_to_their_owners_and_back() -> None:
         assert rank["Prodigy"]["bytes"]["all-reduce"] < 100
     # Each rank has half of every matrix: gradients of one half travel to its owner, updates of the
     # other half from it, with a few flags.
-    sent = sum(rank["Muon"]["bytes"]["all-to-all"] for rank in ranks)
-    assert whole <= sent < 1.01 * whole + 100
-    assert every <= sum(rank["SOAP"]["bytes"]["all-to-all"] for rank in ranks) < 1.01 * every + 400
+    for name in ("Muon", "SOAP"):
+        sent = sum(rank[name]["bytes"]["all-to-all"] for rank in ranks)
+        assert whole <= sent < 1.01 * whole + 100
     moved = module.of_all(ranks, "Muon", whole, whole)
     for many in (2, 8, 512):
         share = 2 * whole * (many - 1) / many**2

@@ -16,6 +16,13 @@ def test_of_equal_boxes_the_first_rank_sends() -> None:
     assert not record._replace(shape=(4, 3)).is_covered
 
 
+def test_a_leaf_may_lie_with_one_rank() -> None:
+    whole, nothing = Box((0, 0), (1, 3)), Box((1, 0), (0, 3))
+    record = Record("w", (1, 3), torch.float32, (nothing, whole, nothing))
+    assert record.holder == 1
+    assert record._replace(boxes=(whole, whole)).holder is None
+
+
 def test_a_box_is_a_view() -> None:
     x = torch.zeros(4, 3, dtype=torch.float32, device="cpu")
     Box((1, 1), (2, 2)).of(x).fill_(1.0)
