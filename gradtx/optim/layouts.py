@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -51,13 +52,22 @@ class Layout:
     stacked: Mapping[Tensor, GradientTransformation]
 
     def owners(
-        self, names: Mapping[Tensor, str], records: Mapping[Tensor, Record], ranks: int
+        self,
+        names: Mapping[Tensor, str],
+        ranks: int,
+        records: Mapping[Tensor, Record] = MappingProxyType({}),
     ) -> dict[Tensor, int]:
-        """An owner for every owned leaf, the same on all ranks: who has all of it, if it can be."""
+        """An owner for every owned leaf, the same on all ranks.
+
+        Args:
+            names: of all parameters.
+            ranks: how many there are.
+            records: of the leaves that lie in parts, which one rank may have all of.
+        """
         together = {p: unit for unit in self.units for p in unit}
         costs: dict[str, int] = {}
         of: dict[str, Iterable[Tensor]] = {}
-        alone = ((p, records[p].holder) for p in self.owned if p not in together)
+        alone = ((p, r.holder) for p, r in records.items() if p not in together)
         held = {p: rank for p, rank in alone if rank is not None}
         for p in self.owned:
             if p in held:
@@ -209,7 +219,7 @@ def whole_leaves(chains: Sequence[Bucket]) -> Layout:
                 joined.append(tx)
             else:
                 units.append(list(groups))
-    return Layout(owned, units, joined, {}, {})
+    return Layout(owned, units, joined, {}, {}, {}, {})
 
 
 def _sums_in_place(

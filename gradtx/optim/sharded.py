@@ -104,7 +104,7 @@ class Sharded:
         leaves = {name: p for p, name in some.items()}
         found = zip(some, records_of(self._who, group, leaves, plan), strict=True)
         records = {p: record for p, record in found if p in layout.owned}
-        owners = layout.owners(self._names, records, dist.get_world_size(group))
+        owners = layout.owners(self._names, dist.get_world_size(group), records)
         return Owned(group, records, owners, self._cuts) if records else None
 
     def _head_of(self, tx: GradientTransformation) -> GradientTransformation:

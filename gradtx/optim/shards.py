@@ -20,16 +20,19 @@ class Shards:
         self._now: Sharded | None = None
         self.there = False
 
-    def find(
+    def find(self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]) -> bool:
+        """See whether parameters are DTensors; what is differentiated is left to torch."""
+        return self._find(optimizer, names, chains, {})
+
+    def _find(
         self,
         optimizer: Any,
         names: Mapping[Tensor, str],
         chains: Sequence[Bucket],
-        forms: Mapping[Tensor, Form] | None = None,
+        forms: Mapping[Tensor, Form],
     ) -> bool:
-        """See whether parameters are DTensors; what is differentiated is left to torch."""
         dtensors = any(map(is_distributed, names)) and not torch.is_grad_enabled()
-        self._now = Sharded(optimizer, names, chains, forms or {}) if dtensors else None
+        self._now = Sharded(optimizer, names, chains, forms) if dtensors else None
         self.there = dtensors
         return dtensors
 
@@ -40,7 +43,7 @@ class Shards:
         if not self._now.fits(optimizer):
             forms = self._now.forms(optimizer)
             self._now.export(optimizer)
-            self.find(optimizer, optimizer._names(), list(optimizer._buckets()), forms)
+            self._find(optimizer, optimizer._names(), list(optimizer._buckets()), forms)
         return self._now
 
     def step(self, optimizer: Any, extra: Mapping[str, Any]) -> bool:
