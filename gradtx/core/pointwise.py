@@ -250,6 +250,27 @@ def reads_parameters(
     return None if kinds[0] == kinds[1] else f"{tx.name} (its state depends on the dtype)"
 
 
+def begins_with_parameters(
+    tx: GradientTransformation, name: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> str | None:
+    """Where the first state of a chain depends on the values of a parameter; None if nowhere.
+
+    Args:
+        tx: the chain.
+        name: of the leaf.
+        shape: its own.
+        dtype: its own.
+    """
+    leaf = _leaf(name, shape, dtype)
+    mode = _Unread(leaf.values())
+    try:
+        with torch.no_grad(), mode:
+            mode.check(tree.leaves(tx.init(leaf)))
+    except Exception as error:
+        return _said(error, tx.name)
+    return None
+
+
 def _leaf(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: torch.empty(shape, dtype=dtype, device="meta")}
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.execution import holds
-from ..core.pointwise import elementwise, reads_parameters
+from ..core.pointwise import begins_with_parameters, elementwise, reads_parameters
 from ..core.protocol import GradientTransformation, members
 from ..distributed.owners import assign_owners, cost_of
 from ..distributed.records import Record, check_placements, is_sharded, local_part
@@ -180,12 +180,14 @@ def _by_rows(
     """
     if any(getattr(m, "needs_extra", ()) or getattr(m, "takes_extra", ()) for _, m in members(tx)):
         return None
-    plain = {p: group for p, group in leaves.items() if local_part(p).device.type == "cpu"}
-    cut = {
-        p: rows
-        for p, group in plain.items()
-        if group["fused"] is not False and (rows := rows_of(p))
-    }
+    fit = [
+        p
+        for p, group in leaves.items()
+        if local_part(p).device.type == "cpu"
+        and group["fused"] is not False
+        and not _begins_with(tx, p, names[p])
+    ]
+    cut = {p: rows for p in fit if (rows := rows_of(p))}
     axis = _axis_of([next(iter(cut))]) if cut else None
     some = {p: (names[p], rows) for p, rows in cut.items() if _axis_of([p]) == axis}
     if axis is None or len(some) < len(every):
@@ -295,6 +297,15 @@ def _reads(tx: GradientTransformation, p: Tensor, name: str) -> bool:
     return _known(
         (tx, *_choices(tx, p, name), shape, p.dtype),
         lambda: reads_parameters(tx, name, shape, p.dtype) is not None,
+    )
+
+
+def _begins_with(tx: GradientTransformation, p: Tensor, name: str) -> bool:
+    """Whether the first state of a leaf depends on its values."""
+    shape = tuple(p.shape)
+    return _known(
+        ("begins", tx, *_choices(tx, p, name), shape, p.dtype),
+        lambda: begins_with_parameters(tx, name, shape, p.dtype) is not None,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradtx as gx
-from gradtx.core.pointwise import elementwise, reads_parameters
+from gradtx.core.pointwise import begins_with_parameters, elementwise, reads_parameters
 from gradtx.optim.cutting import apart, cuts, together
 from gradtx.optim.leaves import Leaves, to_nested
 
@@ -68,6 +68,11 @@ class keeps_start(gx.LeafTransform):
 )
 def test_reading_parameters_is_seen(tx: gx.GradientTransformation, reads: bool) -> None:
     assert (reads_parameters(tx, "w", (6, 4), torch.float32) is not None) == reads
+
+
+def test_what_states_begin_with_is_seen() -> None:
+    for tx, reads in ((gx.lamb(0.1), False), (gx.prodigy(), True), (keeps_start(), True)):
+        assert (begins_with_parameters(tx, "w", (6, 4), torch.float32) is not None) == reads
 
 
 def test_a_rest_that_needs_the_gradients_is_none() -> None:
