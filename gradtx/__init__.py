@@ -35,7 +35,7 @@ from .core.conditional import (
 )
 from .core.counting import count_together
 from .core.errors import TreeMismatchError, UnsupportedLeafError
-from .core.execution import Events, Execution, NextShared
+from .core.execution import Events, Execution, NextShared, Stacked
 from .core.finite import apply_if_leaf_finite
 from .core.flatten import flatten
 from .core.functions import identity, stateless, stateless_with_tree_map, transformation
@@ -97,6 +97,7 @@ __all__ = [
     "NextShared",
     "SecondMoment",
     "SparseUpdate",
+    "Stacked",
     "StatefulSchedule",
     "TreeMismatchError",
     "TreeState",

@@ -94,6 +94,11 @@ class Stacked:
             falls; None: into none.
         share: ``share(tx, count)`` is the transform for a leaf of so many parts, perhaps one or
             none.
+
+    >>> import gradtx as gx
+    >>> hint = gx.split_rows.execution.stacked
+    >>> hint.share(gx.split_rows(gx.orthogonalize(), blocks=8), 2).blocks
+    2
     """
 
     count: Callable[[Transform, tuple[int, ...]], int | None]
