@@ -47,10 +47,10 @@ def for_parts(tx: GradientTransformation, rows: Rows) -> GradientTransformation:
 
 def _replaced(tx: GradientTransformation, rows: Rows, fn: Replace) -> GradientTransformation:
     """The chain with other members where the leaf is a stack to them and ranks have whole parts."""
-    hint, numel = tx.execution.stacked, rows.leaf.numel()
-    count = None if hint is None else hint.count(tx, tuple(rows.leaf.shape))
-    if count and numel % count == 0 and not _keeps_state(tx, rows.leaf):
-        each = numel // count
+    hint, shape = tx.execution.stacked, tuple(rows.leaf.shape)
+    count = None if hint is None else hint.count(tx, shape)
+    if count and shape[0] % count == 0 and not _keeps_state(tx, rows.leaf):
+        each = rows.leaf.numel() // count
         if all(bound % each == 0 for bound in rows.bounds):
             start, stop = rows.bounds[rows.own : rows.own + 2]
             return fn(tx, (stop - start) // each)
@@ -65,6 +65,10 @@ def _replaced(tx: GradientTransformation, rows: Rows, fn: Replace) -> GradientTr
 
 
 def _keeps_state(tx: GradientTransformation, leaf: Tensor) -> bool:
-    with torch.no_grad():
-        state: Any = tx.init(Leaves({"leaf": leaf}))
+    """Whether there is a state of a leaf, or none can be made: a partition shows it to others."""
+    try:
+        with torch.no_grad():
+            state: Any = tx.init(Leaves({"leaf": leaf}))
+    except ValueError:
+        return True
     return any(isinstance(x, Tensor) for x in tree.leaves(state))
