@@ -76,6 +76,18 @@ def test_some_at_a_time(monkeypatch, block):
     )
 
 
+@pytest.mark.parametrize("m", [5, 40])
+def test_what_kernels_call_on_other_processors(m):
+    g, x, reference = gradients(m, 100), gradients(1, 100)[0], torch.ops.gradtx
+    want = OPS["block_fisher"].reference(g, 9, DAMPING)
+    got = reference.block_fisher_reference(g, 9, DAMPING)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert torch.equal(
+        reference.block_fisher_times_reference(g, got[0], x, 9, DAMPING),
+        OPS["block_fisher_times"].reference(g, got[0], x, 9, DAMPING),
+    )
+
+
 @kernels
 @pytest.mark.parametrize("m", [5, 40])
 def test_what_lies_otherwise(m):
