@@ -1,5 +1,11 @@
 """What all tests share: one thread, reproducible numbers and examples."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning takes the other worker's core
+
+# isort: split
+
 import pytest
 import torch
 from hypothesis import settings

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 TINY = (
     *("--steps", "20", "--second-steps", "5", "--check-every", "5", "--loss", "4.6"),
     *("--layers", "1", "--width", "32", "--batch-size", "4", "--context", "32"),
@@ -11,21 +9,18 @@ TINY = (
 )
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory):
+def test_what_is_written(tmp_path):
     from solutions import main
 
-    out = tmp_path_factory.mktemp("solutions")
-    main([*TINY, "--out", str(out)])
-    return out
+    main([*TINY, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "results.json").read_text())
+    all_optimizers_and_seeds_are_measured(found)
+    the_sparse_chain_makes_zeros(found)
+    the_text_follows_from_the_numbers(found, (tmp_path / "report.txt").read_text())
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.fixture(scope="module")
-def found(out):
-    return json.loads((out / "results.json").read_text())
-
-
-def test_all_optimizers_and_seeds_are_measured(found):
+def all_optimizers_and_seeds_are_measured(found):
     names = ["SGD", "AdamW", "sparse"]
     assert list(found["steps"]) == names
     assert all(0 < n <= 20 for steps in found["steps"].values() for n in steps)
@@ -34,15 +29,14 @@ def test_all_optimizers_and_seeds_are_measured(found):
         assert [len(values[name]) for name in names] == [2, 2, 2] or "barrier" in measure
 
 
-def test_the_sparse_chain_makes_zeros(found):
+def the_sparse_chain_makes_zeros(found):
     zeros = found["values"]["exact zeros"]
     assert min(zeros["sparse"]) > max(zeros["AdamW"]) == 0
 
 
-def test_the_text_follows_from_the_numbers(found, out):
+def the_text_follows_from_the_numbers(found, text):
     from solutions import QUESTIONS
 
-    text = (out / "report.txt").read_text()
     for measure, (low, high) in QUESTIONS.items():
         if measure not in found["values"]:
             continue
@@ -54,7 +48,3 @@ def test_the_text_follows_from_the_numbers(found, out):
         assert means == sorted(means)
         for a, sign, b in zip(order[::2], order[1::2], order[2::2], strict=False):
             assert (sign == "<") == (max(values[a]) < min(values[b]))
-
-
-def test_the_picture(out):
-    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
