@@ -2,7 +2,8 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning takes the other worker's core
+# Threads that wait by spinning take the core of the other worker.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # isort: split
 
