@@ -16,18 +16,9 @@ from ..core.declared import ScheduledState
 from ..core.hyper import is_per_entry
 from ..core.transform import TreeTransform
 from .claims import require, require_close
-from .members import Dynamic, reached, with_value, with_values
+from .members import Dynamic, reached, with_value
 from .subject import Subject, holds_for_all
 from .trees import number, run, some_params, with_hyper
-
-
-def agree(s: Subject, rebuilt: Any, *hypers: dict[str, Any], rtol: float = 1e-4) -> None:
-    """Raise unless overrides give what the rebuilt transform gives."""
-    want = run(rebuilt)
-    for hyper in hypers:
-        exact = all(isinstance(v, float) for v in hyper.values())
-        got = run(s.tx, extra=with_hyper(hyper))
-        require_close(got, want, f"with hyper={hyper}", rtol=1e-6 if exact else rtol)
 
 
 @holds_for_all
@@ -36,9 +27,13 @@ def override_by_name(s: Subject) -> None:
     for name in {d.name for d in s.dynamics}:
         same = [d for d in s.dynamics if d.name == name]
         value = max((d.other_value() for d in same), key=abs)
-        rebuilt = with_value(s.tx, [d.member for d in same], name, value)
-        double = number(value, torch.float64)
-        agree(s, rebuilt, {name: value}, {name: double}, {name: number(value)})
+        want = s.rebuilt([(d.member, name, value) for d in same])
+        require_close(s.overridden(name, value), want, f"with {name} overridden", rtol=1e-6)
+
+        def tensor(step: int, _: Any, name: str = name, value: float = value) -> Any:
+            return {"hyper": {name: number(value, (torch.float64, torch.float32)[step % 2])}}
+
+        require_close(run(s.tx, extra=tensor), want, f"with {name} as a tensor", rtol=1e-4)
 
 
 @holds_for_all
@@ -48,14 +43,17 @@ def override_by_member(s: Subject) -> None:
         value = d.other_value()
         here = [(member, d.name, value) for member in reached(s.dynamics, d)]
         if d.path or len(here) != len([e for e in s.dynamics if e.name == d.name]):
-            agree(s, with_values(s.tx, here), {d.key: value})
+            what = f"with {d.key} overridden"
+            require_close(s.overridden(d.key, value), s.rebuilt(here), what, rtol=1e-6)
         if d.path:
             rest = [
                 (e.member, e.name, d.value)
                 for e in s.dynamics
                 if e.name == d.name and not any(e.member is member for member, _, _ in here)
             ]
-            agree(s, with_values(s.tx, here + rest), {d.name: d.value, d.key: value})
+            hyper = {d.name: d.value, d.key: value}
+            got = run(s.tx, extra=with_hyper(hyper))
+            require_close(got, s.rebuilt(here + rest), f"with hyper={hyper}", rtol=1e-4)
 
 
 @holds_for_all
@@ -81,7 +79,7 @@ def constructor_takes_tensors(s: Subject) -> None:
 def override_per_leaf(s: Subject) -> None:
     """A tree of values gives every leaf its own; None keeps the leaf's value."""
     for d in s.dynamics:
-        low, high = d.other_value(0.25), d.other_value(0.75)
+        low, high = d.other_value(0.25), d.other_value()
         if isinstance(d.member, TreeTransform):
             low = high  # one value for all leaves
         values = {"b": low, "deep": {"s": number(high)}, "w": high}

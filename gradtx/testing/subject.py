@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from ..core.protocol import GradientTransformation
-from .members import Dynamic, dynamics
+from .members import Dynamic, dynamics, with_values
 from .trees import STEPS, call, run, some_grads, some_params, with_hyper
 from .unrolled import Unrolled
 
@@ -26,6 +26,7 @@ class Subject:
         self.runs = runs
         self.tx = make()
         self._overridden: dict[tuple[str, float], Any] = {}
+        self._rebuilt: dict[frozenset[tuple[int, str, Any]], Any] = {}
 
     @cached_property
     def trajectory(self) -> tuple[list[Any], list[Any]]:
@@ -63,6 +64,13 @@ class Subject:
         if (key, value) not in self._overridden:
             self._overridden[key, value] = run(self.tx, extra=with_hyper({key: value}))
         return self._overridden[key, value]
+
+    def rebuilt(self, changes: list[tuple[Any, str, Any]]) -> tuple[list[Any], Any]:
+        """As ``plain``, of the transform made with other values: (member, name, value)."""
+        key = frozenset((id(member), name, value) for member, name, value in changes)
+        if key not in self._rebuilt:
+            self._rebuilt[key] = run(with_values(self.tx, changes))
+        return self._rebuilt[key]
 
 
 def holds_for_all(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
