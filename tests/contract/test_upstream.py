@@ -21,10 +21,20 @@ every = pytest.mark.parametrize("info", GRADTX_DB, ids=lambda i: i.name)
 alone = pytest.mark.parametrize(
     "info", [i for i in GRADTX_DB if i.name not in COUPLED], ids=lambda i: i.name
 )
+# Of classes that torch does not have: what others of their configurations contain.
+CONTAINED = ({"lr": 0.01}, {"weight_decay": 0.1})
+
+
+def slow_where_contained(info: Any, kwargs: dict[str, Any]) -> list[Any]:
+    return [] if info in DROP_IN or kwargs not in CONTAINED else [pytest.mark.slow]
+
+
 configs = pytest.mark.parametrize(
     "info, kwargs",
     [
-        pytest.param(info, x.kwargs, id=f"{info.name}-{x.desc}")
+        pytest.param(
+            info, x.kwargs, id=f"{info.name}-{x.desc}", marks=slow_where_contained(info, x.kwargs)
+        )
         for info in GRADTX_DB
         for x in info.optim_inputs_func("cpu")
     ],
