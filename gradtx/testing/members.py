@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..core import hyper as hyper_
 from ..core.protocol import GradientTransformation, members
 
@@ -40,12 +42,17 @@ class Dynamic:
         return low, high
 
     def other_value(self, share: float = 0.5) -> float:
-        """Another admissible value: part of the way to the upper bound, or that much more."""
+        """Another admissible value: part of the way to the upper bound, or that much more.
+
+        Single precision holds it, so that tensors of all dtypes mean the same.
+        """
         low, high = self.bounds()
         now = 0.5 if callable(self.value) else float(self.value)
         if high == math.inf:
-            return now + share
-        return now + share * (high - now) if now < high else now - share * (now - low)
+            other = now + share
+        else:
+            other = now + share * (high - now) if now < high else now - share * (now - low)
+        return float(np.float32(other))
 
     def outside(self) -> Iterator[float]:
         """Values that must be refused."""

@@ -13,10 +13,16 @@ from tests.table import ROWS, Row
 from .proofs import OF_MEMBERS, proved_by_others
 
 PROVED = proved_by_others(ROWS)
+# Recipes of many operations a step, whose one heavy member is in rows of its own.
+DEAR = {"psgd", "psgd_kron"}
 every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+dear_ones_apart = pytest.mark.parametrize(
+    "row",
+    [pytest.param(r, id=r.id, marks=[pytest.mark.slow] if r.id in DEAR else []) for r in ROWS],
+)
 
 
-@every_row
+@dear_ones_apart
 def test_row(row: Row) -> None:
     skip = ("fused", "compiled", "training", *(OF_MEMBERS if row.id in PROVED else ()))
     check_transform(row.make, skip=skip, fails=row.fails)
