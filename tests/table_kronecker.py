@@ -94,7 +94,12 @@ RECIPES = [
         lambda: gx.kl_soap(0.1, b2=0.9, precondition_frequency=2, eps=1e-3),
         runs="partly",
     ),
-    Row("kl_soap_h", lambda: gx.kl_soap_h(0.1, eps=1e-3), runs="partly"),
+    Row(
+        "kl_soap_h",
+        lambda: gx.kl_soap_h(0.1, eps=1e-3),
+        fails={"override_has_an_effect": "steps have a norm of their own, whatever the scale"},
+        runs="partly",
+    ),
     Row(
         "soap_muon",
         lambda: gx.soap_muon(0.1, eps=1e-3, weight_decay=0.0, other=gx.scale(-0.1)),
