@@ -123,9 +123,10 @@ def load(rank: int, folder: str) -> dict[Any, dict[str, Tensor]]:
     """Parameters after more steps from the checkpoints of 4, 2 and 1 processes."""
     out = {}
     for i, name in enumerate(OPTIMIZERS):
+        run = Run(name)  # new once, then with what it had before
         for world in (4, 2, 1):
             for route in routes(i, world):
-                run, where = Run(name), f"{folder}/{name} {world} {route}"
+                where = f"{folder}/{name} {world} {route}"
                 if route == "full":
                     state = torch.load(where, weights_only=True)
                     model = {n: run.part(x) for n, x in state["model"].items()}

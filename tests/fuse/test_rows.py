@@ -133,7 +133,10 @@ def test_parts_equal_the_whole(name: str) -> None:
 
 def test_what_depends_on_positions_is_refused() -> None:
     p = torch.zeros(4, 6)
-    tx = gx.scale_by_adam(mu_codec=gx.codecs.blockwise(8, block_size=8, min_size=0))
-    engine = NestedEngine(tx, Meeting(1).side(0), {p: rows_of((8, 6), 0)})
-    with pytest.raises(CannotFuseError):
-        engine.cut_states(p, Leaves({"w": p}))
+    blocks = gx.scale_by_adam(mu_codec=gx.codecs.blockwise(8, block_size=8, min_size=0))
+    opt = gx.optim.ACDC([torch.nn.Parameter(p)])
+    events = opt.transform_of(opt.param_groups[0])
+    for tx in (blocks, events):
+        engine = NestedEngine(tx, Meeting(1).side(0), {p: rows_of((8, 6), 0)})
+        with pytest.raises(CannotFuseError):
+            engine.cut_states(p, Leaves({"w": p}))

@@ -237,6 +237,8 @@ class NestedEngine:
         Raises:
             CannotFuseError: the chain does not run on parts of such a leaf.
         """
+        if self.engine.events:
+            raise CannotFuseError("", "what happens between steps may need whole leaves")
         batch = self._describe([p], named)
         (whole,), (forms,) = batch.wholes, self.engine.forms(batch)
         cut = [form.name in ("leaf", "row", "bits") for form in forms]
