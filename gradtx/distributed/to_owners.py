@@ -36,7 +36,9 @@ class ToOwners:
         buffer = bucket.buffer().div_(self._ranks)
         by_rank: list[list[Tensor]] = [[] for _ in range(self._ranks)]
         for p, g in zip(bucket.parameters(), bucket.gradients(), strict=True):
-            by_rank[self._owners[p]].append(g.view(-1))
+            # As it lies in memory, which is dense: it may be in another order of dimensions.
+            flat = g.as_strided((g.numel(),), (1,), g.storage_offset())
+            by_rank[self._owners[p]].append(flat)
         own, by_rank[self._rank] = by_rank[self._rank], []
         sent = torch.cat([buffer[:0], *(g for some in by_rank for g in some)])
         size, others = sum(g.numel() for g in own), self._ranks - 1

@@ -178,6 +178,21 @@ def beside(rank: int) -> dict[Any, Any]:
                 opt.step()
                 alone.step()
             out[name, to_owners] = apart(net, twin)
+    # Gradients that lie in memory as their parameters do.
+    conv, other = (nn.Conv2d(2, 3, 3, bias=False) for _ in range(2))
+    for one in (conv, other):
+        one.weight.data = one.weight.data.contiguous(memory_format=torch.channels_last)
+    other.load_state_dict(conv.state_dict())
+    dist.broadcast(conv.weight.detach(), 0)
+    dist.broadcast(other.weight.detach(), 0)
+    model = DistributedDataParallel(conv)
+    opt = gx.optim.zero1(gx.optim.SGD(conv.named_parameters(), lr=1.0), model=model)
+    images = torch.randn(2, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    (model(images[rank : rank + 1]).square().sum()).backward()
+    (other(images).square().sum() / 2).backward()
+    opt.step()
+    gx.optim.SGD(other.parameters(), lr=1.0).step()
+    out["channels last"] = apart(conv, other)
     # Groups that come later, options that change what is kept, torch's state dicts.
     net, twin, opt, alone = twins(EXACT["AdamW"])
     for t in range(2 * STEPS):
@@ -211,6 +226,7 @@ def test_beside_distributed_data_parallel_and_what_is_refused() -> None:
             for name in ("AdamW", "Muon", "clipped"):
                 assert out[name, to_owners] <= (2e-6 if name in ROUNDED else 0), (name, to_owners)
         assert out["changed"] == 0
+        assert out["channels last"] <= 1e-5
         assert "parameter 'weight' of the model is not in the optimizer" in out["other model"]
         assert "SGD: ranks 0 and 1 have other leaves" in out["leaves"], rank
 
