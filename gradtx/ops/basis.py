@@ -65,12 +65,9 @@ def rotate(
             [ 0.7071, -0.7071]])
     """
     axis = axis_of(side, *x.shape)
-    rows = x if axis == 1 else x.mT
     if basis == "hadamard":
-        out = hadamard(rows)
-    else:
-        out = (idct if _is_inverse(basis, axis) != inverse else dct)(rows, transform)
-    return out if axis == 1 else out.mT
+        return hadamard(x) if axis == 1 else hadamard(x.mT).mT
+    return (idct if _is_inverse(basis, axis) != inverse else dct)(x, transform, axis)
 
 
 def _is_inverse(basis: str, axis: int) -> bool:

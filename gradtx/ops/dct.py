@@ -1,11 +1,12 @@
 """The operator ``gradtx::dct``: the orthonormal DCT-II of every row, and its inverse, the DCT-III.
 
-    dct(Tensor x, bool inverse, str method) -> Tensor
+    dct(Tensor x, bool inverse, str method, int dim) -> Tensor
 
 With the basis ``C[k, j] = s_k cos(pi k (2j + 1) / (2n))``, ``s_0 = sqrt(1/n)`` and otherwise
-``s_k = sqrt(2/n)``, the result is ``x C^T`` along the last dimension, or ``x C`` for the inverse.
+``s_k = sqrt(2/n)``, the result is ``x C^T`` along dimension ``dim``, or ``x C`` for the inverse.
 The method "fft" is a real FFT of n points between two permutations (Makhoul 1980), "matmul" a
-product with C, "auto" whichever is faster for the length. Half precisions are computed in float32.
+product with C, "auto" whichever is faster for the length: on a CPU, where its kernel is there and
+the odd factor of n is small, that is ``dct_halves``. Half precisions are computed in float32.
 Constants are computed in float64, rounded once, and kept for every (n, dtype, device).
 """
 
@@ -20,33 +21,43 @@ from torch import Tensor
 
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.forward import forward_rule
+from gradtx.ops.dct_halves import base_of, dct_halves, halves_table
 from gradtx.ops.dct_passes import dct_after_, dct_before, pass_after, pass_before
-from gradtx.ops.registry import applied, operator
+from gradtx.ops.registry import applied, has_kernel, operator
 
 __all__ = ["dct", "dct_matrix", "idct"]
 
 _METHODS = ("auto", "fft", "matmul")
 _SHORT = 128  # up to here a product with the basis is faster
+_ODD = 64  # up to here as odd factor halving is faster than an FFT
 _KEPT = 1024  # up to here a matrix of the basis is small enough to keep
 _CHUNK = 1 << 17  # elements that a core keeps in its cache between the passes
 
 
-def _check(x: Tensor, method: str) -> None:
+def _check(x: Tensor, method: str, dim: int) -> None:
     if not x.is_floating_point():
         raise ValueError(f"dct: x must have a floating dtype, got {x.dtype}")
     if x.ndim < 1:
         raise ValueError("dct: x must have a dimension to transform, got a 0-d tensor")
     if method not in _METHODS:
         raise ValueError(f"dct: method must be one of {_METHODS}, got {method!r}")
+    if not -x.ndim <= dim < x.ndim:
+        raise ValueError(f"dct: dim must be a dimension of x, which has {x.ndim}, got {dim}")
 
 
-def _fake(x: Tensor, inverse: bool, method: str) -> Tensor:
-    _check(x, method)
+def _fake(x: Tensor, inverse: bool, method: str, dim: int) -> Tensor:
+    _check(x, method, dim)
     return x.new_empty(x.shape)
 
 
-def _vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *args: Any) -> tuple[Tensor, int]:
-    return _dct(x.movedim(in_dims[0], 0), *args), 0
+def _vmap(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, inverse: bool, method: str, dim: int
+) -> tuple[Tensor, int]:
+    return _dct(x.movedim(in_dims[0], 0), inverse, method, _from_the_end(dim, x.ndim - 1)), 0
+
+
+def _from_the_end(dim: int, dimensions: int) -> int:
+    return dim - dimensions if dim >= 0 else dim
 
 
 def _sizes(n: int) -> Tensor:
@@ -87,17 +98,27 @@ def _uses_matrix(n: int, method: str) -> bool:
     return method == "matmul" or (method == "auto" and n <= _SHORT)
 
 
-@operator("dct(Tensor x, bool inverse, str method) -> Tensor", fake=_fake, vmap=_vmap)
-def _dct(x: Tensor, inverse: bool, method: str) -> Tensor:
-    """Transform along the last dimension; see the module's text."""
-    _check(x, method)
+def _uses_halves(x: Tensor, n: int, method: str) -> bool:
+    fits = method == "auto" and x.device.type == "cpu" and base_of(n) <= _ODD
+    return fits and has_kernel("dct_halves", "CPU")
+
+
+@operator("dct(Tensor x, bool inverse, str method, int dim) -> Tensor", fake=_fake, vmap=_vmap)
+def _dct(x: Tensor, inverse: bool, method: str, dim: int) -> Tensor:
+    """Transform along a dimension; see the module's text."""
+    _check(x, method, dim)
     if not x.numel():
         return x.new_empty(x.shape)
-    n = x.shape[-1]
-    rows = x.reshape(-1, n).to(torch.promote_types(x.dtype, torch.float32))
+    n = x.shape[dim]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    if _uses_halves(x, n, method):
+        matrix, axis = (wide, dim % 2) if x.ndim == 2 else (_rows(wide, dim), 1)
+        out = dct_halves(matrix, halves_table(n, wide.dtype, wide.device), inverse, axis)
+        return (out if x.ndim == 2 else _back(out, x, dim)).to(x.dtype).contiguous()
+    rows = _rows(wide, dim)  # (count, n)
     if _uses_matrix(n, method):
-        matrix = _matrix(n, rows.dtype, rows.device)  # (n, n); rows: (count, n)
-        out = rows @ (matrix if inverse else matrix.T)
+        basis = _matrix(n, rows.dtype, rows.device)  # (n, n)
+        out = rows @ (basis if inverse else basis.T)
     else:
         twiddle = _twiddle(n, rows.dtype, rows.device, inverse)
         out = torch.empty_like(rows, memory_format=torch.contiguous_format)
@@ -107,22 +128,32 @@ def _dct(x: Tensor, inverse: bool, method: str) -> Tensor:
         for part, result in zip(*pieces, strict=True):
             spectrum = _fft(dct_before(part, twiddle, inverse), n, inverse)
             dct_after_(result, spectrum, twiddle, inverse)
-    return out.to(x.dtype).reshape(x.shape)
+    return _back(out, x, dim).to(x.dtype).contiguous()
 
 
-def _compiled(x: Tensor, inverse: bool, method: str) -> Tensor:
+def _compiled(x: Tensor, inverse: bool, method: str, dim: int) -> Tensor:
     """The same in operations that ``torch.compile`` can differentiate."""
-    _check(x, method)
-    n = x.shape[-1]
-    rows = x.reshape(-1, n).to(torch.promote_types(x.dtype, torch.float32))
+    _check(x, method, dim)
+    n = x.shape[dim]
+    rows = _rows(x.to(torch.promote_types(x.dtype, torch.float32)), dim)  # (count, n)
     if _uses_matrix(n, method):
-        matrix = _make_matrix(n, rows.dtype, rows.device)  # (n, n); rows: (count, n)
-        out = rows @ (matrix if inverse else matrix.T)
+        basis = _make_matrix(n, rows.dtype, rows.device)  # (n, n)
+        out = rows @ (basis if inverse else basis.T)
     else:
         twiddle = _make_twiddle(n, rows.dtype, rows.device, inverse)
         spectrum = _fft(pass_before(rows, twiddle, inverse), n, inverse)
         out = pass_after(spectrum, n, twiddle, inverse)
-    return out.to(x.dtype).reshape(x.shape)
+    return _back(out, x, dim).to(x.dtype)
+
+
+def _rows(x: Tensor, dim: int) -> Tensor:
+    """What lies along a dimension as rows of a matrix."""
+    return x.movedim(dim, -1).reshape(-1, x.shape[dim])
+
+
+def _back(rows: Tensor, x: Tensor, dim: int) -> Tensor:
+    """Such rows in the shape of ``x``."""
+    return rows.reshape(x.movedim(dim, -1).shape).movedim(-1, dim)
 
 
 def dct_matrix(
@@ -167,59 +198,61 @@ class _Rotation(torch.autograd.Function):
     """The operator for automatic differentiation: an orthogonal map and its transpose."""
 
     @staticmethod
-    def forward(x: Tensor, inverse: bool, method: str) -> Tensor:
-        return _dct(x, inverse, method)
+    def forward(x: Tensor, inverse: bool, method: str, dim: int) -> Tensor:
+        return _dct(x, inverse, method, dim)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.inverse, ctx.method = inputs
+        _, ctx.inverse, *ctx.how = inputs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Rotation.apply(grad, not ctx.inverse, ctx.method), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _Rotation.apply(grad, not ctx.inverse, *ctx.how), None, None, None
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:
-        return _Rotation.apply(dx, ctx.inverse, ctx.method)
+        return _Rotation.apply(dx, ctx.inverse, *ctx.how)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], x: Tensor, inverse: bool, method: str
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, inverse: bool, method: str, dim: int
     ) -> tuple[Tensor, int]:
-        return _Rotation.apply(x.movedim(in_dims[0], 0), inverse, method), 0
+        dim = _from_the_end(dim, x.ndim - 1)
+        return _Rotation.apply(x.movedim(in_dims[0], 0), inverse, method, dim), 0
 
 
 @outside_autocast
-def _transform(x: Tensor, inverse: bool, method: str) -> Tensor:
+def _transform(x: Tensor, inverse: bool, method: str, dim: int) -> Tensor:
     if torch.compiler.is_compiling() and x.numel():
-        return _compiled(x, inverse, method)
-    return applied(_Rotation, x, inverse, method)
+        return _compiled(x, inverse, method, dim)
+    return applied(_Rotation, x, inverse, method, dim)
 
 
-def dct(x: Tensor, method: str = "auto") -> Tensor:
-    """The orthonormal DCT-II along the last dimension; differentiable.
+def dct(x: Tensor, method: str = "auto", dim: int = -1) -> Tensor:
+    """The orthonormal DCT-II along a dimension; differentiable.
 
     Args:
         x: floating tensor (..., n).
         method: "fft", "matmul" or "auto".
+        dim: the dimension, the last one unless said otherwise.
 
     Raises:
-        ValueError: another dtype, a 0-d tensor or an unknown method.
+        ValueError: another dtype, a 0-d tensor, an unknown method or no such dimension.
 
     >>> import torch, gradtx as gx
     >>> gx.ops.dct(torch.ones(4)).abs() > 1e-6
     tensor([ True, False, False, False])
     """
-    return _transform(x, False, method)
+    return _transform(x, False, method, dim)
 
 
-def idct(x: Tensor, method: str = "auto") -> Tensor:
-    """The orthonormal DCT-III along the last dimension, the inverse of ``dct``.
+def idct(x: Tensor, method: str = "auto", dim: int = -1) -> Tensor:
+    """The orthonormal DCT-III along a dimension, the inverse of ``dct``.
 
     >>> import torch, gradtx as gx
     >>> x = torch.arange(5.0)
     >>> bool(torch.allclose(gx.ops.idct(gx.ops.dct(x)), x, atol=1e-6))
     True
     """
-    return _transform(x, True, method)
+    return _transform(x, True, method, dim)

@@ -25,6 +25,7 @@
 
 GX_REGISTER(CPU, cpu)
 STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
+  GX_IMPL(dct_halves, cpu)
   GX_IMPL(window_dots, cpu)
   GX_IMPL(random_normal, cpu)
   GX_IMPL(coordinates, cpu)
@@ -33,6 +34,7 @@ STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(ldadam_columns, cpu)
   GX_IMPL(ldadam_moments_, cpu)
   GX_IMPL(column_adam, cpu)
+  GX_IMPL(largest_columns, cpu)
   GX_IMPL(orthonormalize_, cpu)
   GX_IMPL(symmetric_product, cpu)
   GX_IMPL(block_fisher, cpu)

@@ -64,6 +64,7 @@ GX_DECLARE(cpu)
 GX_DECLARE(cuda)
 #undef GX_DECLARE
 
+Tensor dct_halves_cpu(const Tensor& x, const Tensor& table, bool inverse, int64_t dim);
 Tensor window_dots_cpu(const Tensor& rows, const Tensor& x);
 Tensor random_normal_cpu(const Tensor& key, int64_t numel);
 Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left);
@@ -80,6 +81,8 @@ std::tuple<Tensor, Tensor, Tensor> column_adam_cpu(const Tensor& x, const Tensor
                                                    const Tensor& now, const Tensor& count,
                                                    double b1, double b2, double eps, int64_t dim,
                                                    bool transfer);
+Tensor largest_columns_cpu(const Tensor& x, int64_t k, int64_t dim, bool squares,
+                           const std::optional<Tensor>& weights);
 Tensor orthonormalize__cpu(const Tensor& y, const Tensor& q);
 Tensor symmetric_product_cpu(const Tensor& x, const Tensor& y, const std::optional<Tensor>& c,
                              double beta, double alpha, bool mixed);

@@ -19,6 +19,7 @@ from gradtx.ops import (
     quantize_symmetric,
     random_bits16,
 )
+from gradtx.ops.dct_halves import halves_table
 
 Samples = Callable[[], list[tuple[Any, ...]]]
 
@@ -187,14 +188,41 @@ def unpack_signs_samples() -> list[tuple[Any, ...]]:
 
 def dct_samples() -> list[tuple[Any, ...]]:
     return [
-        (values((3, 4, 7)), False, "fft"),
-        (values((5, 12)), True, "fft"),
-        (values((2, 300)), True, "auto"),
-        (values((4, 6), torch.bfloat16), False, "matmul"),
-        (values((9, 5), torch.float64).t(), True, "matmul"),
-        (values((1, 1)), False, "fft"),
-        (values((0, 3)), False, "auto"),
-        (values((3, 0)), True, "fft"),
+        (values((3, 4, 7)), False, "fft", -1),
+        (values((3, 8, 4)), True, "auto", 1),
+        (values((5, 12)), True, "fft", 0),
+        (values((2, 300)), True, "auto", 1),
+        (values((4, 6), torch.bfloat16), False, "matmul", -2),
+        (values((9, 5), torch.float64).t(), True, "matmul", 1),
+        (values((1, 1)), False, "fft", -1),
+        (values((0, 3)), False, "auto", 1),
+        (values((3, 0)), True, "fft", -1),
+    ]
+
+
+def dct_halves_samples() -> list[tuple[Any, ...]]:
+    def table(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return halves_table(n, dtype, torch.device("cpu"))
+
+    return [
+        (values((5, 12)), table(12), False, 1),
+        (values((16, 3)), table(16), True, 0),
+        (values((9, 20), torch.float64).t(), table(20, torch.float64), True, 0),
+        (values((40, 14))[::2, ::2], table(7), False, 1),
+        (values((1, 1)), table(1), True, 0),
+        (values((0, 8)), table(8), False, 1),
+    ]
+
+
+def largest_columns_samples() -> list[tuple[Any, ...]]:
+    """Small integers, whose sums are exact in any order."""
+    return [
+        (whole(70, 9), 4, 1, False, None),
+        (whole(9, 70), 3, 0, True, whole(9).abs()),
+        (whole(9, 7).t(), 2, 1, True, None),
+        (whole(3, 4), 3, 0, False, torch.ones(3)),
+        (whole(0, 3), 1, 1, False, None),
+        (whole(3, 0), 0, 1, False, None),
     ]
 
 
@@ -389,6 +417,8 @@ SAMPLES: dict[str, Samples] = {
     "round_stochastic": round_stochastic_samples,
     "dct": dct_samples,
     "dct_before": dct_before_samples,
+    "dct_halves": dct_halves_samples,
+    "largest_columns": largest_columns_samples,
     "hadamard": hadamard_samples,
     "coordinates": coordinates_samples,
     "coordinates_squares": coordinates_squares_samples,
@@ -422,7 +452,7 @@ def as_tuple(outputs: Any) -> tuple[Tensor, ...]:
 
 
 # Operators with matrix products, whose rounding depends on the number of rows.
-ROUND = {"dct"}
+ROUND = {"dct", "dct_halves"}
 
 
 def assert_same_batched(name: str, actual: Any, expected: Any) -> None:

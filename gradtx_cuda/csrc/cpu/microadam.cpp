@@ -129,6 +129,13 @@ std::vector<Leaf> make_leaves(const MicroAdamArgs& a, std::vector<std::atomic<bo
     require(done >= 0, "microadam_: leaf ", i, ": step is negative");
     const int64_t count = a.window_correction ? std::min(now, window) : now;
     leaf.row = done % window;
+    if (i > 0 && a.rows[i] == a.rows[i - 1] && window == a.indices[i - 1].size(0) &&
+        done == *leaves[i - 1].step) {  // powers take longer than small leaves
+      leaf.weights1 = leaves[i - 1].weights1;
+      leaf.weights2 = leaves[i - 1].weights2;
+      leaf.rates = leaves[i - 1].rates;
+      continue;
+    }
     for (int64_t row = 0; row < std::min(now, window); ++row) {
       const int64_t age = (done - row) % window;
       leaf.weights1.push_back(microadam_weight(h[kB1], age));
