@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +72,8 @@ class top_columns(Compressor):
     (tensor([1]), tensor([[5.],
             [0.]]))
     """
+
+    cannot_raise: ClassVar[bool] = True
 
     rank: int | None = static(None, at_least=1)
     fraction: float | None = static(None, within="(0, 1]")

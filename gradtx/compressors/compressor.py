@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class Compressor(Plain):
     >>> c.decompress(payload), c.residual(x, payload)
     (tensor([ 0., -4.,  0.]), tensor([1., 0., 2.]))
     """
+
+    # Whether ``compress`` raises for no values where it has not raised for others.
+    cannot_raise: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

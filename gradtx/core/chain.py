@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .errors import TreeMismatchError, described
-from .execution import Execution
-from .protocol import GradientTransformation
+from .execution import Execution, holds, low_rank_form
+from .leaves import LowRankUpdate
+from .protocol import GradientTransformation, members
 from .tree import PyTree
 
 
@@ -21,7 +22,9 @@ class Chain(GradientTransformation):
     (``extra["grads"]``) get the updates that entered the outermost chain.
     """
 
-    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=True, cannot_raise=True, low_rank_form=lambda tx: tx.low_rank_form()
+    )
 
     members: tuple[tuple[str, GradientTransformation], ...]
 
@@ -68,6 +71,26 @@ class Chain(GradientTransformation):
         for name, _ in self.members:
             updates, new_state[name] = self.update_inner(name, updates, state[name], params, extra)
         return updates, new_state
+
+    def low_rank_form(self) -> Chain | None:
+        """With members in their forms for executors where all after them can take what they give.
+
+        None if no member has such a form.
+        """
+        forms = {
+            name: low_rank_form(tx)
+            for i, (name, tx) in enumerate(self.members)
+            if all(_takes_products(later) for _, later in self.members[i + 1 :])
+        }
+        if all(form is None for form in forms.values()):
+            return None
+        return Chain(tuple((name, forms.get(name) or tx) for name, tx in self.members))
+
+
+def _takes_products(tx: GradientTransformation) -> bool:
+    """Whether a member takes low-rank updates and cannot fail after others have been written."""
+    accepts = LowRankUpdate in getattr(tx, "accepts", ())
+    return accepts and all(holds(m, "cannot_raise") for _, m in members(tx))
 
 
 def check_members(

@@ -217,6 +217,12 @@ def holds(tx: Transform, name: str) -> bool:
     return bool(value(tx) if callable(value) else value)
 
 
+def low_rank_form(tx: Transform) -> Transform | None:
+    """A transform in its form for executors, see ``Execution.low_rank_form``."""
+    hint = tx.execution.low_rank_form
+    return None if hint is None else hint(tx)
+
+
 class Leaves(Protocol):
     """Lists of leaves with a gradient, and everything that belongs to them; see ``gx.fuse``.
 

@@ -127,7 +127,7 @@ class identity(GradientTransformation):
     ({'w': tensor([1.])}, ())
     """
 
-    execution: ClassVar[Execution] = Execution(leaves_independent=True)
+    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
 
     def init(self, params: PyTree) -> PyTree:
         return ()

@@ -1,4 +1,4 @@
-"""The operator ``gradtx::largest_columns``: which columns of a matrix are the largest, or which rows.
+"""The operator ``gradtx::largest_columns``: the largest columns of a matrix, or its largest rows.
 
     largest_columns(Tensor x, int k, int dim, bool squares, Tensor? weights) -> Tensor
 

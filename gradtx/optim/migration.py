@@ -2,8 +2,9 @@
 
 Options of a group may change at any time, also those that choose the members of its chain. What is
 kept then follows at the next step: what both forms have goes on, and new parts begin as at the
-first step. A member that is switched off keeps its state until it is switched on again; parts that
-a member no longer needs are dropped. Where that would mix what does not belong together (another
+first step, and what stands elsewhere in the chain takes its state with it (``places``). A member
+that is switched off keeps its state until it is switched on again; parts that a member no longer
+needs are dropped. Where that would mix what does not belong together (another
 encoding, another shape, a counter that has not seen what it counts) the whole state of the
 parameter starts anew, and a warning in the log says so.
 """
@@ -17,11 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..codecs import Codec
 from ..core.dicts import kind
-from ..core.protocol import GradientTransformation, members
+from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree, children
-from ..subspace import Projector
+from . import places
 from .leaves import Leaves, Nested, merge_into, part_of, to_nested
 
 logger = logging.getLogger("gradtx")
@@ -121,17 +121,18 @@ def _migrated(
     with torch.no_grad():
         fresh = tx.init(Leaves({names[p]: p for p in moved}))
     new = {p: to_nested(fresh, names[p]) for p in moved}
+    kept = {p: places.moved(was.chain, tx, held[p], new[p]) for p, was in moved.items()}
     anew = [
         p
         for p, was in moved.items()
-        if not (_same_formats(was.chain, tx) and _goes_on(fresh, names[p], held[p], p.ndim))
+        if not (_same_formats(was.chain, tx) and _goes_on(fresh, names[p], kept[p], p.ndim))
     ]
     shared = to_nested(fresh, None)
     if anew and shared:  # what all share cannot go on for some of them
         anew = list(moved)
     for p in moved.keys() - set(anew):
-        switched_off = {key: value for key, value in held[p].items() if key not in new[p]}
-        new[p] = _filled(new[p], held[p]) | switched_off
+        switched_off = {key: value for key, value in kept[p].items() if key not in new[p]}
+        new[p] = _filled(new[p], kept[p]) | switched_off
     stays = next((state for p, state in held.items() if p not in moved), None)
     if shared and stays is not None:
         for nested in new.values():
@@ -141,17 +142,8 @@ def _migrated(
 
 def _same_formats(old: GradientTransformation, new: GradientTransformation) -> bool:
     """Whether codecs and projectors are the same wherever both chains have one."""
-    before = _formats(old)
-    return all(before.get(path, value) == value for path, value in _formats(new).items())
-
-
-def _formats(tx: GradientTransformation) -> dict[str, Any]:
-    return {
-        f"{path}.{name}": value
-        for path, member in members(tx)
-        for name, value in vars(member).items()
-        if isinstance(value, (Codec, Projector))
-    }
+    before = places.formats(old)
+    return all(before.get(path, value) == value for path, value in places.formats(new).items())
 
 
 def _goes_on(fresh: PyTree, name: str, stored: Nested, ndim: int) -> bool:
@@ -162,7 +154,7 @@ def _goes_on(fresh: PyTree, name: str, stored: Nested, ndim: int) -> bool:
     """
     want = {path: (unit, value) for path, unit, value in _entries(fresh, name)}
     members_now = {path[0] for path in want}
-    have = {path: value for path, value in _leaves(stored) if path[0] in members_now}
+    have = {path: value for path, value in places.flattened(stored) if path[0] in members_now}
     common, added = want.keys() & have.keys(), want.keys() - have.keys()
     if any(kind(have[path]) != kind(want[path][1]) for path in common):
         return False
@@ -197,14 +189,6 @@ def _entries(
     for key, child in inside:
         here = (*path, key)
         yield from _entries(child, name, here, here if apart or isinstance(child, Leaves) else unit)
-
-
-def _leaves(nested: Nested, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
 
 
 def _filled(fresh: Nested, stored: Nested) -> Nested:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..compressors import top_columns
 from ..core.errors import TreeMismatchError
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate
 from ..core.roles import FirstMoment, SecondMoment
@@ -64,6 +65,7 @@ class scale_by_column_adam(LeafTransform):
             [0., 1.]])
     """
 
+    execution: ClassVar[Execution] = Execution(cannot_raise=True)
     accepts: ClassVar[tuple[type, ...]] = (Tensor, LowRankUpdate)
 
     columns: top_columns = static()

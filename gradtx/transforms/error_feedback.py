@@ -59,7 +59,9 @@ class _Kept(NamedTuple):
 class ErrorFeedback(DeclaredTransform, Wrapper):
     """Compress updates with memory of what was dropped; made by ``error_feedback``."""
 
-    execution: ClassVar[Execution] = Execution(leaves_independent=True)
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=True, cannot_raise=lambda tx: tx.compressor.cannot_raise
+    )
     given_as: ClassVar[str] = "inner"
     densifies: ClassVar[bool] = True
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..codecs import Codec, Encoding, as_codec, codec_field, first_moment_codec
-from ..compressors import Compressor
+from ..codecs import Codec, Encoding, as_codec, codec_field, dense, first_moment_codec
+from ..compressors import Compressor, top_columns
+from ..core import tree
+from ..core.declared import Call, with_fields_of
+from ..core.errors import shape_mismatch
+from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic
-from ..core.leaves import LeafInfo, add_leaf
+from ..core.leaves import LeafInfo, LowRankUpdate, add_leaf
 from ..core.transform import LeafTransform
+from ..core.tree import PyTree
 from .compress import compressor_field
 
 
@@ -58,6 +63,8 @@ class low_rank_momentum(LeafTransform):
             [0., 0.]])
     """
 
+    execution: ClassVar[Execution] = Execution(low_rank_form=lambda tx: tx.low_rank_form())
+
     compressor: Compressor = compressor_field()
     decay: Hyper = dynamic(0.95, within="[0, 1]", momentum=True)
     codec: Codec | torch.dtype | None = codec_field()
@@ -79,3 +86,46 @@ class low_rank_momentum(LeafTransform):
         payload, compressor = self.compressor.compress(total, s.compressor)
         rest = add_leaf(total, payload, h.decay - 1)
         return payload, LowRankMomentumState(codec.encode(rest, s.momentum), compressor)
+
+    def low_rank_form(self) -> low_rank_momentum | None:
+        """The same transform for executors, which overwrites sums of which columns are chosen."""
+        columns = type(self.compressor) is top_columns and self.compressor.basis is None
+        kept = type(as_codec(self.codec)) is dense
+        return with_fields_of(self, _InPlace) if columns and kept else None
+
+
+@dataclass(frozen=True)
+class _InPlace(low_rank_momentum):
+    """Sums stay where they lie."""
+
+    execution: ClassVar[Execution] = Execution(cannot_raise=True)
+
+    @property
+    def name(self) -> str:
+        return "low_rank_momentum"
+
+    def _update(self, call: Call, state: PyTree, values: dict[str, Any]) -> tuple[PyTree, PyTree]:
+        # Before anything is overwritten.
+        for u, s, name in zip(
+            call.updates,
+            tree.flatten_like(self.name, call.spec, state, "state"),
+            call.names,
+            strict=True,
+        ):
+            if u is not None and (s == () or s.momentum.shape != u.shape):
+                shape = () if s == () else s.momentum.shape
+                raise shape_mismatch(self.name, name, "update", u.shape, "state momentum", shape)
+        return super()._update(call, state, values)
+
+    def update_leaf(
+        self, u: Tensor, s: LowRankMomentumState, p: Tensor | None, h: Values
+    ) -> tuple[Any, LowRankMomentumState]:
+        total: Any = s.momentum
+        if total.dtype != u.dtype:
+            return super().update_leaf(u, s, p, h)
+        total.add_(u)
+        payload, compressor = self.compressor.compress(total, s.compressor)
+        assert isinstance(payload, LowRankUpdate)
+        dim = -1 if payload.side == "right" else -2
+        total.index_add_(dim, payload.basis, (h.decay - 1) * payload.factor)
+        return payload, LowRankMomentumState(total, compressor)

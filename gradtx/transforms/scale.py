@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..core.execution import Execution
+from ..core.functions import identity
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import STRUCTURED, densify_leaf, zeros_of
 from ..core.transform import LeafTransform
@@ -66,6 +68,10 @@ class densify(LeafTransform):
     {'w': tensor([0., 3.])}
     """
 
+    # Executors multiply low-rank updates out themselves.
+    execution: ClassVar[Execution] = Execution(
+        cannot_raise=True, low_rank_form=lambda tx: identity()
+    )
     accepts: ClassVar[tuple[type, ...]] = (Tensor, *STRUCTURED)
 
     def update_leaf(self, u: Any, s: Any, p: Any, h: Values) -> tuple[Any, Any]:

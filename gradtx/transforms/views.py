@@ -12,11 +12,11 @@ from ..core import tree
 from ..core.checks import check_tensors
 from ..core.declared import widen
 from ..core.errors import TreeMismatchError
-from ..core.execution import Execution, Stacked
+from ..core.execution import Execution, Stacked, holds, low_rank_form
 from ..core.extra import map_trees, without_trees
 from ..core.hyper import static
 from ..core.leaves import ANY_UPDATE, LowRankUpdate, densify_leaf
-from ..core.protocol import Wrapper
+from ..core.protocol import Wrapper, members
 from ..core.tree import PyTree
 from ..ops.basis import BASES, SIDES, TRANSFORMS, axis_of, basis_vectors, rotate
 
@@ -43,7 +43,9 @@ class as_matrices(Wrapper):
     (torch.Size([1, 2, 2]), 1.0)
     """
 
-    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=True, cannot_raise=True, low_rank_form=lambda tx: tx.low_rank_form()
+    )
 
     at_least: int = static(3, at_least=3)
 
@@ -59,11 +61,34 @@ class as_matrices(Wrapper):
         seen = None if params is None else tree.map(self._view, params)
         extra = map_trees(lambda t: tree.map(self._view, t), extra, updates)
         new, state = self.update_transform(tree.map(self._view, updates), state, seen, extra)
-        return tree.map(lambda u, x: densify_leaf(x).reshape(u.shape), updates, new), state
+        return tree.map(self._back, updates, new), state
+
+    def low_rank_form(self) -> as_matrices | None:
+        """The same transform for executors, whose updates may be products."""
+        form = low_rank_form(self.transform)
+        if form is None or not all(holds(m, "cannot_raise") for _, m in members(form)):
+            return None
+        return _Products(form, self.at_least)
+
+    def _back(self, u: Tensor, new: Any) -> Any:
+        """An update in the shape that it came in."""
+        return densify_leaf(new).reshape(u.shape)
 
     def _view(self, x: Tensor) -> Tensor:
         x = densify_leaf(x)
         return x if x.ndim < self.at_least else x.flatten(1)
+
+
+@dataclass(frozen=True)
+class _Products(as_matrices):
+    """Matrices are not multiplied out."""
+
+    @property
+    def name(self) -> str:
+        return "as_matrices"
+
+    def _back(self, u: Tensor, new: Any) -> Any:
+        return new if isinstance(new, LowRankUpdate) else super()._back(u, new)
 
 
 @dataclass(frozen=True)
@@ -197,7 +222,9 @@ class in_basis(Wrapper):
             [2., 2.]])
     """
 
-    execution: ClassVar[Execution] = Execution(leaves_independent=True, cannot_raise=True)
+    execution: ClassVar[Execution] = Execution(
+        leaves_independent=True, cannot_raise=True, low_rank_form=lambda tx: tx.low_rank_form()
+    )
 
     basis: str = static("dct2", choices=BASES)
     transform_by: str = static("auto", choices=TRANSFORMS)
@@ -219,6 +246,11 @@ class in_basis(Wrapper):
         there = tree.map(lambda u: turn(widen(u), False), updates)
         new, state = self.update_transform(there, state, None, extra)
         return tree.map(lambda x: self._few(x) or turn(x, True), new), state
+
+    def low_rank_form(self) -> in_basis | None:
+        """The same transform for executors, with what it wraps in its form for them."""
+        form = low_rank_form(self.transform)
+        return None if form is None else replace(self, transform=form)
 
     def _few(self, x: Any) -> LowRankUpdate | None:
         """An update that has few coordinates of the basis, as a product with its vectors."""

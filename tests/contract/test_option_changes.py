@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.optim import places
 
 from .cases import assert_equal, run
 from .changes import base, changes, classes
@@ -25,7 +26,10 @@ QUICK = {
     ("CAdamW", "bias_correction"),
     ("AdamAdv", "ademamix"),
     ("AdamAdv", "codec"),
+    ("AdamAdv", "orthograd"),
     ("AdoptAdv", "clip"),
+    ("AdoptAdv", "ademamix"),
+    ("APOLLOMini", "scale_front"),
     ("LionAdv", "clip_threshold"),
     ("LDAdamW", "error_feedback"),
     ("GaLoreAdamW", "where"),
@@ -122,6 +126,58 @@ def test_what_both_forms_have_goes_on() -> None:
     opt.step()
     assert list(opt.state[params[0]]["scale_by_adam"]) == ["step", "mu", "nu"]
     assert opt.state[params[0]]["scale_by_adam"]["step"] == before["step"] + 2
+
+
+# Members that stand elsewhere after a change: where they kept their state before, and after it.
+ELSEWHERE: list[tuple[str, str, Any, str, str]] = [
+    ("AdamAdv", "orthograd", True, "quotient", "as_gradients"),
+    ("AdoptAdv", "orthograd", True, "scale_by_adopt", "as_gradients.scale_by_adopt"),
+    ("LionAdv", "clip_threshold", 1.0, "scale_by_lion", "as_gradients"),
+    ("AdoptAdv", "ademamix", True, "first_moment", "parallel.branch_0.first_moment"),
+    ("AdamAdv", "bias_on", "numerator", "undo_bias", "quotient.numerator.undo_bias"),
+    ("APOLLOMini", "scale_front", True, "masked", "masked_1"),
+]
+
+
+def entry(state: Any, path: str) -> Any:
+    for key in path.split("."):
+        state = state.get(key, {})
+    return state
+
+
+@pytest.mark.parametrize(("name", "option", "value", "was", "now"), ELSEWHERE)
+def test_members_that_stand_elsewhere_go_on(
+    name: str, option: str, value: Any, was: str, now: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = params_()
+    opt = classes()[name](params, **base(name))
+    values = {was: opt.param_groups[0][option], now: value}
+    for here, there in ((was, now), (now, was)):
+        run(opt, params, range(2))
+        kept = [dict(places.flattened(entry(opt.state[p], here))) for p in params]
+        assert any(kept)
+        opt.param_groups[0][option] = values[there]
+        saved_states = opt.state_dict()["state"]  # follows, and changes no value
+        for i, before in enumerate(kept):
+            assert not entry(saved_states[i], here)
+            found = dict(places.flattened(entry(saved_states[i], there)))
+            assert all(torch.equal(found[path], x) for path, x in before.items())
+    run(opt, params, range(2, 4))
+    assert not caplog.records
+
+
+def test_of_two_members_of_one_class_neither_is_taken_for_the_other() -> None:
+    """One place before and two after: what goes where cannot be known, so both begin."""
+    stored = {"a": {"trace": torch.ones(2)}}
+    fresh = {"b": {"trace": torch.zeros(2)}, "c": {"trace": torch.zeros(2)}}
+    before = gx.named_chain(("a", gx.trace(0.9)))
+    now = gx.named_chain(("b", gx.trace(0.9)), ("c", gx.trace(0.5)))
+    assert places.moved(before, now, stored, fresh) == stored
+    both = {**stored, "x": {"trace": torch.full((2,), 2.0)}}
+    before = gx.named_chain(("a", gx.trace(0.9)), ("x", gx.trace(0.9)))
+    moved = places.moved(before, now, both, fresh)
+    assert list(moved) == ["b", "c"]
+    assert moved["b"]["trace"] is stored["a"]["trace"]
 
 
 def test_what_cannot_go_on_starts_anew_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

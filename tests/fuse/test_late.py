@@ -20,6 +20,10 @@ CHAINS: dict[str, Callable[..., gx.GradientTransformation]] = {
         gx.in_subspace(gx.subspace.dct(4, clip_rank=True), gx.scale_by_adam()),
         gx.scale_by_learning_rate(lr),
     ),
+    "trion": lambda lr=0.1: gx.trion(lr, rank=4, weight_decay=0.1),
+    "trion, float64 sums": lambda lr=0.1: gx.trion(lr, rank=4, codec=torch.float64),
+    "dion2": lambda lr=0.1: gx.dion2(lr),
+    "dct_adamw": lambda lr=0.1: gx.dct_adamw(lr, rank=4, use_ef=True, ef_bits=8),
     "apollo": lambda lr=0.1: gx.apollo(lr, rank=4, update_proj_gap=2, weight_decay=0.1),
 }
 

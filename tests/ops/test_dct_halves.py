@@ -43,7 +43,8 @@ def test_kernel_and_reference_are_products_with_the_basis(n, dtype, dim, layout,
         want = wide @ (basis if inverse else basis.mT)
         for run in (dct_halves, OPS["dct_halves"].reference):
             got = run(laid(x, layout), table_of(n, dtype), inverse, dim)
-            assert got.is_contiguous() and got.dtype == dtype
+            assert got.is_contiguous()
+            assert got.dtype == dtype
             torch.testing.assert_close(
                 got.double(), want if dim == 1 else want.mT, rtol=0, atol=limit
             )
@@ -94,7 +95,9 @@ def test_bad_arguments(x, n, dim, words):
 @pytest.mark.parametrize("dim", [0, 1, -1, -2, -3])
 def test_any_dimension(dim):
     x = torch.randn(6, 5, 8, dtype=torch.float64)
-    torch.testing.assert_close(gx.ops.dct(x, dim=dim), gx.ops.dct(x.movedim(dim, -1)).movedim(-1, dim))
+    torch.testing.assert_close(
+        gx.ops.dct(x, dim=dim), gx.ops.dct(x.movedim(dim, -1)).movedim(-1, dim)
+    )
     torch.testing.assert_close(gx.ops.idct(gx.ops.dct(x, dim=dim), dim=dim), x)
     mapped = torch.func.vmap(lambda y: gx.ops.dct(y, dim=dim % 2), in_dims=2)(x)
     each = [gx.ops.dct(x[..., i], dim=dim % 2) for i in range(8)]

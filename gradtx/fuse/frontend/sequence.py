@@ -8,13 +8,13 @@ partition is the members of all its transforms, each for the leaves with its lab
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ...core import hyper as hyper_
 from ...core import tree
 from ...core.chain import Chain
-from ...core.execution import Execution
+from ...core.execution import Execution, low_rank_form
 from ...core.protocol import GradientTransformation
 from ...core.quotient import quotient
 from ...core.select import keep, merge, partition
@@ -93,7 +93,9 @@ class Over(GradientTransformation):
 class OfLabel(GradientTransformation):
     """A member of a partition's transform, for the leaves with its label; others pass through."""
 
-    execution: ClassVar[Execution] = Execution(cannot_raise=True)
+    execution: ClassVar[Execution] = Execution(
+        cannot_raise=True, low_rank_form=lambda tx: tx.low_rank_form()
+    )
 
     source: partition
     label: str
@@ -117,6 +119,11 @@ class OfLabel(GradientTransformation):
         extra["grads"] = keep(extra["grads"], chosen)
         new, state = self.transform.update(keep(updates, chosen), state, params, **extra)
         return merge(updates, chosen, new), state
+
+    def low_rank_form(self) -> OfLabel | None:
+        """The same for executors, with the member in its form for them."""
+        form = low_rank_form(self.transform)
+        return None if form is None else replace(self, transform=form)
 
     def _chosen(self, updates: PyTree, params: PyTree) -> list[bool]:
         return [str(label) == self.label for label in self.source.labels(updates, params)]

@@ -50,7 +50,7 @@ class KernelPlan:
         if any(isinstance(v, Tensor) and v.ndim for row in batch.hyper for v in row.values()):
             raise CannotFuseError("", "a hyperparameter has one value an entry")
         grads, _ = self._gradients.admit(batch.grads)
-        own = [g.detach() for g in grads]
+        own = [g.detach() if g.requires_grad else g for g in grads]
         return partial(self._step.run, batch, own, self._name)
 
     def moved(self) -> int:

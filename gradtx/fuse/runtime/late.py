@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.execution import holds
 from ...core.leaves import LowRankUpdate, densify_leaf
-from ...core.protocol import GradientTransformation
+from ...core.protocol import GradientTransformation, members
 from ...ops import add_product_
 from ..cpp.kernel import Table
 from ..ir.graph import SIZES, Input
@@ -160,8 +161,9 @@ def late(member: GradientTransformation) -> Strategy:
         member: the first member in its form for this.
     """
     own = Late(member)
+    fails = not all(holds(m, "cannot_raise") for _, m in members(member))
     # An update's factors have rows and columns.
-    return Strategy("late", own.prepare, own.in_tables, by_row=True, fails_late=True)
+    return Strategy("late", own.prepare, own.in_tables, by_row=True, fails_late=fails)
 
 
 def _by_element(kernel: Any) -> bool:

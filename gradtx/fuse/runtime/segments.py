@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...core.chain import Chain
-from ...core.execution import holds
+from ...core.execution import holds, low_rank_form
 from ...core.protocol import GradientTransformation, members
 from ...core.tree import accumulator_dtype
 from ..frontend.forms import Form, Forms, form_of
@@ -262,8 +262,7 @@ class Segments(Members):
         ((path, member),) = Sequence.of(self.tx, self.members_of(first)).members
         if first.factored:
             return path, _without_product(member)
-        hint = member.execution.low_rank_form
-        form = None if hint is None else hint(member)
+        form = low_rank_form(member)
         return None if form is None else (path, form)
 
     def signature(self, segment: Segment, whole: Signature) -> Signature:
