@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.fields import static
 from ..core.leaves import LowRankUpdate
 from ..core.state import advance
-from ..ops import top_indices
+from ..ops import add_product_, top_indices
 from ..ops.basis import (
     BASES,
     SIDES,
@@ -143,7 +143,10 @@ class top_columns(Compressor):
         right, y, q = payload.side == "right", payload.factor, payload.basis
         n, k = q.shape
         if 2 * k < n:
-            return torch.addmm(x, *((y, q.mT) if right else (q, y)), alpha=-1)
+            factors = (y, q.mT) if right else (q, y)
+            if is_plain(x, y, q):
+                return add_product_(torch.empty_like(x), *factors, 0.0, -1.0, x)
+            return torch.addmm(x, *factors, alpha=-1)
         # Less is dropped than kept, nothing at all if k = n: the product of what is dropped.
         kept = torch.zeros(n, dtype=torch.int32, device=x.device).index_fill(0, payload.chosen, 1)
         dropped = top_indices(-kept, n - k)

@@ -6,6 +6,7 @@ namespace ``"gradtx"``). A None leaf passes through every function untouched.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -56,7 +57,19 @@ def names(spec: optree.PyTreeSpec) -> list[str]:
     >>> gx.tree.names(gx.tree.flatten({"a": [1, 2]})[1])
     ['a.0', 'a.1']
     """
+    if torch.compiler.is_compiling():
+        return _names(spec)
+    try:
+        return list(_kept_names(spec))
+    except TypeError:  # what a container keeps of itself cannot be hashed
+        return _names(spec)
+
+
+def _names(spec: optree.PyTreeSpec) -> list[str]:
     return [".".join(str(k) for k in path) for path in spec.paths()]
+
+
+_kept_names = functools.lru_cache(maxsize=256)(_names)
 
 
 def flatten_like(
@@ -124,10 +137,11 @@ def leaves_like(
     [2]
     """
     out = flatten_like(who, spec, tree, what, against)
-    for name, x in zip(names(spec), out, strict=True):
+    for i, x in enumerate(out):
         if not optree.tree_is_leaf(x, none_is_leaf=True, namespace=NAMESPACE):
+            name, kind = names(spec)[i], type(x).__name__
             raise TreeMismatchError(
-                f"{who}: leaf {name!r}: the {against} is one leaf, the {what} a {type(x).__name__}"
+                f"{who}: leaf {name!r}: the {against} is one leaf, the {what} a {kind}"
             )
     return out
 

@@ -100,7 +100,12 @@ def _uses_matrix(n: int, method: str) -> bool:
 
 def _uses_halves(x: Tensor, n: int, method: str) -> bool:
     fits = method == "auto" and x.device.type == "cpu" and base_of(n) <= _ODD
-    return fits and has_kernel("dct_halves", "CPU")
+    return fits and _has_halves()
+
+
+@functools.cache
+def _has_halves() -> bool:
+    return has_kernel("dct_halves", "CPU")
 
 
 @operator("dct(Tensor x, bool inverse, str method, int dim) -> Tensor", fake=_fake, vmap=_vmap)

@@ -22,7 +22,7 @@ from ..cpp.kernel import Table
 from ..ir.graph import SIZES, Input
 from .backend import make_table
 from .batch import Batch
-from .member import run_member
+from .member import copy_all, run_member
 from .plan import LaunchPlan, Strategy
 from .segments import Segment
 
@@ -123,9 +123,7 @@ class Late:
             plan.launch(last, "all")
         else:
             next(iter(self._pieces.values()))[0].table.commit_shared()
-        for old, new in pairs:
-            if old.data_ptr() != new.data_ptr():
-                old.copy_(new)
+        copy_all([(old, new) for old, new in pairs if old.data_ptr() != new.data_ptr()])
 
     def _in_pieces(self, u: Any, p: Tensor, gradient: int, pieces: list[Rows]) -> None:
         """Update one leaf."""

@@ -63,6 +63,13 @@ def run_member(
     return [leaves[position] for position in batch.positions], pairs
 
 
+def copy_all(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Overwrite the first of every pair by the second, in one call."""
+    if pairs:
+        olds, news = zip(*pairs, strict=True)
+        torch._foreach_copy_(olds, news)
+
+
 def _tree(batch: Batch, values: Sequence[Any]) -> Any:
     leaves: list[Any] = [None] * batch.spec.num_leaves
     for position, value in zip(batch.positions, values, strict=True):

@@ -21,7 +21,7 @@ from ..ir.graph import Input
 from .backend import BackEnd, make_table
 from .batch import Batch, HyperNames
 from .door import Gradients, Owned, is_in_order, order
-from .member import run_member
+from .member import copy_all, run_member
 from .segments import Kind, Segment, Segments
 
 _GRAD, _PARAM = Input("grad"), Input("param")
@@ -253,8 +253,7 @@ class LaunchPlan:
                 (batch.params[i], *batch.states[i]), (params[i], *states[i]), strict=True
             ):
                 old.detach().copy_(new)
-        for old, new in commits:  # last: the copies above hold the old state of such members
-            old.copy_(new)
+        copy_all(commits)  # last: the copies above hold the old state of such members
         self.written = True
 
     # -- tables --------------------------------------------------------------------------------

@@ -33,14 +33,15 @@ struct MicroAdamArgs {
 
 enum HyperColumn { kLr, kB1, kB2, kEps, kWeightDecay, kHyperColumns };
 
+template <typename Device>
 inline void require_plain(const Tensor& x, const char* what, size_t leaf, ScalarType dtype,
-                          int64_t numel, const Tensor& p) {
+                          int64_t numel, const Device& device) {
   require(x.scalar_type() == dtype, "microadam_: leaf ", leaf, ": ", what,
           " has another dtype than the step is for");
   require(x.numel() == numel, "microadam_: leaf ", leaf, ": ", what, " must have ", numel,
           " elements, got ", x.numel());
   require(x.is_contiguous(), "microadam_: leaf ", leaf, ": ", what, " must be contiguous");
-  require(x.device() == p.device(), "microadam_: leaf ", leaf, ": ", what,
+  require(x.device() == device, "microadam_: leaf ", leaf, ": ", what,
           " must be on the parameter's device");
 }
 
@@ -70,27 +71,28 @@ inline void require_microadam(const MicroAdamArgs& a) {
           op, ": hyper must be float64 of shape (rows, ", int{kHyperColumns}, ") on the CPU");
   for (size_t i = 0; i < n; ++i) {
     const Tensor &p = a.params[i], &g = a.grads[i];
+    const auto device = p.device();
     const int64_t numel = p.numel(), size = a.block_sizes[i], k = a.kept[i];
-    for (const Tensor& x : {p, g}) {
-      require(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::BFloat16, op,
-              ": leaf ", i, ": parameter and gradient must be float32 or bfloat16");
+    for (const Tensor* x : {&p, &g}) {
+      const ScalarType dtype = x->scalar_type();
+      require(dtype == ScalarType::Float || dtype == ScalarType::BFloat16, op, ": leaf ", i,
+              ": parameter and gradient must be float32 or bfloat16");
+      require_plain(*x, x == &p ? "the parameter" : "the gradient", i, dtype, numel, device);
     }
-    require_plain(p, "the parameter", i, p.scalar_type(), numel, p);
-    require_plain(g, "the gradient", i, g.scalar_type(), numel, p);
     require(size >= 1 && size <= INT16_MAX && k >= 1 && k <= size, op, ": leaf ", i,
             ": blocks of ", size, " elements cannot keep ", k);
     require(num_blocks(numel, size) <= 1 || size % a.quant_block_size == 0, op, ": leaf ", i,
             ": quant_block_size must divide the block size ", size);
     const int64_t ranges = num_blocks(numel, a.quant_block_size);
-    require_plain(a.codes[i], "codes", i, ScalarType::Byte, num_bytes(numel, 4), p);
-    require_plain(a.lo[i], "lo", i, ScalarType::BFloat16, ranges, p);
-    require_plain(a.hi[i], "hi", i, ScalarType::BFloat16, ranges, p);
-    require_plain(a.steps[i], "step", i, ScalarType::Int, 1, p);
+    require_plain(a.codes[i], "codes", i, ScalarType::Byte, num_bytes(numel, 4), device);
+    require_plain(a.lo[i], "lo", i, ScalarType::BFloat16, ranges, device);
+    require_plain(a.hi[i], "hi", i, ScalarType::BFloat16, ranges, device);
+    require_plain(a.steps[i], "step", i, ScalarType::Int, 1, device);
     const Tensor& at = a.indices[i];
     require(at.dim() == 2 && at.size(0) >= 1 && fits_kept(numel, size, k, at.size(1)), op,
             ": leaf ", i, ": indices do not have the shape of a window of ", k, " entries a block");
-    require_plain(at, "indices", i, ScalarType::Short, at.numel(), p);
-    require_plain(a.values[i], "values", i, ScalarType::BFloat16, at.numel(), p);
+    require_plain(at, "indices", i, ScalarType::Short, at.numel(), device);
+    require_plain(a.values[i], "values", i, ScalarType::BFloat16, at.numel(), device);
     require(a.rows[i] >= 0 && a.rows[i] < a.hyper.size(0), op, ": leaf ", i, ": has no row ",
             a.rows[i], " of hyper");
     require(a.signs[i] == 1 || a.signs[i] == -1, op, ": leaf ", i, ": sign must be 1 or -1");
