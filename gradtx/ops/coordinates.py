@@ -21,6 +21,7 @@ from gradtx.ops.registry import has_kernel, operator, require_together
 
 __all__ = ["FEW", "coordinates", "coordinates_squares", "is_plain"]
 
+_KINDS = (Tensor, Parameter)
 FEW = 1 << 19  # up to so many multiplications torch's product is as fast
 
 
@@ -81,15 +82,13 @@ def is_plain(*xs: Tensor) -> bool:
     """
     if is_recorded() or forward_ad._current_level >= 0:
         return False
-    differentiated = torch.is_grad_enabled()
-    return all(
-        x.dtype == torch.float32
-        and type(x) in (Tensor, Parameter)
-        and x.device.type == "cpu"
-        and not (differentiated and x.requires_grad)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        for x in xs
-    )
+    differentiated, wraps = torch.is_grad_enabled(), torch._C._functorch.is_functorch_wrapped_tensor
+    for x in xs:  # a loop, as this is asked several times a leaf
+        if x.dtype is not torch.float32 or type(x) not in _KINDS or not x.is_cpu:
+            return False
+        if (differentiated and x.requires_grad) or wraps(x):
+            return False
+    return True
 
 
 def has_squares(x: Tensor) -> bool:

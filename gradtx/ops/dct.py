@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.forward import forward_rule
+from gradtx.ops.coordinates import is_plain
 from gradtx.ops.dct_halves import base_of, dct_halves, halves_table
 from gradtx.ops.dct_passes import dct_after_, dct_before, pass_after, pass_before
 from gradtx.ops.registry import applied, has_kernel, operator
@@ -231,6 +232,11 @@ class _Rotation(torch.autograd.Function):
 def _transform(x: Tensor, inverse: bool, method: str, dim: int) -> Tensor:
     if torch.compiler.is_compiling() and x.numel():
         return _compiled(x, inverse, method, dim)
+    # An operator that is written in Python takes longer than small transforms.
+    if x.ndim == 2 and x.numel() and -2 <= dim < 2 and is_plain(x):
+        n = x.shape[dim]
+        if _uses_halves(x, n, method):
+            return dct_halves(x, halves_table(n, x.dtype, x.device), inverse, dim % 2)
     return applied(_Rotation, x, inverse, method, dim)
 
 
