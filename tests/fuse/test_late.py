@@ -98,3 +98,24 @@ def test_nothing_changes_when_a_step_is_refused() -> None:
     with pytest.raises(ValueError, match="wide"):
         step(params, wrong, state)
     assert_same((params, state), kept, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["trion", "dct_adamw", "dion2"])
+@pytest.mark.parametrize("piece", [late._PIECE, 20])
+def test_leaves_that_are_seen_as_matrices(
+    name: str, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(late, "_PIECE", piece)
+    fused, pure, step = run_both(CHAINS[name](), {"conv": (6, 2, 2, 2), "w": (8, 12)})
+    assert_same(fused, pure, 1e-4, 1e-5)
+    assert step.engine._plan.pieces[0].strategy.name == "late"
+
+
+def test_steps_that_cannot_fail_late_are_as_many_as_there_are_groups() -> None:
+    ps = [torch.nn.Parameter(torch.randn(12, 8)) for _ in range(2)]
+    groups = [{"params": [p], "rank": rank} for p, rank in zip(ps, (2, 4), strict=True)]
+    opt = gx.optim.Trion(groups, fused=True)  # two chains
+    for p in ps:
+        p.grad = torch.ones_like(p)
+    opt.step()
+    assert all(p.isfinite().all() for p in ps)
