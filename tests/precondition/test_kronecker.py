@@ -180,6 +180,22 @@ def test_roots_that_keep_failing_raise() -> None:
     after(many, {"w": (3, 3)})
 
 
+@pytest.mark.parametrize("fused", [None, False])
+def test_nothing_has_changed_when_roots_have_failed(fused: bool | None) -> None:
+    params = {name: torch.nn.Parameter(normal(4, 4)) for name in "ab"}
+    opt = gx.optim.Shampoo(params.items(), lr=0.1, fused=fused, tolerated_failures=1)
+    params["a"].grad, params["b"].grad = normal(4, 4), normal(4, 4) * math.nan
+    opt.step()
+    before = params["a"].detach().clone()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="leaf 'b': 2 refreshes of its roots in a row"):
+            opt.step()
+        assert torch.equal(params["a"], before)
+    params["b"].grad = None
+    opt.step()
+    assert not torch.equal(params["a"], before)
+
+
 def test_other_options_do_not_fit_a_state() -> None:
     params = {"w": normal(4, 6)}
     for make in (gx.scale_by_inverse_roots, lambda cut: gx.in_eigenbasis(gx.identity(), cut=cut)):
