@@ -92,6 +92,20 @@ def test_a_leaf_alone_has_the_bits_that_it_has_among_others(name: str) -> None:
     assert torch.equal(together["a"], alone["a"])
 
 
+def test_large_bases_do_not_depend_on_threads() -> None:
+    """As many are refreshed at a time as there are threads."""
+    shapes = dict.fromkeys("abc", (130, 128))
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(after(gx.soap(0.1, precondition_frequency=2), shapes, steps=3)[0])
+    finally:
+        torch.set_num_threads(before)
+    for leaf in shapes:
+        assert torch.equal(found[0][leaf], found[1][leaf])
+
+
 def test_moments_turn_with_the_basis() -> None:
     """An average kept in the basis is, seen from outside, the average itself."""
     g = [{"w": normal(6, 4, seed=i)} for i in range(9)]
