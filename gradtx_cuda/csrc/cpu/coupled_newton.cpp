@@ -1,4 +1,4 @@
-// CPU kernel of coupled Newton iterations for inverse roots: a matrix stays packed between products.
+// CPU kernel of coupled Newton iterations for inverse roots: matrices stay packed between products.
 #include <array>
 
 #include "../registration.h"
