@@ -44,6 +44,7 @@ def test_derivatives_are_zero_at_zero_and_right_elsewhere(mode: str, mapped: boo
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_sizes_have_finite_curvature() -> None:
     x = torch.tensor([0.0, -2.0, 3.0], dtype=torch.float64)
     assert torch.equal(grad(lambda x: of_square(x).sum())(x), torch.sign(x))

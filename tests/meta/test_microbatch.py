@@ -44,6 +44,7 @@ def test_gradients_add_up(size: int | None) -> None:
     torch.testing.assert_close(of_parts("sum", slopes, size)(W, X, y=Y), slopes(W, X, y=Y))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's first jvp
 @pytest.mark.parametrize("remat", [False, True])
 def test_derivatives_of_all_kinds(remat: bool) -> None:
     in_parts = of_parts("mean", remat=remat)

@@ -37,6 +37,7 @@ def of_start(w: Tensor, remat: bool, targets: Tensor = TARGETS) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:.*get_attr Node:UserWarning")  # linearize itself
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's first jvp
 @pytest.mark.parametrize(
     "transform",
     [
