@@ -7,7 +7,7 @@ The kernel keeps a matrix packed between products, in float32, or for the produc
 with sums in float32; W and ``|M - I|`` are made of tiles of M that are still in registers. A thread
 has a matrix to itself where there are enough of them. What becomes of a matrix depends neither on
 the others nor on the threads. The reference is made of a library's products, which accelerators
-run, and is what is differentiated.
+run, and is what is differentiated. What is infinite there may be NaN from the kernel.
 """
 
 from __future__ import annotations

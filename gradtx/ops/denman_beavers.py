@@ -3,7 +3,8 @@
     denman_beavers(Tensor k, int steps, bool inverse, ScalarType low) -> Tensor
 
 The kernel keeps a matrix packed between products in float32, as that of ``coupled_newton`` does;
-the reference is made of a library's products and is what is differentiated.
+the reference is made of a library's products and is what is differentiated. What is infinite there
+may be NaN from the kernel.
 """
 
 from __future__ import annotations
