@@ -233,10 +233,8 @@ def test_beside_distributed_data_parallel_and_what_is_refused() -> None:
         assert "SGD: ranks 0 and 1 have other leaves" in out["leaves"], rank
 
 
-SUMMED = (
-    *("DAdaptAdamW", "DoG", "DoWG", "MoMo", "MoMoAdam", "PolyakSGD"),
-    *("Prodigy", "ProdigyAdv", "ProdigyLionAdv"),
-)
+def _rounding(error: float | str) -> bool:
+    return isinstance(error, float) and error <= 2e-6
 
 
 def classes() -> Iterator[tuple[str, Any]]:
@@ -294,10 +292,8 @@ def test_every_class() -> None:
     for out in in_processes(every_class):
         assert len(out) > 70
         assert "looks at the loss more than once" in str(out.pop("LBFGS"))
-        # Those with sums over leaves of several ranks differ by rounding.
-        exact = {name: error for name, error in out.items() if name not in SUMMED}
-        assert not {name: error for name, error in exact.items() if error != 0}
-        assert all(float(out[name]) <= 2e-6 for name in SUMMED)
+        # Sums over leaves of several ranks, and windows of fewer leaves, are rounded otherwise.
+        assert not {name: error for name, error in out.items() if not _rounding(error)}
 
 
 @pytest.mark.slow
@@ -307,4 +303,4 @@ def test_every_class_in_zero_redundancy() -> None:
         assert "step needs a closure" in str(out.pop("LBFGS"))
         for name, error in out.items():
             refused = "looks at all leaves together, and in a ZeroRedundancyOptimizer"
-            assert error == 0 or refused in str(error), (name, error)
+            assert _rounding(error) or refused in str(error), (name, error)
