@@ -120,11 +120,12 @@ def save(rank: int, folder: str) -> None:
 
 
 def load(rank: int, folder: str) -> dict[Any, dict[str, Tensor]]:
-    """Parameters after more steps from the checkpoints of 4, 2 and 1 processes."""
+    """Parameters after more steps from the checkpoints of other numbers of processes."""
+    own = 1 if alone() else dist.get_world_size()
     out = {}
     for i, name in enumerate(OPTIMIZERS):
         run = Run(name)  # new once, then with what it had before
-        for world in (4, 2, 1):
+        for world in (w for w in (4, 2, 1) if w != own):
             for route in routes(i, world):
                 where = f"{folder}/{name} {world} {route}"
                 if route == "full":
