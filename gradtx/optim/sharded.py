@@ -197,10 +197,11 @@ class Sharded:
         try:
             self._on_rows.step(grads, local)
         except RuntimeError as error:
+            reason = str(error).rpartition("fused=True, but ")[2]
             raise RuntimeError(
-                f"{error}: {self._names[next(iter(self._rows))]!r} and other leaves are updated by "
-                "rows, which takes kernels; make the group with fused=False, and owners update "
-                "them whole"
+                f"{self._who}: {reason}, and leaf {self._names[next(iter(self._rows))]!r} is "
+                "updated by rows, which takes kernels; make the group with fused=False, and owners "
+                "update its leaves whole"
             ) from error
         self._on_shards.step(grads, local)
         self._follow()

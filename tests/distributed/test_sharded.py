@@ -246,18 +246,24 @@ def odd(rank: int) -> dict[str, Any]:
             p.grad = grads[n]
         make(list(twins.items())).step()
         out[f"{name} replicated"] = apart(full(params), full(twins))
-    # A gradient that only one rank has: zeros elsewhere.
-    params = leaves(mesh)
-    opt = OPTIMIZERS["LAMB"](list(params.items()))
+    # A gradient that only one rank has: zeros elsewhere, by rows and at owners.
     g = torch.zeros(7, 5)
     g[:4] = 1.0
     whole_g = shard(g, mesh)
-    params["w"].grad = whole_g if rank == 0 else None
-    opt.step()
-    twin = leaves()
-    twin["w"].grad = g
-    OPTIMIZERS["LAMB"](list(twin.items())).step()
-    out["on one rank"] = apart(full(params), full(twin))
+    for fused in (None, False):
+        params, twin = leaves(mesh), leaves()
+        params["w"].grad, twin["w"].grad = whole_g if rank == 0 else None, g
+        for some in (params, twin):
+            opt = OPTIMIZERS["LAMB"](list(some.items()))
+            opt.param_groups[0]["fused"] = fused
+            opt.step()
+        out["on one rank", fused] = apart(full(params), full(twin))
+    # What kernels do not do, by rows.
+    opt = OPTIMIZERS["LAMB"]([("w", leaves(mesh)["w"])])
+    for p in opt.param_groups[0]["params"]:
+        p.grad = p.detach().clone()
+    opt.param_groups[0]["lr"] = torch.ones(5)
+    out["entries"] = message_of(opt.step)
     # Refused.
     part = DTensor.from_local(torch.ones(2, 3), mesh, [Partial()])
     p = nn.Parameter(part)
@@ -278,8 +284,11 @@ def odd(rank: int) -> dict[str, Any]:
 
 def test_odd_leaves_and_what_is_refused() -> None:
     for out in in_processes(odd):
-        for name in ("AdamW replicated", "Muon replicated", "on one rank"):
+        for name in ("AdamW replicated", "Muon replicated"):
             assert out[name] == 0, name
+        assert out["on one rank", None] <= 1e-7
+        assert out["on one rank", False] == 0
+        assert "make the group with fused=False" in out["entries"], out["entries"]
         assert out["loaded"] < 1e-3
         assert re.search("Muon: leaf 'w' has placements .*Partial.* must be summed", out["partial"])
         assert "LAMB: ranks 0 and 1 have other leaves" in out["leaves"], out["leaves"]
