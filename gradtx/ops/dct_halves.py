@@ -64,7 +64,7 @@ def _second(x: Tensor, table: Tensor, base: int) -> Tensor:
     """DCT-II of rows."""
     n = x.shape[1]
     if n == base:
-        return x @ table[: n * n].view(n, n).mT
+        return _product(x, table[: n * n].view(n, n))
     low, high = _butterfly(x[:, : n // 2], x[:, n // 2 :].flip(1))
     halves = _second(low, table, base), _fourth(high, table, base)
     return torch.stack(halves, 2).reshape(x.shape)
@@ -74,7 +74,7 @@ def _third(x: Tensor, table: Tensor, base: int) -> Tensor:
     """DCT-III of rows, the inverse."""
     n = x.shape[1]
     if n == base:
-        return x @ table[: n * n].view(n, n)
+        return _product(x, table[: n * n].view(n, n).mT)
     low, high = _butterfly(_third(x[:, ::2], table, base), _fourth(x[:, 1::2], table, base))
     return torch.cat([low, high.flip(1)], 1)
 
@@ -83,7 +83,7 @@ def _fourth(x: Tensor, table: Tensor, base: int) -> Tensor:
     """DCT-IV of rows, its own inverse."""
     n, start = x.shape[1], 2 * base * base
     if n == base:
-        return x @ table[n * n : start].view(n, n).mT
+        return _product(x, table[n * n : start].view(n, n))
     cos, sin = table[start + n - 2 * base :][:n].view(2, n // 2)
     a, b = x[:, : n // 2], x[:, n // 2 :].flip(1)
     turned = b * cos - a * sin
@@ -93,6 +93,14 @@ def _fourth(x: Tensor, table: Tensor, base: int) -> Tensor:
     up, down = _butterfly(even[:, 1:], odd[:, 1:].flip(1))
     inside = torch.stack([down, up], 2).reshape(len(x), n - 2)
     return torch.cat([even[:, :1], inside, -odd[:, :1]], 1)
+
+
+def _product(x: Tensor, m: Tensor) -> Tensor:
+    """``x m^T``, summed up in the order of the columns, as the kernel does."""
+    out = torch.zeros_like(x)
+    for j in range(x.shape[1]):
+        out = out + x[:, j : j + 1] * m[:, j]
+    return out
 
 
 def _butterfly(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
