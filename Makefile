@@ -34,7 +34,7 @@ sanitize: $(STAMP)  ## hostile calls of all kernels under address and undefined-
 		--build-lib out/sanitize --build-temp out/sanitize/build
 	PYTHONPATH=out/sanitize:. LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 GRADTX_HOSTILE_CASES=500 \
-		$(BIN)/python -m pytest --import-mode=append tests/ops/test_hostile.py
+		$(BIN)/pytest --import-mode=append tests/ops/test_hostile.py
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradtx as gx
+from gradtx.core.protocol import members
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "communication.json"
 RANKS, STEPS = 2, 3
@@ -107,6 +108,14 @@ def make(name: str, model: nn.Module) -> torch.optim.Optimizer:
     return cls(list(model.named_parameters()), **options)
 
 
+def trees_wanted(optimizer: Any) -> dict[str, Any]:
+    """What its members are to be given besides gradients, such as diagonals of Hessians."""
+    chains = [optimizer.transform_of(group) for group in optimizer.param_groups]
+    names = {n for tx in chains for _, m in members(tx) for n in getattr(m, "needs_extra", ())}
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    return {name: {p: p.detach().square() for p in params} for name in names}
+
+
 def count(rank: int, names: list[str]) -> dict[str, Any]:
     """What the last of some steps of every class sends from this rank."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -121,8 +130,9 @@ def count(rank: int, names: list[str]) -> dict[str, Any]:
             for _ in range(STEPS):
                 for p in model.parameters():
                     p.grad = p.detach().clone()
+                trees = trees_wanted(optimizer)
                 with Recorder() as seen:
-                    optimizer.step()
+                    optimizer.step(lambda: torch.ones(()), **trees)
         except Exception as error:
             out[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             continue
