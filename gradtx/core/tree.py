@@ -61,7 +61,7 @@ def names(spec: optree.PyTreeSpec) -> list[str]:
         return _names(spec)
     try:
         return list(_kept_names(spec))
-    except TypeError:  # what a container keeps of itself cannot be hashed
+    except TypeError:  # what a container keeps of itself cannot be hashed, or keys may not be kept
         return _names(spec)
 
 
@@ -69,7 +69,11 @@ def _names(spec: optree.PyTreeSpec) -> list[str]:
     return [".".join(str(k) for k in path) for path in spec.paths()]
 
 
-_kept_names = functools.lru_cache(maxsize=256)(_names)
+@functools.lru_cache(maxsize=256)
+def _kept_names(spec: optree.PyTreeSpec) -> list[str]:
+    if not all(type(k) in (str, int) for path in spec.paths() for k in path):
+        raise TypeError("keys of other types may notice that they are read")
+    return _names(spec)
 
 
 def flatten_like(

@@ -47,6 +47,13 @@ class MoMo(RecipeOptimizer, recipe=recipes.momo):
     """Momentum whose step size follows from the loss; the chain is ``gx.momo``.
 
     ``step`` needs the loss: a closure that returns it, or ``step(value=loss)``.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> opt = gx.optim.MoMo([w], lr=0.1)
+    >>> loss = w.square().sum()
+    >>> loss.backward()
+    >>> opt.step(value=loss)
     """
 
 
@@ -54,6 +61,13 @@ class MoMoAdam(RecipeOptimizer, recipe=recipes.momo_adam):
     """Adam whose step size follows from the loss; the chain is ``gx.momo_adam``.
 
     ``step`` needs the loss: a closure that returns it, or ``step(value=loss)``.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> opt = gx.optim.MoMoAdam([w], lr=0.1)
+    >>> loss = w.square().sum()
+    >>> loss.backward()
+    >>> opt.step(value=loss)
     """
 
 
@@ -65,4 +79,11 @@ class PolyakSGD(RecipeOptimizer, recipe=recipes.polyak_sgd):
     """Steps of the gap to the least loss over the squared norm; the chain is ``gx.polyak_sgd``.
 
     ``step`` needs the loss: a closure that returns it, or ``step(value=loss)``.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> opt = gx.optim.PolyakSGD([w], lr=0.1)
+    >>> loss = w.square().sum()
+    >>> loss.backward()
+    >>> opt.step(value=loss)
     """

@@ -11,6 +11,12 @@ class AdaHessian(RecipeOptimizer, recipe=recipes.adahessian):
 
     Every step needs it: ``step(hessian=...)`` takes a tensor for every parameter, in their order or
     by parameter, of what is minimized.
+
+    >>> import torch, gradtx as gx
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> opt = gx.optim.AdaHessian([w], lr=0.1)
+    >>> w.square().sum().backward()
+    >>> opt.step(hessian=[torch.full((2,), 2.0)])
     """
 
 

@@ -26,8 +26,6 @@ class _AddDecayedWeights(LeafTransform):
         return "add_decayed_weights"
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
-        if not isinstance(h.weight_decay, Tensor) and h.weight_decay == 0:
-            return u, s
         decay = h.weight_decay * p
         if self.cautious:
             decay = torch.where(p * u >= 0, decay, torch.zeros_like(decay))

@@ -10,7 +10,7 @@ import torch
 import gradtx as gx
 from gradtx.optim.evaluating import EvaluatingOptimizer
 
-from .cases import parameters, set_gradients
+from .cases import asked, parameters, set_gradients
 
 
 def one(value: float = 1.0) -> torch.nn.Parameter:
@@ -233,7 +233,7 @@ def test_class_form(cls):
 
     for t in range(3):
         set_gradients(params, t)
-        again.step(*([closure] if isinstance(again, EvaluatingOptimizer) else []))
+        again.step(*([closure] if isinstance(again, EvaluatingOptimizer) else []), **asked(again))
     assert all(torch.isfinite(p).all() for p in params)
     assert not all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
 

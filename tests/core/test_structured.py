@@ -14,6 +14,7 @@ from gradtx.core.protocol import Wrapper, members
 from gradtx.subspace.in_subspace import Products
 from gradtx.subspace.norm_ratio import NormRatio
 from gradtx.subspace.ratio import Factors
+from gradtx.transforms.views import _Products
 
 SPARSE = gx.SparseUpdate(torch.tensor([1, 5]), torch.tensor([3.0, -2.0]), (4, 2))
 LOW_RANK = gx.LowRankUpdate(
@@ -34,6 +35,7 @@ AROUND: dict[str, Callable[[Any], gx.GradientTransformation]] = {
     "reset_on": lambda tx: gx.sparsity.reset_on(tx, gx.sparsity.phases(("sparse", 9))),
     "conditionally_mask": lambda tx: gx.conditionally_mask(tx, lambda count: count >= 0),
     "conditionally_transform": lambda tx: gx.conditionally_transform(tx, lambda count: count >= 1),
+    "count_together": lambda tx: gx.count_together(tx),
     "decay_first": lambda tx: gx.decay_first(tx, lr=0.1, weight_decay=0.1),
     "error_feedback": lambda tx: gx.error_feedback(gx.compressors.identity(), inner=tx),
     "flatten": lambda tx: gx.flatten(tx),
@@ -166,7 +168,7 @@ def test_every_wrapper_is_here() -> None:
     made = set()
     for make in AROUND.values():
         made |= {type(m) for _, m in members(make(gx.scale(0.5)))}
-    private = {Wrapper, Factors, NormRatio, Products}
+    private = {Wrapper, Factors, NormRatio, Products, _Products}
     # What an example of a docstring defines says the same module, which does not hold it.
     ours = {c for c in below(Wrapper) if c.__module__.startswith("gradtx.")}
     ours = {c for c in ours if getattr(sys.modules[c.__module__], c.__name__, None) is c}

@@ -36,8 +36,9 @@ def together(fn: Callable[..., PyTree], *columns: Sequence[PyTree], large: int =
     >>> [x.shape[0] for x in together(lambda x: 2 * x, xs)]
     [2, 1]
     """
-    size = large if _is_large(columns[0][0]) else len(columns[0])
-    if size == 1 or len(columns[0]) == 1:
+    count = len(columns[0])
+    size = large if count > 1 and _is_large(columns[0][0]) else count
+    if size == 1:
         return [fn(*entry) for entry in zip(*columns, strict=True)]
     out: list[PyTree] = []
     for begin in range(0, len(columns[0]), size):
