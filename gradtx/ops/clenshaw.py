@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.watch import is_watched
-from gradtx.ops.matrix_powers import identity, in_pieces, multiply
+from gradtx.ops.matrix_powers import check_stack, identity, in_pieces, multiply
 from gradtx.ops.registry import NAMESPACE, Op, operator, single
 
 __all__ = ["clenshaw"]
@@ -41,14 +41,7 @@ def _series(s: Tensor, coefficients: Sequence[float], low: torch.dtype) -> Tenso
 
 
 def _check(s: Tensor, coefficients: Sequence[float], low: torch.dtype) -> None:
-    if s.ndim != 3 or s.shape[1] != s.shape[2]:
-        raise ValueError(f"clenshaw: s must be (batch, n, n), got {tuple(s.shape)}")
-    if s.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"clenshaw: s must be float32 or float64, got {s.dtype}")
-    if low not in (s.dtype, torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"clenshaw: low must be {s.dtype}, that of s, float16 or bfloat16, got {low}"
-        )
+    check_stack("clenshaw", "s", s, low)
     if not all(math.isfinite(single(c, s.dtype)) for c in coefficients):
         raise ValueError(
             f"clenshaw: coefficients must be finite in {s.dtype}, got {list(coefficients)}"

@@ -21,6 +21,7 @@ from gradtx.core.autocast import outside_autocast
 from gradtx.core.watch import is_watched
 from gradtx.ops.matrix_powers import (
     MOST_STEPS,
+    check_low,
     distance,
     in_pieces,
     may_look,
@@ -89,10 +90,7 @@ def _check(
             f"{scale.dtype}"
         )
     require_together("coupled_newton", m, scale)
-    if low not in (m.dtype, torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"coupled_newton: low must be {m.dtype}, that of m, float16 or bfloat16, got {low}"
-        )
+    check_low("coupled_newton", "m", m, low)
     if halves and low == torch.float16:
         raise ValueError("coupled_newton: halves are not for products in float16")
     if low == torch.bfloat16 and m.dtype != torch.float32:

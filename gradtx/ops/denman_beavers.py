@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.watch import is_watched
-from gradtx.ops.matrix_powers import MOST_STEPS, identity, in_pieces, multiply
+from gradtx.ops.matrix_powers import MOST_STEPS, check_stack, identity, in_pieces, multiply
 from gradtx.ops.registry import NAMESPACE, Op, operator
 
 __all__ = ["denman_beavers"]
@@ -47,14 +47,7 @@ def _rounded(x: Tensor, low: torch.dtype) -> Tensor:
 
 
 def _check(k: Tensor, steps: int, inverse: bool, low: torch.dtype) -> None:
-    if k.ndim != 3 or k.shape[1] != k.shape[2]:
-        raise ValueError(f"denman_beavers: k must be (batch, n, n), got {tuple(k.shape)}")
-    if k.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"denman_beavers: k must be float32 or float64, got {k.dtype}")
-    if low not in (k.dtype, torch.float16, torch.bfloat16):
-        raise ValueError(
-            f"denman_beavers: low must be {k.dtype}, that of k, float16 or bfloat16, got {low}"
-        )
+    check_stack("denman_beavers", "k", k, low)
     if not 1 <= steps <= MOST_STEPS:
         raise ValueError(f"denman_beavers: steps must be in [1, {MOST_STEPS}], got {steps}")
 

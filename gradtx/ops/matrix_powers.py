@@ -13,6 +13,8 @@ from gradtx.ops.symmetric_product import product, symmetric_product
 
 __all__ = [
     "MOST_STEPS",
+    "check_low",
+    "check_stack",
     "distance",
     "identity",
     "in_pieces",
@@ -24,6 +26,23 @@ __all__ = [
 
 MOST_STEPS = 1 << 20  # of iterations
 _PIECE = 1 << 17  # elements of matrices whose iterations are made together
+
+
+def check_stack(who: str, name: str, x: Tensor, low: torch.dtype) -> None:
+    """Raise ValueError unless ``x`` is (batch, n, n) in a dtype that can be rounded to ``low``."""
+    if x.ndim != 3 or x.shape[1] != x.shape[2]:
+        raise ValueError(f"{who}: {name} must be (batch, n, n), got {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{who}: {name} must be float32 or float64, got {x.dtype}")
+    check_low(who, name, x, low)
+
+
+def check_low(who: str, name: str, x: Tensor, low: torch.dtype) -> None:
+    """Raise ValueError unless ``low`` is the dtype of ``x`` or one of 16 bits."""
+    if low not in (x.dtype, torch.float16, torch.bfloat16):
+        raise ValueError(
+            f"{who}: low must be {x.dtype}, that of {name}, float16 or bfloat16, got {low}"
+        )
 
 
 def identity(a: Tensor) -> Tensor:

@@ -114,11 +114,7 @@ class Skeletons:
         loading: bool = False,
     ) -> None:
         """Raise ValueError unless what a chain keeps of some parameters together fits them."""
-        like = {
-            n: torch.empty(p.shape, dtype=p.dtype, device="meta")
-            for p in params
-            for n in (names[p],)
-        }
+        like = {names[p]: torch.empty(p.shape, dtype=p.dtype, device="meta") for p in params}
         try:
             with torch.no_grad():
                 skeleton = tx.init(Leaves(like))
