@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.dicts import kind
-from .leaves import map_tensors
+from .leaves import flattened, map_tensors
 from .optimizer import Optimizer
 
 _STATE, _GROUPS = "state", "param_groups"
@@ -162,11 +162,7 @@ def _named(optimizer: Optimizer, group: Mapping[str, Any]) -> Iterator[tuple[int
 
 
 def _flat(nested: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
-    for key, value in nested.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}.{key}")
-        else:
-            yield f"{path}.{key}", value
+    return ((".".join((path, *inside)), value) for inside, value in flattened(nested))
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -197,13 +197,18 @@ def with_own_memory(nested: Any, foreign: set[int]) -> Any:
     return map_tensors(own, nested)
 
 
-def paths(nested: Any, prefix: str = "") -> Iterable[str]:
-    """Dotted paths of the values in nested dicts."""
+def flattened(nested: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The values of nested dicts with their paths."""
     if not isinstance(nested, dict):
-        yield prefix
+        yield path, nested
         return
     for name, value in nested.items():
-        yield from paths(value, f"{prefix}.{name}" if prefix else str(name))
+        yield from flattened(value, (*path, name))
+
+
+def paths(nested: Any) -> Iterable[str]:
+    """Dotted paths of the values in nested dicts."""
+    return (".".join(map(str, path)) for path, _ in flattened(nested))
 
 
 def merge_into(target: Nested, source: Nested, in_place: bool) -> None:

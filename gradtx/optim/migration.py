@@ -22,7 +22,7 @@ from ..core.dicts import kind
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree, children
 from . import places
-from .leaves import Leaves, Nested, merge_into, part_of, to_nested
+from .leaves import Leaves, Nested, flattened, merge_into, part_of, to_nested
 
 logger = logging.getLogger("gradtx")
 
@@ -154,7 +154,7 @@ def _goes_on(fresh: PyTree, name: str, stored: Nested, ndim: int) -> bool:
     """
     want = {path: (unit, value) for path, unit, value in _entries(fresh, name)}
     members_now = {path[0] for path in want}
-    have = {path: value for path, value in places.flattened(stored) if path[0] in members_now}
+    have = {path: value for path, value in flattened(stored) if path[0] in members_now}
     common, added = want.keys() & have.keys(), want.keys() - have.keys()
     if any(kind(have[path]) != kind(want[path][1]) for path in common):
         return False

@@ -15,7 +15,7 @@ from ..codecs import Codec
 from ..core.dicts import kind
 from ..core.protocol import GradientTransformation, Wrapper, members
 from ..subspace import Projector
-from .leaves import Nested
+from .leaves import Nested, flattened
 
 Path = tuple[str, ...]
 
@@ -47,15 +47,6 @@ def formats(tx: GradientTransformation) -> dict[str, Any]:
         for name, value in vars(member).items()
         if isinstance(value, (Codec, Projector))
     }
-
-
-def flattened(nested: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """The values of nested dicts with their paths."""
-    if not isinstance(nested, dict):
-        yield path, nested
-        return
-    for key, value in nested.items():
-        yield from flattened(value, (*path, key))
 
 
 def moved(
