@@ -1,14 +1,15 @@
-"""Decompositions of matrices whose bits do not depend on the number of threads.
+"""Decompositions of matrices whose bits depend neither on threads nor on where a matrix lies.
 
 LAPACK's sums follow its threads. On the CPU they run in one, which is faster up to several hundred
-rows and columns, and about as fast beyond.
+rows and columns, and about as fast beyond. They also follow addresses, modulo the width of vector
+registers: matrices of a stack that begin elsewhere are decomposed one by one.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 _SMALL = 64  # rows of matrices below which a thread does not pay
+_EVEN = 4  # rows and columns whose multiples let every matrix of a stack begin where a vector may
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -60,8 +62,8 @@ def one_thread(fn: Function) -> Function:
 def each_in_a_thread(fn: Function) -> Function:
     """A decomposition into several tensors, of stacks on the CPU several matrices at a time.
 
-    Each is decomposed in one thread, so that its bits depend neither on the others nor on the
-    number of threads.
+    Each is decomposed in one thread, in memory of its own where it would begin at an odd place, so
+    that its bits depend neither on the others nor on the number of threads.
 
     >>> import torch
     >>> from gradtx.core.decompositions import each_in_a_thread
@@ -78,9 +80,11 @@ def each_in_a_thread(fn: Function) -> Function:
             or is_watched(x)
             or x.device.type != "cpu"
             or x.ndim != 3
-            or x.shape[1] < _SMALL
             or len(x) < 2
         ):
+            return alone(x, *args, **kwargs)
+        small = x.shape[1] < _SMALL
+        if small and not any(size % _EVEN for size in x.shape[1:]):
             return alone(x, *args, **kwargs)
 
         def run(one: Tensor) -> Any:
@@ -90,13 +94,20 @@ def each_in_a_thread(fn: Function) -> Function:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            how = map if before == 1 else _threads(min(before, len(x)), os.getpid()).map
-            found = list(how(run, x.detach()))
+            threads = None if small or before == 1 else _threads(min(before, len(x)), os.getpid())
+            found = list((threads.map if threads else map)(run, x.detach()))
         finally:
             torch.set_num_threads(before)
-        return type(found[0])([torch.stack(parts) for parts in zip(*found, strict=True)])
+        return type(found[0])([_stacked(parts) for parts in zip(*found, strict=True)])
 
     return each  # type: ignore[return-value]
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Results as a stack that lies as they do: what follows depends on that too."""
+    if parts[0].is_contiguous() or not parts[0].mT.is_contiguous():
+        return torch.stack(list(parts))
+    return torch.stack([x.mT for x in parts]).mT
 
 
 def at_once() -> int:
@@ -114,4 +125,4 @@ cholesky_ex = one_thread(torch.linalg.cholesky_ex)
 eigh = each_in_a_thread(torch.linalg.eigh)
 qr = each_in_a_thread(torch.linalg.qr)
 solve_triangular = one_thread(torch.linalg.solve_triangular)
-svd = one_thread(torch.linalg.svd)
+svd = each_in_a_thread(torch.linalg.svd)

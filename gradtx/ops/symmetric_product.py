@@ -18,7 +18,7 @@ from torch import Tensor
 import gradtx_cuda
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.forward import forward_rule
-from gradtx.core.watch import is_watched
+from gradtx.core.watch import is_recorded, is_watched
 from gradtx.ops.registry import (
     NAMESPACE,
     Op,
@@ -35,6 +35,7 @@ _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 _LARGE = 1 << 16  # elements of a matrix
+_VECTOR = 64  # bytes of the widest registers
 
 
 def has_mixed_products(x: Tensor) -> bool:
@@ -59,9 +60,45 @@ def product(
     half = x.device.type == "cpu" and x.dtype.itemsize < 4
     if half and (x.shape[0] == 1 or x.shape[1:].numel() >= _LARGE):
         return _one_by_one(x, y, c, beta, alpha)
+    moved = x.device.type == "cpu" and not half and not is_recorded() and not is_watched(x, y, c)
+    if moved and (_is_odd(x) or _is_odd(y) or (len(x) > 1 and _is_odd(x, y.shape[2]))):
+        return _at_vectors(x, y, c, beta, alpha)
     if c is None:
         return _scaled(torch.bmm(x, y), alpha)  # (batch, n, n) of (batch, n, k), (batch, k, n)
     return torch.baddbmm(c, x, y, beta=beta, alpha=alpha)
+
+
+def _is_odd(x: Tensor, columns: int | None = None) -> bool:
+    """Whether a matrix of a stack, or of one with other columns, begins where no vector does."""
+    if columns is not None:
+        return x.shape[1] * columns * x.itemsize % _VECTOR != 0
+    step = x.stride(0) if len(x) > 1 else 0
+    return any(n * x.itemsize % _VECTOR for n in (x.storage_offset(), step))
+
+
+def _at_vectors(x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float) -> Tensor:
+    """The same with matrices where vectors begin: the order of sums depends on their addresses."""
+    out = _spaced(len(x), x.shape[1], y.shape[2], x)
+    if c is None:
+        torch.bmm(_moved(x), _moved(y), out=out)
+        return _scaled(out.contiguous(), alpha)
+    torch.baddbmm(c, _moved(x), _moved(y), beta=beta, alpha=alpha, out=out)
+    return out.contiguous()
+
+
+def _moved(x: Tensor) -> Tensor:
+    """A copy of a stack in such memory, rows or columns in one piece as they were."""
+    if x.stride(2) != 1 and x.stride(1) == 1:
+        return _moved(x.mT).mT
+    return _spaced(*x.shape, x).copy_(x)
+
+
+def _spaced(batch: int, rows: int, columns: int, like: Tensor) -> Tensor:
+    """Memory for a stack of matrices each of which begins where a vector may."""
+    vector = _VECTOR // like.itemsize
+    step = -(-rows * columns // vector) * vector
+    whole = like.new_empty(batch * step)
+    return whole.as_strided((batch, rows, columns), (step, columns, 1))
 
 
 def _one_by_one(x: Tensor, y: Tensor, c: Tensor | None, beta: float, alpha: float) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -33,7 +35,7 @@ def test_bits(shape: tuple[int, int]) -> None:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
-@pytest.mark.parametrize("n", [30, 65, 100])
+@pytest.mark.parametrize("n", [13, 30, 65, 100])
 @pytest.mark.parametrize("name", ["eigh", "qr"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_neither_stacks_nor_threads_matter(n: int, name: str, dtype: torch.dtype) -> None:
@@ -67,3 +69,16 @@ def test_stacks_keep_derivatives_names_and_errors() -> None:
     assert decompositions.qr(x.requires_grad_()).R.requires_grad
     with pytest.raises(RuntimeError):
         decompositions.eigh(torch.ones(2, 70, 71))
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (13, 9), (70, 13)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_matrix_has_the_bits_and_the_layout_that_it_has_alone(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for decompose in (decompositions.qr, partial(decompositions.svd, full_matrices=False)):
+        for i, one in enumerate(x.split(1)):
+            for together, alone in zip(decompose(x), decompose(one), strict=True):
+                assert torch.equal(together[i], alone[0])
+                assert together.stride()[1:] == alone.stride()[1:]

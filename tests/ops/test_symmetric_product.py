@@ -176,3 +176,17 @@ def test_products_of_any_matrices_in_half_precision(shape, alpha):
         )
     mapped = torch.vmap(lambda a, b: product(a[None], b[None])[0])(x.detach(), y)
     torch.testing.assert_close(mapped, product(x, y).detach(), rtol=2e-2, atol=0.2)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (13, 6), (37, 37)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_do_not_depend_on_where_a_matrix_lies(shape, dtype):
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for left, right in ((x @ x.mT, x), (x, x.mT), (x.mT, x)):
+        c = left @ right
+        for i in range(4):
+            here = slice(i, i + 1)
+            for part in (left[here], left[here].clone()):
+                assert torch.equal(product(part, right[here])[0], product(left, right)[i])
+                alone = product(part, right[here], c[here], 0.5, 2.0)
+                assert torch.equal(alone[0], product(left, right, c, 0.5, 2.0)[i])
