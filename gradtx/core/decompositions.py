@@ -75,13 +75,7 @@ def each_in_a_thread(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def each(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if (
-            is_recorded()
-            or is_watched(x)
-            or x.device.type != "cpu"
-            or x.ndim != 3
-            or len(x) < 2
-        ):
+        if is_recorded() or is_watched(x) or x.device.type != "cpu" or x.ndim != 3 or len(x) < 2:
             return alone(x, *args, **kwargs)
         small = x.shape[1] < _SMALL
         if small and not any(size % _EVEN for size in x.shape[1:]):
