@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.declared import DeclaredTransform
@@ -12,6 +13,7 @@ from ..core.errors import described, shape_mismatch
 from ..core.functions import transformation
 from ..core.names import suggestion
 from ..core.protocol import GradientTransformation, members
+from ..core.reduce import Reduce
 from .leaves import Leaves
 
 
@@ -35,6 +37,33 @@ def arguments(
     check_known(who, given, [tx for tx, _ in buckets])
     there = {name: value for name, value in given.items() if value is not None}
     return {name: per_parameter(who, name, value, names) for name, value in there.items()}
+
+
+def with_mean_value(
+    extra: Mapping[str, Any],
+    chains: Iterable[GradientTransformation],
+    reduce: Callable[[], Reduce],
+    like: Tensor,
+) -> Mapping[str, Any]:
+    """The arguments with the mean of all ranks' losses, where a member asks for the loss.
+
+    Every rank has that of its part of the batch; gradients are those of the mean.
+
+    Args:
+        extra: the arguments.
+        chains: that get them.
+        reduce: what gives means over the ranks, which all call this.
+        like: where they compute.
+    """
+    value = extra.get("value")
+    if value is None or not any(
+        getattr(member, "needs_value", False) for tx in chains for _, member in members(tx)
+    ):
+        return extra
+    if hasattr(value, "full_tensor"):
+        value = value.full_tensor()
+    value = torch.as_tensor(value, dtype=getattr(value, "dtype", like.dtype), device=like.device)
+    return {**extra, "value": reduce().mean(value.detach())}
 
 
 def check_known(who: str, given: Iterable[str], chains: Iterable[GradientTransformation]) -> None:

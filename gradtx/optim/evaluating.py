@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..distributed.records import is_distributed
 from .leaves import Leaves
 from .optimizer import Optimizer
 
@@ -122,6 +123,13 @@ class EvaluatingOptimizer(Optimizer):
                 f"{who}: step needs a closure that computes the loss and its gradients: the loss "
                 "is looked at more than once"
             )
+        for p, name in self._names().items():
+            if is_distributed(p):
+                raise ValueError(
+                    f"{who}: leaf {name!r} is a DTensor, and the loss is looked at more than once, "
+                    "at parameters that no rank has whole; use DistributedDataParallel, with a "
+                    "closure that returns the mean of all ranks' losses, or another class"
+                )
         chains = list(self._buckets())
         if len(chains) > 1:
             raise ValueError(f"{who}: groups must agree in the options that choose the chain")

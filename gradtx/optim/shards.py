@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed.records import is_distributed
+from ..distributed.records import group_of, is_distributed, local_part
+from ..distributed.sum_over import SumOver
+from .arguments import with_mean_value
 from .migration import Bucket, Form
 from .sharded import Sharded
 
@@ -50,7 +52,7 @@ class Shards:
         """Do a step; False if the optimizer does not run on shards."""
         now = self._current(optimizer)
         if now is not None:
-            now.step(optimizer, extra)
+            now.step(optimizer, _with_mean_value(optimizer, extra))
         return now is not None
 
     def init_state(
@@ -71,3 +73,13 @@ class Shards:
         """Let states be those of whole leaves; gives what undoes it. None without shards."""
         now = self._current(optimizer)
         return None if now is None else now.export(optimizer)
+
+
+def _with_mean_value(optimizer: Any, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments with one loss for all ranks, who have a part of the batch each."""
+    leaves = {name: p for p, name in optimizer._names().items()} if "value" in extra else {}
+    if not leaves:
+        return extra
+    who, like = type(optimizer).__name__, local_part(next(iter(leaves.values())))
+    chains = map(optimizer.transform_of, optimizer.param_groups)
+    return with_mean_value(extra, chains, lambda: SumOver(group_of(who, leaves)), like)

@@ -17,6 +17,7 @@ from ..distributed.records import is_distributed, records_of
 from ..distributed.sharing import Share
 from ..distributed.sum_over import SumOver
 from ..distributed.to_owners import ToOwners, check_one_optimizer
+from .arguments import with_mean_value
 from .evaluating import EvaluatingOptimizer
 from .layouts import whole_leaves
 from .migration import Bucket
@@ -171,6 +172,10 @@ class Owners(Shards):
             raise RuntimeError(f"{_WHO}: a step that is differentiated cannot be shared out")
         plan = self._planned(optimizer)
         plan.follow(optimizer)
+        if plan.params:
+            chains = map(optimizer.transform_of, plan.groups)
+            reduce = SumOver(self._group)
+            extra = with_mean_value(extra, chains, lambda: reduce, plan.params[0])
         try:
             plan.update(extra)
         finally:

@@ -277,6 +277,10 @@ def odd(rank: int) -> dict[str, Any]:
     eight[1].load_state_dict(eight[0].state_dict())
     eight[1].step()
     out["loaded"] = apart(full(dict(everywhere)), {"w": torch.full((4, 3), 0.98)})
+    params = list(leaves(mesh).items())
+    closure = functools.partial(torch.ones, ())
+    out["evaluating"] = message_of(lambda: gx.optim.LBFGS(params).step(closure))
+    out["sam"] = message_of(lambda: gx.optim.SAM(params, gx.sgd(0.1)).step(closure))
     some = {"w": leaves(mesh)["w"]} if rank else leaves(mesh)
     out["leaves"] = message_of(gx.optim.LAMB(list(some.items())).step)
     return out
@@ -291,6 +295,8 @@ def test_odd_leaves_and_what_is_refused() -> None:
         assert "make the group with fused=False" in out["entries"], out["entries"]
         assert out["loaded"] < 1e-3
         assert re.search("Muon: leaf 'w' has placements .*Partial.* must be summed", out["partial"])
+        assert "LBFGS: leaf 'w' is a DTensor" in out["evaluating"], out["evaluating"]
+        assert "SAM: leaf 'w' is a DTensor" in out["sam"], out["sam"]
         assert "LAMB: ranks 0 and 1 have other leaves" in out["leaves"], out["leaves"]
         assert "'b'" in out["leaves"]
 

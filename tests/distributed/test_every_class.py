@@ -1,0 +1,110 @@
+"""Every optimizer class on DTensors in two processes, against one process."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import gradtx as gx
+
+from .test_sharded import full, leaves, mesh_of, shard, whole
+from .test_zero1 import classes, needs
+from .workers import in_processes
+
+pytestmark = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo"
+)
+
+STEPS = 4
+# What makes steps large enough to compare, and does on small leaves what a class is for.
+SMALL = {"rank": 2, "update_proj_gap": 2, "min_size": 1, "block_size": 8, "window": 3}
+SMALL |= {"density": 0.3, "precondition_frequency": 2, "max_preconditioner_dim": 4, "d0": 1e-2}
+SMALL |= {"init_step": 0.1, "init_distance": 0.1, "d_coef": 20.0, "max_step": 0.1, "update_freq": 2}
+RATES = dict.fromkeys(
+    ("DAdaptAdamW", "Prodigy", "ProdigyAdv", "ProdigyLionAdv", "DoG", "DoWG"), 1.0
+)
+RATES |= {"MoMo": 1.0, "PolyakSGD": 1.0, "COCOB": 1.0, "Adadelta": 1.0, "LARS": 10.0, "ACDC": 0.01}
+# What needs more than gradients: the acceptance of single steps has none of them.
+FED = ("AdaHessian", "Sophia", "MoMo", "MoMoAdam", "PolyakSGD")
+
+
+def made(cls: Any, params: dict[str, nn.Parameter]) -> Any:
+    options = {k: v for k, v in SMALL.items() if k in cls.signature}
+    if cls is gx.optim.MicroAdam:
+        del options["window"]
+    options["lr"] = RATES.get(cls.__name__, 0.05)
+    named = list(params.items())
+    if "matrix" not in cls.signature:
+        return cls(named, **options)
+    some, rest = ([x for x in named if (x[1].ndim == 2) == matrix] for matrix in (True, False))
+    return cls([{"params": some}, {"params": rest, "matrix": False}], **options)
+
+
+def trained(cls: Any, mesh: Any = None, rank: float = 0.5) -> dict[str, Tensor]:
+    """Parameters after some steps; every rank has a loss of its own, and one process the mean."""
+    params = leaves(mesh)
+    opt = made(cls, params)
+    wanted = {n for g in opt.param_groups for _, m in members_of(opt, g) for n in needs(m)}
+    for t in range(STEPS):
+        extra: dict[str, Any] = {}
+        for n, g in whole(t, ("k", "never") if t == 1 else ("never",)).items():
+            params[n].grad = g if g is None or mesh is None else shard(g, mesh)
+            for name in wanted - {"value"} if g is not None else ():
+                extra.setdefault(name, {})[n] = (
+                    g**2 if mesh is None or n == "b" else shard(g**2, mesh)
+                )
+        if "value" in wanted:
+            extra["value"] = torch.tensor(2.0 + rank)
+        opt.step(**extra)
+    return full(params)
+
+
+def members_of(opt: Any, group: Any) -> Iterable[tuple[str, Any]]:
+    return gx.core.protocol.members(opt.transform_of(group))
+
+
+def on_shards(rank: int, names: Iterable[str]) -> dict[str, Any]:
+    mesh, out = mesh_of("one axis"), {}
+    for name in names:
+        try:
+            out[name] = trained(getattr(gx.optim, name), mesh, rank)
+        except (TypeError, ValueError, RuntimeError) as error:
+            out[name] = f"{type(error).__name__}: {error}"
+    return out
+
+
+def check(names: Iterable[str]) -> None:
+    begun, twins = leaves(), {}
+    for name in names:
+        twins[name] = trained(getattr(gx.optim, name))
+        for n, x in twins[name].items():
+            if n != "never":
+                moved = (x - begun[n]).abs().max().item()
+                assert 1e-3 < moved < 1e3, (name, n, moved)
+    for out in in_processes(functools.partial(on_shards, names=list(names))):
+        wrong = {}
+        for name, twin in twins.items():
+            found = out[name]
+            if isinstance(found, str):
+                wrong[name] = found
+                continue
+            for n, x in twin.items():
+                error = (found[n] - x).abs().max().item() / x.abs().max().item()
+                if error > 2e-6:
+                    wrong[name] = f"{n}: {error:.1e}"
+        assert not wrong
+
+
+def test_what_steps_are_given_reaches_shards() -> None:
+    check(FED)
+
+
+@pytest.mark.slow
+def test_every_class() -> None:
+    check([name for name, _ in classes() if name != "LBFGS"])
