@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo"
 )
 
-STEPS = 4
+STEPS = 5
 # What makes steps large enough to compare, and does on small leaves what a class is for.
 SMALL = {"rank": 2, "update_proj_gap": 2, "min_size": 1, "block_size": 8, "window": 3}
 SMALL |= {"density": 0.3, "precondition_frequency": 2, "max_preconditioner_dim": 4, "d0": 1e-2}
