@@ -90,7 +90,7 @@ def _moved(x: Tensor) -> Tensor:
     """A copy of a stack in such memory, rows or columns in one piece as they were."""
     if x.stride(2) != 1 and x.stride(1) == 1:
         return _moved(x.mT).mT
-    return _spaced(*x.shape, x).copy_(x)
+    return _spaced(len(x), x.shape[1], x.shape[2], x).copy_(x)
 
 
 def _spaced(batch: int, rows: int, columns: int, like: Tensor) -> Tensor:
