@@ -23,10 +23,13 @@ alone = pytest.mark.parametrize(
 )
 # Of classes that torch does not have: what others of their configurations contain.
 CONTAINED = ({"lr": 0.01}, {"weight_decay": 0.1})
+# Of classes of many operations a step: all that their first configuration does not have.
+DEAR = {"Dion", "LowRankMFAC", "PSGD", "PSGDKron"}
 
 
 def slow_where_contained(info: Any, kwargs: dict[str, Any]) -> list[Any]:
-    return [] if info in DROP_IN or kwargs not in CONTAINED else [pytest.mark.slow]
+    contained = info not in DROP_IN and kwargs in CONTAINED
+    return [pytest.mark.slow] if contained or (info.name in DEAR and kwargs) else []
 
 
 configs = pytest.mark.parametrize(

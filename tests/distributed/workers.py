@@ -15,7 +15,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 # Imported once, in the process that all others are forked from.
-PRELOADED = ["torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "gradtx"]
+PRELOADED = [
+    *("torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict", "torch._dynamo"),
+    "gradtx",
+]
 
 
 def _entry(rank: int, world: int, store: str, out: str, fn: Callable[[int], Any]) -> None:
