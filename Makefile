@@ -36,10 +36,11 @@ sanitize: $(STAMP)  ## hostile calls of all kernels under address and undefined-
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 GRADTX_HOSTILE_CASES=500 \
 		$(BIN)/pytest --import-mode=append tests/ops/test_hostile.py
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff and mypy; a user's file with mypy and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy gradtx
+	$(BIN)/python -m pytest -q tests/contract/test_declared.py -k users_file
 
 bench: $(STAMP)  ## step times as ratios to torch's fused AdamW; writes benchmarks/results
 	$(BIN)/python benchmarks/step_time.py

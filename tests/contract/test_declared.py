@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ def marked() -> set[tuple[int, str]]:
     return {(i, match.group(1)) for i, match in found if match}
 
 
+@pytest.mark.slow  # make lint runs it
 def test_a_users_file_with_mypy():
     pytest.importorskip("mypy")
     command = [sys.executable, "-m", "mypy", "--no-error-summary", str(USER_FILE)]
@@ -122,11 +124,11 @@ def test_a_users_file_with_mypy():
     assert found == marked(), out
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # make lint runs it
 def test_a_users_file_with_pyright():
-    command = shutil.which("pyright") or shutil.which("basedpyright")
+    command = shutil.which("basedpyright", path=sysconfig.get_path("scripts"))
     if command is None:
-        pytest.skip("pyright is not installed")
+        pytest.skip("basedpyright is not installed")
     out = subprocess.run(
         [command, "--outputjson", "--level", "error", "--pythonpath", sys.executable, USER_FILE],
         capture_output=True,
