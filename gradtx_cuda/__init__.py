@@ -6,12 +6,15 @@ worked and why not. Without the library gradtx runs on its reference operators.
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-__all__ = ["Status", "load", "status"]
+__all__ = ["Status", "function", "load", "status"]
 
 _LIBRARY = Path(__file__).parent / "_C.abi3.so"
 _MIN_TORCH = (2, 10)
@@ -43,6 +46,21 @@ def load() -> Status:
 def status() -> Status:
     """Return the outcome of `load`."""
     return load()
+
+
+@functools.cache
+def function(name: str) -> Callable[..., bytes | None] | None:
+    """A function of the library that answers with a message or nothing; None without it.
+
+    Args:
+        name: of C.
+    """
+    if not load().active:
+        return None
+    found = getattr(ctypes.CDLL(str(_LIBRARY)), name, None)
+    if found is not None:
+        found.restype = ctypes.c_char_p
+    return found
 
 
 def _load() -> Status:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 from torch import Tensor
 
 Transform: TypeAlias = Any  # a GradientTransformation, whose module imports this one
@@ -255,12 +256,18 @@ class ChainStep(ABC):
         """Whether ``run`` may raise."""
 
     @abstractmethod
-    def run(self, leaves: Leaves, grads: list[Tensor], name: Callable[[int], str]) -> None:
+    def run(
+        self, leaves: Leaves, grads: list[Tensor], at: np.ndarray, name: Callable[[int], str]
+    ) -> None:
         """One step in place.
+
+        Parameters and states lie where and as they did when the step was bound, so that it may
+        keep a table of their addresses.
 
         Args:
             leaves: these, with the hyperparameters of the step.
             grads: their gradients, contiguous.
+            at: where they begin.
             name: gives the name of a leaf, for errors.
 
         Raises:

@@ -42,11 +42,21 @@ from gradtx.core.state import advance
 from gradtx.ops.affine import dequantize_affine, quantize_affine
 from gradtx.ops.block_top_k import block_starts, block_top_k
 from gradtx.ops.registry import operator
+from gradtx.ops.tables import Entry
 from gradtx.ops.window_moments import sums, within
 
-__all__ = ["HYPER", "microadam_"]
+__all__ = ["HYPER", "LEAF", "microadam_", "microadam_table"]
 
 HYPER = ("lr", "b1", "b2", "eps", "weight_decay")
+LEAF = (
+    *("params", "grads", "codes", "lo", "hi", "steps", "indices", "values"),
+    *("numel", "block_sizes", "kept", "window", "columns", "rows", "signs"),
+    *("bf16_params", "bf16_grads"),
+)
+microadam_table = Entry("gx_microadam")
+"""The same for a table with the fields ``LEAF``, then hyper, quant_block_size, include_zero,
+window_correction, whether gradients are checked, whether one that is not finite keeps all leaves
+as they are, and finite, which is overwritten; on the CPU."""
 _BITS = 4
 _DTYPES = (torch.float32, torch.bfloat16)
 _NONFINITE = ("ignore", "skip", "raise")

@@ -42,11 +42,29 @@ from torch import Tensor
 from gradtx.core.state import advance
 from gradtx.ops.block_top_k import block_starts, block_top_k
 from gradtx.ops.registry import operator
+from gradtx.ops.tables import Entry
 from gradtx.ops.window_products import sparse_window_combine, sparse_window_dots
 
-__all__ = ["HYPER", "sparse_window_push_", "sparse_window_step_"]
+__all__ = [
+    "HYPER",
+    "LEAF",
+    "sparse_window_push_",
+    "sparse_window_step_",
+    "window_push_table",
+    "window_step_table",
+]
 
 HYPER = ("lr", "weight_decay", "decay")
+LEAF = (
+    *("params", "grads", "errors", "momenta", "indices", "values", "written"),
+    *("numel", "block_sizes", "kept", "window", "columns", "rows", "signs"),
+    *("bf16_params", "bf16_grads", "bf16_values"),
+)
+window_push_table = Entry("gx_window_push")
+"""The push for a table with the fields ``LEAF``, then step, check, dots, there and finite, of which
+the last three are overwritten; on the CPU."""
+window_step_table = Entry("gx_window_step")
+"""The step for such a table, then weights and hyper; on the CPU."""
 _SINGLE = (torch.float32, torch.bfloat16)
 
 

@@ -1,4 +1,4 @@
-"""Hyperparameters of a chain as the operator for all of it takes them."""
+"""Values of leaves as the operator for their whole chain takes them."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def rows_of(
                 value = given.get(f"{path}.{name}".lstrip("."), value)
                 rows[r][names.index(name)] = _number(value)
     return torch.tensor(rows, dtype=torch.float64, device="cpu")
+
+
+def signs_of(leaves: Leaves) -> list[int]:
+    """What the gradients are multiplied with."""
+    return [-1 if turned else 1 for turned in leaves.maximize or [False] * len(leaves.params)]
+
+
+def detached(grads: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients as constants."""
+    return [g.detach() if g.requires_grad else g for g in grads]
 
 
 def _number(value: Any) -> float:

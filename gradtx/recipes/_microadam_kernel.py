@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +17,14 @@ from ..core.execution import ChainKernel, ChainStep, Leaves, register
 from ..core.finite import apply_if_leaf_finite, not_finite
 from ..core.protocol import GradientTransformation, members
 from ..core.state import advance
-from ..ops.microadam import HYPER, microadam_
+from ..ops.microadam import HYPER, LEAF, microadam_, microadam_table
 from ..ops.registry import has_kernel
+from ..ops.tables import LeafTable
 from ..transforms.error_feedback import ErrorFeedback
 from ..transforms.learning_rate import scale_by_learning_rate
 from ..transforms.sliding_window import sliding_window_adam
 from ..transforms.weight_decay import _AddDecayedWeights
-from ._kernel_rows import rows_of
+from ._kernel_rows import detached, rows_of, signs_of
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -83,31 +85,62 @@ class MicroAdamStep(ChainStep):
         self._sizes = [b.size for b in blocks]
         self._kept = [b.k for b in blocks]
         self._columns = [list(column) for column in zip(*leaves.states, strict=True)]
+        self._table = None
+        if leaves.params[0].is_cpu and microadam_table.is_there:
+            self._table = self._tabulated()
 
     @property
     def may_raise(self) -> bool:
         return self._found.nonfinite == "raise"
 
-    def run(self, leaves: Leaves, grads: list[Tensor], name: Callable[[int], str]) -> None:
-        found = self._found
-        finite = microadam_(
-            self._params,
-            grads,
-            *self._columns,
-            rows_of(found.sources, HYPER, leaves),
-            leaves.rows,
-            [-1 if turned else 1 for turned in leaves.maximize or [False] * len(grads)],
-            self._sizes,
-            self._kept,
-            found.quantizer.block_size,
-            found.quantizer.include_zero,
-            found.adam.bias_correction == "window",
-            found.nonfinite,
-        )
-        if found.nonfinite == "raise" and not bool(finite.all()):
+    def run(
+        self, leaves: Leaves, grads: list[Tensor], at: np.ndarray, name: Callable[[int], str]
+    ) -> None:
+        nonfinite = self._found.nonfinite
+        finite = self._step(leaves, grads, at)
+        if nonfinite == "raise" and not bool(finite.all()):
             raise not_finite("apply_if_leaf_finite", name(finite.tolist().index(False)))
         for count in leaves.shared:
             count.copy_(advance(count))
+
+    def _step(self, leaves: Leaves, grads: list[Tensor], at: np.ndarray) -> Tensor:
+        """One step, and which gradients are finite."""
+        found, table = self._found, self._table
+        hyper, signs = rows_of(found.sources, HYPER, leaves), signs_of(leaves)
+        quant, zero = found.quantizer.block_size, found.quantizer.include_zero
+        by_window = found.adam.bias_correction == "window"
+        if table is None:
+            sizes = (self._sizes, self._kept)
+            lists = (self._params, detached(grads), *self._columns, hyper, leaves.rows, signs)
+            return microadam_(*lists, *sizes, quant, zero, by_window, found.nonfinite)
+        for field, values in (("grads", at), ("rows", leaves.rows), ("signs", signs)):
+            table.put(field, values)
+        finite = torch.empty(len(grads), dtype=torch.bool, device="cpu")
+        checks, raises = found.nonfinite != "ignore", found.nonfinite == "raise"
+        microadam_table(table, hyper, quant, zero, by_window, checks, raises, finite)
+        return finite
+
+    def _tabulated(self) -> LeafTable:
+        """The leaves as a table; what steps give is still zero."""
+        codes, lo, hi, steps, indices, values = self._columns
+        bf16 = torch.bfloat16
+        return LeafTable(
+            LEAF,
+            params=self._params,
+            codes=codes,
+            lo=lo,
+            hi=hi,
+            steps=steps,
+            indices=indices,
+            values=values,
+            numel=[p.numel() for p in self._params],
+            block_sizes=self._sizes,
+            kept=self._kept,
+            window=[x.shape[0] for x in indices],
+            columns=[x.shape[1] for x in indices],
+            bf16_params=[p.dtype == bf16 for p in self._params],
+            bf16_grads=[dtype == bf16 for dtype in self._dtypes],
+        )
 
     def moved(self) -> int:
         total = 0

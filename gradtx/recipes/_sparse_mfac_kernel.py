@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,14 +16,22 @@ from ..core.execution import ChainKernel, ChainStep, Leaves, register
 from ..core.protocol import GradientTransformation, members
 from ..core.state import advance
 from ..ops.registry import has_kernel
-from ..ops.window_step import HYPER, sparse_window_push_, sparse_window_step_
+from ..ops.tables import LeafTable
+from ..ops.window_step import (
+    HYPER,
+    LEAF,
+    sparse_window_push_,
+    sparse_window_step_,
+    window_push_table,
+    window_step_table,
+)
 from ..precondition import GradientWindowState
 from ..precondition.mfac import PreconditionMFAC, check_damping
 from ..transforms.error_feedback import ErrorFeedback
 from ..transforms.learning_rate import scale_by_learning_rate
 from ..transforms.momentum import trace
 from ..transforms.weight_decay import _AddDecayedWeights
-from ._kernel_rows import rows_of
+from ._kernel_rows import detached, rows_of, signs_of
 
 _SINGLE = (torch.float32, torch.bfloat16)
 _OPERATORS = ("sparse_window_push_", "sparse_window_step_")
@@ -59,8 +68,12 @@ class SparseMFACKernel(ChainKernel):
         if leaves.extra:
             return f"the chain gets {', '.join(leaves.extra)}"
         counts = sum(hyper_.is_scheduled(tx) for _, tx in found.sources)
-        if len(leaves.shared) != 2 + counts or _place_of_gram(leaves.shared) > counts:
+        place = _place_of_gram(leaves.shared)
+        if len(leaves.shared) != 2 + counts or place > counts:
             return "the state has other step counts"
+        window, (gram, step) = found.mfac.window, leaves.shared[place : place + 2]
+        if (gram.shape, step.dtype, step.ndim) != ((window, window), torch.int32, 0):
+            return "the state has a Gram matrix or a count of pushes of another form"
         each = zip(leaves.params, leaves.grads, leaves.states, strict=True)
         for i, (p, g, states) in enumerate(each):
             if (why := _misfit(found, p, g, states)) is not None:
@@ -80,53 +93,88 @@ class SparseMFACStep(ChainStep):
         columns = [list(column) for column in zip(*leaves.states, strict=True)]
         self._errors, self._indices, self._values, self._written, *rest = columns
         self._momenta = rest[0] if rest else []
+        self._table = None
+        if leaves.params[0].is_cpu and window_push_table.is_there:
+            self._table = self._tabulated()
 
     @property
     def may_raise(self) -> bool:
         return True  # a gradient that is not finite, or damping that has fallen to zero
 
-    def run(self, leaves: Leaves, grads: list[Tensor], name: Callable[[int], str]) -> None:
+    def run(
+        self, leaves: Leaves, grads: list[Tensor], at: np.ndarray, name: Callable[[int], str]
+    ) -> None:
         mfac, window = self._found.mfac, self._found.mfac.rows
-        at = _place_of_gram(leaves.shared)
-        gram, step = leaves.shared[at : at + 2]
-        counts = [*leaves.shared[:at], *leaves.shared[at + 2 :]]
+        place = _place_of_gram(leaves.shared)
+        gram, step = leaves.shared[place : place + 2]
+        counts = [*leaves.shared[:place], *leaves.shared[place + 2 :]]
         rows = rows_of(self._found.sources, (*HYPER, "damping"), leaves, counts)
         if bool((rows[:, -1] != rows[0, -1]).any()):
             raise ValueError(f"{mfac.name}: damping must be the same for all leaves")
         damping = float(rows[0, -1])
         check_damping(mfac.name, damping)
         pushed = GradientWindowState((), gram, advance(step, period=window.size))
-        signs = [-1 if turned else 1 for turned in leaves.maximize or [False] * len(grads)]
-        checks = mfac.nonfinite == "raise"
-        dots, there, finite = sparse_window_push_(
-            grads,
-            self._errors,
-            self._indices,
-            self._values,
-            self._written,
-            step,
-            signs,
-            *self._geometry,
-            checks,
-        )
-        if checks and not bool(finite.all()):
+        dots, there, finite = self._push(leaves, grads, at, step)
+        if mfac.nonfinite == "raise" and not bool(finite.all()):
             raise mfac.not_finite(name(finite.tolist().index(False)))
         newest, total = window.newest(pushed), dots.sum(0)
         gram.copy_(torch.where(newest[:, None], total, torch.where(newest, total[:, None], gram)))
-        weights = window.newest_weights(pushed, damping)
-        sparse_window_step_(
-            self._params,
-            self._momenta,
-            self._indices,
-            self._values,
-            torch.where(there, weights, 0.0),
-            rows[:, :-1].contiguous(),
-            leaves.rows,
-            *self._geometry,
-        )
+        weights = torch.where(there, window.newest_weights(pushed, damping), 0.0)
+        self._move(leaves, weights, rows[:, :-1].contiguous())
         step.copy_(pushed.step)
         for count in counts:
             count.copy_(advance(count))
+
+    def _push(
+        self, leaves: Leaves, grads: list[Tensor], at: np.ndarray, step: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take in gradients, see ``sparse_window_push_``."""
+        table, signs = self._table, signs_of(leaves)
+        check = self._found.mfac.nonfinite == "raise"
+        if table is None:
+            states = (self._errors, self._indices, self._values, self._written)
+            return sparse_window_push_(
+                detached(grads), *states, step, signs, *self._geometry, check
+            )
+        table.put("grads", at)
+        table.put("signs", signs)
+        shape = (len(grads), self._found.mfac.window)
+        dots = torch.empty(shape, dtype=torch.float64, device="cpu")
+        there = torch.empty(shape, dtype=torch.bool, device="cpu")
+        finite = torch.empty(shape[:1], dtype=torch.bool, device="cpu")
+        window_push_table(table, step, check, dots, there, finite)
+        return dots, there, finite
+
+    def _move(self, leaves: Leaves, weights: Tensor, hyper: Tensor) -> None:
+        """Move parameters, see ``sparse_window_step_``."""
+        if self._table is None:
+            lists = (self._params, self._momenta, self._indices, self._values)
+            sparse_window_step_(*lists, weights, hyper, leaves.rows, *self._geometry)
+            return
+        self._table.put("rows", leaves.rows)
+        window_step_table(self._table, weights, hyper)
+
+    def _tabulated(self) -> LeafTable:
+        """The leaves as a table; what steps give is still zero."""
+        sizes, kept = self._geometry
+        bf16 = torch.bfloat16
+        return LeafTable(
+            LEAF,
+            params=self._params,
+            errors=self._errors,
+            **({"momenta": self._momenta} if self._momenta else {}),
+            indices=self._indices,
+            values=self._values,
+            written=self._written,
+            numel=[p.numel() for p in self._params],
+            block_sizes=sizes,
+            kept=kept,
+            window=[x.shape[0] for x in self._indices],
+            columns=[x.shape[1] for x in self._indices],
+            bf16_params=[p.dtype == bf16 for p in self._params],
+            bf16_grads=[dtype == bf16 for dtype in self._dtypes],
+            bf16_values=[x.dtype == bf16 for x in self._values],
+        )
 
     def moved(self) -> int:
         total = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from operator import is_
 
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class KernelPlan:
         self.label = kernel
         self._step = step
         self._spec, self._positions = batch.spec, batch.positions
+        self._lists = (batch.params, batch.states, batch.shared)
         self._owned = Owned(batch.params, batch.every_state())
         self._dtypes = [g.dtype for g in batch.grads]
         strides = [order(p, True) for p in batch.params]
@@ -42,16 +44,20 @@ class KernelPlan:
 
     def fits(self, batch: Batch) -> bool:
         """Whether a batch has the same tensors at the same addresses."""
-        same = len(batch.params) == len(self._dtypes) and self._owned.is_(batch.owned())
-        return same and self._owned.lies_still()
+        lists = (batch.params, batch.states, batch.shared)
+        if not all(map(is_, lists, self._lists)) and not self._same(batch):
+            return False
+        return self._owned.lies_still()
+
+    def _same(self, batch: Batch) -> bool:
+        return len(batch.params) == len(self._dtypes) and self._owned.is_(batch.owned())
 
     def prepare(self, batch: Batch) -> Callable[[], None]:
         """Check gradients and hyperparameters; the result steps."""
         if any(isinstance(v, Tensor) and v.ndim for row in batch.hyper for v in row.values()):
             raise CannotFuseError("", "a hyperparameter has one value an entry")
-        grads, _ = self._gradients.admit(batch.grads)
-        own = [g.detach() if g.requires_grad else g for g in grads]
-        return partial(self._step.run, batch, own, self._name)
+        grads, at = self._gradients.admit(batch.grads)
+        return partial(self._step.run, batch, grads, at, self._name)
 
     def moved(self) -> int:
         """Bytes that a step reads and writes."""

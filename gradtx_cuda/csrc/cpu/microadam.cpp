@@ -1,8 +1,10 @@
 // CPU kernel of the MicroAdam step: every block of every leaf, held in cache.
+#include <deque>
 #include <memory>
 
 #include "../common/microadam_op.h"
 #include "../registration.h"
+#include "entry.h"
 #include "microadam_avx512.h"
 #include "microadam_block.h"
 #include "microadam_undo.h"
@@ -99,51 +101,48 @@ void move_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant, Bu
   }
 }
 
-std::vector<Leaf> make_leaves(const MicroAdamArgs& a, std::vector<std::atomic<bool>>& finite) {
-  std::vector<Leaf> leaves(a.params.size());
+struct MicroAdamOptions {
+  int64_t quant_block_size;
+  bool include_zero, window_correction;
+  bool checks, raises;  // whether gradients must be finite, and otherwise all leaves stay
+};
+
+// Leaves that follow each other mostly have their powers in common, which take longer than a small
+// leaf does.
+std::vector<Leaf> make_leaves(const MicroAdamLeaf* given, int64_t count, const double* hyper,
+                              bool window_correction, std::deque<Powers>& powers,
+                              std::vector<std::atomic<bool>>& finite) {
+  std::vector<Leaf> leaves(static_cast<size_t>(count));
   int64_t blocks = 0;
-  for (size_t i = 0; i < leaves.size(); ++i) {
-    Leaf& leaf = leaves[i];
-    leaf.param = a.params[i].mutable_data_ptr();
-    leaf.grad = a.grads[i].const_data_ptr();
-    leaf.codes = static_cast<uint8_t*>(a.codes[i].mutable_data_ptr());
-    leaf.lo = static_cast<uint16_t*>(a.lo[i].mutable_data_ptr());
-    leaf.hi = static_cast<uint16_t*>(a.hi[i].mutable_data_ptr());
-    leaf.step = static_cast<int32_t*>(a.steps[i].mutable_data_ptr());
-    leaf.indices = static_cast<int16_t*>(a.indices[i].mutable_data_ptr());
-    leaf.values = static_cast<uint16_t*>(a.values[i].mutable_data_ptr());
-    leaf.numel = a.params[i].numel();
-    leaf.block_size = a.block_sizes[i];
-    leaf.k = a.kept[i];
-    leaf.columns = a.indices[i].size(1);
+  for (int64_t i = 0; i < count; ++i) {
+    Leaf& leaf = leaves[static_cast<size_t>(i)];
+    static_cast<MicroAdamLeaf&>(leaf) = given[i];
     leaf.first_block = blocks;
-    leaf.sign = static_cast<float>(a.signs[i]);
-    leaf.bf16_param = a.params[i].scalar_type() == ScalarType::BFloat16;
-    leaf.bf16_grad = a.grads[i].scalar_type() == ScalarType::BFloat16;
-    leaf.finite = &finite[i];
+    leaf.finite = &finite[static_cast<size_t>(i)];
     blocks += num_blocks(leaf.numel, leaf.block_size);
 
-    const auto* hyper = static_cast<const double*>(a.hyper.const_data_ptr());
-    const double* h = hyper + a.rows[i] * kHyperColumns;
-    const int64_t window = a.indices[i].size(0), done = *leaf.step, now = done + 1;
+    const int64_t window = leaf.window, done = *leaf.step, now = done + 1;
     require(done >= 0, "microadam_: leaf ", i, ": step is negative");
-    const int64_t count = a.window_correction ? std::min(now, window) : now;
     leaf.row = done % window;
-    if (i > 0 && a.rows[i] == a.rows[i - 1] && window == a.indices[i - 1].size(0) &&
-        done == *leaves[i - 1].step) {  // powers take longer than small leaves
-      leaf.weights1 = leaves[i - 1].weights1;
-      leaf.weights2 = leaves[i - 1].weights2;
-      leaf.rates = leaves[i - 1].rates;
-      continue;
+    if (i > 0) {
+      const Leaf& before = leaves[static_cast<size_t>(i) - 1];
+      if (leaf.hyper == before.hyper && window == before.window && done == *before.step) {
+        leaf.powers = before.powers;
+        continue;
+      }
     }
+    const double* h = hyper + leaf.hyper * kHyperColumns;
+    const int64_t past = window_correction ? std::min(now, window) : now;
+    Powers& own = powers.emplace_back();
     for (int64_t row = 0; row < std::min(now, window); ++row) {
       const int64_t age = (done - row) % window;
-      leaf.weights1.push_back(microadam_weight(h[kB1], age));
-      leaf.weights2.push_back(microadam_weight(h[kB2], age));
+      own.weights1.push_back(microadam_weight(h[kB1], age));
+      own.weights2.push_back(microadam_weight(h[kB2], age));
     }
-    leaf.rates = {microadam_gain(h[kB1], count), microadam_gain(h[kB2], count),
-                  microadam_eps(h[kEps]), static_cast<float>(h[kWeightDecay]),
-                  static_cast<float>(h[kLr])};
+    own.rates = {microadam_gain(h[kB1], past), microadam_gain(h[kB2], past),
+                 microadam_eps(h[kEps]), static_cast<float>(h[kWeightDecay]),
+                 static_cast<float>(h[kLr])};
+    leaf.powers = &own;
   }
   return leaves;
 }
@@ -173,6 +172,77 @@ void for_blocks(const std::vector<Leaf>& leaves, int64_t from, int64_t to, const
   });
 }
 
+// One step; `flags` says which gradients are finite.
+void microadam(const MicroAdamLeaf* given, int64_t count, const double* hyper,
+               const MicroAdamOptions& options, bool* flags) {
+  const int64_t quant = options.quant_block_size;
+  std::vector<std::atomic<bool>> finite(static_cast<size_t>(count));
+  for (auto& flag : finite) flag = true;
+  std::deque<Powers> powers;
+  std::vector<Leaf> leaves =
+      make_leaves(given, count, hyper, options.window_correction, powers, finite);
+  const RangeRule rule{kBits, false, options.include_zero, true};
+  int64_t blocks = 0;
+  for (const Leaf& leaf : leaves) blocks += num_blocks(leaf.numel, leaf.block_size);
+
+  // Gradients are read once: the first blocks, as many as can be taken back, are compressed before
+  // all are known to be finite. The others are looked at before.
+  UndoMemory undo;
+  const int64_t ahead = options.checks ? undo.assign(leaves, quant) : 0;
+  const auto compress = [&](bool saves) {
+    return [&, saves](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+      if (!saves && !*leaf.finite) return;
+      compress_blocks(leaf, begin, end, quant, rule, saves, buffers);
+    };
+  };
+  if (options.checks) {
+    for_blocks(leaves, ahead, blocks, [](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
+      check_blocks(leaf, begin, end);
+    });
+    for_blocks(leaves, 0, ahead, compress(true));
+  }
+  std::copy(finite.begin(), finite.end(), flags);
+  if (!std::all_of(flags, flags + count, [](bool flag) { return flag; })) {
+    for (auto& flag : finite) flag = flag && !options.raises;
+    for_blocks(leaves, 0, ahead, [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
+      for (int64_t i = begin; i < end && !*leaf.finite; ++i) restore_block(leaf, i, quant);
+    });
+  }
+  for_blocks(leaves, ahead, blocks, compress(false));
+  const auto move = [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+    if (*leaf.finite) move_blocks(leaf, begin, end, quant, buffers);
+  };
+  for_blocks(leaves, 0, blocks, move);
+  for (const Leaf& leaf : leaves) {
+    if (*leaf.finite) *leaf.step = microadam_advanced(*leaf.step, leaf.window);
+  }
+}
+
+std::vector<MicroAdamLeaf> leaves_of(const MicroAdamArgs& a) {
+  std::vector<MicroAdamLeaf> leaves;
+  leaves.reserve(a.params.size());
+  for (size_t i = 0; i < a.params.size(); ++i) {
+    leaves.push_back({a.params[i].mutable_data_ptr(),
+                      a.grads[i].const_data_ptr(),
+                      static_cast<uint8_t*>(a.codes[i].mutable_data_ptr()),
+                      static_cast<uint16_t*>(a.lo[i].mutable_data_ptr()),
+                      static_cast<uint16_t*>(a.hi[i].mutable_data_ptr()),
+                      static_cast<int32_t*>(a.steps[i].mutable_data_ptr()),
+                      static_cast<int16_t*>(a.indices[i].mutable_data_ptr()),
+                      static_cast<uint16_t*>(a.values[i].mutable_data_ptr()),
+                      a.params[i].numel(),
+                      a.block_sizes[i],
+                      a.kept[i],
+                      a.indices[i].size(0),
+                      a.indices[i].size(1),
+                      a.rows[i],
+                      a.signs[i],
+                      a.params[i].scalar_type() == ScalarType::BFloat16,
+                      a.grads[i].scalar_type() == ScalarType::BFloat16});
+  }
+  return leaves;
+}
+
 }  // namespace
 
 Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors& codes,
@@ -189,53 +259,26 @@ Tensor microadam__cpu(const Tensors& params, const Tensors& grads, const Tensors
   require_microadam(args);
   const Tensor flags = torch::stable::new_empty(hyper, {static_cast<int64_t>(params.size())},
                                                 ScalarType::Bool);
-  std::vector<std::atomic<bool>> finite(params.size());
-  for (auto& flag : finite) flag = true;
-  std::vector<Leaf> leaves = make_leaves(args, finite);
-  const RangeRule rule{kBits, false, include_zero, true};
-  int64_t blocks = 0;
-  for (const Leaf& leaf : leaves) blocks += num_blocks(leaf.numel, leaf.block_size);
-
-  // Gradients are read once: the first blocks, as many as can be taken back, are compressed before
-  // all are known to be finite. The others are looked at before.
-  const bool checks = nonfinite != "ignore";
-  UndoMemory undo;
-  const int64_t ahead = checks ? undo.assign(leaves, quant_block_size) : 0;
-  const auto compress = [&](bool saves) {
-    return [&, saves](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
-      if (!saves && !*leaf.finite) return;
-      compress_blocks(leaf, begin, end, quant_block_size, rule, saves, buffers);
-    };
-  };
-  if (checks) {
-    for_blocks(leaves, ahead, blocks, [](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
-      check_blocks(leaf, begin, end);
-    });
-    for_blocks(leaves, 0, ahead, compress(true));
-  }
-  bool all = true;
-  for (size_t i = 0; i < leaves.size(); ++i) {
-    all = all && finite[i];
-    static_cast<bool*>(flags.mutable_data_ptr())[i] = finite[i];
-  }
-  if (!all) {
-    for (auto& flag : finite) flag = flag && nonfinite == "skip";
-    for_blocks(leaves, 0, ahead, [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers&) {
-      for (int64_t i = begin; i < end && !*leaf.finite; ++i) {
-        restore_block(leaf, i, quant_block_size);
-      }
-    });
-  }
-  for_blocks(leaves, ahead, blocks, compress(false));
-  const auto move = [&](const Leaf& leaf, int64_t begin, int64_t end, Buffers& buffers) {
-    if (*leaf.finite) move_blocks(leaf, begin, end, quant_block_size, buffers);
-  };
-  for_blocks(leaves, 0, blocks, move);
-  for (size_t i = 0; i < leaves.size(); ++i) {
-    int32_t& step = *leaves[i].step;
-    if (*leaves[i].finite) step = microadam_advanced(step, indices[i].size(0));
-  }
+  const std::vector<MicroAdamLeaf> leaves = leaves_of(args);
+  microadam(leaves.data(), static_cast<int64_t>(leaves.size()),
+            static_cast<const double*>(hyper.const_data_ptr()),
+            {quant_block_size, include_zero, window_correction, nonfinite != "ignore",
+             nonfinite == "raise"},
+            static_cast<bool*>(flags.mutable_data_ptr()));
   return flags;
 }
 
 }  // namespace gx
+
+// The same for leaves that the caller has checked. Returns null, or why nothing has changed.
+GX_ENTRY const char* gx_microadam(const gx::MicroAdamLeaf* leaves, int64_t count,
+                                  const double* hyper, int64_t quant_block_size,
+                                  int64_t include_zero, int64_t window_correction, int64_t checks,
+                                  int64_t raises, bool* finite) {
+  return gx::message_of([&] {
+    gx::microadam(leaves, count, hyper,
+                  {quant_block_size, include_zero != 0, window_correction != 0, checks != 0,
+                   raises != 0},
+                  finite);
+  });
+}

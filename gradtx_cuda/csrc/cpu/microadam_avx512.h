@@ -20,7 +20,7 @@ GX_WIDE int64_t add_errors(const Leaf& leaf, int64_t start, int64_t n, uint32_t 
                            WideScratch& s) {
   const G* grad = static_cast<const G*>(leaf.grad) + start;
   const uint8_t* codes = leaf.codes + start / 2;
-  const __m512 sign = _mm512_set1_ps(leaf.sign);
+  const __m512 sign = _mm512_set1_ps(static_cast<float>(leaf.sign));
   const __m512 digits = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   const __m512i wide = _mm512_set_epi64(0x380000003C, 0x3000000034, 0x280000002C, 0x2000000024,
                                         0x180000001C, 0x1000000014, 0x080000000C, 0x0000000004);
@@ -227,7 +227,7 @@ GX_AVX512 bool compress_block_wide(const Leaf& leaf, int64_t block, const RangeR
 
   // The block's bound of the last step, moved as far as that of the block before.
   uint32_t former = 0, bound = UINT32_MAX;
-  if (leaf.weights1.size() > 1) {
+  if (leaf.powers->rows() > 1) {
     former = least_kept(leaf.values + newest, k);
     bound = former + s.drift - s.margin;
   }

@@ -15,7 +15,8 @@ namespace gx {
 
 constexpr int kBits = 4, kLevels = 15;
 
-struct Leaf {
+// A leaf as the caller describes it: eight bytes a field, gradtx.ops.microadam.LEAF names them.
+struct MicroAdamLeaf {
   void* param;
   const void* grad;
   uint8_t* codes;
@@ -27,20 +28,31 @@ struct Leaf {
   int64_t numel;
   int64_t block_size;
   int64_t k;
+  int64_t window;
   int64_t columns;
-  int64_t first_block;
-  int64_t row;                      // of the window, to be written
+  int64_t hyper;  // its row of the hyperparameters
+  int64_t sign;   // of the gradient
+  int64_t bf16_param;
+  int64_t bf16_grad;
+};
+
+// What leaves have in common that have done as many steps with the same hyperparameters.
+struct Powers {
   std::vector<float> weights1, weights2;  // of the rows that have been written, this one included
   MicroAdamRates rates;
-  float sign;
-  bool bf16_param, bf16_grad;
+
+  int64_t rows() const { return static_cast<int64_t>(weights1.size()); }
+};
+
+struct Leaf : MicroAdamLeaf {
+  int64_t first_block;
+  int64_t row;  // of the window, to be written
+  const Powers* powers;
   std::atomic<bool>* finite;
   char* undo;  // copies of what is overwritten, a block after the other
 
   // The row of the window that the last step wrote.
-  int64_t newest() const {
-    return row == 0 ? static_cast<int64_t>(weights1.size()) - 1 : row - 1;
-  }
+  int64_t newest() const { return row == 0 ? powers->rows() - 1 : row - 1; }
 };
 
 struct Scratch {
@@ -94,7 +106,7 @@ GX_INLINE void move(P* param, const float* update, int64_t n, const MicroAdamRat
 // Entries that point out of the block are left out.
 GX_INLINE void update_of_window(const Leaf& leaf, int64_t column, int64_t k, int64_t n,
                                 float* first, Scratch& scratch) {
-  const size_t most = leaf.weights1.size() * static_cast<size_t>(k);
+  const auto most = static_cast<size_t>(leaf.powers->rows() * k);
   scratch.touched.resize(std::max(scratch.touched.size(), most));
   scratch.touched_first.resize(scratch.touched.size());
   scratch.touched_second.resize(scratch.touched.size());
@@ -102,11 +114,12 @@ GX_INLINE void update_of_window(const Leaf& leaf, int64_t column, int64_t k, int
   int32_t* touched = scratch.touched.data();
   int64_t count = 0;
   std::fill_n(first, n, 0.0f);
-  for (size_t row = 0; row < leaf.weights1.size(); ++row) {
-    const int64_t start = static_cast<int64_t>(row) * leaf.columns + column;
+  for (int64_t row = 0; row < leaf.powers->rows(); ++row) {
+    const int64_t start = row * leaf.columns + column;
     const int16_t* at = leaf.indices + start;
     const uint16_t* of = leaf.values + start;
-    const float w1 = leaf.weights1[row], w2 = leaf.weights2[row];
+    const float w1 = leaf.powers->weights1[static_cast<size_t>(row)];
+    const float w2 = leaf.powers->weights2[static_cast<size_t>(row)];
     for (int64_t c = 0; c < k; ++c) {
       const int64_t i = at[c];
       if (static_cast<uint64_t>(i) >= static_cast<uint64_t>(n)) continue;
@@ -122,7 +135,7 @@ GX_INLINE void update_of_window(const Leaf& leaf, int64_t column, int64_t k, int
     m[c] = first[touched[c]];
     v[c] = second[touched[c]];
   }
-  for (int64_t c = 0; c < count; ++c) m[c] = microadam_update(m[c], v[c], leaf.rates);
+  for (int64_t c = 0; c < count; ++c) m[c] = microadam_update(m[c], v[c], leaf.powers->rates);
   for (int64_t c = 0; c < count; ++c) {
     first[touched[c]] = m[c];
     second[touched[c]] = 0.0f;
@@ -135,7 +148,8 @@ GX_INLINE void accumulate(const Leaf& leaf, int64_t start, int64_t n, int64_t qu
   for (int64_t i = 0; i < n; i += quant) {
     const int64_t at = start + i, range = at / quant;
     const Range bounds{from_bf16(leaf.lo[range]), from_bf16(leaf.hi[range])};
-    add_error(grad + at, leaf.sign, leaf.codes + at / 2, bounds, std::min(quant, n - i), total + i);
+    add_error(grad + at, static_cast<float>(leaf.sign), leaf.codes + at / 2, bounds,
+              std::min(quant, n - i), total + i);
   }
 }
 
@@ -179,9 +193,9 @@ GX_INLINE void move_block(const Leaf& leaf, int64_t block, Scratch& scratch) {
   float* update = scratch.total.data();
   update_of_window(leaf, column, k, n, update, scratch);
   if (leaf.bf16_param) {
-    move(static_cast<uint16_t*>(leaf.param) + start, update, n, leaf.rates);
+    move(static_cast<uint16_t*>(leaf.param) + start, update, n, leaf.powers->rates);
   } else {
-    move(static_cast<float*>(leaf.param) + start, update, n, leaf.rates);
+    move(static_cast<float*>(leaf.param) + start, update, n, leaf.powers->rates);
   }
 }
 

@@ -14,7 +14,7 @@ namespace gx {
 // Whether there are tags for all entries of a window and the rows that were written before have
 // ascending positions in a block of n.
 GX_AVX512 inline bool rows_ascend(const Leaf& leaf, int64_t block) {
-  const auto rows = static_cast<int64_t>(leaf.weights1.size());
+  const int64_t rows = leaf.powers->rows();
   const int64_t n = leaf.block_size, k = leaf.k;
   if (rows * k > UINT16_MAX) return false;
   for (int64_t row = 0; row < rows; ++row) {
@@ -45,8 +45,8 @@ GX_WIDE int64_t take_below(const Leaf& leaf, int64_t row, int64_t column, int64_
   const int64_t start = row * leaf.columns + column;
   const int16_t* at = leaf.indices + start;
   const uint16_t* of = leaf.values + start;
-  const __m512 w1 = _mm512_set1_ps(leaf.weights1[static_cast<size_t>(row)]);
-  const __m512 w2 = _mm512_set1_ps(leaf.weights2[static_cast<size_t>(row)]);
+  const __m512 w1 = _mm512_set1_ps(leaf.powers->weights1[static_cast<size_t>(row)]);
+  const __m512 w2 = _mm512_set1_ps(leaf.powers->weights2[static_cast<size_t>(row)]);
   const __m512i bound = _mm512_set1_epi16(static_cast<int16_t>(below));
   for (int64_t more = 32; more == 32 && c < k; c += more, count += more) {
     const __mmask32 some = 0xFFFFFFFFu >> std::max<int64_t>(0, c + 32 - k);
@@ -135,7 +135,7 @@ GX_WIDE void move_others(P* param, int64_t n, const MicroAdamRates& rates) {
 template <typename P>
 GX_AVX512 void move_block_wide(const Leaf& leaf, int64_t block, bool last, WideScratch& s) {
   const int64_t n = leaf.block_size, k = leaf.k, column = block * k;
-  const auto rows = static_cast<int64_t>(leaf.weights1.size());
+  const int64_t rows = leaf.powers->rows();
   P* param = static_cast<P*>(leaf.param) + block * n;
   s.soon.clear(static_cast<size_t>(2 * rows + 1));
   for (int64_t r = 0; r < rows && !last; ++r) {
@@ -160,8 +160,8 @@ GX_AVX512 void move_block_wide(const Leaf& leaf, int64_t block, bool last, WideS
     tag_entries(entries, start, param, moved, s.soon, s);
     join_entries(entries, s);
     s.base += static_cast<uint32_t>(entries);
-    move_entries(first, second, entries, leaf.rates, moved);
-    move_others(param + start, length, leaf.rates);
+    move_entries(first, second, entries, leaf.powers->rates, moved);
+    move_others(param + start, length, leaf.powers->rates);
     for (int64_t e = 0; e < entries; ++e) param[places[e]] = moved[e];
   }
 }

@@ -4,6 +4,7 @@
 
 #include "../common/window_step_op.h"
 #include "../registration.h"
+#include "entry.h"
 #include "window_step_avx512.h"
 #include "window_step_block.h"
 
@@ -100,17 +101,9 @@ GX_CLONES bool finite_blocks(const Pushed& leaf, int64_t begin, int64_t end) {
   return all_finite<uint32_t>(leaf.grad, start, stop, 0x7F800000u);
 }
 
-Window make_window(const Tensor& indices, const Tensor& values, int64_t numel, int64_t block_size,
-                   int64_t k, int64_t first_block) {
-  return {static_cast<int16_t*>(indices.mutable_data_ptr()),
-          values.mutable_data_ptr(),
-          values.scalar_type() == ScalarType::BFloat16,
-          numel,
-          block_size,
-          k,
-          indices.size(1),
-          indices.size(0),
-          first_block};
+Window window_of(const WindowLeaf& leaf, int64_t first_block) {
+  return {leaf.indices, leaf.values, leaf.bf16_values != 0, leaf.numel, leaf.block_size,
+          leaf.k,       leaf.columns, leaf.window,          first_block};
 }
 
 int64_t blocks_of(const Window& w) { return num_blocks(w.numel, w.block_size); }
@@ -136,6 +129,88 @@ void for_blocks(const std::vector<Leaf>& leaves, const Work& work) {
   });
 }
 
+bool is_bf16(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16; }
+
+// A leaf without its gradient, or without its parameter.
+WindowLeaf leaf_of(const Tensor& like, const Tensor& indices, const Tensor& values,
+                   int64_t block_size, int64_t k) {
+  WindowLeaf leaf{};
+  leaf.indices = static_cast<int16_t*>(indices.mutable_data_ptr());
+  leaf.values = values.mutable_data_ptr();
+  leaf.numel = like.numel();
+  leaf.block_size = block_size;
+  leaf.k = k;
+  leaf.window = indices.size(0);
+  leaf.columns = indices.size(1);
+  leaf.bf16_values = is_bf16(values);
+  return leaf;
+}
+
+// Push the gradients of leaves whose windows have as many rows.
+void push(const WindowLeaf* given, int64_t count, int32_t done, bool check, double* dots,
+          bool* there, bool* finite) {
+  require(done >= 0, "sparse_window_push_: step is negative");
+  const int64_t window = given[0].window;
+  std::fill_n(dots, count * window, 0.0);
+  std::vector<Pushed> leaves;
+  leaves.reserve(static_cast<size_t>(count));
+  int64_t blocks = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const WindowLeaf& leaf = given[i];
+    bool* counts = there + i * window;
+    for (int64_t r = 0; r < window; ++r) {
+      counts[r] = r == done % window || leaf.written[r] >= oldest_of(done, r, window);
+    }
+    leaves.push_back({window_of(leaf, blocks), leaf.grad, leaf.error, counts, nullptr,
+                      static_cast<float>(leaf.sign), leaf.bf16_grad != 0, check});
+    blocks += num_blocks(leaf.numel, leaf.block_size);
+  }
+  std::vector<std::atomic<bool>> fine(static_cast<size_t>(count));
+  for (auto& flag : fine) flag = true;
+  if (check) {
+    for_blocks(leaves, [&](const Pushed& leaf, int64_t begin, int64_t end, Buffers&) {
+      if (!finite_blocks(leaf, begin, end)) fine[&leaf - leaves.data()] = false;
+    });
+  }
+  std::copy(fine.begin(), fine.end(), finite);
+  if (!std::all_of(finite, finite + count, [](bool flag) { return flag; })) return;
+  std::vector<double> table(static_cast<size_t>(blocks * window));
+  for (Pushed& leaf : leaves) leaf.dots = table.data() + leaf.window.first_block * window;
+  std::atomic<bool> good{true};
+  for_blocks(leaves, [&](const Pushed& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+    push_blocks(leaf, done, begin, end, buffers, good);
+  });
+  require(good, "sparse_window_push_: an index points out of its block");
+  for (int64_t i = 0; i < count; ++i) {  // block after block, whatever thread it was
+    const Pushed& leaf = leaves[static_cast<size_t>(i)];
+    for (int64_t block = 0; block < blocks_of(leaf.window); ++block) {
+      for (int64_t r = 0; r < window; ++r) dots[i * window + r] += leaf.dots[block * window + r];
+    }
+    given[i].written[done % window] = done;
+  }
+}
+
+// Move parameters by sums over their windows.
+void step(const WindowLeaf* given, int64_t count, const double* weights, const double* hyper) {
+  std::vector<Moved> leaves;
+  leaves.reserve(static_cast<size_t>(count));
+  int64_t blocks = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const WindowLeaf& leaf = given[i];
+    const double* h = hyper + leaf.hyper * kMoveColumns;
+    leaves.push_back({window_of(leaf, blocks), leaf.param, leaf.momentum,
+                      weights + i * leaf.window, static_cast<float>(h[kMoveLr]),
+                      static_cast<float>(h[kMoveDecay]), static_cast<float>(h[kMoveMomentum]),
+                      leaf.bf16_param != 0});
+    blocks += num_blocks(leaf.numel, leaf.block_size);
+  }
+  std::atomic<bool> good{true};
+  for_blocks(leaves, [&](const Moved& leaf, int64_t begin, int64_t end, Buffers& buffers) {
+    move_blocks(leaf, begin, end, buffers, good);
+  });
+  require(good, "sparse_window_step_: an index points out of its block");
+}
+
 }  // namespace
 
 PushOutputs sparse_window_push__cpu(const Tensors& grads, const Tensors& errors,
@@ -146,57 +221,24 @@ PushOutputs sparse_window_push__cpu(const Tensors& grads, const Tensors& errors,
   require_push(a);
   const int64_t window = written[0].numel();
   const auto count = static_cast<int64_t>(grads.size());
-  const int32_t done = *static_cast<const int32_t*>(step.const_data_ptr());
-  require(done >= 0, "sparse_window_push_: step is negative");
-  const Tensor out = torch::stable::new_empty(step, {count, window}, ScalarType::Double);
-  const Tensor counts = torch::stable::new_empty(step, {count, window}, ScalarType::Bool);
-  const Tensor flags = torch::stable::new_empty(step, {count}, ScalarType::Bool);
-  auto* dots = static_cast<double*>(out.mutable_data_ptr());
-  auto* there = static_cast<bool*>(counts.mutable_data_ptr());
-  auto* finite = static_cast<bool*>(flags.mutable_data_ptr());
-  std::fill_n(dots, count * window, 0.0);
-  std::vector<Pushed> leaves;
-  int64_t blocks = 0;
+  const Tensor dots = torch::stable::new_empty(step, {count, window}, ScalarType::Double);
+  const Tensor there = torch::stable::new_empty(step, {count, window}, ScalarType::Bool);
+  const Tensor finite = torch::stable::new_empty(step, {count}, ScalarType::Bool);
+  std::vector<WindowLeaf> leaves;
   for (size_t i = 0; i < grads.size(); ++i) {
-    const int64_t numel = grads[i].numel();
-    const auto* when = static_cast<const int32_t*>(written[i].const_data_ptr());
-    bool* counts_here = there + static_cast<int64_t>(i) * window;
-    for (int64_t r = 0; r < window; ++r) {
-      counts_here[r] = r == done % window || when[r] >= oldest_of(done, r, window);
-    }
-    leaves.push_back({make_window(indices[i], values[i], numel, block_sizes[i], kept[i], blocks),
-                      grads[i].const_data_ptr(),
-                      static_cast<float*>(errors[i].mutable_data_ptr()), counts_here, nullptr,
-                      static_cast<float>(signs[i]),
-                      grads[i].scalar_type() == ScalarType::BFloat16, check});
-    blocks += num_blocks(numel, block_sizes[i]);
+    WindowLeaf leaf = leaf_of(grads[i], indices[i], values[i], block_sizes[i], kept[i]);
+    leaf.grad = grads[i].const_data_ptr();
+    leaf.error = static_cast<float*>(errors[i].mutable_data_ptr());
+    leaf.written = static_cast<int32_t*>(written[i].mutable_data_ptr());
+    leaf.sign = signs[i];
+    leaf.bf16_grad = is_bf16(grads[i]);
+    leaves.push_back(leaf);
   }
-  std::vector<std::atomic<bool>> fine(grads.size());
-  for (auto& flag : fine) flag = true;
-  if (check) {
-    for_blocks(leaves, [&](const Pushed& leaf, int64_t begin, int64_t end, Buffers&) {
-      if (!finite_blocks(leaf, begin, end)) fine[&leaf - leaves.data()] = false;
-    });
-  }
-  std::copy(fine.begin(), fine.end(), finite);
-  if (!std::all_of(finite, finite + count, [](bool flag) { return flag; })) {
-    return {out, counts, flags};
-  }
-  std::vector<double> table(static_cast<size_t>(blocks * window));
-  for (Pushed& leaf : leaves) leaf.dots = table.data() + leaf.window.first_block * window;
-  std::atomic<bool> good{true};
-  for_blocks(leaves, [&](const Pushed& leaf, int64_t begin, int64_t end, Buffers& buffers) {
-    push_blocks(leaf, done, begin, end, buffers, good);
-  });
-  require(good, "sparse_window_push_: an index points out of its block");
-  for (size_t i = 0; i < leaves.size(); ++i) {  // block after block, whatever thread it was
-    for (int64_t block = 0; block < blocks_of(leaves[i].window); ++block) {
-      for (int64_t r = 0; r < window; ++r) dots[r] += leaves[i].dots[block * window + r];
-    }
-    dots += window;
-    static_cast<int32_t*>(written[i].mutable_data_ptr())[done % window] = done;
-  }
-  return {out, counts, flags};
+  push(leaves.data(), count, *static_cast<const int32_t*>(step.const_data_ptr()), check,
+       static_cast<double*>(dots.mutable_data_ptr()),
+       static_cast<bool*>(there.mutable_data_ptr()),
+       static_cast<bool*>(finite.mutable_data_ptr()));
+  return {dots, there, finite};
 }
 
 void sparse_window_step__cpu(const Tensors& params, const Tensors& momenta, const Tensors& indices,
@@ -204,27 +246,31 @@ void sparse_window_step__cpu(const Tensors& params, const Tensors& momenta, cons
                              const Ints& rows, const Ints& block_sizes, const Ints& kept) {
   const MoveArgs a{params, momenta, indices, values, weights, hyper, rows, block_sizes, kept};
   require_move(a);
-  const int64_t window = weights.size(1);
-  std::vector<Moved> leaves;
-  int64_t blocks = 0;
+  std::vector<WindowLeaf> leaves;
   for (size_t i = 0; i < params.size(); ++i) {
-    const double* h =
-        static_cast<const double*>(hyper.const_data_ptr()) + rows[i] * int64_t{kMoveColumns};
-    const int64_t numel = params[i].numel();
-    leaves.push_back(
-        {make_window(indices[i], values[i], numel, block_sizes[i], kept[i], blocks),
-         params[i].mutable_data_ptr(),
-         momenta.empty() ? nullptr : static_cast<float*>(momenta[i].mutable_data_ptr()),
-         static_cast<const double*>(weights.const_data_ptr()) + static_cast<int64_t>(i) * window,
-         static_cast<float>(h[kMoveLr]), static_cast<float>(h[kMoveDecay]),
-         static_cast<float>(h[kMoveMomentum]), params[i].scalar_type() == ScalarType::BFloat16});
-    blocks += num_blocks(numel, block_sizes[i]);
+    WindowLeaf leaf = leaf_of(params[i], indices[i], values[i], block_sizes[i], kept[i]);
+    leaf.param = params[i].mutable_data_ptr();
+    leaf.momentum =
+        momenta.empty() ? nullptr : static_cast<float*>(momenta[i].mutable_data_ptr());
+    leaf.hyper = rows[i];
+    leaf.bf16_param = is_bf16(params[i]);
+    leaves.push_back(leaf);
   }
-  std::atomic<bool> good{true};
-  for_blocks(leaves, [&](const Moved& leaf, int64_t begin, int64_t end, Buffers& buffers) {
-    move_blocks(leaf, begin, end, buffers, good);
-  });
-  require(good, "sparse_window_step_: an index points out of its block");
+  step(leaves.data(), static_cast<int64_t>(leaves.size()),
+       static_cast<const double*>(weights.const_data_ptr()),
+       static_cast<const double*>(hyper.const_data_ptr()));
 }
 
 }  // namespace gx
+
+// The same for leaves that the caller has checked. Both return null, or what is wrong.
+GX_ENTRY const char* gx_window_push(const gx::WindowLeaf* leaves, int64_t count,
+                                    const int32_t* step, int64_t check, double* dots, bool* there,
+                                    bool* finite) {
+  return gx::message_of([&] { gx::push(leaves, count, *step, check != 0, dots, there, finite); });
+}
+
+GX_ENTRY const char* gx_window_step(const gx::WindowLeaf* leaves, int64_t count,
+                                    const double* weights, const double* hyper) {
+  return gx::message_of([&] { gx::step(leaves, count, weights, hyper); });
+}

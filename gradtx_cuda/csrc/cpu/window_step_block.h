@@ -13,6 +13,27 @@
 
 namespace gx {
 
+// A leaf as the caller describes it: eight bytes a field, gradtx.ops.window_step.LEAF names them.
+struct WindowLeaf {
+  void* param;
+  const void* grad;
+  float* error;
+  float* momentum;  // or null
+  int16_t* indices;
+  void* values;
+  int32_t* written;
+  int64_t numel;
+  int64_t block_size;
+  int64_t k;
+  int64_t window;
+  int64_t columns;
+  int64_t hyper;  // its row of the hyperparameters
+  int64_t sign;   // of the gradient
+  int64_t bf16_param;
+  int64_t bf16_grad;
+  int64_t bf16_values;
+};
+
 // What both kernels know of a leaf.
 struct Window {
   int16_t* indices;
