@@ -88,22 +88,24 @@ class Events:
 class Stacked:
     """Leaves that are stacks of parts, of which processes may have some each.
 
-    The transform keeps no state of such a leaf, and updates every part as it would alone.
+    The transform updates every part as it would alone, and what it keeps of such a leaf, if
+    anything, is of one part each.
 
     Attributes:
         count: ``count(tx, shape)`` says into how many equal parts along its first dimension a leaf
             falls; None: into none.
-        share: ``share(tx, count)`` is the transform for a leaf of so many parts, perhaps one or
-            none.
+        share: ``share(tx, first, count)`` is the transform for so many parts from that one on,
+            perhaps none; states stand where they do for the whole leaf.
 
-    >>> import gradtx as gx
+    >>> import torch, gradtx as gx
     >>> hint = gx.split_rows.execution.stacked
-    >>> hint.share(gx.split_rows(gx.orthogonalize(), blocks=8), 2).blocks
-    2
+    >>> own = hint.share(gx.split_rows(gx.normalize_neurons(), blocks=8), 2, 1)
+    >>> [bool(x) for x in own.init({"w": torch.ones(4, 3)})["w"][:4]]
+    [False, False, True, False]
     """
 
     count: Callable[[Transform, tuple[int, ...]], int | None]
-    share: Callable[[Transform, int], Transform] = lambda tx, count: tx
+    share: Callable[[Transform, int, int], Transform] = lambda tx, first, count: tx
 
 
 _CONTRACTS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # Floating-point operations that stand for those of an element where nothing is known.
 _PER_ELEMENT = 20
@@ -31,7 +31,9 @@ def cost_of(shape: Sequence[int], matrix: bool, steps: int = 5) -> int:
     return plain + steps * small**2 * (2 * large + small)
 
 
-def assign_owners(costs: Mapping[str, int], ranks: int) -> dict[str, int]:
+def assign_owners(
+    costs: Mapping[str, int], ranks: int, turns: Iterable[Iterable[str]] | None = None
+) -> dict[str, int]:
     """An owner for every leaf, by longest processing time.
 
     The most expensive leaf goes first, each to the rank with the least to do; between equals the
@@ -40,6 +42,7 @@ def assign_owners(costs: Mapping[str, int], ranks: int) -> dict[str, int]:
     Args:
         costs: by name.
         ranks: how many there are.
+        turns: names that are given owners one list after another; default all at once.
 
     >>> from gradtx.distributed.owners import assign_owners
     >>> assign_owners({"a": 384, "b": 24, "c": 96, "d": 4, "e": 7, "f": 300}, 2)
@@ -47,9 +50,10 @@ def assign_owners(costs: Mapping[str, int], ranks: int) -> dict[str, int]:
     """
     loads = [0] * ranks
     owners: dict[str, int] = {}
-    for name in sorted(costs, key=lambda name: (-costs[name], name)):
-        owners[name] = rank = loads.index(min(loads))
-        loads[rank] += costs[name]
+    for turn in [costs] if turns is None else turns:
+        for name in sorted(turn, key=lambda name: (-costs[name], name)):
+            owners[name] = rank = loads.index(min(loads))
+            loads[rank] += costs[name]
     return {name: owners[name] for name in costs}
 
 

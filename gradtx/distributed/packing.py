@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -28,29 +29,70 @@ class Piece(NamedTuple):
         return -(-size // _ALIGN) * _ALIGN
 
 
+class Memory:
+    """Bytes that messages lie in, one after another.
+
+    Args:
+        device: where they are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._size = device, 0
+
+    def reserve(self, size: int) -> None:
+        """Say that a message takes so many; not once there are some."""
+        self._size = max(self._size, size)
+
+    @cached_property
+    def buffer(self) -> Tensor:
+        """As many as the largest message takes."""
+        return torch.zeros(self._size, dtype=torch.uint8, device=self._device)
+
+
+class Slot:
+    """Memory for one exchange at a time: what goes out, and what comes in.
+
+    Args:
+        device: where it is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.out, self.into = Memory(device), Memory(device)
+
+
 class Messages:
-    """Memory for a message to or from every rank, and its tensors as views of it.
+    """A message to or from every rank, and its tensors as views of memory.
 
     Args:
         pieces: by rank.
         own: the rank that needs no message.
-        device: of the memory.
+        memory: where it lies.
     """
 
-    def __init__(self, pieces: Sequence[Sequence[Piece]], own: int, device: torch.device) -> None:
+    def __init__(self, pieces: Sequence[Sequence[Piece]], own: int, memory: Memory) -> None:
         self.sizes = [
             0 if rank == own else sum(piece.nbytes for piece in some)
             for rank, some in enumerate(pieces)
         ]
-        self.buffer = torch.zeros(sum(self.sizes), dtype=torch.uint8, device=device)
-        self.views: list[Tensor] = []
-        at = 0
-        for rank, some in enumerate(pieces):
-            for piece in some if rank != own else ():
-                size = math.prod(piece.shape) * piece.dtype.itemsize
-                flat = self.buffer[at : at + size].view(piece.dtype)
-                self.views.append(flat.view(piece.shape))
-                at += piece.nbytes
+        self._pieces = [piece for rank, some in enumerate(pieces) if rank != own for piece in some]
+        self._memory = memory
+        memory.reserve(sum(self.sizes))
+
+    @property
+    def buffer(self) -> Tensor:
+        """All of it."""
+        return self._memory.buffer[: sum(self.sizes)]
+
+    @cached_property
+    def views(self) -> list[Tensor]:
+        """The tensors."""
+        out, at, buffer = [], 0, self.buffer
+        for piece in self._pieces:
+            size = math.prod(piece.shape) * piece.dtype.itemsize
+            out.append(buffer[at : at + size].view(piece.dtype).view(piece.shape))
+            at += piece.nbytes
+        return out
 
 
 class Exchange:
@@ -60,7 +102,7 @@ class Exchange:
         group: the ranks.
         sends: this rank's tensors by the rank that they go to.
         receives: the tensors that come from every rank.
-        device: where they are.
+        slot: memory; exchanges that share it end before the next one starts.
         sends_any: False where no rank sends anything to another one, which all must know.
     """
 
@@ -69,27 +111,39 @@ class Exchange:
         group: Any,
         sends: Sequence[Sequence[Piece]],
         receives: Sequence[Sequence[Piece]],
-        device: torch.device,
+        slot: Slot,
         sends_any: bool = True,
     ) -> None:
         self._group, self._sends_any = group, sends_any
         self._own = dist.get_rank(group)
-        self._out = Messages(sends, self._own, device)
-        self._in = Messages(receives, self._own, device)
+        self._out = Messages(sends, self._own, slot.out)
+        self._in = Messages(receives, self._own, slot.into)
+        self._work: Any = None
+        self._receives: list[Tensor] = []
 
-    def run(self, sends: Sequence[Sequence[Tensor]], receives: Sequence[Sequence[Tensor]]) -> None:
-        """Copy the sent tensors into those that receive them; all ranks do it together."""
+    def start(
+        self, sends: Sequence[Sequence[Tensor]], receives: Sequence[Sequence[Tensor]]
+    ) -> None:
+        """Send tensors to those that ``finish`` copies them into; all ranks do both together."""
         if self._sends_any:
             _copy(self._out.views, _others(sends, self._own))
-            dist.all_to_all_single(
+            self._work = dist.all_to_all_single(
                 self._in.buffer,
                 self._out.buffer,
                 self._in.sizes,
                 self._out.sizes,
                 group=self._group,
+                async_op=True,
             )
-            _copy(_others(receives, self._own), self._in.views)
+            self._receives = _others(receives, self._own)
         _copy(receives[self._own], sends[self._own])
+
+    def finish(self) -> None:
+        """Wait for what others have sent."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+            _copy(self._receives, self._in.views)
 
 
 def _others(by_rank: Sequence[Sequence[Tensor]], own: int) -> list[Tensor]:
@@ -106,12 +160,12 @@ class Move(NamedTuple):
 
     Attributes:
         record: its boxes.
-        owner: who has it whole.
+        owner: who has it whole; None where all do.
         dtype: in which it travels.
     """
 
     record: Record
-    owner: int
+    owner: int | None
     dtype: torch.dtype
 
 
@@ -122,7 +176,7 @@ class Collect:
         group: the ranks.
         moves: the tensors, in the same order on all ranks.
         wholes: for those that this rank owns, where they go; None for others.
-        device: where they are.
+        slot: memory for messages.
         flags: whether ranks may lack tensors, and say which in the message, if there is one.
     """
 
@@ -131,14 +185,14 @@ class Collect:
         group: Any,
         moves: Sequence[Move],
         wholes: Sequence[Tensor | None],
-        device: torch.device,
+        slot: Slot,
         flags: bool,
     ) -> None:
         rank, size = dist.get_rank(group), dist.get_world_size(group)
         sent = [i for i, m in enumerate(moves) if rank in m.record.senders]
-        self._mine = [[i for i in sent if moves[i].owner == r] for r in range(size)]
+        self._mine = [[i for i in sent if moves[i].owner in (r, None)] for r in range(size)]
         self._flags = flags = flags and not _stay(moves)
-        self._device = device
+        self._device = device = slot.device
         said = [
             torch.zeros(len(moves) if flags else 0, dtype=torch.uint8, device=device)
             for _ in range(size)
@@ -153,15 +207,16 @@ class Collect:
             for mine in self._mine
         ]
         sends_any = not _stay(moves)
-        self._exchange = Exchange(group, sends, _pieces(self._receives), device, sends_any)
+        self._exchange = Exchange(group, sends, _pieces(self._receives), slot, sends_any)
         self._said = said
+        self._present: list[bool] = []
 
-    def run(self, locals_: Sequence[Tensor | None]) -> list[bool]:
-        """Put together what this rank and the others have; says which tensors any of them has.
+    def start(self, locals_: Sequence[Tensor | None]) -> None:
+        """Send what this rank has to who puts it together; all ranks do it together.
 
-        What some lack is zero there. All ranks do it together.
+        What some lack is zero there.
         """
-        present = [x is not None for x in locals_]
+        self._present = present = [x is not None for x in locals_]
         zeros = {
             i: torch.zeros(self._shapes[i][0], dtype=self._shapes[i][1], device=self._device)
             for i, there in enumerate(present)
@@ -172,10 +227,14 @@ class Collect:
             [said, *(zeros[i] if locals_[i] is None else locals_[i] for i in mine)]
             for mine in self._mine
         ]
-        self._exchange.run(sends, self._receives)  # type: ignore[arg-type]
+        self._exchange.start(sends, self._receives)  # type: ignore[arg-type]
+
+    def finish(self) -> list[bool]:
+        """Wait for what others have; says which tensors any rank has."""
+        self._exchange.finish()
         if self._flags:
             return [bool(there) for there in torch.stack(self._said).amax(0).tolist()]
-        return present
+        return self._present
 
 
 class GiveOut:
@@ -185,7 +244,7 @@ class GiveOut:
         group: the ranks.
         moves: the tensors, in the same order on all ranks.
         wholes: those that this rank owns; None for others.
-        device: where they are.
+        slot: memory for messages.
     """
 
     def __init__(
@@ -193,30 +252,36 @@ class GiveOut:
         group: Any,
         moves: Sequence[Move],
         wholes: Sequence[Tensor | None],
-        device: torch.device,
+        slot: Slot,
     ) -> None:
         rank, size = dist.get_rank(group), dist.get_world_size(group)
-        self._mine = [
-            [i for i, m in enumerate(moves) if m.owner == r and m.record.boxes[rank].numel]
-            for r in range(size)
+        there = [i for i, m in enumerate(moves) if m.record.boxes[rank].numel]
+        giver = [rank if m.owner is None else m.owner for m in moves]
+        self._mine = [[i for i in there if giver[i] == r] for r in range(size)]
+        others = [None if m.owner is None else x for m, x in zip(moves, wholes, strict=True)]
+        self._sends = [
+            _boxes_of(moves, wholes if r == rank else others, r, everyone=True) for r in range(size)
         ]
-        self._sends = [_boxes_of(moves, wholes, r, everyone=True) for r in range(size)]
         receives = [
             [Piece(moves[i].record.boxes[rank].shape, moves[i].dtype) for i in mine]
             for mine in self._mine
         ]
-        sends_any = not _stay(moves)
-        self._exchange = Exchange(group, _pieces(self._sends), receives, device, sends_any)
+        sends_any = not _stay([m for m in moves if m.owner is not None])
+        self._exchange = Exchange(group, _pieces(self._sends), receives, slot, sends_any)
 
-    def run(self, locals_: Sequence[Tensor]) -> None:
-        """Overwrite this rank's boxes; all ranks do it together."""
+    def start(self, locals_: Sequence[Tensor]) -> None:
+        """Send boxes; all ranks do it together, and ``finish`` overwrites those of this rank."""
         receives = [[locals_[i] for i in mine] for mine in self._mine]
-        self._exchange.run(self._sends, receives)
+        self._exchange.start(self._sends, receives)
+
+    def finish(self) -> None:
+        """Wait for the boxes of this rank."""
+        self._exchange.finish()
 
 
 def _stay(moves: Sequence[Move]) -> bool:
     """Whether owners have everything already, and nobody else anything."""
-    return all(move.record.holder == move.owner for move in moves)
+    return all(m.owner is not None and m.record.holder == m.owner for m in moves)
 
 
 def _boxes_of(

@@ -44,6 +44,7 @@ from .classes import (
     Signum,
     Yogi,
 )
+from .compute_layout import compute_layout
 from .estimating import ProdigyOptimizer
 from .evaluating import EvaluatingOptimizer
 from .flat_state import flat_state_dict, load_checkpoint, load_flat_state_dict
@@ -203,6 +204,7 @@ __all__ = [
     "Trion",
     "Yogi",
     "apply_event",
+    "compute_layout",
     "flat_state_dict",
     "from_transform",
     "load_checkpoint",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
+from .counting import count_step
 from .leaves import Nested
 from .migration import Form
 from .rows import ByRows, RowSkeletons
@@ -47,6 +49,7 @@ class Inner:
     def __init__(self, optimizer: Any, parts: Iterable[Part]) -> None:
         self._parts = [part for part in parts if part.tensors]
         self.tensors: dict[Any, Tensor] = {}
+        self._active: set[Tensor] = set()
         twin = copy.copy(optimizer)
         twin.state = defaultdict(dict)
         twin.param_groups = []
@@ -84,11 +87,28 @@ class Inner:
             return
         for p, x in self.tensors.items():
             x.grad = grads.get(p)
+        self._active = {x for x in self.tensors.values() if x.grad is not None}
         try:
             self._twin._update(extra)
         finally:
             for x in self.tensors.values():
                 x.grad = None
+
+    def count(self, moved: Container[Any], extra: Mapping[str, Any]) -> None:
+        """Let chains count a step for which their leaves here had no gradient.
+
+        Args:
+            moved: the parameters whose chains have done a step.
+            extra: what those got.
+        """
+        moving = {x for p, x in self.tensors.items() if p in moved}
+        if moving <= self._active:
+            return
+        names = self._twin._names()
+        for tx, groups in self._twin._buckets():
+            if moving & groups.keys() and not self._active & groups.keys():
+                with torch.no_grad():
+                    count_step(self._twin, tx, groups, names, extra)
 
     def init_states(self) -> None:
         """Create the states of trained parameters that have none."""
@@ -115,3 +135,18 @@ class Inner:
         """Say what states were made by."""
         own = {x: forms[p] for p, x in self.tensors.items() if p in forms}
         self._twin._forms.put(own)
+
+
+def as_head(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a head, which may have nothing that can be fused; a rest always has."""
+    return {**group, "fused": False if group["fused"] is False else None}
+
+
+def as_rows(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of leaves by rows: only kernels join them with those of other ranks."""
+    return {**group, "fused": True}
+
+
+def as_rest(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a rest: what comes in has been turned around already."""
+    return {**group, "maximize": False}

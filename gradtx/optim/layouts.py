@@ -15,15 +15,18 @@ from torch import Tensor
 from ..core.execution import holds
 from ..core.pointwise import begins_with_parameters, elementwise, reads_parameters
 from ..core.protocol import GradientTransformation, members
+from ..distributed.buckets import buckets_of
 from ..distributed.owners import assign_owners, cost_of
 from ..distributed.records import Record, check_placements, is_sharded, local_part
 from ..distributed.sum_over import SumOver
+from ..fuse import Rows
 from ..fuse.frontend.specialize import choices
 from .cutting import Cut, cuts
+from .declared_layouts import Declared, check_stacked
 from .leaves import Leaves
 from .migration import Bucket
 from .rows import ByRows, rows_of
-from .stacks import for_parts, without_stacks
+from .stacks import PartStates, for_parts, local_states, part_states, without_stacks
 
 Key = TypeVar("Key")
 
@@ -41,6 +44,9 @@ class Layout:
         cuts: of owned leaves those whose chain ends on their shards, and how it is cut.
         by_rows: chains that run on rows of some of their leaves.
         stacked: leaves of which ranks have whole parts, and the chain for those of this rank.
+        parts: how the states lie of these, and of leaves whose shards are leaves of their own.
+        replicated: leaves that all ranks update whole.
+        said: by name, what has been declared.
     """
 
     owned: Mapping[Tensor, int]
@@ -50,25 +56,31 @@ class Layout:
     cuts: Mapping[Tensor, Cut]
     by_rows: Mapping[GradientTransformation, ByRows]
     stacked: Mapping[Tensor, GradientTransformation]
+    parts: Mapping[Tensor, PartStates]
+    replicated: Container[Tensor]
+    said: Mapping[str, str]
 
     def owners(
         self,
         names: Mapping[Tensor, str],
         ranks: int,
         records: Mapping[Tensor, Record] = MappingProxyType({}),
-    ) -> dict[Tensor, int]:
-        """An owner for every owned leaf, the same on all ranks.
+        buckets: Sequence[Sequence[Tensor]] | None = None,
+    ) -> dict[Tensor, int | None]:
+        """An owner for every owned leaf, the same on all ranks; None for those of all of them.
 
         Args:
             names: of all parameters.
             ranks: how many there are.
             records: of the leaves that lie in parts, which one rank may have all of.
+            buckets: of the owned leaves, in each of which all ranks should have something to do.
         """
         together = {p: unit for unit in self.units for p in unit}
         costs: dict[str, int] = {}
         of: dict[str, Iterable[Tensor]] = {}
         alone = ((p, r.holder) for p, r in records.items() if p not in together)
-        held = {p: rank for p, rank in alone if rank is not None}
+        held: dict[Tensor, int | None] = {p: rank for p, rank in alone if rank is not None}
+        held |= {p: None for p in self.owned if p in self.replicated}
         for p in self.owned:
             if p in held:
                 continue
@@ -76,8 +88,23 @@ class Layout:
             if unit[0] is p:
                 costs[names[p]] = sum(self.owned[q] for q in unit)
                 of[names[p]] = unit
-        found = assign_owners(costs, ranks)
+        turns = [list(self.owned)] if buckets is None else buckets
+        named = [[names[p] for p in turn if names[p] in costs] for turn in turns]
+        found = assign_owners(costs, ranks, named)
         return held | {p: rank for name, rank in found.items() for p in of[name]}
+
+    def buckets(
+        self, chains: Mapping[Tensor, GradientTransformation], bound: int
+    ) -> list[list[Tensor]]:
+        """Owned leaves in lists of at most so many bytes; what sums over leaves needs them in one.
+
+        Args:
+            chains: of all parameters, in their order.
+            bound: bytes.
+        """
+        summed = [[p for p in self.owned if chains[p] == tx] for tx in self.joined]
+        sizes = {p: p.numel() * p.element_size() for p in chains if p in self.owned}
+        return buckets_of(sizes, bound, [*self.units, *summed])
 
     def by_cut(self, params: Iterable[Tensor]) -> Iterator[tuple[Cut | None, list[Tensor]]]:
         """Parameters by the cut of their chain."""
@@ -100,7 +127,11 @@ def _by(
 
 
 def layout_of(
-    who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str], whole: Container[Tensor] = ()
+    who: str,
+    chains: Sequence[Bucket],
+    names: Mapping[Tensor, str],
+    whole: Container[Tensor] = (),
+    declared: Declared = Declared(),  # noqa: B008
 ) -> Layout:
     """The layout of some chains, from shapes and placements alone: the same on all ranks.
 
@@ -109,15 +140,18 @@ def layout_of(
         chains: with their parameters.
         names: of all parameters.
         whole: parameters that are not to be updated by rows.
+        declared: what has been said about them.
 
     Raises:
-        ValueError: a parameter is Partial.
+        ValueError: a parameter is Partial, or cannot be updated as has been said.
     """
     owned: dict[Tensor, int] = {}
     units, joined, summed = [], [], {}
     found: dict[Tensor, Cut | None] = {}
     by_rows: dict[GradientTransformation, ByRows] = {}
     stacked: dict[Tensor, GradientTransformation] = {}
+    parts: dict[Tensor, PartStates] = {}
+    said: dict[Tensor, str] = {}
     for tx, groups in chains:
         there = list(groups)
         if not any(map(is_sharded, there)):
@@ -125,20 +159,42 @@ def layout_of(
         for p in there:
             if is_sharded(p):
                 check_placements(who, names[p], p)
+                if (layout := declared.of(who, p, names[p])) is not None:
+                    said[p] = layout
+        fixed = {p for p in there if said.get(p) in ("owned", "replicate")}
         matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
         if _independent(tx):
-            some = [p for p in there if is_sharded(p) and not _in_place(tx, p, names[p])]
-            parts = {p: own for p in some if (own := _of_parts(tx, p, names[p])) is not None}
-            stacked.update(parts)
+            local = {p: rows_of(p) for p in there if said.get(p) == "local"}
+            for p, rows in local.items():
+                parts[p] = local_states(who, tx, rows, p, names[p], _part_of(p))
+            some = [
+                p
+                for p in there
+                if p in fixed
+                or (is_sharded(p) and p not in local and not _in_place(tx, p, names[p]))
+            ]
+            for p in some:
+                if p not in fixed and (rows := _of_parts(tx, p, names[p])) is not None:
+                    stacked[p] = for_parts(tx, rows)
+                    parts[p] = part_states(tx, rows, p, names[p])
             some = [p for p in some if p not in parts]
-            if run := _by_rows(tx, {p: groups[p] for p in some if p not in whole}, names):
+            check_stacked(who, [names[p] for p in some if said.get(p) == "stacked"])
+            free = {p: groups[p] for p in some if p not in whole and p not in fixed}
+            if run := _by_rows(tx, free, names):
                 by_rows[tx] = run
                 some = [p for p in some if p not in run.states]
             found.update((p, _cut_for(tx, [p], names)) for p in some)
-        elif _sums_in_place(tx, there, names):
+        elif alone := [p for p in there if said.get(p) not in (None, "owned")]:
+            raise ValueError(
+                f"{who}: leaf {names[alone[0]]!r} cannot be {said[alone[0]]!r}: its chain "
+                f"{list(tx.inner)} looks at all leaves together; say 'owned' or nothing of it"
+            )
+        elif not fixed and _sums_in_place(tx, there, names):
             some, summed[tx] = [], _axis_of(there)
-        elif all(_sums(m) for _, m in members(tx)) and (
-            run := _by_rows(tx, {p: groups[p] for p in there if p not in whole}, names, there)
+        elif (
+            not fixed
+            and all(_sums(m) for _, m in members(tx))
+            and (run := _by_rows(tx, {p: groups[p] for p in there if p not in whole}, names, there))
         ):
             some, by_rows[tx] = [], run
         else:
@@ -150,18 +206,22 @@ def layout_of(
             found.update(dict.fromkeys(some, _cut_for(tx, some, names)))
         owned.update({p: cost_of(p.shape, matrix) for p in some})
     found_cuts = {p: cut for p, cut in found.items() if cut is not None}
-    return Layout(owned, units, joined, summed, found_cuts, by_rows, stacked)
+    replicated = {p for p, layout in said.items() if layout == "replicate"}
+    named = {names[p]: layout for p, layout in said.items()}
+    return Layout(
+        owned, units, joined, summed, found_cuts, by_rows, stacked, parts, replicated, named
+    )
 
 
-def _of_parts(tx: GradientTransformation, p: Tensor, name: str) -> GradientTransformation | None:
-    """The chain for the parts of a stack that this rank has; None where others have some of them.
+def _of_parts(tx: GradientTransformation, p: Tensor, name: str) -> Rows | None:
+    """What this rank has of a leaf that is a stack of parts; None where it has less of some.
 
     What does not treat parts one by one must treat elements so.
     """
     rows = rows_of(p)
     if rows is None or all(member.execution.stacked is None for _, member in members(tx)):
         return None
-    return for_parts(tx, rows) if _in_place(without_stacks(tx, rows), p, name) else None
+    return rows if _in_place(without_stacks(tx, rows), p, name) else None
 
 
 def _by_rows(
@@ -221,7 +281,7 @@ def whole_leaves(chains: Sequence[Bucket]) -> Layout:
                 joined.append(tx)
             else:
                 units.append(list(groups))
-    return Layout(owned, units, joined, {}, {}, {}, {})
+    return Layout(owned, units, joined, {}, {}, {}, {}, {}, (), {})
 
 
 def _sums_in_place(
@@ -279,16 +339,21 @@ def _in_place(
         sums: whether they may also be summed over all leaves.
         rest: whether it is the end of a chain.
     """
+    shapes = tuple(p.shape), _part_of(p)
+    return _known(
+        (tx, *_choices(tx, p, name), *shapes, p.dtype, sums, rest),
+        lambda: elementwise(tx, name, *shapes, p.dtype, sums, rest) is None,
+    )
+
+
+def _part_of(p: Any) -> tuple[int, ...]:
+    """The shape of the largest shard."""
     part = list(p.shape)
     if is_sharded(p):
         for size, place in zip(p.device_mesh.mesh.shape, p.placements, strict=True):
             if not place.is_replicate() and part:
                 part[place.dim] = math.ceil(part[place.dim] / size)
-    shapes = tuple(p.shape), tuple(part)
-    return _known(
-        (tx, *_choices(tx, p, name), *shapes, p.dtype, sums, rest),
-        lambda: elementwise(tx, name, *shapes, p.dtype, sums, rest) is None,
-    )
+    return tuple(part)
 
 
 def _reads(tx: GradientTransformation, p: Tensor, name: str) -> bool:

@@ -157,6 +157,28 @@ def map_tensors(fn: Callable[[Tensor], Tensor], nested: Any) -> Any:
     return fn(nested) if isinstance(nested, Tensor) else nested
 
 
+def map_paths(fn: Callable[[tuple[str, ...], Tensor], Any], nested: Any) -> Any:
+    """Apply ``fn`` to path and value of every tensor, by name in the same order on all ranks.
+
+    What it gives None for is left out.
+    """
+
+    def mapped(path: tuple[str, ...], x: Any) -> Any:
+        if isinstance(x, dict):
+            below = {name: mapped((*path, name), x[name]) for name in sorted(x)}
+            return {name: value for name, value in below.items() if value is not None}
+        return fn(path, x) if isinstance(x, Tensor) else x
+
+    return mapped((), nested)
+
+
+def at_path(nested: Any, path: Iterable[str]) -> Any:
+    """What stands in nested dicts at a path; None if nothing does."""
+    for name in path:
+        nested = nested.get(name) if isinstance(nested, dict) else None
+    return nested
+
+
 def tensors(nested: Any) -> Iterable[Tensor]:
     """The tensors in nested dicts."""
     if isinstance(nested, dict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..core.tree import accumulator_dtype
-from ..distributed.packing import Collect, GiveOut, Move
+from ..distributed.packing import Collect, GiveOut, Move, Slot
 from ..distributed.records import Record, local_part
 from .cutting import Cut
 
@@ -21,8 +21,9 @@ class Owned:
     Args:
         group: the ranks.
         records: of the leaves.
-        owners: of the leaves.
+        owners: of the leaves; None where all ranks do it.
         cuts: of those of which owners make updates only.
+        slots: memory for what goes to owners, and for what comes from them.
 
     Attributes:
         wholes: of leaves that this rank owns, parameters or updates.
@@ -33,19 +34,19 @@ class Owned:
         self,
         group: Any,
         records: Mapping[Tensor, Record],
-        owners: Mapping[Tensor, int],
+        owners: Mapping[Tensor, int | None],
         cuts: Mapping[Tensor, Cut],
+        slots: tuple[Slot, Slot],
     ) -> None:
-        self.group, self.records, self.owners = group, records, owners
         self._params = list(records)
         self._uncut = [p for p in records if p not in cuts]
-        self._cuts = cuts
+        self._cuts = [p for p in records if p in cuts]
         self.wholes: dict[Tensor, Tensor] = {}
         self.updates: dict[Tensor, Tensor] = {}
-        device, rank = local_part(self._params[0]).device, dist.get_rank(group)
+        device, rank = slots[0].device, dist.get_rank(group)
         sent = {p: accumulator_dtype(p.dtype) if p in cuts else p.dtype for p in records}
         for p in records:
-            if owners[p] == rank:
+            if owners[p] in (rank, None):
                 whole = torch.zeros(p.shape, dtype=sent[p], device=device)
                 self.wholes[p] = whole.requires_grad_(p.requires_grad)
             if p in cuts:
@@ -60,26 +61,29 @@ class Owned:
             group,
             [*gradients, *(moves[p] for p in self._uncut)],
             [*map(self._gradients.get, self._params), *self._memory(self._uncut)],
-            device,
+            slots[0],
             flags,
         )
         wholes = self._memory(self._params)
-        self._give_out = GiveOut(group, list(moves.values()), wholes, device)
+        self._give_out = GiveOut(group, list(moves.values()), wholes, slots[1])
 
     def _memory(self, params: Iterable[Tensor]) -> list[Tensor | None]:
         return [self.wholes[p].detach() if p in self.wholes else None for p in params]
 
     @torch.no_grad()
-    def collect(self, grads: Sequence[Tensor | None]) -> dict[Tensor, bool]:
-        """Put gradients together, and parameters that updates are added to; all ranks do.
+    def start_collecting(self, grads: Mapping[Tensor, Tensor | None]) -> None:
+        """Send gradients, and parameters that updates are added to; all ranks do.
 
         Args:
             grads: this rank's parts.
-
-        Returns:
-            Of which leaves some rank has a gradient.
         """
-        found = self._collect.run([*grads, *map(local_part, self._uncut)])
+        own = [grads[p] for p in self._params]
+        self._collect.start([*own, *map(local_part, self._uncut)])
+
+    @torch.no_grad()
+    def collected(self) -> dict[Tensor, bool]:
+        """Put them together; says of which leaves some rank has a gradient."""
+        found = self._collect.finish()
         updates = [self.wholes[p].detach() for p in self._cuts if p in self.wholes]
         if updates:
             torch._foreach_zero_(updates)
@@ -90,6 +94,11 @@ class Owned:
         return {p: g if there[p] else None for p, g in self._gradients.items()}
 
     @torch.no_grad()
-    def give_out(self) -> None:
+    def start_giving_out(self) -> None:
         """Let ranks have their parts of parameters, and of the updates of leaves that are cut."""
-        self._give_out.run([self.updates.get(p, local_part(p)) for p in self._params])
+        self._give_out.start([self.updates.get(p, local_part(p)) for p in self._params])
+
+    @torch.no_grad()
+    def given_out(self) -> None:
+        """Wait for the parts of this rank."""
+        self._give_out.finish()

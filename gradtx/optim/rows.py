@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..distributed.records import is_distributed, is_sharded, local_part
 from ..fuse import CannotFuseError, NestedEngine, Rows
 from ..fuse.frontend.specialize import choices
 from .checkpoint import wanted
-from .leaves import Leaves, Nested, from_nested, to_nested
+from .leaves import Leaves, Nested, at_path, from_nested, map_paths, to_nested
 from .shard_states import dtensor, full
 from .skeletons import Skeleton, Skeletons
 
@@ -72,7 +72,7 @@ class RowStates:
                 x = full(x)
             return self.rows.of(x).clone() if path in self.cut else x
 
-        return _map(part, nested)
+        return map_paths(part, nested)
 
     def shown(self, nested: Nested, before: Any) -> Nested:
         """What this rank has of a state, as one of the parameter.
@@ -85,24 +85,11 @@ class RowStates:
         def whole(path: Path, x: Tensor) -> Tensor:
             if path not in self.cut:
                 return x
-            old = _at(before, path)
+            old = at_path(before, path)
             same = is_distributed(old) and local_part(old) is x
             return old if same else dtensor(self.p, x, self.cut[path])
 
-        return _map(whole, nested)
-
-
-def _map(fn: Callable[[Path, Tensor], Tensor], nested: Any, path: Path = ()) -> Any:
-    """Apply ``fn`` to every tensor of nested dicts, in the order of names on all ranks."""
-    if isinstance(nested, dict):
-        return {name: _map(fn, nested[name], (*path, name)) for name in sorted(nested)}
-    return fn(path, nested) if isinstance(nested, Tensor) else nested
-
-
-def _at(nested: Any, path: Path) -> Any:
-    for name in path:
-        nested = nested.get(name) if isinstance(nested, dict) else None
-    return nested
+        return map_paths(whole, nested)
 
 
 class RowSkeletons(Skeletons):

@@ -9,9 +9,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..distributed.packing import GiveOut, Move
+from ..distributed.packing import GiveOut, Move, Slot
 from ..distributed.records import Box, Record, box_of, is_distributed, is_sharded, local_part
-from .leaves import Nested, map_tensors
+from .leaves import Nested, at_path, flattened, map_tensors
+
+
+def gradient_part(who: str, name: str, p: Any) -> Tensor | None:
+    """This rank's part of a gradient, which lies as its parameter does.
+
+    Args:
+        who: for errors.
+        name: of the parameter.
+        p: the parameter.
+
+    Raises:
+        ValueError: it lies on another mesh, or on none.
+    """
+    grad: Any = p.grad
+    if grad is None or not is_distributed(p):
+        return grad
+    if not is_distributed(grad) or grad.device_mesh != p.device_mesh:
+        where = f"on {grad.device_mesh}" if is_distributed(grad) else "no DTensor"
+        raise ValueError(
+            f"{who}: the gradient of leaf {name!r} is {where}, its parameter on {p.device_mesh}; "
+            "distribute it over the same mesh"
+        )
+    if grad.placements != p.placements:
+        grad = grad.redistribute(p.device_mesh, p.placements)
+    local = grad._local_tensor
+    return local if type(local) is Tensor else grad.to_local()
 
 
 def as_shards(p: Any, local: Tensor, nested: Nested, shown: Any) -> Nested:
@@ -107,74 +133,75 @@ def _in_order(nested: Any) -> Any:
 
 
 class _Form(NamedTuple):
-    """A tensor that another rank has."""
+    """A tensor that a rank has."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    rank: int
 
 
-def from_owners(
-    group: Any,
-    held: Mapping[Any, Nested],
-    records: Mapping[Any, Record],
-    owners: Mapping[Any, int],
+def from_holders(
+    group: Any, held: Mapping[Any, Nested], records: Mapping[Any, Record]
 ) -> dict[Any, Nested]:
-    """What owners keep of leaves, on all ranks, who do it together.
+    """What ranks keep of leaves, on all ranks, who do it together.
 
     What has the shape of its leaf lies as the leaf does; all else is on every rank.
 
     Args:
         group: the ranks.
-        held: by parameter, what this rank has.
+        held: by parameter, what this rank has; of what several have the first one counts.
         records: of the parameters.
-        owners: of the parameters.
     """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     every: list[Any] = [None] * size
-    forms = {records[p].name: _forms(nested) for p, nested in held.items() if owners[p] == rank}
+    forms = {records[p].name: _forms(nested, rank) for p, nested in held.items()}
     dist.all_gather_object(every, forms, group=group)
     out: dict[Any, Nested] = {}
     for p, record in records.items():  # one after another: no more memory than one takes
-        form = every[owners[p]].get(record.name) or {}
-        out[p] = _given_out(group, p, record, owners[p], form, list(_tensors(held.get(p, {}))))
+        form: Any = {}
+        for there in every:
+            form = _also(form, there.get(record.name, {}))
+        out[p] = _given_out(group, p, record, form, held.get(p, {}))
     return out
 
 
-def _given_out(
-    group: Any, p: Any, record: Record, owner: int, form: Any, here: list[Tensor]
-) -> Nested:
+def _given_out(group: Any, p: Any, record: Record, form: Any, here: Nested) -> Nested:
     rank, size = dist.get_rank(group), dist.get_world_size(group)
-    wanted = list(_tensors(form))
-    alike = [bool(w.shape) and w.shape == record.shape and is_sharded(p) for w in wanted]
-    moves = []
-    for w, like in zip(wanted, alike, strict=True):
+    wanted = dict(flattened(form))
+    tensors = {path: w for path, w in wanted.items() if isinstance(w, _Form)}
+    alike = [bool(w.shape) and w.shape == record.shape and is_sharded(p) for w in tensors.values()]
+    moves, wholes = [], []
+    device = local_part(p).device
+    for (path, w), like in zip(tensors.items(), alike, strict=True):
         whole = Box((0,) * len(w.shape), w.shape)
         boxes = record.boxes if like else (whole,) * size
-        moves.append(Move(Record(record.name, w.shape, w.dtype, boxes), owner, w.dtype))
-    device = local_part(p).device
-    mine = rank == owner
+        moves.append(Move(Record(record.name, w.shape, w.dtype, boxes), w.rank, w.dtype))
+        wholes.append(at_path(here, path).detach().to(device) if w.rank == rank else None)
     parts = [torch.empty(m.record.boxes[rank].shape, dtype=m.dtype, device=device) for m in moves]
-    wholes = [x.detach().to(device) if mine else None for x in (here if mine else wanted)]
     if moves:
-        GiveOut(group, moves, wholes, device).run(parts)
+        give_out = GiveOut(group, moves, wholes, Slot(device))
+        give_out.start(parts)
+        give_out.finish()
     done = iter(
         dtensor(p, x, tuple(p.shape)) if like else x for x, like in zip(parts, alike, strict=True)
     )
     return _replaced(form, done)
 
 
-def _forms(nested: Any) -> Any:
+def _forms(nested: Any, rank: int) -> Any:
     if isinstance(nested, dict):
-        return {name: _forms(value) for name, value in nested.items()}
-    return _Form(tuple(nested.shape), nested.dtype) if isinstance(nested, Tensor) else nested
+        return {name: _forms(value, rank) for name, value in nested.items()}
+    if isinstance(nested, Tensor):
+        return _Form(tuple(nested.shape), nested.dtype, rank)
+    return nested
 
 
-def _tensors(nested: Any) -> Iterator[Any]:
-    for value in nested.values():
-        if isinstance(value, dict):
-            yield from _tensors(value)
-        elif isinstance(value, (Tensor, _Form)):
-            yield value
+def _also(form: Any, more: Any) -> Any:
+    """Nested dicts, and what others have where there is nothing yet."""
+    if not (isinstance(form, dict) and isinstance(more, dict)):
+        return form
+    inside = {name: _also(x, more.get(name)) for name, x in form.items()}
+    return inside | {name: x for name, x in more.items() if name not in form}
 
 
 def _replaced(nested: Any, tensors: Iterator[Tensor]) -> Any:

@@ -11,7 +11,7 @@ own, so that everything that runs fast for plain parameters does so here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from operator import is_
 from typing import Any
 
@@ -20,16 +20,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
-from ..distributed.records import group_of, is_distributed, local_part, records_of
+from ..distributed.records import Record, group_of, is_distributed, local_part, records_of
 from ..distributed.sum_over import SumOver
+from .at_owners import AtOwners
 from .cutting import apart, together
-from .inner import Inner, Part
+from .declared_layouts import Declared
+from .inner import Inner, Part, as_head, as_rest, as_rows
 from .layouts import Layout, layout_of
 from .leaves import Leaves, Nested, values_in
 from .migration import Bucket, Form
-from .owned import Owned
-from .shard_states import as_shards, from_owners, of_shards, to_owner
+from .rows import RowStates
+from .shard_states import as_shards, from_holders, gradient_part, of_shards, to_owner
 from .skeletons import Skeletons
+from .stacks import PartStates
 
 
 class Sharded:
@@ -40,6 +43,7 @@ class Sharded:
         names: of its parameters.
         chains: with their parameters.
         forms: what the states of parameters were made by, as far as that is known.
+        declared: what has been said about how leaves are updated.
 
     Raises:
         ValueError: parameters lie in a way that cannot be put together; names the leaf.
@@ -51,7 +55,9 @@ class Sharded:
         names: Mapping[Tensor, str],
         chains: Sequence[Bucket],
         forms: Mapping[Tensor, Form],
+        declared: Declared,
     ) -> None:
+        self.declared = declared
         self._who = type(optimizer).__name__
         self._names = dict(names)
         self._params = list(names)
@@ -64,20 +70,24 @@ class Sharded:
         self._unfused = [g["fused"] is False for g in self._groups]
         # States that must follow a change are made anew of whole leaves.
         whole = {p for p, form in forms.items() if form.chain != self._chains.get(p)}
-        layout = layout_of(self._who, chains, names, whole)
+        layout = layout_of(self._who, chains, names, whole, declared)
         self._cuts, self._by_rows = layout.cuts, layout.by_rows
         self._rows = {p: s for run in layout.by_rows.values() for p, s in run.states.items()}
-        self._owned: Owned | None = self._compare(layout)
-        self._records = self._owned.records if self._owned else {}
-        self._wholes = self._owned.wholes if self._owned else {}
+        self._parts = layout.parts
+        self._lie: dict[Tensor, RowStates | PartStates] = {**self._rows, **self._parts}
+        self._at_owners = self._compare(layout)
+        self._records, self._wholes = self._at_owners.records, self._at_owners.wholes
         self._nothing: dict[Tensor, list[Tensor]] = {}
-        self._at_owners = Inner(optimizer, self._parts_at_owners(layout))
+        buckets = self._at_owners.buckets
+        inners = [Inner(optimizer, self._parts_at_owners(layout, some)) for some in buckets]
+        self._at_owners.run(inners, self._nothing)
         self._on_shards = Inner(optimizer, self._parts_on_shards(layout))
         self._on_rows = Inner(optimizer, self._parts_on_rows())
         self._on_rows.run_rows(layout.by_rows)
-        self._inner = self._at_owners, self._on_shards, self._on_rows
+        self._inner = *inners, self._on_shards, self._on_rows
         for tx in layout.joined:
-            self._at_owners.join(self._head_of(tx), SumOver(self._owned.group))  # type: ignore[union-attr]
+            for inner in inners:
+                inner.join(self._head_of(tx), SumOver(self._at_owners.group))
         for tx, (mesh, axis) in layout.summed.items():
             self._on_shards.join(tx, SumOver(mesh.get_group(axis)))
         self._skeletons = Skeletons()
@@ -94,32 +104,49 @@ class Sharded:
         self._structural = optimizer.structural()
         self._own_forms = optimizer._forms
 
-    def _compare(self, layout: Layout) -> Owned | None:
+    def _compare(self, layout: Layout) -> AtOwners:
         """What ranks need of each other, who do the same or find out here that they do not."""
         some = {p: self._names[p] for p in self._params if p in layout.owned or p in self._rows}
-        if not some:
-            return None
-        group = group_of(self._who, {self._names[p]: p for p in self._params})
-        plan = list(dict.fromkeys(self._transforms)), list(self._cuts.values()), len(self._rows)
+        if not some and self.declared.by is None:
+            return AtOwners()
+        group = self._group()
+        ranks = dist.get_world_size(group)
+        plan = (
+            list(dict.fromkeys(self._transforms)),
+            list(self._cuts.values()),
+            len(self._rows),
+            f"buckets of {self.declared.bucket_bytes} bytes a rank",
+            dict(layout.said),
+        )
         leaves = {name: p for p, name in some.items()}
         found = zip(some, records_of(self._who, group, leaves, plan), strict=True)
         records = {p: record for p, record in found if p in layout.owned}
-        owners = layout.owners(self._names, dist.get_world_size(group), records)
-        return Owned(group, records, owners, self._cuts) if records else None
+        buckets = layout.buckets(self._chains, ranks * self.declared.bucket_bytes)
+        owners = layout.owners(self._names, ranks, records, buckets)
+        return AtOwners(group, records, owners, self._cuts, buckets)
+
+    def _group(self) -> Any:
+        """The ranks that have the leaves between them."""
+        return group_of(self._who, {self._names[p]: p for p in self._params})
+
+    def _named(self, p: Tensor) -> Record:
+        """A record of a leaf of which nothing is sent but states of parts."""
+        return Record(self._names[p], tuple(p.shape), p.dtype, ())
 
     def _head_of(self, tx: GradientTransformation) -> GradientTransformation:
         """What owners run of a chain that sums over their leaves."""
         return next((cut.head for p, cut in self._cuts.items() if self._chains[p] == tx), tx)
 
-    def _parts_at_owners(self, layout: Layout) -> Iterator[Part]:
-        """What this rank updates whole."""
-        missing = set(layout.joined)
+    def _parts_at_owners(self, layout: Layout, bucket: Collection[Tensor]) -> Iterator[Part]:
+        """What this rank updates whole of a bucket."""
+        missing = {tx for tx in layout.joined if any(self._chains[p] == tx for p in bucket)}
+        here = set(bucket) & self._wholes.keys()
         for group, params, tx in self._each_group():
-            for cut, own in layout.by_cut(p for p in params if p in self._wholes):
+            for cut, own in layout.by_cut(p for p in params if p in here):
                 if cut is None:
                     yield self._part(group, tx, own, self._wholes)
                 else:
-                    yield self._part(group, cut.head, own, self._wholes, _as_head)
+                    yield self._part(group, cut.head, own, self._wholes, as_head)
             if tx in missing:  # who has no leaf still takes part in sums
                 missing.remove(tx)
                 like = local_part(params[0])
@@ -136,14 +163,14 @@ class Sharded:
                 yield self._part(group, chain, own, locals_)
             for cut, own in layout.by_cut(p for p in params if p in self._cuts):
                 assert cut is not None
-                yield self._part(group, cut.rest, own, locals_, _as_rest)
+                yield self._part(group, cut.rest, own, locals_, as_rest)
 
     def _parts_on_rows(self) -> Iterator[Part]:
         """What this rank updates of rows."""
         locals_ = dict(zip(self._params, self._locals, strict=True))
         for group, params, tx in self._each_group():
             some = [p for p in params if p in self._rows]
-            yield self._part(group, tx, some, locals_, _as_rows)
+            yield self._part(group, tx, some, locals_, as_rows)
 
     def _each_group(self) -> Iterator[tuple[dict[str, Any], list[Tensor], GradientTransformation]]:
         yield from zip(self._groups, self._of_groups, self._transforms, strict=True)
@@ -188,12 +215,13 @@ class Sharded:
         """
         self._take_in(optimizer)
         self._begin(optimizer)
-        grads = {p: self._gradient(p) for p in self._params}
-        if self._owned is not None:
-            grads = self._make_whole(self._owned, grads, extra)
+        grads = {p: gradient_part(self._who, self._names[p], p) for p in self._params}
+        whole, local = self._extra(extra, whole=True), self._extra(extra, whole=False)
+        there = self._at_owners.step(grads, whole)
+        updates = self._at_owners.updates.items()
+        grads |= {p: u if there[p] else None for p, u in updates}
         for run in self._by_rows.values():
             grads |= run.agree(grads)
-        local = self._extra(extra, whole=False)
         try:
             self._on_rows.step(grads, local)
         except RuntimeError as error:
@@ -204,30 +232,28 @@ class Sharded:
                 "update its leaves whole"
             ) from error
         self._on_shards.step(grads, local)
+        self._count({**{p: g is not None for p, g in grads.items()}, **there}, whole, local)
         self._follow()
         self._show(optimizer)
 
-    def _make_whole(
-        self, owned: Owned, grads: Mapping[Tensor, Tensor | None], extra: Mapping[str, Any]
-    ) -> dict[Tensor, Tensor | None]:
-        """Update owned leaves; the result is what leaves on shards go on with."""
-        there = owned.collect([grads[p] for p in owned.records])
-        whole = owned.gradients(there)
-        for x, leaves in self._nothing.items():  # where no leaf has a gradient there is no step
-            some = any(there[p] for p in leaves)
-            whole[x] = torch.zeros_like(x) if some else None
-        try:
-            self._at_owners.step(whole, self._extra(extra, whole=True))
-        finally:  # other ranks wait for this one, whatever has happened
-            owned.give_out()
-        return {**grads, **{p: u if there[p] else None for p, u in owned.updates.items()}}
+    def _count(
+        self, there: Mapping[Tensor, bool], whole: Mapping[str, Any], local: Mapping[str, Any]
+    ) -> None:
+        """Let chains count the step where none of their leaves had a gradient, but others did."""
+        if all(there.values()):
+            return
+        stepped = {self._chains[p] for p, some in there.items() if some}
+        moved = {p for p, tx in self._chains.items() if tx in stepped}
+        for inner in self._at_owners.inners:
+            inner.count(moved, whole)
+        for inner in (self._on_shards, self._on_rows):
+            inner.count(moved, local)
 
     def init_state(self, optimizer: Any) -> None:
         """Create the state of every trained parameter that has none, without a step."""
         self._take_in(optimizer)
         self._begin(optimizer)
-        if self._owned is not None:
-            self._owned.collect([None] * len(self._owned.records))
+        self._at_owners.collect()
         for inner in self._inner:
             inner.init_states()
         self._follow()
@@ -236,7 +262,7 @@ class Sharded:
 
     def _begin(self, optimizer: Any) -> None:
         """Take over options as they are now; owners write before shards know theirs."""
-        if self._owned is not None or self._rows:
+        if self._records or self._rows:
             for group in self._groups:
                 optimizer._check_options(group)
         for inner in self._inner:
@@ -246,22 +272,6 @@ class Sharded:
     def _follow(self) -> None:
         """Note what states have been made by."""
         self._options = [{name: g[name] for name in self._structural} for g in self._groups]
-
-    def _gradient(self, p: Tensor) -> Tensor | None:
-        """This rank's part of a gradient, which lies as its parameter does."""
-        grad: Any = p.grad
-        if grad is None or not is_distributed(p):
-            return grad
-        if not is_distributed(grad) or grad.device_mesh != p.device_mesh:  # type: ignore[attr-defined]
-            where = f"on {grad.device_mesh}" if is_distributed(grad) else "no DTensor"
-            raise ValueError(
-                f"{self._who}: the gradient of leaf {self._names[p]!r} is {where}, its parameter "
-                f"on {p.device_mesh}; distribute it over the same mesh"  # type: ignore[attr-defined]
-            )
-        if grad.placements != p.placements:  # type: ignore[attr-defined]
-            grad = grad.redistribute(p.device_mesh, p.placements)  # type: ignore[attr-defined]
-        local = grad._local_tensor
-        return local if type(local) is Tensor else grad.to_local()
 
     def _extra(self, extra: Mapping[str, Any], whole: bool) -> dict[str, Any]:
         """Further arguments, trees with what owners have or with this rank's parts."""
@@ -311,12 +321,16 @@ class Sharded:
                 whole = to_owner(first, p in self._wholes)
                 if p in self._wholes:
                     self._at_owners.put(p, whole)
-            if p in self._rows:
-                self._on_rows.put(p, self._rows[p].local(last))
+            if p in self._lie:
+                self._beside_owners(p).put(p, self._lie[p].local(last))
             elif p in self._on_shards.tensors:
                 self._on_shards.put(p, of_shards(self._who, self._names[p], p, last))
         self._shown = None
         self._show(optimizer)
+
+    def _beside_owners(self, p: Tensor) -> Inner:
+        """What updates a leaf, or what comes after its owner."""
+        return self._on_rows if p in self._rows else self._on_shards
 
     def _apart(self, p: Tensor, nested: Nested) -> tuple[Nested, Nested]:
         """What of a state its owner has, and what lies on shards."""
@@ -330,15 +344,15 @@ class Sharded:
         if self._shown is not None and None not in repeats and all(map(is_, repeats, self._shown)):
             return
         for p in self._params:
-            last = (self._on_rows if p in self._rows else self._on_shards).state(p)
+            last = self._beside_owners(p).state(p)
             if p not in self._records and last is None:
                 if p in optimizer.state:
                     self._views.pop(p, None)
                     del optimizer.state[p]
                 continue
             view: Nested = {}
-            if last is not None and p in self._rows:
-                view = self._rows[p].shown(last, self._views.get(p))
+            if last is not None and p in self._lie:
+                view = self._lie[p].shown(last, self._views.get(p))
             elif last is not None:
                 view = as_shards(p, self._on_shards.tensors[p], last, self._views.get(p))
             if p in self._records:
@@ -364,14 +378,22 @@ class Sharded:
         All ranks do it together.
         """
         self._take_in(optimizer)
-        kept = {p: optimizer.state[p] for p in self._records if p in optimizer.state}
-        if self._owned is not None:
-            both = {p: self._apart(p, kept.get(p, {})) for p in self._records}
-            held = {p: first for p, (first, _) in both.items()}
-            exported = from_owners(self._owned.group, held, self._records, self._owned.owners)
+        kept = {p: optimizer.state[p] for p in self._params if p in optimizer.state}
+        mine: dict[Tensor, Nested] = {}
+        rest: dict[Tensor, Nested] = {}
+        for p in self._records:
+            first, rest[p] = self._apart(p, kept.get(p, {}))
+            if p in self._wholes:
+                mine[p] = first
+        for p, lie in ((p, lie) for p, lie in self._parts.items() if lie.parts):
+            rest[p] = kept.get(p, {})
+            mine[p] = lie.of_parts(rest[p])
+        if rest:
+            records = {p: self._records.get(p) or self._named(p) for p in rest}
+            exported = from_holders(self._group(), mine, records)
             for p, nested in exported.items():
-                if nested or both[p][1]:
-                    optimizer.state[p] = together(nested, both[p][1])
+                if nested or rest[p]:
+                    optimizer.state[p] = together(nested, rest[p])
                 else:
                     optimizer.state.pop(p, None)
 
@@ -379,18 +401,3 @@ class Sharded:
             optimizer.state.update(kept)
 
         return undo
-
-
-def _as_head(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a head, which may have nothing that can be fused; a rest always has."""
-    return {**group, "fused": False if group["fused"] is False else None}
-
-
-def _as_rows(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of leaves by rows: only kernels join them with those of other ranks."""
-    return {**group, "fused": True}
-
-
-def _as_rest(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a rest: what comes in has been turned around already."""
-    return {**group, "maximize": False}

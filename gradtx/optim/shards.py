@@ -11,16 +11,23 @@ from torch import Tensor
 from ..distributed.records import group_of, is_distributed, local_part
 from ..distributed.sum_over import SumOver
 from .arguments import with_mean_value
+from .declared_layouts import Declared
 from .migration import Bucket, Form
 from .sharded import Sharded
 
 
 class Shards:
-    """Whether an optimizer runs on what this rank has of its parameters, and what runs it then."""
+    """Whether an optimizer runs on what this rank has of its parameters, and what runs it then.
+
+    Attributes:
+        there: whether it does.
+        declared: what has been said about how leaves are updated.
+    """
 
     def __init__(self) -> None:
         self._now: Sharded | None = None
         self.there = False
+        self.declared = Declared()
 
     def find(self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]) -> bool:
         """See whether parameters are DTensors; what is differentiated is left to torch."""
@@ -34,7 +41,9 @@ class Shards:
         forms: Mapping[Tensor, Form],
     ) -> bool:
         dtensors = any(map(is_distributed, names)) and not torch.is_grad_enabled()
-        self._now = Sharded(optimizer, names, chains, forms) if dtensors else None
+        self._now = None
+        if dtensors:
+            self._now = Sharded(optimizer, names, chains, forms, self.declared)
         self.there = dtensors
         return dtensors
 
@@ -42,7 +51,7 @@ class Shards:
         """What runs the optimizer, with its parameters and chains as they are now."""
         if self._now is None or torch.is_grad_enabled():
             return None
-        if not self._now.fits(optimizer):
+        if self._now.declared != self.declared or not self._now.fits(optimizer):
             forms = self._now.forms(optimizer)
             self._now.export(optimizer)
             self._find(optimizer, optimizer._names(), list(optimizer._buckets()), forms)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import tree
 from ..core.chain import Chain
 from ..core.functions import identity
 from ..core.protocol import GradientTransformation
 from ..core.select import masked, partition
+from ..distributed.records import is_distributed, local_part
 from ..fuse import Rows
 from ..transforms import as_matrices
-from .leaves import Leaves
+from .leaves import Leaves, Nested, at_path, flattened, map_paths, to_nested
+from .shard_states import dtensor, full, of_shards
 
-Replace = Callable[[GradientTransformation, int], GradientTransformation]
+Path = tuple[str, ...]
+Replace = Callable[[GradientTransformation, int, int], GradientTransformation]
 
 
 def without_stacks(tx: GradientTransformation, rows: Rows) -> GradientTransformation:
@@ -31,29 +34,158 @@ def without_stacks(tx: GradientTransformation, rows: Rows) -> GradientTransforma
     >>> without_stacks(gx.chain(gx.trace(0.9), gx.orthogonalize()), experts)
     chain(trace(decay=0.9), identity())
     """
-    return _replaced(tx, rows, lambda member, own: identity())
+    return _replaced(tx, rows, lambda member, first, own: identity())
 
 
 def for_parts(tx: GradientTransformation, rows: Rows) -> GradientTransformation:
     """The chain for the parts that this rank has."""
+    return _replaced(tx, rows, _share)
 
-    def shared(member: GradientTransformation, own: int) -> GradientTransformation:
-        assert member.execution.stacked is not None
-        share: GradientTransformation = member.execution.stacked.share(member, own)
-        return share
 
-    return _replaced(tx, rows, shared)
+def _share(member: GradientTransformation, first: int, own: int) -> GradientTransformation:
+    assert member.execution.stacked is not None
+    share: GradientTransformation = member.execution.stacked.share(member, first, own)
+    return share
+
+
+@dataclass(frozen=True)
+class PartStates:
+    """How the state of a leaf lies of which this rank has some parts.
+
+    Attributes:
+        p: the parameter.
+        name: of the parameter.
+        rows: what this rank has of it, where ranks have rows.
+        cut: by path, the shapes of tensors that lie as the leaf does.
+        parts: paths of those that are of one part each, and lie with it.
+        here: which of these are here.
+    """
+
+    p: Any
+    name: str
+    rows: Rows | None
+    cut: Mapping[Path, tuple[int, ...]]
+    parts: frozenset[Path] = frozenset()
+    here: frozenset[Path] = frozenset()
+
+    def local(self, nested: Nested) -> Nested:
+        """A state of DTensors or of whole tensors as what this rank has of it.
+
+        All ranks may have to do it together.
+        """
+
+        def own(path: Path, x: Tensor) -> Tensor | None:
+            if path in self.cut and self.cut[path] == self.p.shape:
+                return of_shards("optimizer", self.name, self.p, {"": x})[""]
+            if path in self.cut and is_distributed(x) and x.placements == self.p.placements:  # type: ignore[attr-defined]
+                return local_part(x)
+            x = full(x) if is_distributed(x) else x
+            if path in self.cut and self.rows is not None:
+                return self.rows.of(x).clone()
+            return None if path in self.parts - self.here else x
+
+        out: Nested = map_paths(own, nested)
+        return out
+
+    def shown(self, nested: Nested, before: Any) -> Nested:
+        """What this rank has of a state, as one of the parameter.
+
+        Args:
+            nested: the state.
+            before: what this gave before; DTensors whose memory is still the same are used again.
+        """
+
+        def whole(path: Path, x: Tensor) -> Tensor:
+            if path not in self.cut:
+                return x
+            old = at_path(before, path)
+            same = is_distributed(old) and local_part(old) is x
+            return old if same else dtensor(self.p, x, self.cut[path])
+
+        out: Nested = map_paths(whole, nested)
+        return out
+
+    def of_parts(self, nested: Nested) -> Nested:
+        """What is kept of the parts of this rank alone."""
+        out: Nested = map_paths(lambda path, x: x if path in self.here else None, nested)
+        return out
+
+
+def part_states(tx: GradientTransformation, rows: Rows, p: Any, name: str) -> PartStates:
+    """How the state of a leaf lies that a chain of ``for_parts`` updates.
+
+    Args:
+        tx: the whole chain.
+        rows: what this rank has of the leaf.
+        p: the leaf.
+        name: of it.
+    """
+    nothing = _replaced(tx, rows, lambda member, first, own: _share(member, 0, 0))
+    here = Leaves({name: torch.empty(local_part(p).shape, dtype=p.dtype, device="meta")})
+    leaf = Leaves({name: rows.leaf})
+    with torch.no_grad():
+        every, common = _paths(tx.init(leaf), name), _paths(nothing.init(leaf), name)
+        own = _paths(for_parts(tx, rows).init(here), name)
+    parts = frozenset(every.keys() - common.keys())
+    cut = {path: every[path] for path in common if every[path] == p.shape}
+    return PartStates(p, name, rows, cut, parts, parts & own.keys())
+
+
+def local_states(
+    who: str, tx: GradientTransformation, rows: Rows | None, p: Any, name: str, part: Sequence[int]
+) -> PartStates:
+    """How the state of a leaf lies whose shards are updated as leaves of their own.
+
+    Args:
+        who: for errors.
+        tx: the chain.
+        rows: what this rank has of the leaf, where ranks have rows.
+        p: the leaf.
+        name: of it.
+        part: the shape of a shard.
+
+    Raises:
+        ValueError: something in it does not lie as the leaf, so that no checkpoint could have it.
+    """
+    leaf = torch.empty(p.shape, dtype=p.dtype, device="meta")
+    shard = torch.empty(tuple(part), dtype=p.dtype, device="meta")
+    with torch.no_grad():
+        state = tx.init(Leaves({name: leaf}))
+        every, own = _paths(state, name), _paths(tx.init(Leaves({name: shard})), name)
+    shared = {path for path, _ in flattened(to_nested(state, None))}
+    cut = {}
+    for path in sorted(every.keys() | own.keys()):
+        whole, here = every.get(path), own.get(path)
+        if path in shared:
+            continue
+        as_leaf = whole == p.shape and here == shard.shape
+        as_rows = rows is not None and whole and here == (part[0], *whole[1:])
+        if not whole or not (as_leaf or (as_rows and whole[0] == p.shape[0])):
+            raise ValueError(
+                f"{who}: leaf {name!r} of shape {tuple(p.shape)} cannot be 'local': of it the "
+                f"chain keeps {'.'.join(path)} of shape {whole}, of a shard {here}, which do not "
+                "lie as the leaf does and would be lost in checkpoints; say 'owned'"
+            )
+        cut[path] = whole
+    return PartStates(p, name, rows, cut)
+
+
+def _paths(state: Any, name: str) -> dict[Path, tuple[int, ...]]:
+    """The shapes of the tensors that are kept of a leaf."""
+    out: dict[Path, tuple[int, ...]] = {}
+    map_paths(lambda path, x: out.setdefault(path, tuple(x.shape)), to_nested(state, name))
+    return out
 
 
 def _replaced(tx: GradientTransformation, rows: Rows, fn: Replace) -> GradientTransformation:
     """The chain with other members where the leaf is a stack to them and ranks have whole parts."""
     hint, shape = tx.execution.stacked, tuple(rows.leaf.shape)
     count = None if hint is None else hint.count(tx, shape)
-    if count and shape[0] % count == 0 and not _keeps_state(tx, rows.leaf):
+    if count and shape[0] % count == 0 and _fits(tx, rows.leaf):
         each = rows.leaf.numel() // count
         if all(bound % each == 0 for bound in rows.bounds):
             start, stop = rows.bounds[rows.own : rows.own + 2]
-            return fn(tx, (stop - start) // each)
+            return fn(tx, start // each, (stop - start) // each)
     if isinstance(tx, Chain):
         return Chain(tuple((name, _replaced(member, rows, fn)) for name, member in tx))
     if isinstance(tx, partition):
@@ -64,11 +196,11 @@ def _replaced(tx: GradientTransformation, rows: Rows, fn: Replace) -> GradientTr
     return tx
 
 
-def _keeps_state(tx: GradientTransformation, leaf: Tensor) -> bool:
-    """Whether there is a state of a leaf, or none can be made: a partition shows it to others."""
+def _fits(tx: GradientTransformation, leaf: Tensor) -> bool:
+    """Whether the leaf is one for this transform: a partition shows it to others."""
     try:
         with torch.no_grad():
-            state: Any = tx.init(Leaves({"leaf": leaf}))
+            tx.init(Leaves({"leaf": leaf}))
     except ValueError:
-        return True
-    return any(isinstance(x, Tensor) for x in tree.leaves(state))
+        return False
+    return True

@@ -22,7 +22,7 @@ from .evaluating import EvaluatingOptimizer
 from .layouts import whole_leaves
 from .migration import Bucket
 from .optimizer import Optimizer
-from .shard_states import from_owners
+from .shard_states import from_holders
 from .shards import Shards
 from .step_in_backward import steps_in_backward
 
@@ -54,7 +54,8 @@ class _Plan:
         found = records_of(who, group, leaves, plan)
         self.records = dict(zip(self.params, found, strict=True))
         self._rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-        self.owners = layout.owners(names, ranks)
+        found_owners = layout.owners(names, ranks)
+        self.owners = {p: rank for p, rank in found_owners.items() if rank is not None}
         self.own = [p for p in self.params if self.owners[p] == self._rank]
         by_rank = [[p for p in self.params if self.owners[p] == r] for r in range(ranks)]
         self.share = Share(group, by_rank, self.params[0].device)
@@ -206,8 +207,8 @@ class Owners(Shards):
         plan.follow(optimizer)
         inner, before = plan.inner, dict(optimizer.state)
         undo_follow = inner._follow_options(list(inner._buckets()), inner._names())
-        held = {p: inner.state.get(p, {}) for p in plan.params}
-        every = from_owners(self._group, held, plan.records, plan.owners)
+        held = {p: inner.state.get(p, {}) for p in plan.own}
+        every = from_holders(self._group, held, plan.records)
         optimizer.state.update({p: nested for p, nested in every.items() if nested})
         for p in plan.params:
             if not every[p]:

@@ -116,7 +116,7 @@ class split_rows(Wrapper):
         cannot_raise=True,
         stacked=Stacked(
             lambda tx, shape: tx.blocks,
-            lambda tx, count: replace(tx, blocks=count) if count > 1 else tx.transform,
+            lambda tx, first, count: _Share(tx.transform, blocks=tx.blocks, first=first, own=count),
         ),
     )
 
@@ -148,7 +148,7 @@ class split_rows(Wrapper):
             extra["hyper"] = {k: self._repeat(updates, v) for k, v in extra["hyper"].items()}
         blocks = tree.map_with_name(self._cut, updates)
         new, state = self.update_transform(blocks, state, seen, extra)
-        return tree.map(lambda u, parts: torch.cat(_dense(parts)), updates, new), state
+        return tree.map(_joined, updates, new), state
 
     def _cut_like(self, updates: PyTree, other: PyTree) -> PyTree:
         """The blocks of the leaves of ``other``; one without an update is None."""
@@ -159,7 +159,7 @@ class split_rows(Wrapper):
             [None if u is None or x is None else self._cut(name, x) for name, u, x in triples]
         )
 
-    def _cut(self, name: str, x: Tensor) -> tuple[Tensor, ...]:
+    def _cut(self, name: str, x: Tensor) -> tuple[Tensor | None, ...]:
         rows = x.shape[0] if x.ndim else 0
         sizes = self.sizes
         if sizes is None:
@@ -191,8 +191,32 @@ class split_rows(Wrapper):
         )
 
 
-def _dense(parts: tuple[Any, ...]) -> list[Tensor]:
-    return [densify_leaf(x) for x in parts]
+def _joined(u: Tensor, parts: tuple[Any, ...]) -> Tensor:
+    there = [densify_leaf(x) for x in parts if x is not None]
+    return torch.cat(there) if there else u
+
+
+@dataclass(frozen=True)
+class _Share(split_rows):
+    """Some of the blocks of equal size; the others are not here.
+
+    Args:
+        first: of them.
+        own: how many.
+    """
+
+    first: int = 0
+    own: int = 0
+
+    @property
+    def name(self) -> str:
+        return "split_rows"
+
+    def _cut(self, name: str, x: Tensor) -> tuple[Tensor | None, ...]:
+        here = x.split([x.shape[0] // self.own] * self.own) if self.own else ()
+        assert self.blocks is not None
+        after = self.blocks - self.first - self.own
+        return (None,) * self.first + tuple(here) + (None,) * after
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from gradtx.distributed.buckets import buckets_of
 from gradtx.distributed.owners import assign_owners, cost_of, imbalance
 from gradtx.distributed.records import Box, Record
+from gradtx.optim.declared_layouts import Declared
 
 
 def test_of_equal_boxes_the_first_rank_sends() -> None:
@@ -53,8 +57,27 @@ def test_a_llama_of_1b_is_balanced_over_8_ranks() -> None:
             shapes[f"layers.{i}.{name}"] = shape
     matrices = {name: cost_of(shape, matrix=True) for name, shape in shapes.items()}
     assert imbalance(matrices, assign_owners(matrices, 8), 8) <= 1.1
+    sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+    buckets = buckets_of(sizes, 8 * Declared().bucket_bytes)
+    assert len(buckets) > 4
+    assert imbalance(matrices, assign_owners(matrices, 8, buckets), 8) <= 1.1
     # Vectors, and embeddings that are updated whole, too.
     shapes |= {f"layers.{i}.norm": (2048,) for i in range(16)}
     costs = matrices | {n: cost_of(s, matrix=False) for n, s in shapes.items() if len(s) == 1}
     costs |= {"embed": cost_of((128256, 2048), matrix=False)}
     assert imbalance(costs, assign_owners(costs, 8), 8) <= 1.1
+
+
+def test_owners_are_chosen_bucket_by_bucket_and_loads_are_carried_on() -> None:
+    costs = {"a": 4, "b": 3, "c": 3, "d": 2}
+    assert assign_owners(costs, 2, [["a", "d"], ["b", "c"]]) == {"a": 0, "d": 1, "b": 1, "c": 0}
+    assert assign_owners(costs, 2, [list(costs)]) == assign_owners(costs, 2)
+
+
+def test_leaves_that_belong_together_share_a_bucket_whatever_they_take() -> None:
+    sizes = dict.fromkeys("abcdef", 2)
+    assert buckets_of(sizes, 4) == [["f", "e"], ["d", "c"], ["b", "a"]]
+    assert buckets_of(sizes, 1) == [[one] for one in "fedcba"]
+    assert buckets_of(sizes, 12) == [list("fedcba")]
+    found = buckets_of(sizes, 4, [["a", "c", "e"]])
+    assert found == [["f"], ["a", "c", "e"], ["d", "b"]]

@@ -41,6 +41,10 @@ OPTIMIZERS: dict[str, Make] = {
     ),
     "Muon": lambda ps: gx.optim.Muon([{"params": ps[:4]}, {"params": ps[4:], "lr": 0.02}]),
     "SOAP": lambda ps: gx.optim.SOAP(ps, lr=0.01, fused=False),
+    # Two blocks: whole on each of two ranks, cut by four.
+    "heads": lambda ps: gx.optim.NorMuon(
+        [{"params": ps[3:4], "num_heads": 2}, {"params": [*ps[:3], *ps[4:]]}]
+    ),
     "factored": lambda ps: gx.optim.AdamAdv(ps, lr=0.01, factored=True),
     "Prodigy": lambda ps: gx.optim.Prodigy(ps, d0=1e-2, d_coef=20.0, fused=False),
 }

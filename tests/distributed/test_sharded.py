@@ -43,11 +43,15 @@ CUT = gx.partition(
 STACKED = gx.partition(
     {
         "experts": gx.chain(gx.trace(0.9), gx.orthogonalize(), gx.scale_by_shape("spectral_norm")),
-        "heads": gx.chain(gx.trace(0.9), gx.split_rows(gx.orthogonalize(), blocks=2)),
+        "heads": gx.chain(
+            gx.trace(0.9),
+            gx.split_rows(gx.chain(gx.orthogonalize(), gx.normalize_neurons(0.9)), blocks=2),
+        ),
         "others": gx.trace(0.9),
     },
     by=lambda info: {"k": "experts", "square": "heads"}.get(info.name, "others"),
 )
+SCHEDULED = gx.chain(gx.scale_by_schedule(lambda count: 1.0 / (1 + count)), gx.trace(0.9))
 CLIPPED = gx.chain(gx.clip_by_global_norm(0.5), gx.scale_by_adam())
 Make = Callable[[Any], gx.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
@@ -68,12 +72,19 @@ OPTIMIZERS: dict[str, Make] = {
     ),
     "cut": lambda ps: gx.optim.from_transform(CUT, ps, lr=0.01, maximize=True),
     "stacked": lambda ps: gx.optim.from_transform(STACKED, ps, lr=0.01),
+    # Every leaf in a bucket of its own; one of them has no gradient in a step that all count.
+    "buckets": lambda ps: gx.optim.compute_layout(
+        gx.optim.from_transform(SCHEDULED, ps, lr=0.01), lambda leaf: "owned", bucket_bytes=1
+    ),
+    "replicate": lambda ps: gx.optim.compute_layout(
+        gx.optim.NorMuon(ps, lr=0.01), lambda leaf: "replicate" if leaf.ndim > 1 else None
+    ),
     "two chains": lambda ps: gx.optim.Muon(
         [{"params": ps[:3]}, {"params": ps[3:], "matrix": False, "lr": 0.02}]
     ),
 }
 # Sums of other order, or products that are rounded before they are added to something.
-ROUNDED = {"Prodigy": 2e-6, "clipped": 2e-6, "cut": 1e-7}
+ROUNDED = {"Prodigy": 2e-6, "clipped": 2e-6, "cut": 1e-7, "buckets": 1e-7}
 ROUNDED |= dict.fromkeys(("LAMB", "Adafactor", "factored", "masked", "stacked"), 2e-7)
 # What lies on shards as their parameter does.
 MEMBERS = {
@@ -82,11 +93,22 @@ MEMBERS = {
     "factored": ("quotient", "numerator", "first_moment", "mu", "sign"),
 }
 # Others send leaves to owners and back, or add up rows and say before which gradients there are.
-COLLECTIVES = {"AdamW": 0, "Lion": 0, "SGD": 0, "clipped": 1, "stacked": 0}
+COLLECTIVES = {"AdamW": 0, "Lion": 0, "SGD": 0, "clipped": 1, "stacked": 0, "replicate": 1}
 # Some leaves are of neither kind: stacked factors, rows of a nearly square form that are cut.
 BOTH = {"Adafactor": 6, "factored": 4}
 # One for every way to update leaves.
-EVERY_WAY = ("AdamW", "Prodigy", "clipped", "LAMB", "factored", "Muon", "cut", "stacked")
+EVERY_WAY = (
+    "AdamW",
+    "Prodigy",
+    "clipped",
+    "LAMB",
+    "factored",
+    "Muon",
+    "cut",
+    "buckets",
+    "replicate",
+    "stacked",
+)
 
 
 def whole(step: int, missing: tuple[str, ...] = ()) -> dict[str, Tensor | None]:
@@ -136,6 +158,39 @@ def step(opt: Any, params: dict[str, nn.Parameter], t: int, mesh: Any = None) ->
     with CommDebugMode() as counted:
         opt.step()
     return counted.get_total_counts()  # type: ignore[no-any-return]
+
+
+class InFlight:
+    """Counts exchanges that have begun and are not waited for."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.begun = 0
+        self._begin = dist.all_to_all_single
+
+    def __enter__(self) -> InFlight:
+        dist.all_to_all_single = self._counted
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        dist.all_to_all_single = self._begin
+
+    def _counted(self, *args: Any, **kwargs: Any) -> Any:
+        self._work = self._begin(*args, **kwargs)
+        self.now += 1
+        self.begun += 1
+        self.most = max(self.most, self.now)
+        return Waited(self, self._work)
+
+
+class Waited:
+    """An exchange that says when it is waited for."""
+
+    def __init__(self, counted: InFlight, work: Any) -> None:
+        self._counted, self._work = counted, work
+
+    def wait(self) -> None:
+        self._work.wait()
+        self._counted.now -= 1
 
 
 def full(params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
@@ -217,9 +272,19 @@ def test_sharded_equals_whole(run: Any, world: int) -> None:
                 wrong[name, what] = error
     assert not wrong
     # A leaf of one element stays with the rank that has it, if there is only one.
-    wanted = COLLECTIVES | BOTH | ({"LAMB": 4} if world == 4 else {})
+    wanted = (
+        COLLECTIVES | BOTH | {"buckets": 10} | ({"LAMB": 4, "buckets": 12} if world == 4 else {})
+    )
     assert counted == {name: wanted.get(name, 2) for name in counted}
     assert set(counted) == set(OPTIMIZERS if world == 2 else EVERY_WAY)
+
+
+def soap(ps: Any) -> gx.optim.Optimizer:
+    return gx.optim.SOAP(ps, lr=0.01)
+
+
+def as_local(leaf: gx.LeafInfo) -> str | None:
+    return "local" if leaf.ndim > 1 else None
 
 
 def odd(rank: int) -> dict[str, Any]:
@@ -281,6 +346,40 @@ def odd(rank: int) -> dict[str, Any]:
     closure = functools.partial(torch.ones, ())
     out["evaluating"] = message_of(lambda: gx.optim.LBFGS(params).step(closure))
     out["sam"] = message_of(lambda: gx.optim.SAM(params, gx.sgd(0.1)).step(closure))
+    # Buckets: two exchanges at a time, and the same size on all ranks.
+    params = leaves(mesh)
+    muon = OPTIMIZERS["Muon"](list(params.items()))
+    opt = gx.optim.compute_layout(muon, bucket_bytes=1)
+    for t in range(STEPS):
+        with InFlight() as counted:
+            step(opt, params, t, mesh)
+    out["muon"] = apart(full(params), alone("Muon"))
+    out["in flight"] = counted.begun, counted.most, counted.now
+    again = gx.optim.compute_layout(opt, bucket_bytes=2 + rank)
+    out["again"] = message_of(again.step)
+    # A shard as a leaf of its own, with states of rows; and what does not suit a leaf.
+    params = leaves(mesh)
+    opt = gx.optim.compute_layout(
+        gx.optim.NorMuon(list(params.items()), lr=0.01, weight_decay=0.1), as_local
+    )
+    twins = {n: nn.Parameter(local_part(p).detach().clone()) for n, p in params.items()}
+    other = gx.optim.NorMuon(list(twins.items()), lr=0.01, weight_decay=0.1)
+    out["local"] = []
+    for t in range(STEPS):
+        out["local"].append(step(opt, params, t, mesh))
+        for n, p in params.items():
+            twins[n].grad = None if p.grad is None else local_part(p.grad)
+        other.step()
+        if not t:
+            opt.load_state_dict(opt.state_dict())
+    out["blocks"] = max((local_part(params[n]) - p).abs().sum().item() for n, p in twins.items())
+    for name, said in (("SOAP", "local"), ("Muon", "stacked"), ("Prodigy", "replicate")):
+        params = leaves(mesh)
+        make = OPTIMIZERS.get(name, soap)
+        opt = gx.optim.compute_layout(make(list(params.items())), lambda leaf, said=said: said)
+        out["said", name] = message_of(opt.step)
+    opt = gx.optim.compute_layout(make(list(params.items())), lambda leaf: "shared")
+    out["said", "what"] = message_of(opt.step)
     some = {"w": leaves(mesh)["w"]} if rank else leaves(mesh)
     out["leaves"] = message_of(gx.optim.LAMB(list(some.items())).step)
     return out
@@ -299,6 +398,19 @@ def test_odd_leaves_and_what_is_refused() -> None:
         assert "SAM: leaf 'w' is a DTensor" in out["sam"], out["sam"]
         assert "LAMB: ranks 0 and 1 have other leaves" in out["leaves"], out["leaves"]
         assert "'b'" in out["leaves"]
+        assert out["local"][-1] == 0  # in the others ranks compare what they are about to do
+        assert out["blocks"] == 0
+        assert "SOAP: leaf 'w' of shape (7, 5) cannot be 'local'" in out["said", "SOAP"]
+        assert "Muon: leaf 'w' cannot be 'stacked'" in out["said", "Muon"]
+        assert "Prodigy: leaf 'w' cannot be 'replicate'" in out["said", "Prodigy"]
+        assert "the layout must be one of" in out["said", "what"]
+        assert out["muon"] == 0
+        begun, most, left = out["in flight"]
+        assert begun > 4
+        assert (most, left) == (2, 0)
+        assert re.search("ranks 0 and 1 .* another chain.* 2 bytes.* 3 bytes", out["again"]), out[
+            "again"
+        ]
 
 
 def test_local_part_of_an_ordinary_tensor_is_itself() -> None:
