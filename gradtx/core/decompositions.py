@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .watch import is_recorded, is_watched
+from .watch import is_recorded, is_traced, is_watched
 
 __all__ = [
     "at_once",
@@ -48,7 +48,7 @@ def one_thread(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def alone(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_recorded() or x.device.type != "cpu" or (before := torch.get_num_threads()) == 1:
+        if is_traced() or x.device.type != "cpu" or (before := torch.get_num_threads()) == 1:
             return fn(x, *args, **kwargs)
         torch.set_num_threads(1)
         try:
@@ -75,7 +75,7 @@ def each_in_a_thread(fn: Function) -> Function:
 
     @functools.wraps(fn)
     def each(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_recorded() or is_watched(x) or x.device.type != "cpu" or x.ndim != 3 or len(x) < 2:
+        if is_traced() or is_watched(x) or x.device.type != "cpu" or x.ndim != 3 or len(x) < 2:
             return alone(x, *args, **kwargs)
         small = x.shape[1] < _SMALL
         if small and not any(size % _EVEN for size in x.shape[1:]):
@@ -88,7 +88,8 @@ def each_in_a_thread(fn: Function) -> Function:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            threads = None if small or before == 1 else _threads(min(before, len(x)), os.getpid())
+            alone_here = small or before == 1 or is_recorded()  # modes do not see other threads
+            threads = None if alone_here else _threads(min(before, len(x)), os.getpid())
             found = list((threads.map if threads else map)(run, x.detach()))
         finally:
             torch.set_num_threads(before)

@@ -16,6 +16,18 @@ def is_recorded() -> bool:
     return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
+def is_traced() -> bool:
+    """Whether operations become a graph, as ``is_recorded``; not where a mode only looks at them.
+
+    Modes that count operations or collectives must not change the bits of what is computed.
+    """
+    keys = torch._C._TorchDispatchModeKey
+    return torch.compiler.is_compiling() or any(
+        torch._C._get_dispatch_mode(key) is not None
+        for key in (keys.PROXY, keys.FAKE, keys.FUNCTIONAL)
+    )
+
+
 def is_watched(*args: Any) -> bool:
     """Whether anything may differentiate, map or compile what is computed of these arguments."""
     return (

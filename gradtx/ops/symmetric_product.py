@@ -18,7 +18,7 @@ from torch import Tensor
 import gradtx_cuda
 from gradtx.core.autocast import outside_autocast
 from gradtx.core.forward import forward_rule
-from gradtx.core.watch import is_recorded, is_watched
+from gradtx.core.watch import is_traced, is_watched
 from gradtx.ops.registry import (
     NAMESPACE,
     Op,
@@ -60,7 +60,7 @@ def product(
     half = x.device.type == "cpu" and x.dtype.itemsize < 4
     if half and (x.shape[0] == 1 or x.shape[1:].numel() >= _LARGE):
         return _one_by_one(x, y, c, beta, alpha)
-    moved = x.device.type == "cpu" and not half and not is_recorded() and not is_watched(x, y, c)
+    moved = x.device.type == "cpu" and not half and not is_traced() and not is_watched(x, y, c)
     if moved and (_is_odd(x) or _is_odd(y) or (len(x) > 1 and _is_odd(x, y.shape[2]))):
         return _at_vectors(x, y, c, beta, alpha)
     if c is None:

@@ -92,12 +92,9 @@ class scale_by_dog(TreeTransform):
         self, ps: list[Tensor], infos: list[LeafInfo]
     ) -> tuple[list[DistanceLeaf], DogShared]:
         kind, value = self.init_step
-        start: float | Tensor = 0.0 if kind == "learning_rate" else value
-        if kind == "heuristic":
-            start = value * (1 + root(total([squared_norm(p) for p in ps])))
         shared = DogShared(
             torch.zeros_like(new_scalar(ps), dtype=torch.bool),
-            new_scalar(ps, start),
+            new_scalar(ps, value if kind == "distance" else 0.0),
             new_scalar(ps),
         )
         return _starts(ps), shared
@@ -111,12 +108,18 @@ class scale_by_dog(TreeTransform):
         h: Values,
         reduce: Reduce,
     ) -> tuple[list[Tensor], list[Any] | None, DogShared]:
+        kind, value = self.init_step
         moved = root(_squared_distance(ps, leaves, reduce)).to(shared.distance.dtype)
         distance = torch.maximum(shared.distance, moved)
+        if kind == "heuristic":  # not at init, where no process knows what others have
+            assert leaves is not None
+            size = root(reduce.sum(total([squared_norm(s.p0) for s in leaves])))
+            first = (value * (1 + size)).to(distance.dtype)
+            distance = torch.where(shared.started, distance, first)
         squares = shared.squares + _squares(us, reduce).to(shared.squares.dtype)
         factor = divide(distance, root(squares + h.eps))
-        if self.init_step[0] == "learning_rate":
-            factor = torch.where(shared.started, factor, self.init_step[1])
+        if kind == "learning_rate":
+            factor = torch.where(shared.started, factor, value)
         started = torch.ones_like(shared.started)
         out = [u * factor.to(u) for u in us]
         return out, leaves, DogShared(started, distance, squares)

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from gradtx.core import decompositions
 
@@ -78,6 +79,9 @@ def test_a_matrix_has_the_bits_and_the_layout_that_it_has_alone(
 ) -> None:
     x = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
     for decompose in (decompositions.qr, partial(decompositions.svd, full_matrices=False)):
+        with FlopCounterMode(display=False):  # who only looks on does not change bits
+            seen = decompose(x)
+        assert all(map(torch.equal, seen, decompose(x)))
         for i, one in enumerate(x.split(1)):
             for together, alone in zip(decompose(x), decompose(one), strict=True):
                 assert torch.equal(together[i], alone[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,8 +111,16 @@ class evd(RootMethod):
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
-    """In float64: the last bit of powers differs by where they stand in a stack."""
-    return (x.double() ** exponent).to(x.dtype)
+    """In float64; but the last bit of powers differs by where they stand in a stack.
+
+    That of square roots does not, and in float64 it counts where what is smallest is divided by.
+    """
+    wide, roots = x.double(), -math.log2(-exponent) if exponent < 0 else -1.0
+    if not roots.is_integer() or roots < 0:
+        return (wide**exponent).to(x.dtype)
+    for _ in range(int(roots)):
+        wide = wide.sqrt()
+    return wide.reciprocal().to(x.dtype)
 
 
 def _root(a: Tensor, eps: Tensor, p: float, method: evd) -> Tensor:
