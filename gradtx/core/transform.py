@@ -171,7 +171,11 @@ class TreeTransform(DeclaredTransform):
     of_leaf: ClassVar[tuple[str, ...]] = ()
 
     def init_tree(self, ps: list[Tensor], infos: list[LeafInfo]) -> tuple[list[Any] | None, Any]:
-        """Per-leaf states (or None) and the shared part. Not defining it means no state."""
+        """Per-leaf states (or None) and the shared part. Not defining it means no state.
+
+        The shared part must not depend on the leaves: of several processes each has some of them,
+        and what sums over all of them is for ``update_tree``, which has ``reduce``.
+        """
         raise NotImplementedError
 
     def update_tree(
