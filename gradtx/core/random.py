@@ -62,6 +62,11 @@ def philox(counter: Sequence[_Word], key: Sequence[_Word]) -> tuple[_Word, ...]:
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
+    words = [x for x in (*counter, *key) if isinstance(x, Tensor)]
+    if any(x.device.type == "meta" for x in words):  # nobody sees the values
+        shape = torch.broadcast_shapes(*(x.shape for x in words))
+        none = torch.empty(shape, dtype=torch.int64, device="meta")
+        return none, none, none, none
     for _ in range(_ROUNDS):
         high0, low0 = _multiply(c0, _MULTIPLIERS[0])
         high1, low1 = _multiply(c2, _MULTIPLIERS[1])

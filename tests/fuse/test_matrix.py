@@ -15,6 +15,7 @@ from gradtx.fuse.cpp import kernel
 from gradtx.fuse.cpp.prelude import WIDTH
 from gradtx.fuse.frontend import trace
 from gradtx.fuse.ir.view import find, matrix
+from gradtx.fuse.runtime import engine
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
 from tests.fuse.user import by_order, scale_by_extremes
 
@@ -89,6 +90,7 @@ def test_pairs_of_rows(rows: int) -> None:
 
 
 def test_no_trace_and_no_kernel_for_other_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine._first.cache_clear()
     traced: list[Any] = []
     run = trace._run
     monkeypatch.setattr(trace, "_run", lambda *args: traced.append(args) or run(*args))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,12 +14,14 @@ from torch import Tensor
 
 import gradtx as gx
 from gradtx.fuse.frontend import trace as tracing
+from gradtx.fuse.runtime import engine
 from tests.fuse.helpers import assert_same, copy, run_both, tensors
 
 
 @pytest.fixture
 def traces(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The signatures that were traced."""
+    """The signatures that were traced; nothing is known at first."""
+    engine._first.cache_clear()
     seen: list[Any] = []
     run = tracing._run
 
@@ -39,6 +43,45 @@ def test_no_trace_after_the_first_step(traces: list[Any]) -> None:
         step(params, tensors(shapes, n), tx.init(params), hyper=hyper)
     assert len(traces) == 2  # one signature, two sizes
     assert step.report() == "everything is fused"
+
+
+def step_once(tx: gx.GradientTransformation, dtype: torch.dtype = torch.float32) -> Any:
+    step = gx.fuse(tx)
+    params = {"w": torch.ones(4, 3, dtype=dtype)}
+    step(params, {"w": torch.ones(4, 3, dtype=dtype)}, tx.init(params))
+    return step
+
+
+def test_an_equal_chain_is_not_traced_again(traces: list[Any]) -> None:
+    for _ in range(3):
+        step_once(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1)))
+    assert len(traces) == 2
+    step_once(gx.chain(gx.clip_by_global_norm(1.0), gx.adamw(0.1, nesterov=True)))
+    assert len(traces) == 4
+
+
+def test_of_an_equal_chain_only_ones_own_leaves_are_reported() -> None:
+    @dataclass(frozen=True)
+    class single(gx.LeafTransform):
+        def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Any) -> Any:
+            return (u.cumsum(0) if u.dtype == torch.float64 else 2 * u), s
+
+    tx = gx.chain(single(), gx.sgd(0.1))
+    assert "single" in step_once(tx, torch.float64).report()
+    assert step_once(tx).report() == "everything is fused"
+
+
+def test_what_a_chain_holds_is_not_kept_alive() -> None:
+    def step() -> weakref.ref[torch.nn.Module]:
+        model = torch.nn.Linear(2, 2)
+        step_once(
+            gx.chain(gx.masked(gx.scale(2.0), lambda leaf: leaf.name in dir(model)), gx.sgd(1.0))
+        )
+        return weakref.ref(model)
+
+    there = step()
+    gc.collect()
+    assert there() is None
 
 
 def test_values_and_tensors_are_updated_in_place() -> None:

@@ -116,6 +116,9 @@ class TensorBackEnd(CpuBackEnd):
         multi_tensor.run_tables(tables)
 
 
+tensor_back_end = functools.cache(TensorBackEnd)  # one for every reason
+
+
 def refuse_unsupported(back: BackEnd, graph: Graph) -> None:
     """Raise where a graph has nodes that a back end does not know.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -23,15 +24,16 @@ from ..frontend.sequence import Sequence
 from ..frontend.specialize import choices as choices_of
 from ..frontend.specialize import selectors, specialize
 from ..ir.errors import CannotCompileError, CannotFuseError
-from .backend import BackEnd, TensorBackEnd, back_end
+from .backend import BackEnd, TensorBackEnd, back_end, tensor_back_end
 from .batch import Batch, HyperNames
 from .chain_kernel import KernelPlan, match
 from .events import EventMembers, between_events, with_states
 from .inside import fused_inside
+from .known import has_hash, is_plain
 from .late import late
 from .plan import AT_ONCE, LaunchPlan
 from .prepared import Prepared
-from .segments import Kind, Members, Segment, Segments, kind_of
+from .segments import Graphs, Kind, Members, Segment, Segments, kind_of
 from .separate import Separate
 from .streamed import STREAMED
 
@@ -60,15 +62,29 @@ class Engine:
         self._skeleton: Any = None
         self._paths: dict[Any, tuple[Any, Paths]] = {}
         self.passed_over: dict[str, str] = {}  # kernels for whole chains, and why they do not fit
+        self._graphs: dict[BackEnd, Graphs] = {}
         self._segments: dict[BackEnd, Segments] = {}
         self._back: list[TensorBackEnd] = []  # where nothing can be compiled, the one that runs
         self._plan: LaunchPlan | Separate | KernelPlan | None = None
         self._forms = Forms(lambda choice: specialize(tx, choice, label=False))
 
+    @staticmethod
+    def of(tx: GradientTransformation, blind: bool = False) -> Engine:
+        """An engine that has the traces of former ones of equal chains."""
+        known = is_plain(tx) and has_hash(tx)
+        return _first(tx, blind)._anew() if known else Engine(tx, blind)
+
     def another(self) -> Engine:
         """An engine for other leaves: traces and kernels are shared, launch tables are its own."""
         engine = copy.copy(self)
         engine._plan, engine.events = None, self.events.another()
+        return engine
+
+    def _anew(self) -> Engine:
+        """An engine that has seen no leaves: traces alone are shared."""
+        engine = self.another()
+        engine._skeleton, engine._paths, engine.passed_over = None, {}, {}
+        engine._segments, engine._back = {}, []
         return engine
 
     # -- how a state is laid out ---------------------------------------------------------------
@@ -249,7 +265,7 @@ class Engine:
             try:
                 return self._bind(batch, back_end(device), spans)
             except CannotCompileError as error:
-                self._back.append(TensorBackEnd(error.reason))
+                self._back.append(tensor_back_end(error.reason))
         return self._bind(batch, self._back[0], spans)
 
     def _bind(self, batch: Batch, back: BackEnd, spans: Spans) -> LaunchPlan | Separate:
@@ -323,7 +339,7 @@ class Engine:
         first = segments.late(cut)
         if first is not None:
             path, member = first
-            strategy = late(Sequence(((path, fused_inside(member, Engine)),)))
+            strategy = late(Sequence(((path, fused_inside(member, Engine.of)),)))
         for segment in cut:
             if not segment.fused:
                 continue
@@ -358,8 +374,13 @@ class Engine:
     def _segments_for(self, batch: Batch, back: BackEnd) -> Segments:
         if back not in self._segments:
             skeleton = self.skeleton(batch.params[0], batch.choices[0])
-            self._segments[back] = Segments(self.tx, skeleton, self.hyper.plain(), back)
+            graphs = self._graphs.setdefault(back, {})
+            self._segments[back] = Segments(self.tx, skeleton, self.hyper.plain(), back, graphs)
         return self._segments[back]
+
+
+# The first engines of the chains that were met last.
+_first = functools.lru_cache(256)(Engine)
 
 
 def _few(leaves: list[int], sorts: list[Hashable]) -> list[list[int]]:

@@ -33,7 +33,7 @@ class Step:
 
     def __init__(self, tx: GradientTransformation, fallback: str = "eager") -> None:
         self.transform = tx
-        self.engine = Engine(tx)
+        self.engine = Engine.of(tx)
         self._fallback = Fallback(tx, fallback)
         self.reasons: dict[tuple[str, str], None] = {}
         self._last: tuple[Any, Any, Batch] | None = None

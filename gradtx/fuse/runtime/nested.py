@@ -49,7 +49,7 @@ class NestedEngine:
         reduce: Reduce | None = None,
         rows: Mapping[Tensor, Rows] | None = None,
     ) -> None:
-        self.engine = Engine(tx, reduce=reduce)
+        self.engine = Engine.of(tx) if reduce is None else Engine(tx, reduce=reduce)
         self._rows = rows or {}
         self._defaults = self.engine.hyper.plain()
         self._last: Batch | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -84,6 +84,10 @@ class Members:
         return slice(self._shared[segment.start], self._shared[segment.stop])
 
 
+# Of segments for kinds of leaves; where there is none, the member that it fails at, and why.
+Graphs: TypeAlias = "dict[tuple[Segment, Kind], Graph | tuple[str, str]]"
+
+
 class Segments(Members):
     """Graphs of a chain's segments for kinds of leaves, traced when first asked for.
 
@@ -92,6 +96,7 @@ class Segments(Members):
         skeleton: a state of one leaf.
         values: declared hyperparameters by full name.
         back_end: what runs the segments.
+        graphs: those that are known; new ones are put there.
     """
 
     def __init__(
@@ -100,12 +105,13 @@ class Segments(Members):
         skeleton: Any,
         values: Mapping[str, Any],
         back_end: BackEnd,
+        graphs: Graphs,
     ) -> None:
         super().__init__(tx, skeleton)
         self.values = values
         self.back_end = back_end
         self.refused: dict[str, str] = {}
-        self._graphs: dict[tuple[Segment, Kind], Graph | tuple[str, str]] = {}
+        self._graphs = graphs
         self._members: dict[tuple[Segment, Choice | None], GradientTransformation] = {}
         self._one_by_one = all(
             holds(m, "leaves_independent") and m.execution.next_shared is None
