@@ -65,7 +65,7 @@ def philox(counter: Sequence[_Word], key: Sequence[_Word]) -> tuple[_Word, ...]:
     words = [x for x in (*counter, *key) if isinstance(x, Tensor)]
     if any(x.device.type == "meta" for x in words):  # nobody sees the values
         shape = torch.broadcast_shapes(*(x.shape for x in words))
-        none = torch.empty(shape, dtype=torch.int64, device="meta")
+        none: Any = torch.empty(shape, dtype=torch.int64, device="meta")
         return none, none, none, none
     for _ in range(_ROUNDS):
         high0, low0 = _multiply(c0, _MULTIPLIERS[0])
