@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core import tree
 from ..core.forward import forward_rule
 from ..core.tree import PyTree
-from .leaves import NoCaptures, jvp, split, vjp
+from .leaves import NoCaptures, floats_like, jvp, split, vjp
 from .scan import stop_gradient
 from .solvers import Solve, solution_of
 
@@ -36,6 +36,9 @@ def implicit_root(
 
     Returns:
         A decorator of ``solver(init, *args) -> params``.
+
+    Raises:
+        TreeMismatchError: the optimality is not a tree like the parameters.
 
     Source: arXiv 2105.15183.
 
@@ -98,7 +101,8 @@ def _solved(
     def residual(params: Any, floats: Any, others: Any) -> tuple[Tensor, ...]:
         with NoCaptures("implicit_root", "args"):
             at = start.rebuild(params, start.others)
-            return tuple(split(optimality(at, *given.rebuild(floats, others))).floats)
+            zero = optimality(at, *given.rebuild(floats, others))
+            return tuple(floats_like("implicit_root", "optimality", at, zero))
 
     problem = _Problem(run, residual, linear, len(start.floats), len(given.floats))
     outs = _Root.apply(problem, *start.floats, *given.floats, *given.others)

@@ -53,7 +53,13 @@ class InnerOptimizer:
 
         Raises:
             RuntimeError: the loss has no history.
+            ValueError: it is more than one number.
         """
+        if loss.numel() != 1:
+            raise ValueError(
+                f"inner_loop: the loss must be one number, got shape {tuple(loss.shape)}; "
+                "take its mean or sum"
+            )
         params = self._fmodel.params
         names = [name for name, p in params.items() if p.requires_grad]
         if not loss.requires_grad or not names:

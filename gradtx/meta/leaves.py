@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..core import tree
+from ..core.errors import TreeMismatchError, described, shape_mismatch
 from ..core.tree import PyTree
 
 
@@ -55,12 +56,19 @@ def floats_like(who: str, what: str, like: PyTree, given: PyTree) -> list[Tensor
     """The floating-point tensors of ``given`` where ``like`` has them.
 
     Raises:
-        TreeMismatchError: another structure.
+        TreeMismatchError: another structure, or a tensor of another shape.
     """
     leaves, spec = tree.flatten(like)
     others = tree.leaves_like(who, spec, given, what, "parameter")
-    pairs = zip(leaves, others, strict=True)
-    return [g for x, g in pairs if isinstance(x, Tensor) and x.is_floating_point()]
+    out = []
+    for name, x, g in zip(tree.names(spec), leaves, others, strict=True):
+        if isinstance(x, Tensor) and x.is_floating_point():
+            if not isinstance(g, Tensor):
+                raise TreeMismatchError(f"{who}: leaf {name!r} has no {what}, got {described(g)}")
+            if g.shape != x.shape:
+                raise shape_mismatch(who, name, what, g.shape, "parameter", x.shape)
+            out.append(g)
+    return out
 
 
 vjp: Any = torch.func.vjp  # its declared type leaves out what it returns without auxiliary data

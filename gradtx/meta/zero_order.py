@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..core import tree
-from ..core.random import Seed, fold_in, make_key, normal
+from ..core.errors import described
+from ..core.random import Seed, derived_key, normal
 from ..core.tree import PyTree
 
 
@@ -56,34 +57,45 @@ def zero_order(
         leaves, spec = tree.flatten(params)
         names = tree.names(spec)
 
-        def noise(name: str, x: Tensor, k: int) -> Tensor:
-            first, last = make_key(seed, 0, x.device)
+        keys = [
+            derived_key(seed, name, x.device) if _is_float(x) else None
+            for name, x in zip(names, leaves, strict=True)
+        ]
+
+        def noise(key: Tensor, x: Tensor, k: int) -> Tensor:
             count = torch.as_tensor(step, dtype=torch.int64, device=x.device)
-            key = torch.stack([first, last + count * samples + k])
-            return normal(fold_in(key, name), x.shape, tree.accumulator_dtype(x.dtype))
+            key = torch.stack([key[0], count * samples + k])
+            return normal(key, x.shape, tree.accumulator_dtype(x.dtype))
 
         def moved(size: float, k: int) -> PyTree:
             out = [
-                (tree.accumulator(x) + size * noise(name, x, k)).to(x.dtype) if _is_float(x) else x
-                for name, x in zip(names, leaves, strict=True)
+                x if key is None else (tree.accumulator(x) + size * noise(key, x, k)).to(x.dtype)
+                for key, x in zip(keys, leaves, strict=True)
             ]
             return spec.unflatten(out)
 
-        center = None if antithetic else f(params, *args)
+        def value(at: PyTree) -> Tensor:
+            out = f(at, *args)
+            if not isinstance(out, Tensor) or out.ndim:
+                got = tuple(out.shape) if isinstance(out, Tensor) else described(out)
+                raise ValueError(f"zero_order: f must return a 0-d tensor, got {got}")
+            return out
+
+        center = None if antithetic else value(params)
         slopes, values = [], [] if center is None else [center]
         for k in range(samples):
-            above = f(moved(sigma, k), *args)
-            below = f(moved(-sigma, k), *args) if center is None else center
+            above = value(moved(sigma, k))
+            below = value(moved(-sigma, k)) if center is None else center
             slopes.append((above - below) / ((2 if center is None else 1) * sigma))
             values += [above, below] if center is None else []
         grads: list[Any] = []
-        for name, x in zip(names, leaves, strict=True):
-            if not _is_float(x):
+        for key, x in zip(keys, leaves, strict=True):
+            if key is None:
                 grads.append(None)
                 continue
             total = torch.zeros_like(x, dtype=tree.accumulator_dtype(x.dtype))
             for k, slope in enumerate(slopes):
-                total = total + slope / samples * noise(name, x, k)
+                total = total + slope / samples * noise(key, x, k)
             grads.append(total)
         return spec.unflatten(grads), torch.stack(values).mean()
 
