@@ -40,11 +40,11 @@ class dense(Codec):
 
     def decode(self, enc: Encoding, like: Tensor) -> Tensor:
         assert isinstance(enc, Tensor)
-        return enc.to(like.dtype)
+        return enc if enc.dtype == like.dtype else enc.to(like.dtype)
 
     def encode(self, full: Tensor, enc: Encoding) -> Tensor:
         assert isinstance(enc, Tensor)
-        return full.to(enc.dtype)
+        return full if full.dtype == enc.dtype else full.to(enc.dtype)
 
 
 _DENSE = dense()

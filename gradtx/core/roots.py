@@ -79,7 +79,11 @@ class _RecordedRoot(torch.autograd.Function):
 
 def _twice(y: Tensor) -> Tensor:
     """``2 y``, and infinity for zero, so that quotients and their derivatives are zero there."""
-    return 2 * torch.threshold(y, 0.0, math.inf)
+    return 2 * _flat_at_zero(y)
+
+
+def _flat_at_zero(y: Tensor) -> Tensor:
+    return torch.threshold(y, 0.0, math.inf)
 
 
 def vector_norm(
@@ -153,6 +157,92 @@ def divide_by_sum(numerator: Tensor, size: Tensor, eps: float | Tensor) -> Tenso
         nothing = (numerator == 0) & (total <= tiny)
         total = torch.where(nothing, 1.0, total)
     return numerator / total
+
+
+def divide_by_root(
+    numerator: Tensor, square: Tensor, eps: float | Tensor, plus: float | Tensor = 0.0
+) -> Tensor:
+    """``numerator / (sqrt(square + plus) + eps)``, and zero where all are zero.
+
+    Where it is differentiated, one operation that keeps two tensors: an adaptive step.
+
+    >>> import torch
+    >>> from gradtx.core.roots import divide_by_root
+    >>> divide_by_root(torch.tensor([0.0, 3.0]), torch.tensor([0.0, 4.0]), 1.0)
+    tensor([0., 1.])
+    """
+    if isinstance(plus, Tensor) or plus:
+        square = square + plus
+    if (
+        torch.compiler.is_compiling()
+        or isinstance(eps, Tensor)
+        or eps <= torch.finfo(square.dtype).tiny
+        or numerator.shape != square.shape
+        or numerator.dtype != square.dtype
+        or not is_watched(numerator, square)
+    ):
+        return divide_by_sum(numerator, root(square), eps)
+    functorch = torch._C._are_functorch_transforms_active()
+    return (_Quotient if functorch else _RecordedQuotient).apply(numerator, square, eps)[0]
+
+
+class _Quotient(torch.autograd.Function):
+    """A quotient by a root and a number, and the root, of which derivatives are made."""
+
+    @staticmethod
+    def forward(numerator: Tensor, square: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        y = torch.sqrt(square)
+        return numerator / (y + eps), y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        _keep(ctx, output, inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, dy: Tensor | None) -> Any:
+        out, y = ctx.saved_tensors
+        above = None if grad is None else grad / (y + ctx.eps)
+        below = None if dy is None else dy / _twice(y)
+        if above is not None and ctx.needs_input_grad[1]:
+            rest = y.new_zeros(()) if below is None else below
+            below = torch.addcdiv(rest, above * out, _flat_at_zero(y), value=-0.5)
+        return above, below, None
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Any, above: Tensor | None, below: Tensor | None, _: None) -> Any:
+        out, y = ctx.saved_tensors
+        dy = torch.zeros_like(y) if below is None else below / _twice(y)
+        change = -(out * dy) if above is None else above - out * dy
+        return change / (y + ctx.eps), dy
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, numerator: Tensor, square: Tensor, eps: float) -> Any:
+        pair = zip((numerator, square), in_dims, strict=False)
+        apart = (
+            x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0) for x, d in pair
+        )
+        return _Quotient.apply(*apart, eps), (0, 0)
+
+
+class _RecordedQuotient(torch.autograd.Function):
+    """The same without ``torch.func``, see ``_RecordedRoot``."""
+
+    backward = staticmethod(_Quotient.backward)
+    jvp = staticmethod(_Quotient.jvp)
+
+    @staticmethod
+    def forward(ctx: Any, numerator: Tensor, square: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        output = _Quotient.forward(numerator, square, eps)
+        _keep(ctx, output, eps)
+        return output
+
+
+def _keep(ctx: Any, output: tuple[Tensor, Tensor], eps: float) -> None:
+    ctx.save_for_backward(*output)
+    ctx.save_for_forward(*output)
+    ctx.set_materialize_grads(False)
+    ctx.eps = eps
 
 
 def angle(y: Tensor, x: Tensor) -> Tensor:

@@ -41,6 +41,8 @@ def advance(count: Tensor, period: int = 1) -> Tensor:
     (tensor(True), tensor(True), tensor(True))
     """
     most = torch.iinfo(count.dtype).max
+    if period == 1:
+        return torch.clamp(count, max=most - 1) + 1
     return torch.where(count < most, count, most - period) + 1
 
 

@@ -106,6 +106,10 @@ class LeafTransform(DeclaredTransform):
             states = tree.flatten_like(self.name, call.spec, state, "state")
         new_updates, new_states = list(call.updates), list(states)
         ready = self.precompute(call.updates, states)
+        unit = {"unit": call.unit} if self.needs_unit else {}
+        # Leaves for which nothing else holds than for others have one ``h``.
+        same = not (call.overrides or call.wanted or ready or self.needs_grad)
+        h = Values(values | unit)
         for i, u in enumerate(call.updates):
             if u is None:
                 continue
@@ -114,13 +118,12 @@ class LeafTransform(DeclaredTransform):
                     f"{self.name}: leaf {call.names[i]!r} has an update but no state; "
                     "it was None when init was called"
                 )
-            here = call.values_at(i, values)
-            if self.needs_grad:
-                here["grad"] = widen(call.grads[i])
-            if self.needs_unit:
-                here["unit"] = call.unit
-            here |= {name: column[i] for name, column in (*call.wanted.items(), *ready.items())}
-            h = Values(here)
+            if not same:
+                here = call.values_at(i, values) | unit
+                if self.needs_grad:
+                    here["grad"] = widen(call.grads[i])
+                here |= {k: column[i] for k, column in (*call.wanted.items(), *ready.items())}
+                h = Values(here)
             p = None if call.params[i] is None else tree.accumulator(call.params[i])
             out, new = self.update_leaf(u, states[i], p, h)
             self._check_shapes(call.names[i], u, states[i], out, new)
@@ -130,7 +133,7 @@ class LeafTransform(DeclaredTransform):
 
     def _check_shapes(self, name: str, u: Any, old: Any, out: Any, new: Any) -> None:
         """Broadcasting against a state of another shape must not pass silently."""
-        if tuple(out.shape) != tuple(u.shape):
+        if out.shape != u.shape:
             raise shape_mismatch(self.name, name, "update", u.shape, "its result", out.shape)
         if not isinstance(old, tuple) or not isinstance(new, tuple):
             return

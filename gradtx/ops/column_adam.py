@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gradtx.core.hyper import one_minus_power
-from gradtx.core.roots import divide_by_sum, root
+from gradtx.core.roots import divide_by_root
 from gradtx.ops.registry import operator, require_together
 
 __all__ = ["column_adam", "moments", "move_columns"]
@@ -64,7 +64,7 @@ def moments(
         mu, nu = _moved(mu, *places, dim), _moved(nu, *places, dim)
     mu, nu = b1 * mu + (1 - b1) * x, b2 * nu + (1 - b2) * (x * x)
     mean, square = (m / one_minus_power(b, count, x.dtype) for m, b in ((mu, b1), (nu, b2)))
-    return divide_by_sum(mean, root(square), eps), mu, nu
+    return divide_by_root(mean, square, eps), mu, nu
 
 
 def _check(

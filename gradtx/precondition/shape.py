@@ -14,7 +14,7 @@ from ..core.errors import TreeMismatchError
 from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate
-from ..core.roots import divide_by_sum, root, vector_norm
+from ..core.roots import divide_by_root, divide_by_sum, vector_norm
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
 
@@ -121,7 +121,7 @@ class normalize_neurons(LeafTransform):
         all_rows = s.variance.to(x.dtype)
         old = all_rows if chosen is None else all_rows[chosen]
         variance = old + (1 - h.b2) * (x.square().mean(-1, keepdim=True) - old)
-        out = divide_by_sum(x, root(variance), h.eps)
+        out = divide_by_root(x, variance, h.eps)
         before, after = (vector_norm(m, dim=(-2, -1), keepdim=True) for m in (x, out))
         out = out * (before / torch.clamp(after, min=1e-8))
         if chosen is None:

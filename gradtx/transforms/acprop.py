@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_root
 from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
 
@@ -69,5 +69,5 @@ class scale_by_acprop(LeafTransform):
         before = torch.where(first, 1, s.step)
         variance = torch.where(first, 1.0, s.nu / one_minus_power(h.b2, before, u.dtype))
         nu = average(s.nu, (u - s.mu) ** 2, h.b2) + h.eps_root
-        out = divide_by_sum(u, root(variance), h.eps)
+        out = divide_by_root(u, variance, h.eps)
         return out, ScaleByAcpropState(advance(s.step), average(s.mu, u, h.b1), nu)

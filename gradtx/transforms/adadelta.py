@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..core.averages import average
+from ..core.averages import average, average_square
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.roots import divide, root
@@ -59,7 +59,7 @@ class scale_by_adadelta(LeafTransform):
         self, u: Tensor, s: ScaleByAdadeltaState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByAdadeltaState]:
         eps = h.eps
-        e_g = average(s.e_g, u * u, h.rho)
+        e_g = average_square(s.e_g, u, h.rho)
         out = u * divide(root(s.e_x.to(u.dtype) + eps), root(e_g + eps))
         e_x = average(s.e_x, out * out, h.rho)
         return out, ScaleByAdadeltaState(e_g.to(s.e_g.dtype), e_x.to(s.e_x.dtype))

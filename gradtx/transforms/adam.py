@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
-from ..core.averages import average, corrected_mean
+from ..core.averages import average, average_square, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
@@ -93,7 +93,7 @@ class scale_by_adam(LeafTransform):
         nu_codec = as_codec(self.nu_codec)
         count, second = advance(s.step), nu_codec.decode(s.nu, u)
         mu = average(first_moment_of(mu_codec, s.mu, u, second), u, h.b1)
-        nu = average(second, u * u, h.b2)
+        nu = average_square(second, u, h.b2)
         correction = one_minus_power(h.b2, count, u.dtype)
         denominator, nu_max = nu / correction, s.nu_max
         if self.amsgrad is not None:
@@ -102,7 +102,7 @@ class scale_by_adam(LeafTransform):
             denominator = largest / correction if self.amsgrad == "raw" else largest
             nu_max = nu_codec.encode(largest, nu_max)
         mean = corrected_mean(mu, u, h.b1, count, self.nesterov)
-        out = divide_by_sum(mean, root(denominator, h.eps_root), h.eps)
+        out = divide_by_root(mean, denominator, h.eps, h.eps_root)
         return out, ScaleByAdamState(
             count, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu), nu_max
         )

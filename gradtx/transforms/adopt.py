@@ -14,7 +14,7 @@ from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roles import SecondMoment
-from ..core.roots import angle, divide_by_sum, root
+from ..core.roots import angle, divide_by_root, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
@@ -83,7 +83,7 @@ class scale_by_adopt(LeafTransform):
             out = angle(u, root(nu))
             new = average(nu, square, h.b2)
         else:
-            out = divide_by_sum(u, root(nu), h.eps * h.unit)
+            out = divide_by_root(u, nu, h.eps * h.unit)
             if self.clip is not None:
                 steps = s.step.to(u.dtype)
                 bound = self.clip(steps) if callable(self.clip) else steps**self.clip

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
-from ..core.averages import average, corrected_mean
+from ..core.averages import average, average_square, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
@@ -82,7 +82,7 @@ class scale_by_belief(LeafTransform):
         nothing = 1.01 * h.eps_root * one_minus_power(h.b2, s.step, u.dtype) / (1 - h.b2)
         mu = average(first_moment_of(mu_codec, s.mu, u, second, nothing), u, h.b1)
         surprise = u - mu
-        nu = average(second, surprise * surprise, h.b2) + h.eps_root
+        nu = average_square(second, surprise, h.b2) + h.eps_root
         mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
-        out = divide_by_sum(mean, root(nu / one_minus_power(h.b2, step, u.dtype)), h.eps)
+        out = divide_by_root(mean, nu / one_minus_power(h.b2, step, u.dtype), h.eps)
         return out, ScaleByBeliefState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

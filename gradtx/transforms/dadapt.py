@@ -8,11 +8,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.averages import average
+from ..core.averages import average, average_square
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.reduce import Reduce
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_root, root
 from ..core.state import advance, new_count, new_scalar, state_zeros
 from ..core.sums import element_sum
 from ..core.transform import TreeTransform
@@ -102,12 +102,12 @@ class scale_by_dadapt_adam(TreeTransform):
         dots, sizes = [torch.zeros_like(rate)], [torch.zeros_like(rate)]
         for u, s, p in zip(us, leaves, ps, strict=True):
             a, d = rate.to(u), decay.to(u) if isinstance(decay, Tensor) else decay
-            dots.append(element_sum(u * divide_by_sum(s.total, root(s.nu), h.eps)).to(wide))
+            dots.append(element_sum(u * divide_by_root(s.total, s.nu, h.eps)).to(wide))
             mu = average(s.mu, a * u, h.b1).to(u)
-            nu = average(s.nu, u * u, h.b2).to(u)
+            nu = average_square(s.nu, u, h.b2).to(u)
             gathered = average(s.total, a * u, d)
             sizes.append(element_sum(gathered.abs()).to(wide))
-            outs.append(-h.weight_decay * a * p - divide_by_sum(mu, root(nu), h.eps))
+            outs.append(-h.weight_decay * a * p - divide_by_root(mu, nu, h.eps))
             new.append(DadaptLeaf(mu, nu, gathered))
         dot, size = reduce.sum(total(dots)), reduce.sum(total(sizes))
         numerator = decay * shared.numerator + (1 - decay) * rate * dot

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, as_codec, codec_field, first_moment_codec
-from ..core.averages import average
+from ..core.averages import average, average_square
 from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
@@ -253,7 +253,7 @@ class root_second_moment(LeafTransform):
         self, u: Tensor, s: RootSecondMomentState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, RootSecondMomentState]:
         codec = as_codec(self.codec)
-        nu = average(codec.decode(s.nu, u), u * u, h.b2)
+        nu = average_square(codec.decode(s.nu, u), u, h.b2)
         out, step, eps = root(nu), s.step, nonzero(h.eps * h.unit, u.dtype)
         if self.eps_at == "root":
             out = out + eps

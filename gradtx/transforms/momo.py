@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.averages import average
+from ..core.averages import average, average_square
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.reduce import Reduce
@@ -218,7 +218,7 @@ class scale_by_momo_adam(_Momo):
         assert leaves is not None
         step = advance(shared.step)
         mus = [average(s.mu, u, h.b1).to(u) for u, s in zip(us, leaves, strict=True)]
-        nus = [average(s.nu, u * u, h.b2).to(u) for u, s in zip(us, leaves, strict=True)]
+        nus = [average_square(s.nu, u, h.b2).to(u) for u, s in zip(us, leaves, strict=True)]
         precs = [h.eps + root(v / one_minus_power(h.b2, step, v.dtype)) for v in nus]
         precs = [torch.where(d == 0, 1.0, d) for d in precs]
         bias = one_minus_power(h.b1, step, shared.value.dtype)

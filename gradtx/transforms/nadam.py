@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
-from ..core.averages import average
+from ..core.averages import average, average_square
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
@@ -85,14 +85,14 @@ class scale_by_nadam(LeafTransform):
         mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
         second = nu_codec.decode(s.nu, u)
         mu = average(first_moment_of(mu_codec, s.mu, u, second), u, h.b1)
-        nu = average(second, u * u, h.b2)
+        nu = average_square(second, u, h.b2)
         speed = h.momentum_decay * _WARM_UP_LOG
         now = h.b1 * (1 - 0.5 * torch.exp(step.to(u.dtype) * speed))
         ahead = h.b1 * (1 - 0.5 * torch.exp(advance(step).to(u.dtype) * speed))
         product = s.mu_product.to(u.dtype) * now
         numerator = u * ((1 - now) / (1 - product)) + mu * (ahead / (1 - product * ahead))
         square = nu / one_minus_power(h.b2, step, u.dtype)
-        return divide_by_sum(numerator, root(square), h.eps), ScaleByNadamState(
+        return divide_by_root(numerator, square, h.eps), ScaleByNadamState(
             step,
             product.to(s.mu_product.dtype),
             mu_codec.encode(mu, s.mu),

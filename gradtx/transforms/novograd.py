@@ -13,7 +13,7 @@ from ..core.averages import average
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype, squared_norm
@@ -81,7 +81,7 @@ class scale_by_novograd(LeafTransform):
         codec = first_moment_codec(self.mu_codec)
         square = squared_norm(u)
         nu = torch.where(s.step == 0, square, average(s.nu, square, h.b2))
-        added = divide_by_sum(u, root(nu, h.eps_root), h.eps) + h.weight_decay * p
+        added = divide_by_root(u, nu, h.eps, h.eps_root) + h.weight_decay * p
         mu = h.b1 * codec.decode(s.mu, u) + added
         stored = codec.encode(mu, s.mu)
         return mu, ScaleByNovogradState(advance(s.step), stored, nu.to(s.nu.dtype))

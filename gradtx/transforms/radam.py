@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, as_codec, codec_field, first_moment_codec, first_moment_of
-from ..core.averages import average, corrected_mean
+from ..core.averages import average, average_square, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
@@ -84,7 +84,7 @@ class scale_by_radam(LeafTransform):
         mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
         second = nu_codec.decode(s.nu, u)
         mu = average(first_moment_of(mu_codec, s.mu, u, second), u, h.b1)
-        nu = average(second, u * u, h.b2)
+        nu = average_square(second, u, h.b2)
         mean = corrected_mean(mu, u, h.b1, step, self.nesterov)
         correction = one_minus_power(h.b2, step, u.dtype)
         if self.raw_eps:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..codecs import Codec, as_codec, codec_field, first_moment_codec
 from ..core import hyper as hyper_
-from ..core.averages import average
+from ..core.averages import average, average_square
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
-from ..core.roots import divide, divide_by_sum, root
+from ..core.roots import divide, divide_by_root, root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
@@ -81,12 +81,12 @@ class scale_by_rms(LeafTransform):
         self, u: Tensor, s: ScaleByRmsState, p: Tensor | None, h: Values
     ) -> tuple[Tensor, ScaleByRmsState]:
         codec = as_codec(self.nu_codec)
-        nu = average(codec.decode(s.nu, u), u * u, h.decay)
+        nu = average_square(codec.decode(s.nu, u), u, h.decay)
         step, corrected = s.step, nu
         if isinstance(step, Tensor):
             step = advance(step)
             corrected = divide(nu, one_minus_power(h.decay, step, u.dtype))
-        out = _divide_by_root(u, corrected, h.eps, self.eps_in_sqrt)
+        out = _by_root(u, corrected, h.eps, self.eps_in_sqrt)
         return out, ScaleByRmsState(step, codec.encode(nu, s.nu))
 
 
@@ -157,18 +157,16 @@ class scale_by_stddev(LeafTransform):
     ) -> tuple[Tensor, ScaleByStddevState]:
         mu_codec, nu_codec = first_moment_codec(self.mu_codec), as_codec(self.nu_codec)
         mu = average(mu_codec.decode(s.mu, u), u, h.decay)
-        nu = average(nu_codec.decode(s.nu, u), u * u, h.decay)
+        nu = average_square(nu_codec.decode(s.nu, u), u, h.decay)
         step, mean, square = s.step, mu, nu
         if isinstance(step, Tensor):
             step = advance(step)
             correction = one_minus_power(h.decay, step, u.dtype)
             mean, square = divide(mu, correction), divide(nu, correction)
         variance = torch.clamp(square - mean * mean, min=0)
-        out = _divide_by_root(u, variance, h.eps, self.eps_in_sqrt)
+        out = _by_root(u, variance, h.eps, self.eps_in_sqrt)
         return out, ScaleByStddevState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))
 
 
-def _divide_by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool) -> Tensor:
-    if not inside:
-        return divide_by_sum(u, root(square), eps)
-    return divide(u, root(square + eps))
+def _by_root(u: Tensor, square: Tensor, eps: float | Tensor, inside: bool) -> Tensor:
+    return divide(u, root(square + eps)) if inside else divide_by_root(u, square, eps)

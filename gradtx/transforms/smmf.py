@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..codecs import Codec, as_codec, codec_field, first_moment_codec, rank1
-from ..core.averages import average
+from ..core.averages import average, average_square
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
 
@@ -79,7 +79,7 @@ class scale_by_smmf(LeafTransform):
         codec = as_codec(self.codec)
         step = advance(s.step)
         age = step.to(u.dtype)
-        nu = average(codec.decode(s.nu, u), u * u, 1 - age**h.decay_rate)
+        nu = average_square(codec.decode(s.nu, u), u, 1 - age**h.decay_rate)
         out: Tensor = u
         mu: Any = ()
         if self.momentum:
@@ -87,4 +87,4 @@ class scale_by_smmf(LeafTransform):
             out = average(first.decode(s.mu, u), u, h.beta * h.growth_rate ** (age - 1))
             mu = first.encode(out, s.mu)
         new = ScaleBySmmfState(step, mu, codec.encode(nu, s.nu))
-        return divide_by_sum(out, root(nu), h.eps), new
+        return divide_by_root(out, nu, h.eps), new

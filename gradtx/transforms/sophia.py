@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.averages import average, corrected_mean
+from ..core.averages import average, average_square, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
 from ..core.roots import divide
@@ -119,7 +119,7 @@ class scale_by_adahessian(LeafTransform):
         self, u: Tensor, s: ScaleByHessianState, p: Any, h: Values
     ) -> tuple[Tensor, ScaleByHessianState]:
         step, mu = advance(s.step), average(s.mu, u, h.b1)
-        nu = average(s.nu, h.hessian * h.hessian, h.b2)
+        nu = average_square(s.nu, h.hessian, h.b2)
         square = nu / one_minus_power(h.b2, step, u.dtype)
         zero = square == 0
         size = torch.where(zero, 0.0, torch.where(zero, 1.0, square) ** (h.power / 2))

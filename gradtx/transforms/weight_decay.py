@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..core.averages import add_multiple
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.protocol import GradientTransformation
 from ..core.select import Labels, masked
 from ..core.transform import LeafTransform
+from ..core.watch import is_watched
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class _AddDecayedWeights(LeafTransform):
         return "add_decayed_weights"
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Values) -> tuple[Tensor, Any]:
-        decay = h.weight_decay * p
         if self.cautious:
-            decay = torch.where(p * u >= 0, decay, torch.zeros_like(decay))
-        return u + decay, s
+            decay = h.weight_decay * p
+            return u + torch.where(p * u >= 0, decay, torch.zeros_like(decay)), s
+        if not isinstance(h.weight_decay, Tensor) and h.weight_decay == 0 and is_watched(p):
+            p = p.detach()  # what is no number stays so; all derivatives are zero
+        return add_multiple(u, h.weight_decay, p), s
 
 
 def add_decayed_weights(

@@ -13,7 +13,7 @@ from ..core.averages import average, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment, SecondMoment
-from ..core.roots import divide_by_sum, root
+from ..core.roots import divide_by_root
 from ..core.signs import sign
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -87,5 +87,5 @@ class scale_by_yogi(LeafTransform):
         nu = old - (1 - h.b2) * towards
         corrected = nu / one_minus_power(h.b2, step, u.dtype)
         mean = corrected_mean(mu, u, h.b1, step)
-        out = divide_by_sum(mean, root(corrected, h.eps_root), h.eps)
+        out = divide_by_root(mean, corrected, h.eps, h.eps_root)
         return out, ScaleByYogiState(step, mu_codec.encode(mu, s.mu), nu_codec.encode(nu, s.nu))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, hessian, jvp, vmap
 
-from gradtx.core.roots import root
+from gradtx.core.roots import divide_by_root, root
 
 X = torch.tensor([0.0, 1e-300, 0.25, 4.0], dtype=torch.float64)
 
@@ -83,3 +83,52 @@ def test_what_is_added_counts() -> None:
     compiled = torch.compile(grad(lambda x: root(x).sum()), backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(X), torch.where(X == 0, 0.0, 0.5 * X**-0.5))
     torch._dynamo.reset()
+
+
+def ratio(x: Tensor) -> Tensor:
+    """An adaptive step of a moment and of its square: odd, with slope 1 / eps at zero."""
+    return divide_by_root(x, x * x, 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("mode", [*MODES, *SECOND])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_quotients_have_the_derivatives_of_their_formula(mode: str, mapped: bool) -> None:
+    x = torch.tensor([0.0, -3.0, 0.25, 4.0], dtype=torch.float64)
+    size = x.abs() + 0.5
+    want = 0.5 / size**2 if mode in MODES else -torch.sign(x) / size**3
+    want[0] = 2.0 if mode in MODES else 0.0  # where the root counts as a constant
+    f = derivative(mode, ratio)
+    got = vmap(f)(torch.stack([x, x]))[1] if mapped else f(x)
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_quotients_by_autograd_and_what_they_keep() -> None:
+    above, square = (torch.rand(3, dtype=torch.float64).requires_grad_() for _ in range(2))
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        out = divide_by_root(above, square, 0.5)
+    assert [t.data_ptr() == out.data_ptr() for t in kept] == [True, False]
+    f = lambda a, s: divide_by_root(a, s, 0.5)  # noqa: E731
+    assert torch.autograd.gradcheck(f, (above, square), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(f, (above, square))
+    fixed = torch.ones(3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: f(fixed, s), (square,))
+    assert torch.autograd.gradcheck(lambda a: f(a, fixed), (above,))
+
+
+@pytest.mark.parametrize("dims", [(0, None), (None, 0), (0, 1), (1, 0)])
+def test_mapped_sides_of_quotients(dims: tuple[int | None, int | None]) -> None:
+    pair = [torch.rand((3, 3) if d is not None else (3,), dtype=torch.float64) for d in dims]
+    got = vmap(lambda a, s: divide_by_root(a, s, 0.5), dims)(*pair)
+    above, square = (x if d is None else x.movedim(d, 0) for x, d in zip(pair, dims, strict=True))
+    torch.testing.assert_close(got, above / (square.sqrt() + 0.5))
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.5, torch.tensor(0.5)])
+def test_quotients_of_zeros_and_of_what_is_no_number(eps: float | Tensor) -> None:
+    above, square = torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0.0, -1.0, float("nan")])
+    value, slopes = torch.func.vjp(lambda a, s: divide_by_root(a, s, eps), above, square)
+    assert value.isnan().tolist() == [False, True, True]
+    assert [bool(x[0].isfinite()) for x in slopes(torch.ones(3))] == [True, True]
