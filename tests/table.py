@@ -250,6 +250,7 @@ COMBINATORS = [
     Row("sam", lambda: gx.sam(adam_chain(), gx.trace(0.5), 3, reset_state=False), "kept"),
     Row("apply_every", lambda: gx.apply_every(2)),
     Row("lookahead", lambda: gx.lookahead(adam_chain(), sync_period=2)),
+    Row("lookahead", lambda: gx.lookahead(adam_chain(), 2, reset_state=True), "reset"),
     Row("apply_if_finite", lambda: gx.apply_if_finite(adam_chain()), fails=ASKED),
     Row(
         "skip_large_updates",
@@ -360,6 +361,8 @@ MOMENTS = [
     ),
     Row("scale_by_inverse_time", lambda: gx.scale_by_inverse_time(0.1)),
     Row("scale_by_lion", lambda: gx.scale_by_lion(0.8, 0.9)),
+    Row("scale_by_lion", lambda: gx.scale_by_lion(0.8, 0.9, mode="smooth"), "smooth"),
+    Row("scale_by_lion", lambda: gx.scale_by_lion(0.8, 0.9, mode="refined"), "refined"),
     Row("scale_by_nadam", lambda: gx.scale_by_nadam(0.8, 0.95, momentum_decay=0.1)),
     Row("scale_by_novograd", lambda: gx.scale_by_novograd(0.8, 0.7, weight_decay=0.1)),
     Row("scale_by_optimistic_gradient", lambda: gx.scale_by_optimistic_gradient(0.9, 0.7)),

@@ -261,6 +261,7 @@ class lookahead(Wrapper):
         transform: the fast optimizer, learning rate included.
         sync_period: steps between synchronisations, >= 1.
         slow_step_size: a in [0, 1].
+        reset_state: whether the fast optimizer starts anew at a synchronisation.
 
     Raises:
         ValueError: a value outside its range, or no parameters given to ``update``.
@@ -278,6 +279,7 @@ class lookahead(Wrapper):
 
     sync_period: int = static(6, at_least=1)
     slow_step_size: float = static(0.5, within="[0, 1]")
+    reset_state: bool = static(False)
 
     def init(self, params: PyTree) -> LookaheadState:
         check_tensors(self.name, params, what="parameter")
@@ -293,6 +295,8 @@ class lookahead(Wrapper):
         new = tree.map(densify_leaf, new)
         step = advance(state.step, self.sync_period)
         sync = step % self.sync_period == 0
+        if self.reset_state:
+            inner = tree.where(sync, self.transform.init(params), inner)
 
         def slow_leaf(u: Tensor, p: Tensor, slow: Tensor) -> Tensor:
             fast = p.to(slow.dtype) + u

@@ -127,6 +127,9 @@ class skip_large_updates(Wrapper):
         return tree.map(lambda u: leaf_if(go, u), new), tree.where(go, inner, state)
 
 
+_OWN = ("grads", "hyper", "reduce", "unit")  # what wrappers and executors pass on
+
+
 class ConditionallyTransformState(NamedTuple):
     """Attributes: ``step``, int32 calls so far, and the inner state."""
 
@@ -141,6 +144,8 @@ class conditionally_transform(Wrapper):
     Args:
         transform: the inner transform.
         should_transform: ``count -> bool tensor`` (int32 count of calls before this one).
+        forward_extra_args: whether it is called with the caller's further arguments of ``update``
+            too, by name.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.conditionally_transform(gx.scale(0.0), lambda count: count >= 1)
@@ -153,7 +158,8 @@ class conditionally_transform(Wrapper):
 
     execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
-    should_transform: Callable[[Tensor], Tensor]
+    should_transform: Callable[..., Tensor]
+    forward_extra_args: bool = static(False)
 
     def init(self, params: PyTree) -> ConditionallyTransformState:
         return ConditionallyTransformState(
@@ -167,7 +173,8 @@ class conditionally_transform(Wrapper):
         params: PyTree = None,
         **extra: Any,
     ) -> tuple[PyTree, PyTree]:
-        go = self.should_transform(state.step)
+        given = {k: v for k, v in extra.items() if k not in _OWN} if self.forward_extra_args else {}
+        go = self.should_transform(state.step, **given)
         go = torch.as_tensor(go, dtype=torch.bool, device=state.step.device)
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
@@ -189,6 +196,8 @@ class conditionally_mask(conditionally_transform):
     Args:
         transform: the inner transform.
         should_transform: ``count -> bool tensor`` (int32 count of calls before this one).
+        forward_extra_args: whether it is called with the caller's further arguments of ``update``
+            too, by name.
 
     >>> import torch, gradtx as gx
     >>> tx = gx.conditionally_mask(gx.scale(2.0), lambda count: count >= 1)

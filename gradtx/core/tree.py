@@ -378,8 +378,13 @@ def get_all(tree: PyTree, name: str) -> dict[str, Any]:
     return found
 
 
-def get(tree: PyTree, name: str) -> Any:
+def get(tree: PyTree, name: str, default: Any = KeyError) -> Any:
     """The one field or key called ``name`` in a state.
+
+    Args:
+        tree: the state.
+        name: of the field or key.
+        default: what is given where there is none; else that is an error.
 
     Raises:
         KeyError: there is none, or there are several (the message lists their owners).
@@ -391,6 +396,8 @@ def get(tree: PyTree, name: str) -> Any:
     found = get_all(tree, name)
     if len(found) == 1:
         return next(iter(found.values()))
+    if not found and default is not KeyError:
+        return default
     if not found:
         raise KeyError(f"tree.get: nothing is called {name!r}")
     raise KeyError(f"tree.get: {len(found)} places are called {name!r}: {list(found)}")

@@ -223,6 +223,7 @@ def random_like(
     key: Tensor,
     values: PyTree,
     sampler: Callable[[Tensor, tuple[int, ...], torch.dtype], Tensor] = normal,
+    dtype: torch.dtype | None = None,
 ) -> PyTree:
     """Random numbers of the same shapes; those of a leaf depend on the key and its name.
 
@@ -230,6 +231,7 @@ def random_like(
         key: int64 (2,), as ``gradtx.core.random.make_key`` gives.
         values: tree of floating-point tensors.
         sampler: ``(key, shape, dtype) -> tensor``, such as those of ``gradtx.core.random``.
+        dtype: of the numbers; default that of each leaf.
 
     >>> import torch, gradtx as gx
     >>> from gradtx.core.random import make_key, uniform
@@ -237,17 +239,21 @@ def random_like(
     torch.Size([2])
     """
     keys = split_key_like(key, values)
-    return tree.map(lambda x, k: sampler(k, tuple(x.shape), x.dtype), values, keys)
+    return tree.map(lambda x, k: sampler(k, tuple(x.shape), dtype or x.dtype), values, keys)
 
 
-def allclose(a: PyTree, b: PyTree, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
-    """Whether all entries are nearly equal, as a 0-d tensor.
+def allclose(
+    a: PyTree, b: PyTree, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
+    """Whether all entries are nearly equal, as a 0-d tensor; with ``equal_nan`` NaN equals NaN.
 
     >>> import torch, gradtx as gx
     >>> gx.tree.allclose({"a": torch.ones(1)}, {"a": torch.ones(1) + 1e-7})
     tensor(True)
     """
-    close = tree.leaves(tree.map(lambda x, y: torch.isclose(x, y, rtol, atol).all(), a, b))
+    close = tree.leaves(
+        tree.map(lambda x, y: torch.isclose(x, y, rtol, atol, equal_nan).all(), a, b)
+    )
     return torch.stack(close).all() if close else torch.ones((), dtype=torch.bool, device="cpu")
 
 

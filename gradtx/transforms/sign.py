@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..codecs import Codec, as_codec, codec_field, first_moment_codec
 from ..core.averages import average
-from ..core.hyper import Hyper, Values, dynamic
+from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.roles import FirstMoment
 from ..core.signs import sign
@@ -49,9 +49,12 @@ class scale_by_lion(LeafTransform):
         b2: decay of the momentum, in [0, 1).
         mu_codec: how m is kept between steps: a dtype or a codec (``gx.codecs``); None for at least
             float32.
+        mode: "hard" takes the sign of the interpolation c, "smooth" tanh(smooth_beta c), "refined"
+            c itself where it is smaller than 1.
+        smooth_beta: slope of the smooth form at zero, > 0.
 
     Raises:
-        ValueError: a value outside its interval.
+        ValueError: a value outside its interval, or an unknown ``mode``.
         TypeError: neither a codec nor a dtype.
 
     Source: arXiv 2302.06675.
@@ -65,6 +68,8 @@ class scale_by_lion(LeafTransform):
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     b2: Hyper = dynamic(0.99, within="[0, 1)")
     mu_codec: Codec | torch.dtype | None = codec_field()
+    mode: str = static("hard", choices=("hard", "smooth", "refined"))
+    smooth_beta: float = static(1.0, within="(0, inf)")
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ScaleByLionState:
         return ScaleByLionState(as_codec(self.mu_codec).init(p, signed=True))
@@ -74,5 +79,10 @@ class scale_by_lion(LeafTransform):
     ) -> tuple[Tensor, ScaleByLionState]:
         codec = first_moment_codec(self.mu_codec)
         mu = codec.decode(s.mu, u)
-        out = sign(average(mu, u, h.b1))
+        out = self._limited(average(mu, u, h.b1))
         return out, ScaleByLionState(codec.encode(average(mu, u, h.b2), s.mu))
+
+    def _limited(self, c: Tensor) -> Tensor:
+        if self.mode == "smooth":
+            return torch.tanh(self.smooth_beta * c)
+        return torch.where(c.abs() < 1, c, sign(c)) if self.mode == "refined" else sign(c)

@@ -123,3 +123,14 @@ def test_bad_arguments() -> None:
             ValueError, match=r"skip_large_updates: max_norm must be in \(0, inf\], got"
         ):
             gx.skip_large_updates(gx.identity(), max_norm=bad)
+
+
+@pytest.mark.parametrize("kind", [gx.conditionally_transform, gx.conditionally_mask])
+def test_conditions_may_depend_on_what_the_caller_passes(kind: Any) -> None:
+    tx = kind(gx.scale(2.0), lambda count, value: value < 1.0, forward_extra_args=True)
+    chained, u = gx.chain(tx, gx.scale(1.0)), {"w": torch.ones(1)}
+    state = chained.init(u)
+    left = 1.0 if kind is gx.conditionally_transform else 0.0
+    for value, want in ((0.5, 2.0), (1.5, left)):
+        out, state = chained.update(u, state, value=torch.tensor(value))
+        assert out["w"].item() == want

@@ -120,3 +120,18 @@ def test_root_mean_squares_with_a_floor() -> None:
     assert gx.safe_root_mean_squares(x, 9.0) == 9.0
     assert not torch.func.grad(gx.safe_root_mean_squares)(torch.zeros(2), 0.0).any()
     torch.testing.assert_close(gx.safe_root_mean_squares(x + 0j, 0.0), torch.tensor(12.5).sqrt())
+
+
+def test_random_numbers_of_another_dtype_and_nan_that_equals_itself() -> None:
+    key, like = make_key(3), {"a": torch.zeros(2)}
+    assert gx.tree.random_like(key, like, dtype=torch.float64)["a"].dtype == torch.float64
+    broken = {"a": torch.tensor([1.0, float("nan")])}
+    assert not gx.tree.allclose(broken, broken)
+    assert gx.tree.allclose(broken, broken, equal_nan=True)
+
+
+def test_a_default_stands_for_what_a_state_does_not_have() -> None:
+    state = gx.trace(0.9).init({"w": torch.ones(1), "b": torch.ones(1)})
+    assert gx.tree.get(state, "step", None) is None
+    with pytest.raises(KeyError, match="2 places"):
+        gx.tree.get(state, "trace", None)

@@ -276,6 +276,8 @@ TRANSFORMS = [
     ),
     Case("scale_by_lion", tx("scale_by_lion")),
     Case("scale_by_lion-options", tx("scale_by_lion", b1=0.5, b2=0.7)),
+    Case("scale_by_lion-smooth", tx("scale_by_lion", mode="smooth", smooth_beta=2.0)),
+    Case("scale_by_lion-refined", tx("scale_by_lion", mode="refined")),
     Case("scale_by_sign", tx("scale_by_sign")),
     Case("scale_by_sm3", tx("scale_by_sm3"), "factored"),
     Case("scale_by_sm3-kernels", tx("scale_by_sm3", b1=0.5, b2=0.9, eps=0.01), "kernels"),
@@ -416,6 +418,16 @@ TRANSFORMS = [
     Case(
         "lookahead",
         tx("lookahead", transform=tx("scale", step_size=-0.1), sync_period=3, slow_step_size=0.3),
+    ),
+    Case(
+        "lookahead-reset",
+        tx(
+            "lookahead",
+            transform=tx("trace", decay=0.9),
+            sync_period=2,
+            slow_step_size=0.3,
+            reset_state=True,
+        ),
     ),
 ]
 
