@@ -228,6 +228,12 @@ FACTORIES = {
 }
 
 
+def is_number(node: ast.expr) -> bool:
+    if isinstance(node, ast.UnaryOp):
+        return is_number(node.operand)
+    return isinstance(node, ast.Constant) or ast.unparse(node) in ("torch.inf", "torch.nan")
+
+
 def test_every_tensor_has_a_dtype_and_a_device() -> None:
     wrong = []
     for name, path in MODULES.items():
@@ -239,7 +245,7 @@ def test_every_tensor_has_a_dtype_and_a_device() -> None:
             if made and node.func.attr in FACTORIES and not {"dtype", "device"} <= given:
                 wrong.append(f"{name}:{node.lineno} torch.{node.func.attr} needs dtype and device")
             # Of two numbers, where makes a tensor of the default dtype.
-            numbers = [isinstance(arg, ast.Constant) for arg in node.args[1:]]
+            numbers = [is_number(arg) for arg in node.args[1:]]
             if made and node.func.attr == "where" and len(numbers) == 2 and all(numbers):
                 wrong.append(f"{name}:{node.lineno} torch.where of two numbers")
     assert not wrong, "\n".join(wrong)

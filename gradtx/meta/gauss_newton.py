@@ -180,7 +180,12 @@ class levenberg_marquardt(GradientTransformation):
         better = gained > 0
         share = gained / torch.where(better, promised, torch.ones_like(promised))
         good = torch.clamp(1 - (2 * share - 1) ** 3, min=self.decrease).to(state.damping)
+        numbers = torch.finfo(state.damping.dtype)
+        told = better | ~(promised <= torch.finfo(before.dtype).eps * before)
         damping = state.damping * torch.where(better, good, state.growth)
+        damping = torch.clamp(damping, min=numbers.tiny, max=numbers.max)
         growth = torch.where(better, self.increase, 2 * state.growth).to(state.growth)
+        damping = torch.where(told, damping, state.damping)
+        growth = torch.where(told, torch.clamp(growth, max=numbers.max), state.growth)
         out = tree.map(lambda d: torch.where(better, -d, torch.zeros_like(d)), solved)
         return out, LevenbergMarquardtState(damping, growth)

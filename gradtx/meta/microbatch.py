@@ -37,6 +37,7 @@ def microbatch(
 
     Parts are runs of neighbours. The memory that is needed at once is that of one part; where the
     result is differentiated, that needs ``remat``, while gradients inside ``fn`` need nothing.
+    Half precisions are added up in float32 and rounded once, bools as int64.
 
     Args:
         fn: a function of trees of tensors.
@@ -116,6 +117,7 @@ class _Accumulated:
     def __init__(self, way: str) -> None:
         self.way, self.count = way, 0
         self.total: Any = None
+        self.dtype: Any = None
         self.parts: list[Tensor] = []
 
     def add(self, part: Any) -> None:
@@ -127,14 +129,19 @@ class _Accumulated:
             raise ValueError(f"microbatch: the mean of {part.dtype} is no {part.dtype}; take sums")
         if self.way == "concat":
             self.parts.append(part if part.ndim else part[None])
-        else:
-            self.total = part if self.total is None else self.total + part
+            return
+        self.dtype = torch.int64 if part.dtype == torch.bool else part.dtype
+        part = part.to(tree.accumulator_dtype(self.dtype))
+        self.total = part if self.total is None else self.total + part
 
     def result(self) -> Any:
         """Of all parts."""
         if self.way == "concat":
             return torch.cat(self.parts) if self.parts else None
-        return self.total / self.count if self.way == "mean" and self.count else self.total
+        if not self.count:
+            return None
+        total = self.total / self.count if self.way == "mean" else self.total
+        return total.to(self.dtype)
 
 
 def _length(slots: Sequence[_Slot], args: Sequence[Any], kwargs: dict[str, Any]) -> int:

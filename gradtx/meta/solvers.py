@@ -7,6 +7,7 @@ without changing anything more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,14 +30,12 @@ class _Vector:
     def __init__(self, who: str, matvec: Linear, b: PyTree, ridge: float, tol: float) -> None:
         if not callable(matvec):
             raise TypeError(f"{who}: matvec must be a function of a tree like b")
-        if ridge < 0 or tol < 0:
-            raise ValueError(f"{who}: ridge and tol must be >= 0, got {ridge} and {tol}")
+        _check(who, ridge, tol)
         self.parts = split(b)
         if not self.parts.floats:
             raise ValueError(f"{who}: b has no floating-point tensor")
-        self._matvec, self._ridge = matvec, ridge
-        self.b = self.join(self.parts.floats)
-        self.floor = tol * _norm(self.b)
+        self._who, self._matvec, self._ridge = who, matvec, ridge
+        self.b, self.tol = self.join(self.parts.floats), tol
 
     def join(self, leaves: Any) -> Tensor:
         return torch.cat([x.reshape(-1) for x in leaves])
@@ -55,7 +54,11 @@ class _Vector:
         return vjp(self.times, torch.zeros_like(self.b))[1](x)[0]
 
     def steps(self, maxiter: int | None) -> range:
-        return range(min(10 * self.b.numel(), _MOST) if maxiter is None else maxiter)
+        if maxiter is None:
+            return range(min(10 * self.b.numel(), _MOST))
+        if isinstance(maxiter, bool) or not isinstance(maxiter, int) or maxiter < 0:
+            raise ValueError(f"{self._who}: maxiter must be an integer >= 0, got {maxiter!r}")
+        return range(maxiter)
 
 
 def cg(
@@ -78,7 +81,7 @@ def cg(
         maxiter: most iterations; default ten times the number of entries, at most 100.
 
     Raises:
-        ValueError: a negative ``ridge`` or ``tol``.
+        ValueError: a negative ``ridge`` or ``tol``, or ``maxiter`` is no integer >= 0.
 
     >>> import torch, gradtx as gx
     >>> gx.meta.cg(lambda x: {"w": 4 * x["w"]}, {"w": torch.tensor([2.0, 8.0])})
@@ -106,9 +109,9 @@ def normal_cg(
     >>> gx.meta.normal_cg(lambda x: turn @ x, torch.tensor([1.0, 2.0]))
     tensor([ 2., -1.])
     """
+    _check("normal_cg", ridge, tol)
     system = _Vector("normal_cg", matvec, b, 0.0, tol)
     right = system.transposed(system.b)
-    system.floor = tol * _norm(right)
 
     def both(x: Tensor) -> Tensor:
         return system.transposed(system.times(x)) + ridge * x
@@ -136,8 +139,9 @@ def minres(
     tensor([ 3.0000, -2.0000])
     """
     system = _Vector("minres", matvec, b, ridge, tol)
-    x = _start(system, x0)
-    r = system.b - system.times(x)
+    start = _start(system, x0)
+    r, unit, floor = _residual(system.times, system.b, start, tol)
+    x = torch.zeros_like(r)
     v, v_old = r, torch.zeros_like(r)
     beta = _norm(r)
     v = divide(r, beta)
@@ -145,7 +149,7 @@ def minres(
     w, w_old = torch.zeros_like(r), torch.zeros_like(r)
     c, c_old, s, s_old = (torch.ones_like(beta), torch.ones_like(beta), beta * 0, beta * 0)
     eta, below = beta, beta * 0
-    done = beta <= system.floor
+    done = beta <= floor
     for _ in system.steps(maxiter):
         if all_done(done):
             break
@@ -168,8 +172,8 @@ def minres(
         w_old, w = w, direction
         c_old, c, s_old, s = c, c_new, s, s_new
         eta, below = eta_new, after
-        done = done | (eta_new.abs() <= system.floor) | (after == 0)
-    return system.tree(x)
+        done = done | (eta_new.abs() <= floor) | (after == 0)
+    return system.tree(start + unit * x)
 
 
 def neumann(
@@ -185,7 +189,7 @@ def neumann(
         maxiter: terms after the first.
 
     Raises:
-        ValueError: a negative ``ridge``.
+        ValueError: a negative ``ridge``, or ``maxiter`` is no integer >= 0.
 
     Source: arXiv 1911.02590.
 
@@ -195,7 +199,7 @@ def neumann(
     """
     system = _Vector("neumann", matvec, b, ridge, 0.0)
     term = total = system.b
-    for _ in range(maxiter):
+    for _ in system.steps(maxiter):
         term = term - alpha * system.times(term)
         total = total + term
     return system.tree(alpha * total)
@@ -204,25 +208,48 @@ def neumann(
 def _cg(
     times: Callable[[Tensor], Tensor],
     b: Tensor,
-    x: Tensor,
+    start: Tensor,
     system: _Vector,
     maxiter: int | None,
 ) -> Tensor:
-    r = b - times(x)
+    r, unit, floor = _residual(times, b, start, system.tol)
+    x = torch.zeros_like(r)
     p, size = r, torch.dot(r, r)
-    done = size <= system.floor**2
+    done = size <= floor**2
     for _ in system.steps(maxiter):
         if all_done(done):
             break
         ap = times(p)
-        step = divide(size, torch.dot(p, ap))
+        curvature = torch.dot(p, ap)
+        done = done | (curvature == 0)  # there is no solution along p
+        step = divide(size, curvature)
         x = torch.where(done, x, x + step * p)
         r = torch.where(done, r, r - step * ap)
         after = torch.dot(r, r)
         p = r + divide(after, size) * p
         size = after
-        done = done | (size <= system.floor**2)
-    return x
+        done = done | (size <= floor**2)
+    return start + unit * x
+
+
+def _residual(
+    times: Callable[[Tensor], Tensor], b: Tensor, start: Tensor, tol: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is left of ``b`` at the start, in a unit of which its squares are numbers of the dtype.
+
+    Returns:
+        The rest over the unit; the unit, a power of two; the length over it at which to stop.
+    """
+    r = b - times(start)
+    largest = r.detach().abs().amax() if r.numel() else r.new_ones(())
+    power = torch.floor(torch.log2(torch.where(largest == 0, 1.0, largest)))
+    unit = torch.exp2(torch.clamp(power, min=math.log2(torch.finfo(r.dtype).tiny)))
+    return r / unit, unit, tol * _norm(b / unit)
+
+
+def _check(who: str, ridge: float, tol: float) -> None:
+    if not (ridge >= 0 and tol >= 0):
+        raise ValueError(f"{who}: ridge and tol must be >= 0, got {ridge} and {tol}")
 
 
 def _start(system: _Vector, x0: PyTree) -> Tensor:

@@ -35,11 +35,11 @@ def deterministic() -> Iterator[None]:
 
 
 @contextmanager
-def surroundings() -> Iterator[None]:
-    """All settings at once."""
+def surroundings(dtype: torch.dtype = torch.bfloat16) -> Iterator[None]:
+    """All settings at once, with a default dtype."""
     with ExitStack() as stack:
         stack.enter_context(torch.autocast("cpu", dtype=torch.bfloat16))
-        stack.enter_context(default_dtype(torch.bfloat16))
+        stack.enter_context(default_dtype(dtype))
         stack.enter_context(deterministic())
         stack.enter_context(torch.device("meta"))
         yield
@@ -50,9 +50,10 @@ def settings(s: Subject) -> None:
     """All settings at once, from construction on; the same bits."""
     params, grads = some_params(), [some_grads(step) for step in range(STEPS)]
     extra = {"value": number(1.5)}
-    with surroundings():
-        got = run(s.make(), params, lambda step: grads[step], extra=lambda step, state: extra)
-    require_same(got, s.plain, "in other surroundings")
+    for dtype in (torch.bfloat16, torch.float64):  # what is narrower, and what spreads
+        with surroundings(dtype):
+            got = run(s.make(), params, lambda step: grads[step], extra=lambda step, state: extra)
+        require_same(got, s.plain, f"in other surroundings, by default {dtype}")
 
 
 @holds_for_all

@@ -111,3 +111,26 @@ def test_says_what_is_missing() -> None:
         gx.meta.levenberg_marquardt(damping=0.0)
     with pytest.raises(ValueError, match=r"lr must be in \[0, inf\)"):
         gx.meta.gauss_newton(-1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+def test_damping_stays_a_number_whatever_the_steps_are(dtype: torch.dtype) -> None:
+    """Two hundred good steps, then as many where nothing can be gained; after both it goes on."""
+    tx, w = gx.meta.levenberg_marquardt(), torch.zeros(2, dtype=dtype)
+    state = tx.init(w)
+
+    def step(residuals: Callable[[Tensor], Tensor]) -> None:
+        nonlocal w, state
+        slope = torch.func.grad(lambda w: gx.meta.half_squares(residuals(w)))(w)
+        updates, state = tx.update(slope, state, w, model_fn=residuals)
+        w = gx.apply_updates(w, updates)
+
+    for k in range(200):
+        step(lambda w, k=k: w - k)  # type: ignore[misc]
+    assert 0 < state.damping < 1
+    for _ in range(200):
+        step(lambda w: w - 200)
+    w = torch.tensor([-1.2, 1.0], dtype=dtype)
+    for _ in range(60):
+        step(lambda w: rosenbrock({"x": w}))
+    torch.testing.assert_close(w, torch.ones(2, dtype=dtype), rtol=1e-3, atol=1e-3)

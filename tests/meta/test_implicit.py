@@ -169,3 +169,20 @@ def test_solvers_stop_early_and_refuse_bad_values() -> None:
         gx.meta.minres(matvec, {"n": None})
     with pytest.raises(TypeError, match="cg: matvec must be a function"):
         gx.meta.cg(A, B)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["cg", "normal_cg", "minres"])
+@pytest.mark.parametrize("size", [1e-25, 1e-30, 1e20, 1e30])
+def test_solvers_take_numbers_whose_squares_are_none(name: str, size: float) -> None:
+    a, b = A.float(), B.float()
+    got = getattr(gx.meta, name)(lambda x: a @ x, size * b) / size
+    torch.testing.assert_close(got, torch.linalg.solve(a, b), rtol=1e-3, atol=1e-4)
+
+
+def test_solvers_end_where_there_is_no_solution() -> None:
+    for solve in (gx.meta.cg, gx.meta.normal_cg, gx.meta.minres):
+        assert torch.equal(solve(lambda x: 0 * x, B), 0 * B)
+    with pytest.raises(ValueError, match="cg: maxiter must be an integer >= 0"):
+        gx.meta.cg(lambda x: x, B, maxiter=2.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="normal_cg: ridge and tol must be >= 0, got nan"):
+        gx.meta.normal_cg(lambda x: x, B, ridge=float("nan"))

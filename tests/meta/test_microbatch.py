@@ -109,3 +109,12 @@ def test_what_is_wrong_is_said() -> None:
         of_parts("mean", lambda w, x, y: torch.tensor(3))(W, X, y=Y)
     with pytest.raises(gx.TreeMismatchError, match="the result tree does not match"):
         of_parts({"a": "sum"})(W, X, y=Y)
+
+
+def test_many_parts_of_low_precision_add_up() -> None:
+    x = torch.ones(1024, dtype=torch.bfloat16)
+    for way, want in (("sum", 1024.0), ("mean", 1.0)):
+        got = gx.meta.microbatch(torch.sum, 0, 1, way)(x)
+        assert got == want
+        assert got.dtype == torch.bfloat16
+    assert gx.meta.microbatch(torch.any, 0, 1)(x) == 1024  # as torch.sum counts

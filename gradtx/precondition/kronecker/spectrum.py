@@ -84,7 +84,7 @@ class spectrum(Policy):
         values = old[:, None] * before + new[:, None] * mean
         if self.floor:
             values = values.clamp(min=self.floor)
-        roots = torch.where(values > 0, values.rsqrt(), torch.where(values == 0, 0.0, torch.nan))
+        roots = torch.where(values == 0, 0.0, values.rsqrt())
         most = self.clamp if self.bound == "fixed" else max(10.0, min(root.shape[-1], self.clamp))
         if self.bound == "relative":
             return torch.minimum(

@@ -59,7 +59,7 @@ def subspace(a: Tensor, rows: Tensor) -> Tensor:
     longest = a.square().sum(-1).argmax(-1)  # (batch,)
     row = a.gather(-2, longest[:, None, None].expand(-1, 1, a.shape[-1]))  # (batch, 1, n)
     along = (row * rows).sum(-1, keepdim=True)  # (batch, rows, 1)
-    v = row + torch.where(along < 0, -1.0, 1.0) * rows
+    v = row + torch.where(along < 0, -rows, rows)
     for _ in range(2):
         v = v @ a  # (batch, rows, n)
         v = divide(v, vector_norm(v, dim=-1, keepdim=True)) @ a
