@@ -1,4 +1,4 @@
-"""The CUDA back end without a device."""
+"""The CUDA back end without a device, and C++ without vectors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from gradtx.fuse.cpp import kernel
+from gradtx.fuse.cpp import vectors as cpp_vectors
 from gradtx.fuse.cuda import table as cuda_table
 from gradtx.fuse.cuda.table import CudaBackEnd
 from gradtx.fuse.runtime import engine
 from tests.fuse import cuda_emulator
 from tests.fuse.cuda_emulator import Emulated
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what is written for 512-bit vectors."""
+    text = cpp_vectors.PRELUDE.replace("defined(__AVX512BW__)", "0")
+    assert text != cpp_vectors.PRELUDE
+    monkeypatch.setattr(cpp_vectors, "PRELUDE", text)
+    monkeypatch.setattr(kernel, "_kernels", {})
+
+
+@pytest.fixture(params=[True, False])
+def vectors(request: pytest.FixtureRequest) -> None:
+    """As it is compiled here, and without vectors."""
+    if not request.param:
+        request.getfixturevalue("plain")
 
 
 @pytest.fixture

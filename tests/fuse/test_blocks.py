@@ -12,7 +12,7 @@ import torch
 
 import gradtx as gx
 from gradtx import ops
-from gradtx.fuse.cpp import kernel
+from gradtx.fuse.cpp import vectors as cpp_vectors
 from gradtx.fuse.cpp.prelude import PRELUDE
 from gradtx.fuse.ir import cache
 from gradtx.fuse.ir import codes as cpp_codes
@@ -50,16 +50,6 @@ def test_codes_are_those_of_the_operator(
     fused, pure, step = run_both(adam(bits, block_size), SHAPES, dtype=dtype, steps=3)
     assert step.report() == FUSED
     assert_nearly_all_codes(fused, pure, 2e-2 if dtype == torch.bfloat16 else 3e-5)
-
-
-@pytest.fixture(params=[True, False])
-def vectors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is compiled here, and without what is written for 512-bit vectors."""
-    if not request.param:
-        text = cpp_codes.PRELUDE.replace("defined(__AVX512BW__)", "0")
-        assert text != cpp_codes.PRELUDE
-        monkeypatch.setattr(cpp_codes, "PRELUDE", text)
-        monkeypatch.setattr(kernel, "_kernels", {})
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -131,7 +121,7 @@ extern "C" gx_int gx_wrong(int bits, int is_signed, gx_u32 stride) {
 def test_vectors_and_single_elements_give_the_same_codes_at_all_borders(
     bits: int, signed: bool
 ) -> None:
-    code = cache.library(PRELUDE + cpp_codes.PRELUDE + _BORDERS)
+    code = cache.library(PRELUDE + cpp_vectors.PRELUDE + cpp_codes.PRELUDE + _BORDERS)
     code.gx_wrong.restype = ctypes.c_int64
     stride = 1009 if bits == 8 else 101  # 1: all scales, some minutes
     assert code.gx_wrong(bits, int(signed), stride) == 0
@@ -148,7 +138,7 @@ def test_every_code_comes_back_as_the_operator_decodes_it(vectors: None) -> None
           gx_decode_part<{types}, true>(codes, 0, parts, 256, false);
           for (int k = 0; k < 256; ++k) parts[k] *= *scale * gx_parts<{types}>::unit;
         }}"""
-    code = cache.library(PRELUDE + cpp_codes.PRELUDE + text + "}")
+    code = cache.library(PRELUDE + cpp_vectors.PRELUDE + cpp_codes.PRELUDE + text + "}")
     for kind, (bits, signed) in enumerate(kinds):
         for value in (1.0, 0.7, 3e-20, 1e30):
             codes = torch.arange(256 * bits // 8).to(torch.uint8)
@@ -173,7 +163,7 @@ def test_any_values_are_encoded_as_the_operator_does(
       gx_encode<{kind}>(x, codes, scale, factor, n);
     }}
     """
-    code = cache.library(PRELUDE + cpp_codes.PRELUDE + text)
+    code = cache.library(PRELUDE + cpp_vectors.PRELUDE + cpp_codes.PRELUDE + text)
     x = torch.randn(64 * 128 - 3, generator=torch.Generator().manual_seed(0))
     x *= torch.logspace(-25, 20, 64).repeat_interleave(128)[:-3]
     x[::5] = x[::5].abs()

@@ -13,6 +13,7 @@ from ..ir.graph import VECTORS, Input
 from ..ir.places import Places, label
 from ..ir.stages import Stage
 from .blocks import Arrays
+from .lanes import Lanes, VectorAccumulator, either, in_vectors
 from .passes import Accumulator, body, pointers, slices, uniforms
 from .prelude import STORAGE, STRIP, WIDTH
 
@@ -39,6 +40,7 @@ class MatrixPass:
         self.columns = [Accumulator(graph, i, f"total{i}") for i in by_form["column"]]
         self.row_reductions = by_form["row"]
         self.arrays = Arrays(places, stage, _BLOCK)
+        self.lanes = None if self.arrays else Lanes(places, stage)
         used = (a for i in stage.elements for a in self.nodes[i].args)
         self.vectors = [a for a in dict.fromkeys(used) if self.nodes[a].form in VECTORS]
         self.unpacked = [i for i in stage.elements if self.nodes[i].op == "input"]
@@ -58,11 +60,7 @@ class MatrixPass:
             *(f"  {line}" for line in self._clear_columns()),
             f"  const gx_int last = gx_least(first + {STRIP}, r1);",
             *(f"  {line}" for line in self._slices()),
-            "  gx_int i = first;",
-            *(f"  {line}" for line in self._pairs()),
-            "  for (; i < last; ++i) {",
-            *(f"    {line}" for line in self._rows(1)),
-            "  }",
+            *(f"  {line}" for line in either(self._each_row(True), self._each_row(False))),
             *(f"  {line}" for line in self._fold_columns()),
             "}",
             *self._store_columns(),
@@ -91,12 +89,67 @@ class MatrixPass:
 
     # -- one row, or some of them ----------------------------------------------------------------
 
-    def _pairs(self) -> list[str]:
-        if self.arrays or not (self.columns or self._of_form("column")):
+    def _each_row(self, wide: bool) -> list[str]:
+        """The rows from ``first`` to ``last``, with vectors if ``wide``; nothing if none do."""
+        if wide and not self.lanes:
             return []
-        lines = self._rows(2)
-        wide = _NEAR // (len(self.columns) + len(self._of_form("column")))
-        return [f"if (b > {wide}) for (; i + 2 <= last; i += 2) {{", *_indent(lines), "}"]
+        rows = self._wide_rows if wide else self._rows
+        far = _NEAR // max(len(self.columns) + len(self._of_form("column")), 1)
+        pairs = [f"if (b > {far}) for (; i + 2 <= last; i += 2) {{", *_indent(rows(2)), "}"]
+        return [
+            "gx_int i = first;",
+            *pairs * bool(not self.arrays and (self.columns or self._of_form("column"))),
+            "for (; i < last; ++i) {",
+            *_indent(rows(1)),
+            "}",
+        ]
+
+    def _wide_rows(self, count: int) -> list[str]:
+        """What ``_rows`` says, with vectors."""
+        assert self.lanes is not None
+        graph, rows = self.places.graph, [f"_{r}" for r in range(count)]
+        sums = {
+            r: [VectorAccumulator(graph, i, f"total{i}{r}", r) for i in self.row_reductions]
+            for r in rows
+        }
+        totals = {
+            r: [VectorAccumulator(graph, p.node, p.total, r) for p in self.totals] for r in rows
+        }
+        every = [part for r in rows for part in (*totals[r], *sums[r])]
+        lines = [*self.lanes.uniforms()]
+        for k, r in enumerate(rows):
+            lines.append(f"const gx_int i{r} = i + {k};")
+            lines += [f"double {part.total} = {part.start};" for part in sums[r]]
+            for a in self._of_form("row"):
+                lines.append(f"const gx_wide {name(a)}{r} = gx_spread(gx_load(x{a}[i{r}]));")
+        loop = [
+            f"const gx_wide {name(a)} = gx_read(x{a} + c + k, lanes);"
+            for a in self._of_form("column")
+        ]
+        for r in rows:
+            loop += [f"gx_wide taken{part.node}{r};" for part in self.columns]
+            body = [f"const gx_wide {name(a)} = {name(a)}{r};" for a in self._of_form("row")]
+            body += self.lanes.body(f"i{r} * b + c + k", f"i{r} * ((b + 7) / 8) + (c + k >> 3)")
+            body += [line for part in (*totals[r], *sums[r]) for line in part.step()]
+            for p in self.columns:
+                body.append(f"taken{p.node}{r} = {self.lanes.real(self.nodes[p.node].args[0])};")
+            loop += ["{", *_indent(body), "}"]
+        for p in self.columns:
+            joined = "gx_read(to, gx_all{})"
+            for r in rows:
+                joined = f"gx_{p.op}({joined}, taken{p.node}{r})"
+            to = f"float* const to = a{p.node} + (c - c0 + k);"
+            loop.append(f"{{ {to} gx_write(to, {joined}, gx_all{{}}); }}")
+        return [
+            *lines,
+            f"for (gx_int c = c0; c < c1; c += {_BLOCK}) {{",
+            f"  const gx_int size = gx_least({_BLOCK}, c1 - c);",
+            *(f"  {line}" for part in every for line in part.declare()),
+            *_indent(in_vectors(loop)),
+            *(f"  {line}" for part in every for line in part.finish()),
+            "}",
+            *(self._store_row(part, r) for r in rows for part in sums[r]),
+        ]
 
     def _rows(self, count: int) -> list[str]:
         """The rows from ``i``; names of what belongs to one of them end with its number."""
@@ -178,7 +231,10 @@ class MatrixPass:
         sizes = [WIDTH + _STAGGER * (j + 1) for j in range(len(self.columns))]
         return [
             *(f"double {part.total}[{WIDTH}];" for part in self.columns),
-            *(f"{p.kind} a{p.node}[{size}];" for p, size in zip(self.columns, sizes, strict=True)),
+            *(
+                f"alignas(64) {p.kind} a{p.node}[{size}];"
+                for p, size in zip(self.columns, sizes, strict=True)
+            ),
             *_each_column([f"{part.total}[k] = {part.start};" for part in self.columns]),
         ]
 

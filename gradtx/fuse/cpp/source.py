@@ -12,6 +12,7 @@ from ..ir.graph import BLOCKS
 from ..ir.places import Places
 from ..ir.stages import Stage, StagePlan
 from . import blocks as cpp_blocks
+from . import vectors
 from .matrix import MatrixPass
 from .passes import flat_pass
 from .prelude import PRELUDE, of_shards
@@ -29,7 +30,7 @@ class Emitter:
 
     def source(self) -> str:
         """The whole translation unit."""
-        parts = [of_shards(PRELUDE) if self.plan.shards else PRELUDE]
+        parts = [of_shards(PRELUDE) if self.plan.shards else PRELUDE, vectors.PRELUDE]
         if any(n.op in BLOCKS for n in self.graph.nodes):
             parts += [cpp_codes.PRELUDE, cpp_blocks.PRELUDE]
         for s, stage in enumerate(self.plan.stages):

@@ -90,20 +90,13 @@ template <bool SIGNED, bool WHOLE> struct gx_table {
       at[k] = WHOLE ? gx_parts<4, SIGNED>::value(k) : gx_levels<4, SIGNED>::value(k);
   }
 };
-#if defined(__AVX512BW__) && !defined(__clang__)
-#define GX_WIDE 1
+#if GX_WIDE
 #define GX_RARE static __attribute__((noinline, cold))
-typedef float gx_wide __attribute__((vector_size(64)));
-typedef int gx_wide_int __attribute__((vector_size(64)));
 typedef long long gx_wide_long __attribute__((vector_size(64)));
 typedef short gx_wide_short __attribute__((vector_size(64)));
 typedef char gx_narrow __attribute__((vector_size(16)));
 typedef char gx_half_wide __attribute__((vector_size(32)));
 typedef long long gx_two __attribute__((vector_size(16)));
-GX gx_wide gx_spread(float x) { return gx_wide{} + x; }
-GX gx_wide gx_fma(gx_wide x, gx_wide y, gx_wide z) {
-  return __builtin_ia32_vfmaddps512_mask(x, y, z, -1, 4);
-}
 GX gx_wide gx_near_rsqrt(gx_wide x) { return __builtin_ia32_rsqrt14ps512_mask(x, gx_wide{}, -1); }
 // Codes of 4 bits are the lowest bits of what this gives.
 template <int BITS> GX gx_wide_int gx_wide_codes(const unsigned char* codes) {
@@ -206,7 +199,6 @@ GX void gx_wide_encode(const float* from, unsigned char* codes, float s, float f
 }
 #undef GX_EACH
 #else
-#define GX_WIDE 0
 #define GX_RARE GX
 template <int BITS, bool SIGNED, bool WHOLE>
 GX void gx_wide_decode(const unsigned char*, float, float*) {}
