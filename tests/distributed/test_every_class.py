@@ -107,7 +107,7 @@ def check(names: Iterable[str]) -> None:
     for name in names:
         twins[name] = trained(getattr(gx.optim, name))
         for n, x in twins[name].items():
-            if n != "never":
+            if n not in ("never", "one"):  # one number may be on a sphere
                 moved = (x - begun[n]).abs().max().item()
                 assert 1e-3 < moved < 1e3, (name, n, moved)
     for out in in_processes(functools.partial(on_shards, names=list(names))):
