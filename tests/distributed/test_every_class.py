@@ -58,6 +58,8 @@ def made(cls: Any, params: dict[str, nn.Parameter]) -> Any:
     options = {k: v for k, v in SMALL.items() if k in cls.signature}
     if cls is gx.optim.MicroAdam:
         del options["window"]
+    if cls is gx.optim.SNSM:
+        options["momentum"] = "sm"
     options["lr"] = RATES.get(cls.__name__, 0.05)
     named = list(params.items())
     if "matrix" not in cls.signature:
