@@ -18,7 +18,7 @@ PAGES = ("adapters", "capacity", "distributed", "solutions", "sparse")
 pytestmark = pytest.mark.skipif(not DOCS.exists(), reason="not a source tree")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "optax"])
 def test_page(page: str) -> None:
     """Blocks of a page follow one another."""
     blocks = BLOCK.findall((DOCS / f"{page}.md").read_text())

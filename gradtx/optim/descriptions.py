@@ -25,7 +25,7 @@ _COMMON = {
 _EXAMPLE = """\
 >>> import torch, gradtx as gx
 >>> model = torch.nn.Linear(2, 1)
->>> opt = gx.optim.{name}(model.parameters(), lr=0.1)
+>>> opt = {name}(model.parameters(), lr=0.1)
 >>> model(torch.ones(1, 2)).sum().backward()
 >>> opt.step()
 """
@@ -38,7 +38,7 @@ def describe(name: str, own: str, inherited: Iterable[str], made_by: Declaration
     """The docstring of a class.
 
     Args:
-        name: of the class.
+        name: of the class, as the reader writes it.
         own: what its source says.
         inherited: what the sources of its bases say; only their arguments count.
         made_by: its declaration.

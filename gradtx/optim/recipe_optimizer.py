@@ -62,7 +62,8 @@ class RecipeOptimizer(Optimizer):
         cls.declaration = declare(cls.__name__, cls._functions(), cls._said, cls.modes)
         cls.signature = cls.declaration.signature
         inherited = [c.__doc__ or "" for c in cls.__mro__[1:] if issubclass(c, RecipeOptimizer)]
-        cls.__doc__ = describe(cls.__name__, cls.__doc__ or "", inherited, cls.declaration)
+        name = f"gx.optim.{cls.__name__}" if cls.__module__.startswith("gradtx.") else cls.__name__
+        cls.__doc__ = describe(name, cls.__doc__ or "", inherited, cls.declaration)
         cls.__init__ = _constructor(cls)  # type: ignore[method-assign]
 
     @classmethod

@@ -13,7 +13,12 @@ class ScheduleFreeAdamW(
 ):
     """AdamW without a schedule, to be switched by ``train()`` and ``eval()``.
 
-    The chain is ``gx.schedule_free_adamw``.
+    The chain is ``gx.schedule_free_adamw``. The parameters are y in training and the average x
+    after ``eval()``: call it before the model is evaluated or saved, and ``train()`` before the
+    next step.
+
+    Args:
+        inner_momentum: decay of an average of gradients, in [0, 1); zero for none.
     """
 
 
@@ -22,5 +27,7 @@ class ScheduleFreeSGD(
 ):
     """Gradient descent without a schedule, to be switched by ``train()`` and ``eval()``.
 
-    The chain is ``gx.schedule_free_sgd``.
+    The chain is ``gx.schedule_free_sgd``. The parameters are y in training and the average x
+    after ``eval()``: call it before the model is evaluated or saved, and ``train()`` before the
+    next step.
     """

@@ -42,6 +42,9 @@ class SparseMFAC(
     """M-FAC over the largest entries, with error feedback; the chain is ``gx.sparse_mfac``.
 
     Entries are chosen in blocks of every parameter, so that the state stays with it.
+
+    Args:
+        density: share of entries that are kept, in (0, 1].
     """
 
 

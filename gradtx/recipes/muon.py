@@ -45,7 +45,7 @@ def muon(
     m <- mu m + (1 - mu) g; u = mu m + (1 - mu) g with Nesterov, else m; O = orthogonal factor of u;
     p <- p - lr (s O + weight_decay p), s from the shape. The defaults are those of torch.optim.Muon
     except for the dtype of the iteration. Keller Jordan's form is ns_scaling="add", lr=0.02,
-    weight_decay=0 and convolutions="kernel"; Moonlight's is scale="match_rms_adamw".
+    weight_decay=0 and convolutions="kernel"; Moonlight's scales by "match_rms_adamw".
 
     Args:
         lr: learning rate >= 0, a schedule, or None to leave it out.

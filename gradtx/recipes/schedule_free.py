@@ -25,8 +25,7 @@ def schedule_free_adamw(
     """AdamW without a learning rate schedule: ``gx.schedule_free`` around the direction of Adam.
 
     n = g' / (sqrt(v') + eps) + weight_decay y, where v' is the debiased average of g^2 and g' is
-    the gradient, or its debiased average if ``inner_momentum`` is not zero. The parameters are y;
-    evaluate with ``gx.schedule_free_eval_params``.
+    the gradient, or its debiased average if ``inner_momentum`` is not zero.
 
     Args:
         lr: learning rate >= 0.
@@ -40,6 +39,9 @@ def schedule_free_adamw(
         warmup_steps: updates over which the learning rate grows to ``lr``.
         r: power of the step count in the weights of the average, >= 0.
         weight_lr_power: power of the learning rate in the weights, >= 0.
+
+    Returns:
+        A chain whose parameters are y; evaluate with ``gx.schedule_free_eval_params``.
 
     Raises:
         ValueError: a value outside its interval.
@@ -69,7 +71,7 @@ def schedule_free_sgd(
 ) -> Chain:
     """Gradient descent without a learning rate schedule: ``gx.schedule_free`` of the gradient.
 
-    n = g + weight_decay y. The parameters are y; evaluate with ``gx.schedule_free_eval_params``.
+    n = g + weight_decay y.
 
     Args:
         lr: learning rate >= 0.
@@ -79,6 +81,9 @@ def schedule_free_sgd(
         warmup_steps: updates over which the learning rate grows to ``lr``.
         r: power of the step count in the weights of the average, >= 0.
         weight_lr_power: power of the learning rate in the weights, >= 0.
+
+    Returns:
+        A chain whose parameters are y; evaluate with ``gx.schedule_free_eval_params``.
 
     Raises:
         ValueError: a value outside its interval.

@@ -53,4 +53,5 @@ def hyperparameters_may_reach_zero(s: Subject) -> None:
         low, high = d.bounds()
         if low <= 0 <= high:
             hyper = with_hyper({d.key: number(0.0)})
-            require_finite(run(s.tx, grads=some_zeros, steps=3, extra=hyper), f"with {d.key} = 0")
+            where = f"with {d.key} = 0, which an interval with a smallest number above it rules out"
+            require_finite(run(s.tx, grads=some_zeros, steps=3, extra=hyper), where)

@@ -144,4 +144,6 @@ def nan_in_nan_out(s: Subject) -> None:
         grads = with_bad(1, leaf, math.nan)
         out, _ = call(s.tx, grads, s.state_after(1), some_params())
         u = leaf_of(out, leaf).reshape(-1)
-        require(u[min(1, u.numel() - 1)].isnan(), f"NaN became {u.tolist()}")
+        # The two ways in which it is usually lost.
+        hint = "torch.sign and comparisons lose it; torch.where(u.isnan(), u, ...) puts it back"
+        require(u[min(1, u.numel() - 1)].isnan(), f"NaN became {u.tolist()}; {hint}")

@@ -25,7 +25,9 @@ def override_of_what_nothing_has(s: Subject) -> None:
     params, state, before = fresh(s)
     for d in s.dynamics:
         misspelt = d.key + d.key[-1]
-        words = re.escape(repr(misspelt)) + ".*did you mean"
+        # No name is like one of a single letter: there the list of all names has it.
+        named = "did you mean" if len(d.key) > 1 else re.escape(repr(d.key))
+        words = re.escape(repr(misspelt)) + ".*" + named
         with refusal(ValueError, words, f"hyper {misspelt!r}"):
             call(s.tx, some_grads(0), state, params, hyper={misspelt: d.value})
     with refusal(ValueError, "'nothing_like_it'", "hyper 'nothing_like_it'"):

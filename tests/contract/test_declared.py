@@ -163,6 +163,7 @@ def test_a_class_of_ones_own():
     assert torch.equal(p.data, torch.full((2,), 0.5))
     with pytest.raises(TypeError, match=r"Heavier: .*'momentumm'; did you mean 'momentum'"):
         Heavier([p], momentumm=0.9)
+    assert ">>> opt = Heavier(model.parameters(), lr=0.1)" in Heavier.__doc__
 
 
 def declared(**said: Any) -> type:

@@ -42,6 +42,20 @@ def test_a_sound_transform() -> None:
 
 
 @dataclass(frozen=True)
+class one_letter(gx.LeafTransform):
+    """A name to which no misspelling is like."""
+
+    b: gx.Hyper = gx.dynamic(0.5, within="(0, 2]")
+
+    def update_leaf(self, u: Tensor, s: Any, p: Any, h: Any) -> tuple[Tensor, Any]:
+        return h.b * u, s
+
+
+def test_names_of_one_letter() -> None:
+    check_transform(one_letter(), only=("intervals", "overrides"))
+
+
+@dataclass(frozen=True)
 class writes(running_max):
     """Into its state."""
 
