@@ -61,6 +61,10 @@ class _Blocks(Codec):
     def for_leaf(self, name: str) -> Codec:
         return replace(self, stream=name) if self.rounding == "stochastic" else self
 
+    def of_blocks(self, numel: int) -> tuple[int, Codec] | None:
+        alike = self.rounding == "nearest" and self.block_size * self.bits % 8 == 0
+        return (self.block_size, self) if alike and numel else None
+
     def _key(self, p: Tensor) -> Tensor | tuple[()]:
         if self.rounding == "nearest":
             return ()

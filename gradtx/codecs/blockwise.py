@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -72,6 +72,11 @@ class blockwise(Codec):
     def block(self) -> int:
         """Elements that share a scale."""
         return self.block_size or _BLOCK[self.bits]
+
+    def of_blocks(self, numel: int) -> tuple[int, Codec] | None:
+        if numel < max(self.min_size, 1) or self.block * self.bits % 8:
+            return None
+        return self.block, replace(self, min_size=0)
 
     def init(self, p: Tensor, signed: bool) -> Encoding:
         if p.numel() < max(self.min_size, 1):

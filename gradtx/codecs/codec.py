@@ -73,6 +73,16 @@ class Codec(Plain):
         """This codec for the leaf of that name: random numbers, if any, become the leaf's own."""
         return self
 
+    def of_blocks(self, numel: int) -> tuple[int, Codec] | None:
+        """For some consecutive blocks of a leaf: elements of a block, and the codec for them.
+
+        None where blocks are not kept each by itself, in whole bytes, or the leaf stays dense.
+
+        Args:
+            numel: elements of the leaf.
+        """
+        return None
+
     def rescale(self, enc: Encoding, factor: float, like: Tensor) -> Encoding:
         """The encoding of ``factor`` times the tensor; codecs with a scale keep the codes."""
         return self.encode(factor * self.decode(enc, like), enc)

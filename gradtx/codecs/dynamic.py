@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class dynamic8(Codec):
     @property
     def keeps_zero(self) -> bool:
         return True
+
+    def of_blocks(self, numel: int) -> tuple[int, Codec] | None:
+        small = numel < max(self.min_size, 1)
+        return None if small else (self.block_size, replace(self, min_size=0))
 
     def init(self, p: Tensor, signed: bool) -> Encoding:
         n = p.numel()

@@ -131,9 +131,22 @@ class Inner:
         if state:
             self._twin.state[self.tensors[p]] = state
 
-    def put_forms(self, forms: Mapping[Any, Form]) -> None:
-        """Say what states were made by."""
-        own = {x: forms[p] for p, x in self.tensors.items() if p in forms}
+    def put_forms(
+        self, forms: Mapping[Any, Form], chains: Mapping[Any, GradientTransformation]
+    ) -> None:
+        """Say what states were made by.
+
+        Args:
+            forms: by parameter.
+            chains: of parameters, of which this has parts.
+        """
+        own = {}
+        for part in self._parts:
+            for p, x in part.tensors.items():
+                form = forms.get(p)
+                if form is not None:
+                    same = form.chain == chains.get(p)
+                    own[x] = form._replace(chain=part.chain) if same else form
         self._twin._forms.put(own)
 
 

@@ -21,6 +21,7 @@ from ..distributed.records import Record, check_placements, is_sharded, local_pa
 from ..distributed.sum_over import SumOver
 from ..fuse import Rows
 from ..fuse.frontend.specialize import choices
+from .blocks import blocks_of
 from .cutting import Cut, cuts
 from .declared_layouts import Declared, check_stacked
 from .leaves import Leaves
@@ -43,7 +44,7 @@ class Layout:
             of every leaf between them.
         cuts: of owned leaves those whose chain ends on their shards, and how it is cut.
         by_rows: chains that run on rows of some of their leaves.
-        stacked: leaves of which ranks have whole parts, and the chain for those of this rank.
+        stacked: leaves of which ranks have whole parts or blocks, and the chain for their own.
         parts: how the states lie of these, and of leaves whose shards are leaves of their own.
         replicated: leaves that all ranks update whole.
         said: by name, what has been declared.
@@ -166,7 +167,7 @@ def layout_of(
         if _independent(tx):
             local = {p: rows_of(p) for p in there if said.get(p) == "local"}
             for p, rows in local.items():
-                parts[p] = local_states(who, tx, rows, p, names[p], _part_of(p))
+                parts[p] = local_states(who, tx, tx, rows, p, names[p], _part_of(p))
             some = [
                 p
                 for p in there
@@ -177,6 +178,8 @@ def layout_of(
                 if p not in fixed and (rows := _of_parts(tx, p, names[p])) is not None:
                     stacked[p] = for_parts(tx, rows)
                     parts[p] = part_states(tx, rows, p, names[p])
+                elif p not in fixed and p not in whole and (own := _of_blocks(tx, p, names[p])):
+                    stacked[p], parts[p] = own
             some = [p for p in some if p not in parts]
             check_stacked(who, [names[p] for p in some if said.get(p) == "stacked"])
             free = {p: groups[p] for p in some if p not in whole and p not in fixed}
@@ -222,6 +225,20 @@ def _of_parts(tx: GradientTransformation, p: Tensor, name: str) -> Rows | None:
     if rows is None or all(member.execution.stacked is None for _, member in members(tx)):
         return None
     return rows if _in_place(without_stacks(tx, rows), p, name) else None
+
+
+def _of_blocks(
+    tx: GradientTransformation, p: Tensor, name: str
+) -> tuple[GradientTransformation, PartStates] | None:
+    """The chain for the blocks that this rank has, and its states; None where blocks are cut."""
+    rows = rows_of(p)
+    found = None if rows is None else blocks_of(tx, rows)
+    if found is None or not _in_place(found.dense, p, name):
+        return None
+    try:
+        return found.own, local_states("", tx, found.own, rows, p, name, _part_of(p))
+    except ValueError:  # something else is kept that is not cut as the leaf is
+        return None
 
 
 def _by_rows(

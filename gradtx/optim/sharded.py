@@ -99,7 +99,7 @@ class Sharded:
         # optimizer's own record is another one once a state has been loaded.
         self._forms = forms
         for inner in self._inner:
-            inner.put_forms(forms)
+            inner.put_forms(forms, self._chains)
         self._options: list[dict[str, Any]] = []
         self._structural = optimizer.structural()
         self._own_forms = optimizer._forms

@@ -132,13 +132,20 @@ def part_states(tx: GradientTransformation, rows: Rows, p: Any, name: str) -> Pa
 
 
 def local_states(
-    who: str, tx: GradientTransformation, rows: Rows | None, p: Any, name: str, part: Sequence[int]
+    who: str,
+    tx: GradientTransformation,
+    own: GradientTransformation,
+    rows: Rows | None,
+    p: Any,
+    name: str,
+    part: Sequence[int],
 ) -> PartStates:
     """How the state of a leaf lies whose shards are updated as leaves of their own.
 
     Args:
         who: for errors.
         tx: the chain.
+        own: the chain for shards.
         rows: what this rank has of the leaf, where ranks have rows.
         p: the leaf.
         name: of it.
@@ -151,29 +158,50 @@ def local_states(
     shard = torch.empty(tuple(part), dtype=p.dtype, device="meta")
     with torch.no_grad():
         state = tx.init(Leaves({name: leaf}))
-        every, own = _paths(state, name), _paths(tx.init(Leaves({name: shard})), name)
+        every, here = _paths(state, name), _paths(own.init(Leaves({name: shard})), name)
     shared = {path for path, _ in flattened(to_nested(state, None))}
+    kept = _kept(state, name).items()
+    counters = {path for path, x in kept if not x.ndim and not x.is_floating_point()}
     cut = {}
-    for path in sorted(every.keys() | own.keys()):
-        whole, here = every.get(path), own.get(path)
-        if path in shared:
+    for path in sorted(every.keys() | here.keys()):
+        whole, some = every.get(path, ()), here.get(path, ())
+        if path in shared or path in counters:
             continue
-        as_leaf = whole == p.shape and here == shard.shape
-        as_rows = rows is not None and whole and here == (part[0], *whole[1:])
-        if not whole or not (as_leaf or (as_rows and whole[0] == p.shape[0])):
+        as_leaf = whole == p.shape and some == shard.shape
+        if not (as_leaf or (rows is not None and _lies(rows, whole, some))):
             raise ValueError(
                 f"{who}: leaf {name!r} of shape {tuple(p.shape)} cannot be 'local': of it the "
-                f"chain keeps {'.'.join(path)} of shape {whole}, of a shard {here}, which do not "
+                f"chain keeps {'.'.join(path)} of shape {whole}, of a shard {some}, which do not "
                 "lie as the leaf does and would be lost in checkpoints; say 'owned'"
             )
         cut[path] = whole
     return PartStates(p, name, rows, cut)
 
 
+def _lies(rows: Rows, whole: tuple[int, ...], some: tuple[int, ...]) -> bool:
+    """Whether a tensor is cut along its first dimension as the rows of a leaf are.
+
+    Args:
+        rows: of the leaf.
+        whole: shape of the tensor.
+        some: that of the first part.
+    """
+    if not whole or whole[1:] != some[1:]:
+        return False
+    each, ranks = -(-whole[0] // (len(rows.bounds) - 1)), range(len(rows.bounds) - 1)
+    bounds = [min(i * each, whole[0]) * rows.leaf.numel() for i in (*ranks, len(ranks))]
+    return some[0] == each and bounds == [bound * whole[0] for bound in rows.bounds]
+
+
 def _paths(state: Any, name: str) -> dict[Path, tuple[int, ...]]:
     """The shapes of the tensors that are kept of a leaf."""
-    out: dict[Path, tuple[int, ...]] = {}
-    map_paths(lambda path, x: out.setdefault(path, tuple(x.shape)), to_nested(state, name))
+    return {path: tuple(x.shape) for path, x in _kept(state, name).items()}
+
+
+def _kept(state: Any, name: str) -> dict[Path, Tensor]:
+    """The tensors that are kept of a leaf."""
+    out: dict[Path, Tensor] = {}
+    map_paths(out.setdefault, to_nested(state, name))
     return out
 
 

@@ -76,6 +76,10 @@ OPTIMIZERS: dict[str, Make] = {
     "buckets": lambda ps: gx.optim.compute_layout(
         gx.optim.from_transform(SCHEDULED, ps, lr=0.01), lambda leaf: "owned", bucket_bytes=1
     ),
+    # Nine blocks on each of two ranks.
+    "blocks": lambda ps: gx.optim.AdamW4bit(
+        [x for x in ps if x[0] == "square"], lr=0.01, min_size=8, block_size=2
+    ),
     "replicate": lambda ps: gx.optim.compute_layout(
         gx.optim.NorMuon(ps, lr=0.01), lambda leaf: "replicate" if leaf.ndim > 1 else None
     ),
@@ -93,7 +97,15 @@ MEMBERS = {
     "factored": ("quotient", "numerator", "first_moment", "mu", "sign"),
 }
 # Others send leaves to owners and back, or add up rows and say before which gradients there are.
-COLLECTIVES = {"AdamW": 0, "Lion": 0, "SGD": 0, "clipped": 1, "stacked": 0, "replicate": 1}
+COLLECTIVES = {
+    "AdamW": 0,
+    "Lion": 0,
+    "SGD": 0,
+    "clipped": 1,
+    "stacked": 0,
+    "blocks": 0,
+    "replicate": 1,
+}
 # Some leaves are of neither kind: stacked factors, rows of a nearly square form that are cut.
 BOTH = {"Adafactor": 6, "factored": 4}
 # One for every way to update leaves.
@@ -106,6 +118,7 @@ EVERY_WAY = (
     "Muon",
     "cut",
     "buckets",
+    "blocks",
     "replicate",
     "stacked",
 )
@@ -164,7 +177,7 @@ class InFlight:
     """Counts exchanges that have begun and are not waited for."""
 
     def __init__(self) -> None:
-        self.now = self.most = self.begun = 0
+        self.now = self.most = self.begun = self.sent = 0
         self._begin = dist.all_to_all_single
 
     def __enter__(self) -> InFlight:
@@ -178,6 +191,7 @@ class InFlight:
         self._work = self._begin(*args, **kwargs)
         self.now += 1
         self.begun += 1
+        self.sent += args[1].nbytes
         self.most = max(self.most, self.now)
         return Waited(self, self._work)
 
@@ -355,6 +369,16 @@ def odd(rank: int) -> dict[str, Any]:
             step(opt, params, t, mesh)
     out["muon"] = apart(full(params), alone("Muon"))
     out["in flight"] = counted.begun, counted.most, counted.now
+    even = {n: nn.Parameter(shard(torch.ones(4, 3), mesh)) for n in "abc"}
+    for p in even.values():
+        p.grad = shard(torch.randn(4, 3), mesh)
+    evenly = gx.optim.Muon(list(even.items()))
+    for size in (1, 1 << 20):
+        gx.optim.compute_layout(evenly, bucket_bytes=size)
+        evenly.step()
+        with InFlight() as sent:
+            evenly.step()
+        out["sent", size] = sent.begun, sent.sent
     again = gx.optim.compute_layout(opt, bucket_bytes=2 + rank)
     out["again"] = message_of(again.step)
     # A shard as a leaf of its own, with states of rows; and what does not suit a leaf.
@@ -386,7 +410,11 @@ def odd(rank: int) -> dict[str, Any]:
 
 
 def test_odd_leaves_and_what_is_refused() -> None:
-    for out in in_processes(odd):
+    ranks = in_processes(odd)
+    # As much in all, but for flags, which take sixteen bytes in every message.
+    several, once = (sum(out["sent", size][1] for out in ranks) for size in (1, 1 << 20))
+    assert several - once == 2 * 2 * 16
+    for out in ranks:
         for name in ("AdamW replicated", "Muon replicated"):
             assert out[name] == 0, name
         assert out["on one rank", None] <= 1e-7
@@ -408,6 +436,8 @@ def test_odd_leaves_and_what_is_refused() -> None:
         begun, most, left = out["in flight"]
         assert begun > 4
         assert (most, left) == (2, 0)
+        assert out["sent", 1][0] == 6
+        assert out["sent", 1 << 20][0] == 2
         assert re.search("ranks 0 and 1 .* another chain.* 2 bytes.* 3 bytes", out["again"]), out[
             "again"
         ]
