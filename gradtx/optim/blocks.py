@@ -42,7 +42,7 @@ def blocks_of(tx: GradientTransformation, rows: Rows) -> Blocks | None:
     >>> from gradtx.optim.blocks import blocks_of
     >>> half = Rows(torch.empty(4, 1024, device="meta"), (0, 2048, 4096), own=0)
     >>> blocks_of(gx.chain(gx.trace(0.9, codec=gx.codecs.blockwise(8))), half).own
-    chain(trace(decay=0.9, codec=blockwise(bits=8, min_size=0)))
+    chain(trace(decay=0.9, codec=blockwise(min_size=0)))
     """
     sizes: list[int] = []
 
