@@ -12,6 +12,7 @@ from ..core.declared import short_repr
 from ..core.errors import TreeMismatchError
 from ..core.plain import Plain
 from ..core.state import state_full
+from ..ops.feedback_columns import RowCodes
 
 Encoding: TypeAlias = Tensor | tuple[Any, ...]
 
@@ -86,6 +87,15 @@ class Codec(Plain):
     def rescale(self, enc: Encoding, factor: float, like: Tensor) -> Encoding:
         """The encoding of ``factor`` times the tensor; codecs with a scale keep the codes."""
         return self.encode(factor * self.decode(enc, like), enc)
+
+    def row_codes(self, enc: Encoding, like: Tensor) -> RowCodes | None:
+        """The tensors of an encoding for executors that overwrite them; None in other formats.
+
+        Args:
+            enc: an encoding.
+            like: the update, of the leaf's shape.
+        """
+        return None
 
     def __repr__(self) -> str:
         return short_repr(type(self).__name__, self)

@@ -15,6 +15,7 @@ from ..core.tree import accumulator_dtype
 from ..core.watch import is_watched
 from ..ops.affine import dequantize_affine, quantize_affine
 from ..ops.basis import BASES, SIDES, TRANSFORMS, rotate
+from ..ops.feedback_columns import RowCodes
 from .codec import Codec, Encoding, check_shapes
 
 
@@ -122,6 +123,16 @@ class affine_rows(Codec):
             pairs = F.pad(codes, (0, codes.numel() % 2)).reshape(-1, 2)
             codes = (pairs[:, 0] << 4) | pairs[:, 1]
         return Rows(codes, lo.to(enc.lo.dtype), hi.to(enc.hi.dtype))
+
+    def row_codes(self, enc: Encoding, like: Tensor) -> RowCodes | None:
+        assert isinstance(enc, Rows)
+        if like.ndim != 2 or not self._is_block_format(like, *enc) or enc.hi.dtype != enc.lo.dtype:
+            return None
+        codes, rows = self._shapes(like)
+        check_shapes(self, like, enc, codes, rows, rows)
+        dense = all(x.is_contiguous() and x.is_cpu for x in enc) and enc.codes.dtype == torch.uint8
+        whole = like.shape[1] * self.bits % 8 == 0
+        return RowCodes(*enc, self.bits) if dense and whole else None
 
     def _is_block_format(self, x: Tensor, *others: Tensor) -> bool:
         """Whether the codes are those of ``ops.quantize_affine``, which knows no derivatives."""

@@ -20,9 +20,16 @@ from ..ops.basis import (
     axis_of,
     basis_norms,
     basis_vectors,
+    is_inverse,
     rotate,
 )
 from ..ops.coordinates import is_plain
+from ..ops.dct import by_halves
+from ..ops.feedback_columns import (
+    RowCodes,
+    columns_with_feedback_,
+    has_columns_with_feedback,
+)
 from ..ops.largest_columns import choose_columns, largest_columns
 from .compressor import Compressor, Payload
 
@@ -74,6 +81,7 @@ class top_columns(Compressor):
     """
 
     cannot_raise: ClassVar[bool] = True
+    takes_feedback: ClassVar[bool] = True
 
     rank: int | None = static(None, at_least=1)
     fraction: float | None = static(None, within="(0, 1]")
@@ -134,6 +142,25 @@ class top_columns(Compressor):
         if self.basis is None:
             return LowRankUpdate(factor, chosen, shape, side), state
         vectors = basis_vectors(self.basis, axis, shape[axis], chosen, x.dtype)
+        return LowRankUpdate(factor, vectors, shape, side, chosen), state
+
+    def compress_with_feedback_(
+        self, x: Tensor, error: RowCodes, state: Any
+    ) -> tuple[Payload, Any] | None:
+        shape = tuple(x.shape)
+        axis, k = self.axis(shape), self.kept(shape)
+        cosines = self.basis is not None and self.basis != "hadamard" and self.weights is None
+        few = 2 * k < shape[axis] and self.every == 1
+        if not (cosines and few and is_plain(x) and x.is_contiguous() and x.numel()):
+            return None
+        if not (by_halves(x, shape[axis], self.transform) and has_columns_with_feedback()):
+            return None
+        assert self.basis is not None
+        inverse = is_inverse(self.basis, axis)
+        factor, vectors, chosen = columns_with_feedback_(
+            x, error, k, axis, inverse, self.norm == "l2"
+        )
+        side = "right" if axis == 1 else "left"
         return LowRankUpdate(factor, vectors, shape, side, chosen), state
 
     def residual(self, x: Tensor, payload: Payload) -> Tensor:

@@ -12,6 +12,7 @@ from ..core.autocast import define_outside_autocast
 from ..core.declared import short_repr
 from ..core.leaves import LowRankUpdate, SparseUpdate, densify_leaf
 from ..core.plain import Plain
+from ..ops.feedback_columns import RowCodes
 
 Payload: TypeAlias = "Tensor | SparseUpdate | LowRankUpdate"
 
@@ -33,6 +34,8 @@ class Compressor(Plain):
 
     # Whether ``compress`` raises for no values where it has not raised for others.
     cannot_raise: ClassVar[bool] = False
+    # Whether there are updates for which ``compress_with_feedback_`` is not None.
+    takes_feedback: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -58,6 +61,15 @@ class Compressor(Plain):
     def residual(self, x: Tensor, payload: Payload) -> Tensor:
         """What is dropped: ``x - decompress(payload)``."""
         return x - self.decompress(payload)
+
+    def compress_with_feedback_(
+        self, x: Tensor, error: RowCodes, state: Any
+    ) -> tuple[Payload, Any] | None:
+        """``compress`` for ``x`` and an error, of which the rest becomes the new error, in place.
+
+        For executors; None where it has to be done in parts.
+        """
+        return None
 
     def nbits(self, payload: Payload) -> float:
         """Bits that a payload takes: those of its values and of their positions.

@@ -14,6 +14,7 @@ __all__ = [
     "axis_of",
     "basis_norms",
     "basis_vectors",
+    "is_inverse",
     "rotate",
 ]
 
@@ -67,10 +68,10 @@ def rotate(
     axis = axis_of(side, *x.shape)
     if basis == "hadamard":
         return hadamard(x) if axis == 1 else hadamard(x.mT).mT
-    return (idct if _is_inverse(basis, axis) != inverse else dct)(x, transform, axis)
+    return (idct if is_inverse(basis, axis) != inverse else dct)(x, transform, axis)
 
 
-def _is_inverse(basis: str, axis: int) -> bool:
+def is_inverse(basis: str, axis: int) -> bool:
     """Whether a cosine basis is that of the inverse transform."""
     return basis == "dct3" or (basis == "released_matmul" and axis == 1)
 
@@ -92,7 +93,7 @@ def basis_vectors(basis: str, axis: int, n: int, chosen: Tensor, dtype: torch.dt
             [-0.7071]])
     """
     if basis != "hadamard":
-        return dct_vectors(n, chosen, dtype, inverse=_is_inverse(basis, axis))
+        return dct_vectors(n, chosen, dtype, inverse=is_inverse(basis, axis))
     every = torch.arange(n, dtype=chosen.dtype, device=chosen.device)
     return hadamard((chosen[:, None] == every).to(dtype)).mT  # symmetric
 

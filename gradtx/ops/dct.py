@@ -99,7 +99,8 @@ def _uses_matrix(n: int, method: str) -> bool:
     return method == "matmul" or (method == "auto" and n <= _SHORT)
 
 
-def _uses_halves(x: Tensor, n: int, method: str) -> bool:
+def by_halves(x: Tensor, n: int, method: str) -> bool:
+    """Whether n numbers of a tensor are transformed by ``dct_halves``."""
     fits = method == "auto" and x.device.type == "cpu" and base_of(n) <= _ODD
     return fits and _has_halves()
 
@@ -117,7 +118,7 @@ def _dct(x: Tensor, inverse: bool, method: str, dim: int) -> Tensor:
         return x.new_empty(x.shape)
     n = x.shape[dim]
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    if _uses_halves(x, n, method):
+    if by_halves(x, n, method):
         matrix, axis = (wide, dim % 2) if x.ndim == 2 else (_rows(wide, dim), 1)
         out = dct_halves(matrix, halves_table(n, wide.dtype, wide.device), inverse, axis)
         return (out if x.ndim == 2 else _back(out, x, dim)).to(x.dtype).contiguous()
@@ -235,7 +236,7 @@ def _transform(x: Tensor, inverse: bool, method: str, dim: int) -> Tensor:
     # An operator that is written in Python takes longer than small transforms.
     if x.ndim == 2 and x.numel() and -2 <= dim < 2 and is_plain(x):
         n = x.shape[dim]
-        if _uses_halves(x, n, method):
+        if by_halves(x, n, method):
             return dct_halves(x, halves_table(n, x.dtype, x.device), inverse, dim % 2)
     return applied(_Rotation, x, inverse, method, dim)
 

@@ -1,4 +1,4 @@
-"""Compiled functions that take tables of addresses in place of lists of tensors.
+"""Compiled functions that take addresses in place of tensors, for many leaves in a table.
 
 At every call of an operator each tensor of its lists goes through torch's dispatcher, which takes
 longer than the work on a small leaf. A caller that sees its tensors lie where they did keeps a
@@ -50,7 +50,7 @@ class LeafTable:
 
 
 class Entry:
-    """A function of the compiled library: a table, and what else it takes.
+    """A function of the compiled library.
 
     Args:
         name: the function's.
@@ -64,26 +64,27 @@ class Entry:
         """Whether the library has it."""
         return gradtx_cuda.function(self._name) is not None
 
-    def __call__(self, table: LeafTable, *args: Tensor | int) -> None:
+    def __call__(self, *args: LeafTable | Tensor | int) -> None:
         """Call it.
 
         Args:
-            table: the leaves.
-            args: in its order; tensors, on the CPU, stand for where they begin.
+            args: in its order; tensors, on the CPU, stand for where they begin, tables for where
+                they begin and how many leaves they have.
 
         Raises:
             RuntimeError: what it says is wrong.
         """
         function = gradtx_cuda.function(self._name)
         assert function is not None  # who calls has asked
-        values = [
-            ctypes.c_void_p(x.data_ptr()) if isinstance(x, Tensor) else ctypes.c_int64(x)
-            for x in args
-        ]
-        said = function(
-            ctypes.c_void_p(table.records.ctypes.data),
-            ctypes.c_int64(len(table.records)),
-            *values,
-        )
+        values: list[ctypes.c_void_p | ctypes.c_int64] = []
+        for x in args:
+            if isinstance(x, Tensor):
+                values.append(ctypes.c_void_p(x.data_ptr()))
+            elif isinstance(x, LeafTable):
+                values.append(ctypes.c_void_p(x.records.ctypes.data))
+                values.append(ctypes.c_int64(len(x.records)))
+            else:
+                values.append(ctypes.c_int64(x))
+        said = function(*values)
         if said is not None:
             raise RuntimeError(said.decode())

@@ -12,13 +12,13 @@ from torch import Tensor
 from ..codecs import Codec, Encoding, as_codec, codec_field
 from ..compressors import Compressor
 from ..core import tree
-from ..core.declared import Call, DeclaredTransform, like
+from ..core.declared import Call, DeclaredTransform, like, with_fields_of
 from ..core.errors import TreeMismatchError, shape_mismatch
-from ..core.execution import Execution
+from ..core.execution import Execution, holds
 from ..core.functions import identity
 from ..core.hyper import static
 from ..core.leaves import densify_leaf
-from ..core.protocol import GradientTransformation, Wrapper
+from ..core.protocol import GradientTransformation, Wrapper, members
 from ..core.tree import PyTree
 from .compress import compressor_field
 
@@ -60,7 +60,9 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
     """Compress updates with memory of what was dropped; made by ``error_feedback``."""
 
     execution: ClassVar[Execution] = Execution(
-        leaves_independent=True, cannot_raise=lambda tx: tx.compressor.cannot_raise
+        leaves_independent=True,
+        cannot_raise=lambda tx: tx.compressor.cannot_raise,
+        low_rank_form=lambda tx: tx.low_rank_form(),
     )
     given_as: ClassVar[str] = "inner"
     densifies: ClassVar[bool] = True
@@ -162,12 +164,34 @@ class ErrorFeedback(DeclaredTransform, Wrapper):
             error = codec.encode(rounded((1 - self.release) * leaf.error), old)
         return out, leaf.state._replace(error=error)
 
+    def low_rank_form(self) -> ErrorFeedback | None:
+        """The same transform for executors, which overwrites what it remembers."""
+        plain = not self.release and self.leftover == "drop" and not self.in_param_dtype
+        safe = all(holds(m, "cannot_raise") for _, m in members(self))
+        takes = self.compressor.takes_feedback
+        return with_fields_of(self, _InPlace) if plain and safe and takes else None
+
     def _rounding(self, call: Call, i: int) -> Callable[[Tensor], Tensor]:
         """Rounding to the parameter's dtype, or none."""
         if not self.in_param_dtype:
             return lambda x: x
         dtype = call.params[i].dtype
         return lambda x: x.to(dtype).to(x.dtype)
+
+
+@dataclass(frozen=True)
+class _InPlace(ErrorFeedback):
+    """Errors are overwritten where compressor and codec have a kernel for both."""
+
+    def _compressed(self, call: Call, i: int, s: ErrorFeedbackLeaf) -> tuple[Any, _Kept]:
+        u = call.updates[i]
+        codes = self._codec(call.names[i]).row_codes(s.error, u)
+        if codes is not None:
+            found = self.compressor.compress_with_feedback_(u, codes, s.compressor)
+            if found is not None:
+                payload, state = found
+                return payload, _Kept(u, None, s._replace(compressor=state))
+        return super()._compressed(call, i, s)
 
 
 def error_feedback(

@@ -5,6 +5,7 @@
 
 #include "../common/checks.h"
 #include "../registration.h"
+#include "columns.h"
 #include "transpose.h"
 #include "vectorize.h"
 
@@ -234,18 +235,31 @@ GX_CLONES void run_double(const Job<double>& job, int64_t begin, int64_t end) {
 }
 
 template <typename T>
-void run_all(void (*work)(const Job<T>&, int64_t, int64_t), const Tensor& x, const Tensor& table,
-             const Tensor& out, int64_t dim, const Plan& plan) {
-  const int64_t other = 1 - dim, rows = x.size(other);
-  const Job<T> job{{static_cast<const T*>(x.const_data_ptr()), x.stride(other), x.stride(dim)},
-                   {static_cast<T*>(out.mutable_data_ptr()), out.stride(other), out.stride(dim)},
-                   static_cast<const T*>(table.const_data_ptr()), &plan, rows};
-  const int64_t grain = std::max<int64_t>(1, kGrain / (kLanes * plan.n));
-  torch::stable::parallel_for(0, num_blocks(rows, kLanes), grain,
+void run_groups(void (*work)(const Job<T>&, int64_t, int64_t), const Job<T>& job) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / (kLanes * job.plan->n));
+  torch::stable::parallel_for(0, num_blocks(job.rows, kLanes), grain,
                               [&](int64_t begin, int64_t end) { work(job, begin, end); });
 }
 
+template <typename T>
+void run_all(void (*work)(const Job<T>&, int64_t, int64_t), const Tensor& x, const Tensor& table,
+             const Tensor& out, int64_t dim, const Plan& plan) {
+  const int64_t other = 1 - dim;
+  run_groups<T>(work, {{static_cast<const T*>(x.const_data_ptr()), x.stride(other), x.stride(dim)},
+                       {static_cast<T*>(out.mutable_data_ptr()), out.stride(other),
+                        out.stride(dim)},
+                       static_cast<const T*>(table.const_data_ptr()), &plan, x.size(other)});
+}
+
 }  // namespace
+
+void dct_halves_of(const float* x, int64_t rows, int64_t columns, const float* table, bool inverse,
+                   int64_t dim, float* out) {
+  const Plan plan(dim == 1 ? columns : rows, inverse);
+  const int64_t count = dim == 1 ? rows : columns;
+  const int64_t row = dim == 1 ? columns : 1, step = dim == 1 ? 1 : columns;
+  run_groups<float>(run_float, {{x, row, step}, {out, row, step}, table, &plan, count});
+}
 
 Tensor dct_halves_cpu(const Tensor& x, const Tensor& table, bool inverse, int64_t dim) {
   require(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,

@@ -6,6 +6,7 @@
 
 #include "../common/checks.h"
 #include "../registration.h"
+#include "columns.h"
 #include "vectorize.h"
 
 namespace gx {
@@ -76,6 +77,29 @@ std::vector<float> all_sums(const float* x, int64_t rows, int64_t n, bool by_col
 
 }  // namespace
 
+std::vector<int64_t> largest_of(const float* x, int64_t rows, int64_t columns, int64_t k,
+                                bool by_column, bool squares, const float* weights) {
+  const int64_t n = by_column ? columns : rows;
+  std::vector<float> scores(static_cast<size_t>(n));
+  if (rows * columns > 0) scores = all_sums(x, rows, columns, by_column, squares);
+  for (float& score : scores) score = squares ? std::sqrt(score) : score;
+  if (weights != nullptr) {
+    for (int64_t j = 0; j < n; ++j) scores[j] *= weights[j];
+  }
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  const auto before = [&](int64_t a, int64_t b) {
+    const bool nan_a = std::isnan(scores[a]), nan_b = std::isnan(scores[b]);
+    if (nan_a != nan_b) return nan_a;
+    if (!nan_a && scores[a] != scores[b]) return scores[a] > scores[b];
+    return a < b;
+  };
+  std::nth_element(order.begin(), order.begin() + k, order.end(), before);
+  std::sort(order.begin(), order.begin() + k);
+  order.resize(static_cast<size_t>(k));
+  return order;
+}
+
 Tensor largest_columns_cpu(const Tensor& x, int64_t k, int64_t dim, bool squares,
                            const std::optional<Tensor>& weights) {
   require(x.dim() == 2 && x.scalar_type() == ScalarType::Float,
@@ -88,30 +112,14 @@ Tensor largest_columns_cpu(const Tensor& x, int64_t k, int64_t dim, bool squares
                 weights->scalar_type() == ScalarType::Float && weights->device() == x.device(),
             "largest_columns: weights must be a float32 number for each");
   }
-  std::vector<float> scores(static_cast<size_t>(n));
-  if (x.numel() > 0) {
-    const Tensor values = torch::stable::contiguous(x);
-    scores = all_sums(static_cast<const float*>(values.const_data_ptr()), x.size(0), x.size(1),
-                      dim == 1, squares);
-  }
-  for (float& score : scores) score = squares ? std::sqrt(score) : score;
-  if (weights) {
-    const Tensor factors = torch::stable::contiguous(*weights);
-    const float* factor = static_cast<const float*>(factors.const_data_ptr());
-    for (int64_t j = 0; j < n; ++j) scores[j] *= factor[j];
-  }
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  const auto before = [&](int64_t a, int64_t b) {
-    const bool nan_a = std::isnan(scores[a]), nan_b = std::isnan(scores[b]);
-    if (nan_a != nan_b) return nan_a;
-    if (!nan_a && scores[a] != scores[b]) return scores[a] > scores[b];
-    return a < b;
-  };
-  std::nth_element(order.begin(), order.begin() + k, order.end(), before);
-  std::sort(order.begin(), order.begin() + k);
+  const Tensor values = torch::stable::contiguous(x);
+  std::optional<Tensor> factors;
+  if (weights) factors = torch::stable::contiguous(*weights);
+  const auto data = [](const Tensor& z) { return static_cast<const float*>(z.const_data_ptr()); };
+  const std::vector<int64_t> found = largest_of(data(values), x.size(0), x.size(1), k, dim == 1,
+                                                squares, factors ? data(*factors) : nullptr);
   const Tensor out = torch::stable::new_empty(x, {k}, ScalarType::Long);
-  std::copy(order.begin(), order.begin() + k, static_cast<int64_t*>(out.mutable_data_ptr()));
+  std::copy(found.begin(), found.end(), static_cast<int64_t*>(out.mutable_data_ptr()));
   return out;
 }
 
