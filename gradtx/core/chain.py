@@ -57,7 +57,10 @@ class Chain(GradientTransformation):
         return self.inner[name]
 
     def __repr__(self) -> str:
-        return "chain(" + ", ".join(repr(tx) for _, tx in self.members) + ")"
+        transforms = [tx for _, tx in self.members]
+        if [name for name, _ in chain(*transforms)] == [name for name, _ in self.members]:
+            return "chain(" + ", ".join(map(repr, transforms)) + ")"
+        return "named_chain(" + ", ".join(map(repr, self.members)) + ")"
 
     def init(self, params: PyTree) -> PyTree:
         return {name: tx.init(params) for name, tx in self.members}
@@ -157,6 +160,8 @@ def named_chain(*members: tuple[str, GradientTransformation]) -> Chain:
 
     >>> import torch, gradtx as gx
     >>> tx = gx.named_chain(("momentum", gx.trace(0.9)), ("step", gx.scale(-0.1)))
+    >>> tx
+    named_chain(('momentum', trace(decay=0.9)), ('step', scale(step_size=-0.1)))
     >>> tx.init({"w": torch.zeros(1)})
     {'momentum': {'w': TraceState(trace=tensor([0.]))}, 'step': ()}
     """

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core import hyper as hyper_
+from ..core.errors import described
 from ..core.names import called_elsewhere, meant
 from ..core.plain import plain
 from ..core.protocol import GradientTransformation, declared_hyper, members
@@ -106,6 +107,8 @@ def _check_scalar(who: str, name: str, value: Any, within: str, per_entry: bool 
             f"{who}: {name} must be a number; a schedule belongs into the chain, "
             "or use torch.optim.lr_scheduler"
         )
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{who}: {name} must be a number or a 0-d tensor, got {described(value)}")
     hyper_.check_value(who, name, value, within)
 
 

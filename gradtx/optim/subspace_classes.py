@@ -66,6 +66,9 @@ class GaLoreAdafactor(
     """Adafactor in the gradient's leading subspace; the chain is ``gx.galore_adafactor``.
 
     ``eps`` holds what is added to squared gradients, and the smallest scale of a parameter.
+
+    Args:
+        lr: learning rate >= 0.
     """
 
 

@@ -123,8 +123,8 @@ def ademamix(
     """AdamW with a second, much slower first moment.
 
     p <- p - lr ((m / (1 - b1^t) + alpha_t s) / (sqrt(v') + eps) + weight_decay p) with the slow
-    average s <- b3 s + (1 - b3) g. The paper also warms b3 up: give it as a schedule,
-    ``gx.schedules.half_life``.
+    average s <- b3 s + (1 - b3) g. The paper also warms b3 up, which is a
+    schedule of it.
 
     Args:
         lr: learning rate >= 0, a schedule, or None to leave it out.

@@ -30,8 +30,7 @@ def ggt(
 ) -> Chain:
     """Steps along (root of G G^T + eps)^-1, G the last gradients of the whole model, decayed.
 
-    g' = g + weight_decay p;  p <- p - lr precondition_ggt(g'). With a ``density`` the window keeps
-    the largest entries of g' plus what was dropped before, and they alone are preconditioned.
+    g' = g + weight_decay p;  p <- p - lr precondition_ggt(g').
 
     Args:
         lr: learning rate >= 0, a schedule, or None to leave it out.
@@ -41,8 +40,8 @@ def ggt(
         b2: decay of older gradients in the window, in (0, 1].
         eps: added to the root, > 0.
         weight_decay: multiple of the parameter added to the gradient, >= 0.
-        density: share of all entries that the window keeps, in (0, 1], rounded down; None keeps
-            all.
+        density: share of all entries that the window keeps, in (0, 1], rounded down: the largest
+            of g' plus what was dropped before, and they alone are preconditioned. None keeps all.
         gram_reg: added to the diagonal of the inner products, > 0.
         decay_basis: False decays the inner products alone, as the first published code does.
         dtype: of the window, None for at least float32, or bfloat16.

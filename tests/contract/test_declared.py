@@ -166,6 +166,13 @@ def test_a_class_of_ones_own():
     assert ">>> opt = Heavier(model.parameters(), lr=0.1)" in Heavier.__doc__
 
 
+@pytest.mark.parametrize("value", ["1e-3", True, [0.1]])
+def test_what_is_no_number_is_refused_without_a_word_of_schedules(value):
+    words = r"AdamW: lr must be a number or a 0-d tensor, got a \w+$"
+    with pytest.raises(TypeError, match=words):
+        gx.optim.AdamW([torch.nn.Parameter(torch.ones(2))], lr=value)
+
+
 def declared(**said: Any) -> type:
     return type("Wrong", (gx.optim.RecipeOptimizer,), {}, recipe=gx.signum, **said)
 

@@ -63,6 +63,19 @@ def test_splicing_keeps_given_names() -> None:
     assert [name for name, _ in tx] == ["mine", "scale"]
 
 
+def test_names_are_printed_where_they_are_not_the_usual_ones() -> None:
+    a, b = gx.scale(2.0), gx.scale(3.0)
+    for tx in (gx.chain(a, b), gx.named_chain(("scale", a), ("scale_1", b))):
+        assert repr(tx) == "chain(scale(step_size=2.0), scale(step_size=3.0))"
+    names = {"named_chain": gx.named_chain, "scale": gx.scale, "chain": gx.chain}
+    for tx in (
+        gx.named_chain(("a", a), ("b", b)),
+        gx.chain(gx.named_chain(("mine", a)), b),
+        gx.named_chain(("chain", gx.chain(a))),
+    ):
+        assert eval(repr(tx), names) == tx
+
+
 def test_named_chain_stays_nested() -> None:
     tx = gx.named_chain(("inner", gx.chain(gx.trace(0.9))), ("outer", gx.scale(-1.0)))
     state = tx.init({"w": torch.zeros(1)})
