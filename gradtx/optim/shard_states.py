@@ -88,6 +88,8 @@ def full(x: Any) -> Tensor:
     return out.to(x.dtype)
 
 
+# What no back end gathers, which torch asks for where a state dict is to be full.
+_LOCAL = (torch.int16, torch.uint16)
 _SENT = (torch.bfloat16, torch.float16, torch.uint8, torch.int8, torch.bool)
 
 
@@ -145,7 +147,8 @@ def from_holders(
 ) -> dict[Any, Nested]:
     """What ranks keep of leaves, on all ranks, who do it together.
 
-    What has the shape of its leaf lies as the leaf does; all else is on every rank.
+    What has the shape of its leaf lies as the leaf does; all else is on every rank, and so are
+    integers of 16 bits.
 
     Args:
         group: the ranks.
@@ -169,7 +172,8 @@ def _given_out(group: Any, p: Any, record: Record, form: Any, here: Nested) -> N
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     wanted = dict(flattened(form))
     tensors = {path: w for path, w in wanted.items() if isinstance(w, _Form)}
-    alike = [bool(w.shape) and w.shape == record.shape and is_sharded(p) for w in tensors.values()]
+    cut = is_sharded(p) and bool(record.shape)
+    alike = [cut and w.shape == record.shape and w.dtype not in _LOCAL for w in tensors.values()]
     moves, wholes = [], []
     device = local_part(p).device
     for (path, w), like in zip(tensors.items(), alike, strict=True):

@@ -258,6 +258,12 @@ def _whole(value: Any) -> Any:
     return value.full_tensor() if is_distributed(value) else value
 
 
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, dict):
+        return [x for v in value.values() for x in _tensors(v)]
+    return [value] if isinstance(value, Tensor) else []
+
+
 def one_axis(rank: int) -> dict[str, Any]:
     return trained("one axis", True)
 
@@ -356,6 +362,13 @@ def odd(rank: int) -> dict[str, Any]:
     eight[1].load_state_dict(eight[0].state_dict())
     eight[1].step()
     out["loaded"] = apart(full(dict(everywhere)), {"w": torch.full((4, 3), 0.98)})
+    # Of a leaf's shape by chance, and of a dtype that torch could not gather.
+    ten = nn.Parameter(shard(torch.ones(10, 4), mesh))
+    ten.grad = shard(torch.arange(40.0).view(10, 4), mesh)
+    micro = gx.optim.MicroAdam([("ten", ten)], density=0.1)
+    micro.step()
+    kept = _tensors(micro.state_dict()["state"])
+    out["gathered"] = {(x.dtype, is_distributed(x)) for x in kept if x.shape == ten.shape}
     params = list(leaves(mesh).items())
     closure = functools.partial(torch.ones, ())
     out["evaluating"] = message_of(lambda: gx.optim.LBFGS(params).step(closure))
@@ -422,6 +435,8 @@ def test_odd_leaves_and_what_is_refused() -> None:
         assert "make the group with fused=False" in out["entries"], out["entries"]
         assert out["loaded"] < 1e-3
         assert re.search("Muon: leaf 'w' has placements .*Partial.* must be summed", out["partial"])
+        assert (torch.int16, False) in out["gathered"], out["gathered"]
+        assert (torch.int16, True) not in out["gathered"], out["gathered"]
         assert "LBFGS: leaf 'w' is a DTensor" in out["evaluating"], out["evaluating"]
         assert "SAM: leaf 'w' is a DTensor" in out["sam"], out["sam"]
         assert "LAMB: ranks 0 and 1 have other leaves" in out["leaves"], out["leaves"]
