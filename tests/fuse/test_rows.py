@@ -140,3 +140,14 @@ def test_what_depends_on_positions_is_refused() -> None:
         engine = NestedEngine(tx, Meeting(1).side(0), {p: rows_of((8, 6), 0)})
         with pytest.raises(CannotFuseError):
             engine.cut_states(p, Leaves({"w": p}))
+
+
+def test_where_there_are_no_rows_it_is_refused_as_elsewhere() -> None:
+    """All processes must come to the same, and a basis is for whole matrices."""
+    tx = gx.apollo(0.1, rank=2)
+    for own, rows in enumerate((1, 1, 0)):
+        p = torch.zeros(rows, 3)
+        leaf = Rows(torch.empty(2, 3, device="meta"), (0, 3, 6, 6), own)
+        engine = NestedEngine(tx, Meeting(1).side(0), {p: leaf})
+        with pytest.raises(CannotFuseError):
+            engine.cut_states(p, Leaves({"w": p}))

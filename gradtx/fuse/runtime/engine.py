@@ -272,8 +272,12 @@ class Engine:
         device = batch.params[0].device
         names = (tuple(batch.hyper[0]), tuple(batch.extra))
         maximize = batch.maximize or [False] * len(batch.params)
-        shown = [(w.rows.leaf, list(w.states)) for w in batch.wholes]
-        shown = shown or list(zip(batch.params, batch.states, strict=True))
+        # What is done with rows does not depend on how many of them are here.
+        shown = [
+            (w.rows.leaf, list(w.states), w.rows.leaf.to("meta", g.dtype))
+            for w, g in zip(batch.wholes, batch.grads, strict=bool(batch.wholes))
+        ]
+        shown = shown or list(zip(batch.params, batch.states, batch.grads, strict=True))
         kinds = [
             kind_of(
                 self._forms,
@@ -288,9 +292,8 @@ class Engine:
                 self.tx,
                 self.blind,
             )
-            for (p, s), g, structure, choice, turned in zip(
+            for (p, s, g), structure, choice, turned in zip(
                 shown,
-                batch.grads,
                 batch.structures,
                 batch.choices,
                 maximize,
