@@ -14,6 +14,7 @@ from . import tree
 from .checks import check_leaf
 from .errors import TreeMismatchError, shape_mismatch
 from .leaves import ANY_UPDATE, STRUCTURED, densify_leaf
+from .plain import same_attributes
 from .protocol import GradientTransformation
 from .reduce import LOCAL, Reduce
 from .state import advance, new_count
@@ -97,7 +98,7 @@ class Call:
         return first
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeclaredTransform(GradientTransformation):
     """What leaf and tree transforms have in common: hyperparameters, checks, the update count."""
 
@@ -114,6 +115,12 @@ class DeclaredTransform(GradientTransformation):
         super().__init_subclass__()
         # Set before the dataclass decorator runs, so that it keeps this short form.
         cls.__repr__ = _short_repr  # type: ignore[assignment, method-assign]
+
+    def __eq__(self, other: object) -> Any:
+        return same_attributes(self, other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
     def init(self, params: PyTree) -> PyTree:
         leaves, spec = tree.flatten(params)

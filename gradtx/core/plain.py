@@ -63,6 +63,13 @@ def make_plain(options: Any) -> None:
             object.__setattr__(options, field.name, number)
 
 
+def same_attributes(a: Any, b: Any) -> Any:
+    """Equality of instances whose class does not say what their fields are."""
+    if type(a) is not type(b):
+        return NotImplemented
+    return a is b or vars(a) == vars(b)
+
+
 class Plain:
     """Base of frozen dataclasses whose fields are options: numbers among them become Python's.
 

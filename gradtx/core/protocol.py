@@ -16,7 +16,7 @@ from .autocast import define_outside_autocast
 from .errors import described
 from .execution import Execution, inherit
 from .names import unknown_override
-from .plain import Plain
+from .plain import Plain, same_attributes
 from .tree import PyTree
 
 
@@ -167,7 +167,7 @@ def override_names(tx: GradientTransformation) -> set[str]:
     return known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Wrapper(GradientTransformation):
     """Base class of transforms built around one other transform.
 
@@ -192,6 +192,12 @@ class Wrapper(GradientTransformation):
     given_as: ClassVar[str] = "transform"  # the argument's name in messages
 
     transform: GradientTransformation
+
+    def __eq__(self, other: object) -> Any:
+        return same_attributes(self, other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
     def _prepare(self) -> None:
         super()._prepare()

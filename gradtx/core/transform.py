@@ -36,7 +36,7 @@ class TreeState(NamedTuple):
     shared: PyTree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LeafTransform(DeclaredTransform):
     """Base class of transforms that treat every leaf by itself.
 
@@ -148,7 +148,7 @@ def _like_fields(new: Any, old: Any) -> Any:
     return type(new)(*(like(n, o) for n, o in zip(new, old, strict=True)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TreeTransform(DeclaredTransform):
     """Base class of transforms that need all leaves at once.
 

@@ -378,3 +378,18 @@ def test_explain_of_a_lone_partition() -> None:
     )
     text = gx.explain(tx, {"w": torch.ones(4, 4), "b": torch.ones(4)})
     assert "partition                 fused, 1 pass" in text
+
+
+def test_a_class_that_declares_no_fields_is_what_its_instances_hold() -> None:
+    class times(gx.LeafTransform):
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        def update_leaf(self, u: Tensor, s: Any, p: Tensor, h: Any) -> Any:
+            return u * self.factor, s
+
+    assert times(2.0) == times(2.0) != times(3.0)
+    for factor in (2.0, 3.0):
+        params = {"w": torch.zeros(3)}
+        gx.fuse(times(factor))(params, {"w": torch.ones(3)}, ())
+        assert params["w"].tolist() == [factor] * 3

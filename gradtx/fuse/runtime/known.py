@@ -25,9 +25,12 @@ def is_plain(x: Any) -> bool:
         return all(map(is_plain, x))
     if isinstance(x, Mapping):
         return all(is_plain(v) for item in x.items() for v in item)
-    if not dataclasses.is_dataclass(x):
+    if not dataclasses.is_dataclass(x) or "__dataclass_fields__" not in vars(type(x)):
         return False
-    return all(is_plain(getattr(x, f.name)) for f in dataclasses.fields(x))
+    names = {f.name for f in dataclasses.fields(x)}
+    if any(name not in names and not hasattr(type(x), name) for name in vars(x)):
+        return False  # more than what is compared
+    return all(is_plain(getattr(x, name)) for name in names)
 
 
 def has_hash(x: Any) -> bool:
