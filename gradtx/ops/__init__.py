@@ -6,6 +6,7 @@ from gradtx.ops.basis import rotate
 from gradtx.ops.block_fisher import block_fisher, block_fisher_times
 from gradtx.ops.block_quantize import block_dequantize, block_quantize
 from gradtx.ops.block_top_k import block_top_k
+from gradtx.ops.cholesky_iteration import cholesky_iteration, cholesky_turn
 from gradtx.ops.clenshaw import clenshaw
 from gradtx.ops.column_adam import column_adam
 from gradtx.ops.coordinates import coordinates, coordinates_squares
@@ -38,6 +39,8 @@ __all__ = [
     "block_fisher_times",
     "block_quantize",
     "block_top_k",
+    "cholesky_iteration",
+    "cholesky_turn",
     "clenshaw",
     "column_adam",
     "coordinates",

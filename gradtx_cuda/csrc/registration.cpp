@@ -43,6 +43,8 @@ STABLE_TORCH_LIBRARY_IMPL(gradtx, CPU, library) {
   GX_IMPL(coupled_newton, cpu)
   GX_IMPL(denman_beavers, cpu)
   GX_IMPL(clenshaw, cpu)
+  GX_IMPL(cholesky_iteration, cpu)
+  GX_IMPL(cholesky_turn, cpu)
 }
 #ifdef GX_WITH_CUDA
 GX_REGISTER(CUDA, cuda)

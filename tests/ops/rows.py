@@ -374,6 +374,29 @@ def denman_beavers_samples() -> list[tuple[Any, ...]]:
     ]
 
 
+def cholesky_iteration_samples() -> list[tuple[Any, ...]]:
+    """Matrices whose factors have no rounding."""
+    s = torch.kron(torch.eye(10), torch.tensor([[9.0, 12.0], [12.0, 41.0]]))
+    both = torch.stack([s, 4.0 * s])  # (2, 20, 20)
+    return [(both,), (both.mT,), (both.double(),), (both[:, :3, :3],), (both[:0],)]
+
+
+def cholesky_turn_samples() -> list[tuple[Any, ...]]:
+    """Whole numbers, divided by powers of two."""
+    first = torch.kron(torch.eye(10), torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+    first, second = torch.stack([first, 2.0 * first]), torch.stack([4.0 * first, first])
+    x = torch.stack([whole(7, 20), whole(20, 7).t()])
+    return [
+        (x, first, second, False),
+        (x.mT, first, second, True),
+        (x.mT.contiguous(), first.mT.contiguous().mT, second, True),
+        (x.double(), first.double(), second.double(), False),
+        (x[:, :, :3], first[:, :3, :3], second[:, :3, :3], False),
+        (x[:, :0], first, second, False),
+        (x[:0], first[:0], second[:0], False),
+    ]
+
+
 def clenshaw_samples() -> list[tuple[Any, ...]]:
     m = coupled_newton_samples()[0][0]
     return [
@@ -429,6 +452,8 @@ SAMPLES: dict[str, Samples] = {
     "coupled_newton": coupled_newton_samples,
     "denman_beavers": denman_beavers_samples,
     "clenshaw": clenshaw_samples,
+    "cholesky_iteration": cholesky_iteration_samples,
+    "cholesky_turn": cholesky_turn_samples,
     "block_quantize": block_quantize_samples,
     "block_dequantize": block_dequantize_samples,
     "pack_signs": pack_signs_samples,

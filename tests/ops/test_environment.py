@@ -20,6 +20,8 @@ KERNELS = {
     "block_fisher_times",
     "block_quantize",
     "block_top_k",
+    "cholesky_iteration",
+    "cholesky_turn",
     "clenshaw",
     "column_adam",
     "coordinates",

@@ -13,8 +13,8 @@ from ...core import decompositions
 from ...core.checks import can_read
 from ...core.constants import constant
 from ...core.fields import static
-from ...ops.matrix_powers import may_look
 from ...ops.symmetric_product import symmetric_product
+from .orthogonal_iteration import Rotation, iterated, picked, qr
 from .policy import Policy
 
 
@@ -23,12 +23,14 @@ class Turned(NamedTuple):
 
     Attributes:
         factor: (n, d, d), in coordinates of the new basis.
+        basis: (n, d, d), the new one.
         rotation: (n, d, d), q = Q_old^T Q_new.
         order: (n, d), which old column each new one continues, or ().
     """
 
     factor: Tensor
-    rotation: Tensor
+    basis: Tensor
+    rotation: Tensor | Rotation
     order: Tensor | tuple[()]
 
 
@@ -85,30 +87,36 @@ class eigenbasis(Policy):
         """A leaf's phase, or () where all have the same."""
         return phase_of(name, self.every, like) if self.staggered else ()
 
-    def turned(self, factor: Tensor, how: str) -> Turned:
-        """The next basis of factors (n, d, d); ``how`` is one of the names of ``refresh``."""
-        if how in ("eigh", "eigh_descending"):
-            values, q = eigh(factor)  # (n, d), (n, d, d)
-            if how == "eigh_descending":
-                values, q = values.flip(-1), q.flip(-1)
-            return Turned(torch.diag_embed(values), q, ())
-        diagonal = factor.diagonal(dim1=-2, dim2=-1)  # (n, d)
+    def first(self, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """The first bases (n, d, d) of factors, in whose coordinates these then are."""
+        return self._decomposed(factor, "eigh_descending")
+
+    def turned(self, factor: Tensor, basis: Tensor, how: str) -> Turned:
+        """The next of bases (n, d, d) with factors (n, d, d); ``how`` is a name of ``refresh``."""
+        if how == "power_qr_sorted":
+            diagonal = factor.diagonal(dim1=-2, dim2=-1)  # (n, d)
+            order = torch.argsort(diagonal, dim=-1, descending=True, stable=True)
+            return Turned(*iterated(factor, basis, order), order)
+        if how == "qr":
+            return Turned(*iterated(factor, basis), ())
+        new, q = self._decomposed(factor, how)
+        return Turned(new, torch.bmm(basis, q), q, ())
+
+    def _decomposed(self, factor: Tensor, how: str) -> tuple[Tensor, Tensor]:
+        """q^T F q and q."""
         if how == "qr_algorithm":
             return self._by_qr_algorithm(factor)
-        if how in ("qr", "qr_sorted"):
+        if how == "qr_sorted":
             q, r = qr(factor)
             new = symmetric_product(r, q)
-            if how == "qr":
-                return Turned(new, q, ())
             order = torch.argsort(new.diagonal(dim1=-2, dim2=-1), descending=True, stable=True)
-            return Turned(_columns(_columns(new, order).mT, order), _columns(q, order), ())
-        order = torch.argsort(diagonal, dim=-1, descending=True, stable=True)
-        # F[:, order] = q r, so that q^T F q is r times q with its rows in that order. The columns
-        # are rows, which are faster to pick.
-        q, r = qr(_rows(factor, order).mT)
-        return Turned(symmetric_product(r, _rows(q, order)), q, order)
+            return _columns(_columns(new, order).mT, order), _columns(q, order)
+        values, q = eigh(factor)  # (n, d), (n, d, d)
+        if how == "eigh_descending":
+            values, q = values.flip(-1), q.flip(-1)
+        return torch.diag_embed(values.clamp(min=0.0)), q
 
-    def _by_qr_algorithm(self, factor: Tensor) -> Turned:
+    def _by_qr_algorithm(self, factor: Tensor) -> tuple[Tensor, Tensor]:
         eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         turned, rotation = factor.detach() + self.ridge * eye, eye.expand_as(factor)
         for _ in range(self.iterations):
@@ -123,7 +131,7 @@ class eigenbasis(Policy):
             )
         order = torch.argsort(turned.diagonal(dim1=-2, dim2=-1), dim=-1, stable=True)
         turned = _columns(_columns(turned - self.ridge * eye, order).mT, order)
-        return Turned(turned, _columns(rotation, order), ())
+        return turned, _columns(rotation, order)
 
 
 def due(k: Tensor, every: int, phase: Tensor | tuple[()], start: int | None = None) -> Tensor:
@@ -162,14 +170,6 @@ def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)
 
 
-def qr(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Decompositions q r of (n, d, d) with a diagonal of r >= 0; constants for derivatives."""
-    q, r = decompositions.qr(x.detach())
-    diagonal = r.diagonal(dim1=-2, dim2=-1)
-    sign = torch.where(diagonal < 0, -torch.ones_like(diagonal), 1.0)
-    return q * sign[..., None, :], r * sign[..., :, None]
-
-
 def symmetrized(x: Tensor) -> Tensor:
     """The symmetric part."""
     return 0.5 * (x + x.mT)
@@ -177,11 +177,4 @@ def symmetrized(x: Tensor) -> Tensor:
 
 def _columns(x: Tensor, order: Tensor) -> Tensor:
     """The columns of (n, d, d) in another order, one a matrix."""
-    return _rows(x.mT, order).mT
-
-
-def _rows(x: Tensor, order: Tensor) -> Tensor:
-    """The rows of (n, d, d) in another order, one a matrix."""
-    if may_look(x):  # faster than gather
-        return torch.stack([y.index_select(0, rows) for y, rows in zip(x, order, strict=True)])
-    return torch.gather(x, -2, order.unsqueeze(-1).expand_as(x))
+    return picked(x.mT, order, 1).mT

@@ -333,14 +333,14 @@ class _Work:
         """The first factors and bases."""
         tx = self.tx
 
-        def fn(kind: Kind, y: Tensor, factors: Sides, weight: Tensor) -> tuple[Turned, ...]:
+        def fn(kind: Kind, y: Tensor, factors: Sides, weight: Tensor) -> tuple[Sides, Sides]:
             weight = torch.ones_like(weight) if tx.factors.whole_first else weight
             start = first_factors(tx.factors, kind, y, factors, weight)
-            return turn(tx.basis, "eigh_descending", start)
+            new = [tx.basis.first(f) for f in start]
+            return tuple(f for f, _ in new), tuple(q for _, q in new)
 
         done = self.units.each(where, fn, ys, self.factors, self.new, large=at_once())
-        for i, turns in done.items():
-            fresh = tuple(t.factor for t in turns), tuple(t.rotation for t in turns)
+        for i, fresh in done.items():
             flag = self.first[i]
             if isinstance(flag, Tensor):
                 fresh = tree.where(flag, fresh, (self.factors[i], self.bases[i]))
@@ -352,17 +352,16 @@ class _Work:
         turns: dict[int, tuple[Turned, ...]] = {}
         for how, mine in self._methods([i for i in where if self.due[i] is not False]):
 
-            def fn(kind: Kind, factors: Sides, how: str = how) -> tuple[Turned, ...]:
-                return turn(tx.basis, how, factors)
+            def fn(kind: Kind, factors: Sides, bases: Sides, how: str = how) -> tuple[Turned, ...]:
+                return turn(tx.basis, how, factors, bases)
 
-            turns |= self.units.each(mine, fn, self.factors, large=at_once())
+            turns |= self.units.each(mine, fn, self.factors, self.bases, large=at_once())
         out = list(ys)
         for i, done in turns.items():
             kept = self.factors[i], self.bases[i], ys[i]
-            pairs = zip(self.bases[i], done, strict=True)
             new = (
                 tuple(t.factor for t in done),
-                tuple(torch.bmm(q, t.rotation) for q, t in pairs),
+                tuple(t.basis for t in done),
                 ys[i] if tx.after else carry(self.units.all[i].kind, ys[i], done, second=False),
             )
             flag = self.due[i]

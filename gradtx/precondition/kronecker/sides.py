@@ -14,6 +14,7 @@ from ...core.declared import Call, widen
 from ...core.leaves import densify_leaf
 from .eigenbasis import Turned, eigenbasis
 from .factors import kronecker_factors
+from .orthogonal_iteration import picked, rotate
 from .spectrum import spectrum
 from .stacks import along, contract, unfolded
 from .units import Kind
@@ -92,19 +93,18 @@ def first_factors(
     return tuple(how.updated(torch.zeros_like(f), x, side, zero, new) for f, side in pairs)
 
 
-def turn(how: eigenbasis, method: str, factors: Sides) -> tuple[Turned, ...]:
+def turn(how: eigenbasis, method: str, factors: Sides, bases: Sides) -> tuple[Turned, ...]:
     """The next bases of all sides."""
-    return tuple(how.turned(f, method) for f in factors)
+    return tuple(how.turned(f, q, method) for f, q in zip(factors, bases, strict=True))
 
 
 def carry(kind: Kind, x: Tensor, turns: Sequence[Turned], second: bool) -> Tensor:
     """Coordinates of blocks, or averages of their squares, after the bases have turned."""
     for t, side in zip(turns, kind.sides, strict=True):
         if not second:
-            x = contract(x, t.rotation, side)
+            x = rotate(x, t.rotation, side)
         elif isinstance(t.order, Tensor):
-            index = along(t.order, side, x.ndim - 1).expand_as(x)
-            x = torch.gather(x, side + 1, index)
+            x = picked(x, t.order, side + 1)
     return x
 
 

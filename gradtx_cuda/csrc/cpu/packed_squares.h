@@ -63,10 +63,6 @@ class SquareProducts {
     });
   }
 
-  const int64_t n, panels;
-  const std::vector<Place> all, upper;
-
- private:
   // Tiles worth `per` products of rows and steps each.
   template <typename Body>
   void for_tiles(int64_t tiles, int64_t per, const Body& body) const {
@@ -74,6 +70,10 @@ class SquareProducts {
     torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, kGrain / per), body);
   }
 
+  const int64_t n, panels;
+  const std::vector<Place> all, upper;
+
+ private:
   bool alone_;
 };
 

@@ -1,6 +1,10 @@
 // Tiles of a product in an order that uses packed panels again while they are in cache.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cstdlib>
 #include <memory>
 #include <vector>
@@ -102,14 +106,20 @@ void multiply_tiles(const std::vector<Place>& places, int64_t begin, int64_t end
   }
 }
 
-// Memory for packed matrices.
+constexpr size_t kHugePage = 1 << 21;
+
+// Memory for packed matrices, in large pages where there are some: new ones take a while.
 class Memory {
  public:
   Memory() = default;
-  explicit Memory(int64_t words)
-      : data_(static_cast<uint32_t*>(std::aligned_alloc(64, words * sizeof(uint32_t)))),
-        words_(words) {
+  explicit Memory(int64_t words) : words_(words) {
+    const size_t bytes = words * sizeof(uint32_t), unit = bytes < kHugePage ? 64 : kHugePage;
+    const size_t size = (bytes + unit - 1) / unit * unit;
+    data_.reset(static_cast<uint32_t*>(std::aligned_alloc(unit, size)));
     require(data_ != nullptr, "products: out of memory");
+#ifdef MADV_HUGEPAGE
+    if (unit == kHugePage) madvise(data_.get(), size, MADV_HUGEPAGE);
+#endif
   }
   uint32_t* data() const { return data_.get(); }
   int64_t words() const { return words_; }

@@ -151,15 +151,10 @@ GX_WIDE_BF16 void mirror(__m512i* x) {
   }
 }
 
-// Add the product of two packed panels to a tile of float32, or begin one.
+// Add the product of two packed panels to the rows of a tile.
 template <bool kHalf>
-GX_AVX512_BF16 inline void multiply(const uint32_t* a, const uint32_t* b, int64_t steps,
-                                    bool begins, float* tile) {
-  __m512 sums[kTile];
-#pragma GCC unroll 16
-  for (int r = 0; r < kTile; ++r) {
-    sums[r] = begins ? _mm512_setzero_ps() : _mm512_loadu_ps(tile + r * kTile);
-  }
+GX_WIDE_BF16 void multiply_rows(const uint32_t* a, const uint32_t* b, int64_t steps,
+                                __m512* sums) {
   for (int64_t s = 0; s < steps; ++s, a += kTile, b += kTile) {
     const __m512i columns = _mm512_loadu_si512(b);
 #pragma GCC unroll 16
@@ -174,8 +169,34 @@ GX_AVX512_BF16 inline void multiply(const uint32_t* a, const uint32_t* b, int64_
       }
     }
   }
+}
+
+// The same for a tile of float32 in memory, which goes on or begins.
+template <bool kHalf>
+GX_AVX512_BF16 inline void multiply(const uint32_t* a, const uint32_t* b, int64_t steps,
+                                    bool begins, float* tile) {
+  __m512 sums[kTile];
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) {
+    sums[r] = begins ? _mm512_setzero_ps() : _mm512_loadu_ps(tile + r * kTile);
+  }
+  multiply_rows<kHalf>(a, b, steps, sums);
 #pragma GCC unroll 16
   for (int r = 0; r < kTile; ++r) _mm512_storeu_ps(tile + r * kTile, sums[r]);
+}
+
+// Add a product to a tile, or take it off, when it has been summed up: in long sums less is lost.
+template <bool kMinus>
+GX_AVX512_BF16 inline void add_product(const uint32_t* a, const uint32_t* b, int64_t steps,
+                                       float* tile) {
+  __m512 sums[kTile] = {};
+  multiply_rows<false>(a, b, steps, sums);
+#pragma GCC unroll 16
+  for (int r = 0; r < kTile; ++r) {
+    const __m512 old = _mm512_loadu_ps(tile + r * kTile);
+    _mm512_storeu_ps(tile + r * kTile,
+                     kMinus ? _mm512_sub_ps(old, sums[r]) : _mm512_add_ps(old, sums[r]));
+  }
 }
 
 }  // namespace gx
