@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,26 +72,27 @@ def iterated(factor: Tensor, basis: Tensor, order: Tensor | tuple[()] = ()) -> I
     factor, basis = factor.detach(), basis.detach()
     by_products = may_look(factor) and factor.dtype == torch.float32 and _has_kernels()
     if not by_products or factor.shape[-1] < _SMALL:
-        return _by_reflections(factor, basis, order)
+        return Iterated(*_by_reflections(factor, basis, order))
     if isinstance(order, Tensor):
         factor = picked(picked(factor, order, 1), order, 2)
         basis = picked(basis, order, 2)
-    whole: list[_Found | None] = [None] * len(factor)
+    done: dict[int, _Found] = {}
     largest, eps = factor.diagonal(dim1=1, dim2=2).amax(-1), torch.finfo(factor.dtype).eps
     for share in ((16 * eps) ** 2, math.sqrt(factor.shape[-1]) * eps):
-        there = [i for i, found in enumerate(whole) if found is None]
+        there = [i for i in range(len(factor)) if i not in done]
         if there:
             ridge = torch.where(largest == 0, 1.0, share * largest)
-            for i, found in _by_products(_some(factor, there), _some(basis, there), ridge[there]):
-                whole[there[i]] = found
-    for i, found in enumerate(whole):
-        if found is None:
+            for i, one in _by_products(_some(factor, there), _some(basis, there), ridge[there]):
+                done[there[i]] = one
+    for i in range(len(factor)):
+        if i not in done:
             new, turned, q = _by_reflections(factor[i : i + 1], basis[i : i + 1], ())
-            whole[i] = _Found(new[0], turned[0], q[0], q[0], False)
+            done[i] = _Found(new[0], turned[0], q[0], q[0], False)
+    found = [done[i] for i in range(len(factor))]
     new, turned, first, second = (
-        _stack([found[k] for found in whole if found is not None]) for k in range(4)
+        _stack(xs) for xs in zip(*(one[:4] for one in found), strict=True)
     )
-    divides = torch.tensor([f is not None and f.divides for f in whole], dtype=torch.bool)
+    divides = torch.tensor([f.divides for f in found], dtype=torch.bool, device=factor.device)
     return Iterated(new, turned, Rotation(order, first, second, divides))
 
 
@@ -152,7 +154,9 @@ def _by_products(s: Tensor, basis: Tensor, ridge: Tensor) -> list[tuple[int, _Fo
     return found
 
 
-def _by_reflections(factor: Tensor, basis: Tensor, order: Tensor | tuple[()]) -> Iterated:
+def _by_reflections(
+    factor: Tensor, basis: Tensor, order: Tensor | tuple[()]
+) -> tuple[Tensor, Tensor, Tensor]:
     if isinstance(order, Tensor):
         # F[:, order] = q r, so that q^T F q is r times q with its rows in that order. The columns
         # are rows, which are faster to pick.
@@ -161,7 +165,7 @@ def _by_reflections(factor: Tensor, basis: Tensor, order: Tensor | tuple[()]) ->
     else:
         q, r = qr(factor)
         new = symmetric_product(r, q)
-    return Iterated(new, torch.bmm(basis, q), q)
+    return new, torch.bmm(basis, q), q
 
 
 def _times(x: Tensor, rotation: Rotation, left: bool) -> Tensor:
@@ -212,5 +216,5 @@ def _some(x: Tensor, where: list[int]) -> Tensor:
     return x if len(where) == len(x) else x[where]
 
 
-def _stack(xs: list[Tensor]) -> Tensor:
-    return xs[0][None] if len(xs) == 1 else torch.stack(xs)
+def _stack(xs: Sequence[Tensor]) -> Tensor:
+    return xs[0][None] if len(xs) == 1 else torch.stack(list(xs))
