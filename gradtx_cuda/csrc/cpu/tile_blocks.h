@@ -1,15 +1,12 @@
 // Tiles of a product in an order that uses packed panels again while they are in cache.
 #pragma once
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "../registration.h"
+#include "large_pages.h"
 #include "tiles.h"
 
 #if GX_HAS_AVX512
@@ -106,20 +103,16 @@ void multiply_tiles(const std::vector<Place>& places, int64_t begin, int64_t end
   }
 }
 
-constexpr size_t kHugePage = 1 << 21;
-
-// Memory for packed matrices, in large pages where there are some: new ones take a while.
+// Memory for packed matrices.
 class Memory {
  public:
   Memory() = default;
   explicit Memory(int64_t words) : words_(words) {
-    const size_t bytes = words * sizeof(uint32_t), unit = bytes < kHugePage ? 64 : kHugePage;
+    const size_t bytes = words * sizeof(uint32_t), unit = bytes < kLargePage ? 64 : kLargePage;
     const size_t size = (bytes + unit - 1) / unit * unit;
     data_.reset(static_cast<uint32_t*>(std::aligned_alloc(unit, size)));
     require(data_ != nullptr, "products: out of memory");
-#ifdef MADV_HUGEPAGE
-    if (unit == kHugePage) madvise(data_.get(), size, MADV_HUGEPAGE);
-#endif
+    use_large_pages(data_.get(), size, false);
   }
   uint32_t* data() const { return data_.get(); }
   int64_t words() const { return words_; }
