@@ -25,7 +25,7 @@ from ...ops.registry import has_kernel
 from ...ops.symmetric_product import product, symmetric_product
 from .stacks import contract
 
-_SMALL = 48  # rows of matrices below which reflections are as fast
+_SMALL = 64  # rows of matrices below which reflections are as fast
 # Norms of the rows of Q^T Q - I, in roundoffs: of what is taken as it is, and of what is corrected.
 # Reflections give 5 to 10.
 _EXACT, _NEAR = 32.0, 1024.0
