@@ -175,8 +175,9 @@ def in_vectors(body: Sequence[str]) -> list[str]:
         "const auto some = [&](const gx_int k, const auto lanes) __attribute__((always_inline)) {",
         *(f"  {line}" for line in body),
         "};",
+        "const gx_int whole = size & -16;",
         "gx_int k = 0;",
-        "for (; k + 16 <= size; k += 16) some(k, gx_all{});",
+        "for (; k < whole; k += 16) some(k, gx_all{});",
         "if (k < size) some(k, gx_first(size - k));",
     ]
 

@@ -1,12 +1,14 @@
 """C++ for a pass over leaves that are seen as matrices.
 
 A task is a tile: a stripe of rows, all columns or a block of them. It goes over it row by row, so
-that memory is read as a stream; over two rows at a time where what belongs to columns does not stay
-in the nearest cache, which is then fetched half as often. Sums of rows are finished in the tile,
-sums of columns are left behind per tile and added up in order by whoever needs them.
+that memory is read as a stream; over some rows at a time where they share sums of columns, or what
+belongs to columns does not stay in the nearest cache. Sums of rows are finished in the tile, sums
+of columns are left behind per tile and added up in order by whoever needs them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from ..ir.expression import c_type, name, operand
 from ..ir.graph import VECTORS, Input
@@ -19,6 +21,7 @@ from .prelude import STORAGE, STRIP, WIDTH
 
 _BLOCK = 512  # columns of a block: its flags stay in the first cache
 _NEAR = 4096  # elements of all columns from which rows are taken in pairs: half of the first cache
+_ROWS = 4  # of a loop with vectors that sums up columns: a row alone waits for memory
 _STAGGER = 208  # elements that keep columns of two arrays off the same sets of a cache
 
 
@@ -94,15 +97,23 @@ class MatrixPass:
         if wide and not self.lanes:
             return []
         rows = self._wide_rows if wide else self._rows
-        far = _NEAR // max(len(self.columns) + len(self._of_form("column")), 1)
-        pairs = [f"if (b > {far}) for (; i + 2 <= last; i += 2) {{", *_indent(rows(2)), "}"]
         return [
             "gx_int i = first;",
-            *pairs * bool(not self.arrays and (self.columns or self._of_form("column"))),
+            *(self._some(_ROWS, rows) * bool(self.columns) if wide else self._pairs()),
             "for (; i < last; ++i) {",
             *_indent(rows(1)),
             "}",
         ]
+
+    def _pairs(self) -> list[str]:
+        if self.arrays or not (self.columns or self._of_form("column")):
+            return []
+        wide = _NEAR // (len(self.columns) + len(self._of_form("column")))
+        return [f"if (b > {wide})", *self._some(2, self._rows)]
+
+    def _some(self, count: int, rows: Callable[[int], list[str]]) -> list[str]:
+        each = f"for (; i + {count} <= last; i += {count}) {{"
+        return [each, *_indent(rows(count)), "}"]
 
     def _wide_rows(self, count: int) -> list[str]:
         """What ``_rows`` says, with vectors."""
