@@ -415,6 +415,7 @@ class Optimizer(torch.optim.Optimizer):
         self.state.clear()
         self.state.update(state)
         self.param_groups[:] = groups
+        self._follow_options(list(self._buckets()), self._names())  # what made the states
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
@@ -441,6 +442,7 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
+        self._follow_options(list(self._buckets()), self._names())
 
     def __repr__(self) -> str:
         chains = dict.fromkeys(repr(self.transform_of(g)) for g in self.param_groups)

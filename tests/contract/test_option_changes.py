@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import re
@@ -36,6 +37,8 @@ QUICK = {
     ("Muon", "matrix"),
     ("ProdigyAdv", "slice_p"),
     ("ScheduleFreeAdamW", "inner_momentum"),
+    ("ACDC", "momentum"),
+    ("MFAC", "window"),
 }
 # The chain does not take these together; both ways fail with its own words.
 IMPOSSIBLE = re.compile(
@@ -102,6 +105,14 @@ def test_state_follows_and_every_checkpoint_loads(
     for p, kept in ((params, opt), (q, late)):
         run(kept, p, range(5, 6))
     assert_equal(params, q)
+    # Back again: what was loaded or copied just before knows what made its state.
+    late.load_state_dict(saved(opt))
+    twin, others = copy.deepcopy((opt, params))
+    for p, kept in ((params, opt), (q, late), (others, twin)):
+        kept.param_groups[0][option] = before
+        run(kept, p, range(6, 8))
+    assert_equal(params, q)
+    assert_equal(params, others)
     assert all(bool(torch.isfinite(p).all()) for p in params)
 
 
@@ -279,8 +290,6 @@ def test_schedulers_change_options_that_choose_members() -> None:
 
 
 def test_copies_have_the_form_of_their_options() -> None:
-    import copy
-
     params, opt = adamw()
     opt.param_groups[0]["amsgrad"] = True
     twin, others = copy.deepcopy((opt, params))
