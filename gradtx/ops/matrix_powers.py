@@ -52,6 +52,8 @@ def identity(a: Tensor) -> Tensor:
 
 def distance(m: Tensor) -> Tensor:
     """The largest entry of ``|m - I|`` of every matrix, (batch, 1, 1)."""
+    if not m.shape[-1]:
+        return m.new_zeros((len(m), 1, 1))
     return (m - identity(m)).abs().amax((-2, -1), keepdim=True)
 
 
@@ -75,12 +77,12 @@ def multiply(
     """
     if low is None:
         return product(x, y, c, beta, alpha)
-    x, y = x.to(low), y.to(low)
+    wide, x, y = x.dtype, x.to(low), y.to(low)
     if x.is_cuda and not is_watched(x, y, c):
         out = torch.bmm(x, y, out_dtype=torch.float32)
         out = out if alpha == 1.0 else alpha * out
-        return out if c is None else out + beta * c
-    return product(x.float(), y.float(), c, beta, alpha)
+        return (out if c is None else out + beta * c).to(wide)
+    return product(x.to(wide), y.to(wide), c, beta, alpha)
 
 
 def square(w: Tensor, low: torch.dtype | None = None) -> Tensor:

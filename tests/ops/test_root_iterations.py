@@ -114,3 +114,23 @@ def test_invalid_arguments():
     ):
         with pytest.raises(ValueError, match=text):
             call()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("low", [BF16, F16])
+def test_double_precision_is_rounded_to_16_bits_and_stays_double(name, low):
+    x = stack(2, 9, 1)[0]
+    got = OPERATORS[name](x.double(), low=low)
+    assert got.dtype == F64
+    assert error(got, exact(name, x)) < ERRORS[low]
+    if low == F16:
+        got = gx.ops.coupled_newton(x.double(), torch.ones(2, dtype=F64), 3, 4, 1e-3, low)
+        want = gx.ops.coupled_newton(x.double(), torch.ones(2, dtype=F64), 3, 4, 1e-3)
+        assert got.dtype == F64
+        assert error(got, want) < ERRORS[low]
+
+
+def test_matrices_without_entries():
+    x = torch.zeros(2, 0, 0, requires_grad=True)
+    for halves in (False, True):
+        assert gx.ops.coupled_newton(x, torch.ones(2), 4, 3, 1e-3, halves=halves).shape == x.shape
