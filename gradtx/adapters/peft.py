@@ -17,6 +17,7 @@ from .module import config_of, get_adapters, load_adapters
 _PREFIX = "base_model.model."
 _FACTORS = {".lora_A.weight": 0, ".lora_B.weight": 1}
 _SETTINGS, _TENSORS = "adapter_config.json", "adapter_model.bin"
+_SAFE = "adapter_model.safetensors"  # which PEFT reads before the other one
 # What would change what the adapters do, and the values that leave them alone.
 _UNKNOWN: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
@@ -25,6 +26,11 @@ _UNKNOWN: dict[str, tuple[Any, ...]] = {
     "alpha_pattern": ({}, None),
     "bias": ("none", None),
     "modules_to_save": (None, []),
+    # Others change the weights below the adapters.
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
+    "layer_replication": (None, []),
+    "alora_invocation_tokens": (None,),
+    "use_qalora": (False, None),
 }
 
 
@@ -139,7 +145,8 @@ def save_peft(model: nn.Module, folder: str | Path, rank: int | None = None) -> 
         rank: in [1, r]; None for r.
 
     Raises:
-        ValueError: a model without adapters, or a rank outside [1, r].
+        ValueError: a model without adapters, a rank outside [1, r], or a folder with
+            adapter_model.safetensors, which PEFT would read instead. Nothing is written then.
 
     >>> import os, tempfile, torch, gradtx as gx
     >>> model = gx.adapters.wrap(torch.nn.Sequential(torch.nn.Linear(4, 3)), rank=4)
@@ -150,6 +157,11 @@ def save_peft(model: nn.Module, folder: str | Path, rank: int | None = None) -> 
     """
     tensors, settings = to_peft(get_adapters(model), config_of(model), rank)
     folder = Path(folder)
+    if (folder / _SAFE).exists():
+        raise ValueError(
+            f"save_peft: {folder} has {_SAFE}, which PEFT reads before {_TENSORS}; remove it or "
+            "take another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
     torch.save({name: tensor.cpu() for name, tensor in tensors.items()}, folder / _TENSORS)
@@ -186,7 +198,7 @@ def load_peft(model: nn.Module, folder: str | Path) -> None:
 
 
 def read_peft(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the settings in a folder of PEFT's.
+    """The tensors and the settings in a folder of PEFT's; of two files that which PEFT reads.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -194,8 +206,8 @@ def read_peft(folder: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     folder = Path(folder)
     settings = json.loads((folder / _SETTINGS).read_text())
-    if (folder / _TENSORS).exists():
+    if not (folder / _SAFE).exists():
         return torch.load(folder / _TENSORS, map_location="cpu", weights_only=True), settings
     from safetensors.torch import load_file
 
-    return load_file(folder / "adapter_model.safetensors"), settings
+    return load_file(folder / _SAFE), settings

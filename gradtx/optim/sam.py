@@ -13,6 +13,7 @@ from .from_transform import EvaluatingTransformOptimizer
 from .options import Option, options_of
 
 _TINY = 1e-12  # of a gradient that is zero
+_RHO = Option((("rho",),), ("[0, inf)",), 0.05)
 _RENAMED = {
     "sam.adv_optimizer.normalize_by_update_norm.scale_factor": "rho",
     "sam.adv_optimizer.normalize_by_update_norm.eps": None,
@@ -33,7 +34,7 @@ class SAM(EvaluatingTransformOptimizer):
         **options: defaults of other group options.
 
     Raises:
-        ValueError: a negative ``rho``, or what ``from_transform`` raises.
+        ValueError, TypeError: another ``rho``, or what ``from_transform`` raises.
 
     Source: arXiv 2010.01412.
 
@@ -58,11 +59,10 @@ class SAM(EvaluatingTransformOptimizer):
         rho: float = 0.05,
         **options: Any,
     ) -> None:
-        if not rho >= 0:
-            raise ValueError(f"SAM: rho must be >= 0, got {rho}")
+        _RHO.check("SAM", "rho", rho)
         adversary = chain(scale(-1.0), normalize_by_update_norm(rho, _TINY))
         super().__init__(params, sam(transform, adversary, opaque_mode=True), lr, **options)
 
     def _chain_options(self) -> Mapping[str, Option]:
         found = options_of(self.transform, _RENAMED)
-        return found | {"rho": replace(found["rho"], within=("[0, inf)",))}
+        return found | {"rho": replace(found["rho"], within=_RHO.within)}

@@ -66,7 +66,8 @@ def report(
         All numbers; ``str`` of it is the table.
 
     Raises:
-        ValueError: no solutions, or ``after`` without ``loss_fn`` or with other names or seeds.
+        ValueError: no solutions, ``start`` with other seeds, or ``after`` without ``loss_fn`` or
+            with other names or seeds.
         ModuleNotFoundError: a picture is wanted and matplotlib is not installed.
 
     >>> import torch, gradtx as gx
@@ -175,6 +176,11 @@ def _seeds(given: PyTree | list[PyTree]) -> list[PyTree]:
 def _from(start: PyTree, seeds: Sequence[PyTree]) -> Iterator[tuple[PyTree, PyTree]]:
     """Every seed with where it began."""
     starts = _seeds(start)
+    if len(starts) not in (1, len(seeds)):
+        raise ValueError(
+            f"report: start must be one tree or one for each of {len(seeds)} seeds, "
+            f"got {len(starts)}"
+        )
     return zip(seeds, starts * len(seeds) if len(starts) == 1 else starts, strict=True)
 
 

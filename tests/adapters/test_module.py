@@ -301,6 +301,7 @@ GOOD = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
     [
         (PAIR, GOOD | {"peft_type": "IA3"}, "peft_type must be 'LORA', got 'IA3'"),
         (PAIR, GOOD | {"use_dora": True}, "cannot take use_dora=True"),
+        (PAIR, GOOD | {"init_lora_weights": "pissa_niter_4"}, "cannot take init_lora_weights"),
         (PAIR, GOOD | {"rank_pattern": {"a": 3}}, "cannot take rank_pattern"),
         (PAIR, GOOD | {"r": 3}, "'a' has shapes .* r is 3"),
         ({"a.lora_A.weight": torch.ones(2, 3)}, GOOD, "'a' has one factor only"),
@@ -314,6 +315,19 @@ GOOD = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
 def test_what_cannot_be_read(tensors, settings, words):
     with pytest.raises(ValueError, match=f"from_peft: {words}"):
         X.from_peft(tensors, settings)
+
+
+def test_of_two_files_that_is_read_which_peft_reads(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    model = trained()
+    X.save_peft(model, tmp_path)
+    tensors, _ = X.peft.read_peft(tmp_path)
+    newer = {name: 2 * x for name, x in tensors.items()}
+    safetensors.save_file(newer, tmp_path / "adapter_model.safetensors")
+    got, _ = X.peft.read_peft(tmp_path)
+    assert all(torch.equal(got[name], newer[name]) for name in newer)
+    with pytest.raises(ValueError, match=r"save_peft: .* has adapter_model.safetensors"):
+        X.save_peft(model, tmp_path)
 
 
 @pytest.mark.parametrize("scaling", ["none", "rank", "sqrt"])

@@ -178,8 +178,11 @@ def test_sam_has_the_options_of_its_chain() -> None:
     opt = gx.optim.SAM([p], gx.scale_by_adam(), lr=0.5, rho=0.25)
     assert opt.param_groups[0]["lr"] == 0.5
     assert copy.deepcopy(opt).param_groups[0]["lr"] == 0.5
-    with pytest.raises(ValueError, match="rho must be >= 0"):
+    with pytest.raises(ValueError, match=r"SAM: rho must be in \[0, inf\), got -1"):
         gx.optim.SAM([p], gx.sgd(), rho=-1.0)
+    for bad in ("a", None, lambda step: 0.1):
+        with pytest.raises(TypeError, match="SAM: rho must be a number"):
+            gx.optim.SAM([p], gx.sgd(), rho=bad)
     with pytest.raises(ValueError, match=r"rho must be in \[0, inf\), got -1"):
         gx.optim.SAM([{"params": [p], "rho": -1.0}], gx.sgd())
     with pytest.raises(TypeError, match="unknown option 'beta'; the options of this chain are"):

@@ -208,6 +208,7 @@ def test_report_of_single_trees():
     for bad, words in (
         ({"solutions": {}}, "at least one solution"),
         ({"solutions": {"a": []}}, "at least one tree"),
+        ({"start": trees(1.0)[:2]}, "start must be one tree or one for each of 3 seeds, got 2"),
         ({"after": {"a": trees(1.0)}}, "after needs loss_fn"),
         ({"after": {"b": trees(1.0)}, "loss_fn": small_loss}, "the names and seeds"),
     ):
