@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import tree
+from .protocol import GradientTransformation, members
 from .tree import PyTree
 
 # What has a meaning of its own, whatever its structure is.
@@ -30,18 +31,32 @@ def map_trees(
     return {k: fn(v) if k not in _NO_TREES and is_like(v) else v for k, v in extra.items()}
 
 
-def without_trees(extra: Mapping[str, Any], updates: PyTree) -> dict[str, Any]:
+def without_trees(
+    wrapper: GradientTransformation, extra: Mapping[str, Any], updates: PyTree
+) -> dict[str, Any]:
     """The arguments without those that have the updates' structure and shapes.
 
     For wrappers whose transform sees other coordinates, in which nothing is known of these.
 
-    >>> import torch
+    Raises:
+        ValueError: a transform inside declares one of them.
+
+    >>> import torch, gradtx as gx
     >>> from gradtx.core.extra import without_trees
-    >>> without_trees({"value": 1.0, "hessian": [torch.zeros(2)]}, [torch.ones(2)])
+    >>> tx = gx.in_basis(gx.identity())
+    >>> without_trees(tx, {"value": 1.0, "hessian": [torch.zeros(2)]}, [torch.ones(2)])
     {'value': 1.0}
     """
     is_like = _like(updates)
-    return {k: v for k, v in extra.items() if k in _NO_TREES or not is_like(v)}
+    gone = {k for k, v in extra.items() if k not in _NO_TREES and is_like(v)}
+    for _, member in members(wrapper) if gone - {"grads"} else ():
+        for name in (*getattr(member, "needs_extra", ()), *getattr(member, "takes_extra", ())):
+            if name in gone:
+                raise ValueError(
+                    f"{wrapper.name}: {member.name} takes {name}, which has the coordinates of the "
+                    f"parameters; inside {wrapper.name} there are others"
+                )
+    return {k: v for k, v in extra.items() if k not in gone}
 
 
 def _like(updates: PyTree) -> Callable[[Any], bool]:

@@ -130,9 +130,9 @@ class InSubspace(DeclaredTransform, Wrapper):
         inner = self._carried(call, state.inner_state, states, turns, low)
         lowered = call.spec.unflatten(low)
         given = call.spec.unflatten(params) if wants_params else None
-        known = (
-            without_trees(call.extra, call.spec.unflatten(call.updates)) if turns else call.extra
-        )
+        known = call.extra
+        if turns:
+            known = without_trees(self, call.extra, call.spec.unflatten(call.updates))
         extra = {**known, "grads": lowered}
         out, inner = self.update_transform(lowered, inner, given, extra)
         outs = tree.leaves_like(self.name, call.spec, out, "inner update")

@@ -142,7 +142,7 @@ class low_rank(Wrapper):
     ) -> tuple[PyTree, PyTree]:
         factors = tree.map(lambda u: u.factor if isinstance(u, LowRankUpdate) else u, updates)
         if any(isinstance(u, LowRankUpdate) for u in tree.leaves(updates)):
-            extra = without_trees(extra, updates)
+            extra = without_trees(self, extra, updates)
         out, state = self.update_transform(factors, state, None, {**extra, "grads": factors})
 
         def joined(u: Any, new: Any) -> Any:

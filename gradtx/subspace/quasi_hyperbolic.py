@@ -108,7 +108,10 @@ class quasi_hyperbolic(DeclaredTransform):
                     f"{self.name}: needs the gradients of low-rank updates; use it inside gx.chain"
                 )
             grads = tree.leaves_like(self.name, spec, call.extra["grads"], "gradient")
-        extra = {**(without_trees(call.extra, updates) if projected else call.extra), "grads": low}
+        extra = {
+            **(without_trees(self, call.extra, updates) if projected else call.extra),
+            "grads": low,
+        }
         # Coordinates have no parameters.
         known = not projected and any(p is not None for p in call.params)
         given = spec.unflatten(call.params) if known else None

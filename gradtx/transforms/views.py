@@ -262,7 +262,7 @@ class in_basis(Wrapper):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         self._check(updates, params, "update", ANY_UPDATE)
-        extra = without_trees(extra, updates)
+        extra = without_trees(self, extra, updates)
 
         def turn(x: Any, inverse: bool) -> Tensor:
             return rotate(densify_leaf(x), self.basis, self.side, self.transform_by, inverse)

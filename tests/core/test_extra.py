@@ -139,10 +139,12 @@ def test_what_does_not_fit_is_refused(kind: Any, bad: Any, message: str) -> None
         kind().update(UPDATES, (), **extra)
 
 
-def test_other_coordinates_have_no_tree() -> None:
-    tx = gx.in_basis(newton())
+@pytest.mark.parametrize("inner", [newton, gx.scale_by_sophia])
+@pytest.mark.parametrize("wrap", [gx.in_basis, lambda tx: gx.in_subspace(gx.subspace.svd(1), tx)])
+def test_other_coordinates_have_no_tree(inner: Any, wrap: Any) -> None:
+    tx = wrap(inner())
     updates, hessian = {"w": UPDATES["w"]}, {"w": HESSIAN["w"]}
-    with pytest.raises(ValueError, match="needs hessian"):
+    with pytest.raises(ValueError, match=rf"{tx.name}: {inner.__name__} takes hessian, which has"):
         tx.update(updates, tx.init(updates), value=torch.tensor(1.0), hessian=hessian)
 
 
