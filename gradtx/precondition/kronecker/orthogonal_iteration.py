@@ -29,7 +29,7 @@ _SMALL = 64  # rows of matrices below which reflections are as fast
 # Norms of the rows of Q^T Q - I, in roundoffs: of what is taken as it is, and of what is corrected.
 # Reflections give 5 to 10.
 _EXACT, _NEAR = 32.0, 1024.0
-_LEAST = 2.0**-9  # of the squared pivots of M, as a share of the diagonal
+_LEAST = 2.0**-6  # of the squared pivots of M, as a share of the diagonal
 _PROBES = 16
 
 
