@@ -42,6 +42,7 @@ from .core.functions import identity, stateless, stateless_with_tree_map, transf
 from .core.hyper import Hyper, dynamic, static
 from .core.inject import StatefulSchedule, inject_hyperparams
 from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
+from .core.names import suggestion
 from .core.norms import safe_norm, safe_root_mean_squares
 from .core.parallel import graft, parallel
 from .core.protocol import GradientTransformation, Wrapper
@@ -82,7 +83,30 @@ _LATER = ("adapters", "capacity", "solutions", "testing")
 def __getattr__(name: str) -> ModuleType:
     if name in _LATER:
         return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_meant(name)}")
+
+
+# What Optax calls otherwise; docs/optax.md says why.
+_OPTAX = {
+    "MultiSteps": "multi_steps",
+    "global_norm": "tree.norm",
+    "inject_stateful_hyperparams": "inject_hyperparams",
+    "join_schedules": "schedules.join",
+    "multi_transform": "partition",
+    "scale_by_muon": "orthogonalize",
+    "selective_transform": "masked",
+    "sign_sgd": "signsgd",
+}
+
+
+def _meant(name: str) -> str:
+    """What a name that is not here was meant to be, for the message."""
+    plain = name.removesuffix("_schedule")
+    if plain in schedules.__all__:
+        return f"; did you mean 'schedules.{plain}'?"
+    if name in _OPTAX:
+        return f"; did you mean {_OPTAX[name]!r}?"
+    return suggestion(name, __all__)
 
 
 __all__ = [

@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import gradtx as gx
 
 PAGE = Path(__file__).parents[2] / "docs" / "optax.md"
@@ -67,3 +69,24 @@ def test_a_name_that_is_missing_is_noticed() -> None:
     assert not has_a_line("adamw_of_tomorrow")
     assert not has_a_line("unheard_of_schedule")
     assert has_a_line("cosine_decay_schedule")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("linear_schedule", "schedules.linear"), ("multi_transform", "partition")),
+        *(("MultiSteps", "multi_steps"), ("global_norm", "tree.norm"), ("adamww", "adamw")),
+    ],
+)
+def test_names_of_optax_that_are_others_here_are_said(name, meant):
+    with pytest.raises(AttributeError, match=f"{name!r}; did you mean {meant!r}"):
+        getattr(gx, name)
+
+
+def test_other_names_are_said_where_there_is_such_a_thing():
+    from gradtx import _OPTAX
+
+    for path in _OPTAX.values():
+        found = gx
+        for part in path.split("."):
+            found = getattr(found, part)
