@@ -35,8 +35,8 @@ def cuts(tx: GradientTransformation) -> Iterator[Cut]:
 
     >>> import gradtx as gx
     >>> from gradtx.optim.cutting import cuts
-    >>> [rest for _, rest in cuts(gx.chain(gx.trace(0.9), gx.scale(2.0), gx.scale(-1.0)))]
-    [chain(scale(step_size=-1.0)), chain(scale(step_size=2.0), scale(step_size=-1.0))]
+    >>> [rest for _, rest in cuts(gx.chain(gx.trace(0.9), gx.scale(2.0), gx.clip(1.0)))]
+    [chain(clip(max_delta=1.0)), chain(scale(step_size=2.0), clip(max_delta=1.0))]
     """
     if any(not isinstance(k.match(tx), (str, type(None))) for k in chain_kernels()):
         return

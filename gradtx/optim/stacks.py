@@ -32,7 +32,7 @@ def without_stacks(tx: GradientTransformation, rows: Rows) -> GradientTransforma
     >>> from gradtx.optim.stacks import without_stacks
     >>> experts = Rows(torch.empty(4, 3, 2, device="meta"), (0, 12, 24), own=0)
     >>> without_stacks(gx.chain(gx.trace(0.9), gx.orthogonalize()), experts)
-    chain(trace(decay=0.9), identity())
+    named_chain(('trace', trace(decay=0.9)), ('orthogonalize', identity()))
     """
     return _replaced(tx, rows, lambda member, first, own: identity())
 

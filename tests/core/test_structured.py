@@ -14,6 +14,7 @@ from gradtx.core.protocol import Wrapper, members
 from gradtx.subspace.in_subspace import Products
 from gradtx.subspace.norm_ratio import NormRatio
 from gradtx.subspace.ratio import Factors
+from gradtx.transforms.error_feedback import _InPlace
 from gradtx.transforms.views import _Products, _Share
 
 SPARSE = gx.SparseUpdate(torch.tensor([1, 5]), torch.tensor([3.0, -2.0]), (4, 2))
@@ -168,7 +169,7 @@ def test_every_wrapper_is_here() -> None:
     made = set()
     for make in AROUND.values():
         made |= {type(m) for _, m in members(make(gx.scale(0.5)))}
-    private = {Wrapper, Factors, NormRatio, Products, _Products, _Share}
+    private = {Wrapper, Factors, NormRatio, Products, _InPlace, _Products, _Share}
     # What an example of a docstring defines says the same module, which does not hold it.
     ours = {c for c in below(Wrapper) if c.__module__.startswith("gradtx.")}
     ours = {c for c in ours if getattr(sys.modules[c.__module__], c.__name__, None) is c}
