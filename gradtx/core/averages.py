@@ -10,7 +10,7 @@ from torch import Tensor
 from .forward import forward_rule
 from .hyper import one_minus_power
 from .state import advance
-from .watch import is_watched
+from .watch import is_traced, is_watched
 
 
 def average(old: Tensor, new: Tensor, decay: float | Tensor) -> Tensor:
@@ -75,8 +75,9 @@ def add_multiple(x: Tensor, factor: float | Tensor, y: Tensor) -> Tensor:
     >>> add_multiple(torch.ones(1), 0.5, torch.ones(1))
     tensor([1.5000])
     """
-    # A compiler would take the number for a constant.
-    if isinstance(factor, Tensor) or torch.compiler.is_compiling():
+    # A compiler would take the number for a constant; torch's linearize crashes where y alone has
+    # no tangent.
+    if isinstance(factor, Tensor) or is_traced():
         return x + factor * y
     return torch.add(x, y, alpha=factor)
 

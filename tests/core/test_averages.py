@@ -55,3 +55,15 @@ def test_a_decay_of_zero_passes_over_parameters_and_has_no_derivative() -> None:
     assert out.requires_grad
     x = doubles(3.0)
     assert add_multiple(x, torch.tensor(0.5), x).item() == add_multiple(x, 0.5, x).item() == 4.5
+
+
+@pytest.mark.filterwarnings("ignore:.*get_attr Node", "ignore:.*torch.jit.script")
+@pytest.mark.parametrize("moved", [(True, False), (False, True), (True, True)])
+def test_a_sum_with_a_multiple_is_linearized_by_either(moved: tuple[bool, bool]) -> None:
+    x, y = torch.randn(3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+
+    def add(z: torch.Tensor) -> torch.Tensor:
+        return add_multiple(z if moved[0] else x, 0.5, z if moved[1] else y)
+
+    _, along = torch.func.linearize(add, x)
+    assert torch.equal(along(y), y * (moved[0] + 0.5 * moved[1]))
