@@ -36,7 +36,8 @@ sanitize: $(STAMP)  ## hostile calls of all kernels under address and undefined-
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 GRADTX_HOSTILE_CASES=500 \
 		$(BIN)/pytest --import-mode=append tests/ops/test_hostile.py
 
-lint: $(STAMP)  ## ruff and mypy; a user's file with mypy and pyright
+lint: $(STAMP)  ## ruff and mypy; a user's file with mypy and, where the index has it, pyright
+	-$(PIP) install --quiet -c constraints.txt basedpyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy gradtx
