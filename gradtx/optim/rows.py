@@ -15,8 +15,8 @@ from ..distributed.records import is_distributed, is_sharded, local_part
 from ..fuse import CannotFuseError, NestedEngine, Rows
 from ..fuse.frontend.specialize import choices
 from .checkpoint import wanted
-from .leaves import Leaves, Nested, at_path, from_nested, map_paths, to_nested
-from .shard_states import dtensor, full
+from .leaves import Leaves, Nested, from_nested, map_paths, to_nested
+from .shard_states import CutStates, full
 from .skeletons import Skeleton, Skeletons
 
 Path = tuple[str, ...]
@@ -45,18 +45,14 @@ def _bounds(length: int, ranks: int, numel: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class RowStates:
-    """How the state of a leaf lies.
+class RowStates(CutStates):
+    """How the state of a leaf lies of which this rank has some rows; all ranks have all else.
 
     Attributes:
-        p: the parameter.
         rows: what this rank has of it.
-        cut: by path, the shapes of tensors of which ranks have rows each; all have all others.
     """
 
-    p: Any
     rows: Rows
-    cut: Mapping[Path, tuple[int, ...]]
 
     def local(self, nested: Nested) -> Nested:
         """A state of DTensors or of whole tensors as what this rank has of it.
@@ -73,23 +69,6 @@ class RowStates:
             return self.rows.of(x).clone() if path in self.cut else x
 
         return map_paths(part, nested)
-
-    def shown(self, nested: Nested, before: Any) -> Nested:
-        """What this rank has of a state, as one of the parameter.
-
-        Args:
-            nested: the state.
-            before: what this gave before; DTensors whose memory is still the same are used again.
-        """
-
-        def whole(path: Path, x: Tensor) -> Tensor:
-            if path not in self.cut:
-                return x
-            old = at_path(before, path)
-            same = is_distributed(old) and local_part(old) is x
-            return old if same else dtensor(self.p, x, self.cut[path])
-
-        return map_paths(whole, nested)
 
 
 class RowSkeletons(Skeletons):
@@ -146,7 +125,7 @@ class ByRows:
             if key not in known:
                 known[key] = self._shapes(p, name, rows)
             if known[key] is not None:
-                self.states[p] = RowStates(p, rows, known[key])
+                self.states[p] = RowStates(p, known[key], rows)
 
     def _shapes(self, p: Any, name: str, rows: Rows) -> Mapping[Path, tuple[int, ...]] | None:
         """The tensors of a leaf's state that are cut; None if the chain does not run on rows."""

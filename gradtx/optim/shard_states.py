@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..distributed.packing import GiveOut, Move, Slot
 from ..distributed.records import Box, Record, box_of, is_distributed, is_sharded, local_part
-from .leaves import Nested, at_path, flattened, map_tensors
+from .leaves import Nested, at_path, flattened, map_paths, map_tensors
 
 
 def gradient_part(who: str, name: str, p: Any) -> Tensor | None:
@@ -78,6 +79,37 @@ def dtensor(p: Any, local: Tensor, shape: tuple[int, ...]) -> Tensor:
         shape=torch.Size(shape),
         stride=stride,
     )
+
+
+@dataclass(frozen=True)
+class CutStates:
+    """How the state of a leaf lies of which this rank has a part.
+
+    Attributes:
+        p: the parameter.
+        cut: by path, the shapes of tensors of which ranks have parts as they have of the leaf.
+    """
+
+    p: Any
+    cut: Mapping[tuple[str, ...], tuple[int, ...]]
+
+    def shown(self, nested: Nested, before: Any) -> Nested:
+        """What this rank has of a state, as one of the parameter.
+
+        Args:
+            nested: the state.
+            before: what this gave before; DTensors whose memory is still the same are used again.
+        """
+
+        def whole(path: tuple[str, ...], x: Tensor) -> Tensor:
+            if path not in self.cut:
+                return x
+            old = at_path(before, path)
+            same = is_distributed(old) and local_part(old) is x
+            return old if same else dtensor(self.p, x, self.cut[path])
+
+        out: Nested = map_paths(whole, nested)
+        return out
 
 
 def full(x: Any) -> Tensor:

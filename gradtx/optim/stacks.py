@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from ..core.select import masked, partition
 from ..distributed.records import is_distributed, local_part
 from ..fuse import Rows
 from ..transforms import as_matrices
-from .leaves import Leaves, Nested, at_path, flattened, map_paths, to_nested
-from .shard_states import dtensor, full, of_shards
+from .leaves import Leaves, Nested, flattened, map_paths, to_nested
+from .shard_states import CutStates, full, of_shards
 
 Path = tuple[str, ...]
 Replace = Callable[[GradientTransformation, int, int], GradientTransformation]
@@ -49,22 +49,18 @@ def _share(member: GradientTransformation, first: int, own: int) -> GradientTran
 
 
 @dataclass(frozen=True)
-class PartStates:
+class PartStates(CutStates):
     """How the state of a leaf lies of which this rank has some parts.
 
     Attributes:
-        p: the parameter.
         name: of the parameter.
         rows: what this rank has of it, where ranks have rows.
-        cut: by path, the shapes of tensors that lie as the leaf does.
         parts: paths of those that are of one part each, and lie with it.
         here: which of these are here.
     """
 
-    p: Any
     name: str
     rows: Rows | None
-    cut: Mapping[Path, tuple[int, ...]]
     parts: frozenset[Path] = frozenset()
     here: frozenset[Path] = frozenset()
 
@@ -85,24 +81,6 @@ class PartStates:
             return None if path in self.parts - self.here else x
 
         out: Nested = map_paths(own, nested)
-        return out
-
-    def shown(self, nested: Nested, before: Any) -> Nested:
-        """What this rank has of a state, as one of the parameter.
-
-        Args:
-            nested: the state.
-            before: what this gave before; DTensors whose memory is still the same are used again.
-        """
-
-        def whole(path: Path, x: Tensor) -> Tensor:
-            if path not in self.cut:
-                return x
-            old = at_path(before, path)
-            same = is_distributed(old) and local_part(old) is x
-            return old if same else dtensor(self.p, x, self.cut[path])
-
-        out: Nested = map_paths(whole, nested)
         return out
 
     def of_parts(self, nested: Nested) -> Nested:
@@ -128,7 +106,7 @@ def part_states(tx: GradientTransformation, rows: Rows, p: Any, name: str) -> Pa
         own = _paths(for_parts(tx, rows).init(here), name)
     parts = frozenset(every.keys() - common.keys())
     cut = {path: every[path] for path in common if every[path] == p.shape}
-    return PartStates(p, name, rows, cut, parts, parts & own.keys())
+    return PartStates(p, cut, name, rows, parts, parts & own.keys())
 
 
 def local_states(
@@ -175,7 +153,7 @@ def local_states(
                 "lie as the leaf does and would be lost in checkpoints; say 'owned'"
             )
         cut[path] = whole
-    return PartStates(p, name, rows, cut)
+    return PartStates(p, cut, name, rows)
 
 
 def _lies(rows: Rows, whole: tuple[int, ...], some: tuple[int, ...]) -> bool:
