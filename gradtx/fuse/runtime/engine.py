@@ -29,7 +29,7 @@ from .batch import Batch, HyperNames
 from .chain_kernel import KernelPlan, match
 from .events import EventMembers, between_events, with_states
 from .inside import fused_inside
-from .known import has_hash, is_plain
+from .known import may_be_kept
 from .late import late
 from .plan import AT_ONCE, LaunchPlan
 from .prepared import Prepared
@@ -71,8 +71,7 @@ class Engine:
     @staticmethod
     def of(tx: GradientTransformation, blind: bool = False) -> Engine:
         """An engine that has the traces of former ones of equal chains."""
-        known = is_plain(tx) and has_hash(tx)
-        return _first(tx, blind)._anew() if known else Engine(tx, blind)
+        return _first(tx, blind)._anew() if may_be_kept(tx) else Engine(tx, blind)
 
     def another(self) -> Engine:
         """An engine for other leaves: traces and kernels are shared, launch tables are its own."""
