@@ -385,12 +385,15 @@ def cholesky_turn_samples() -> list[tuple[Any, ...]]:
     """Whole numbers, divided by powers of two."""
     first = torch.kron(torch.eye(10), torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
     first, second = torch.stack([first, 2.0 * first]), torch.stack([4.0 * first, first])
+    above = torch.ones(20, 20).triu(1)
     x = torch.stack([whole(7, 20), whole(20, 7).t()])
     return [
         (x, first, second, False),
         (x.mT, first, second, True),
         (x.mT.contiguous(), first.mT.contiguous().mT, second, True),
         (x.double(), first.double(), second.double(), False),
+        (x, first + 3.0 * above, second - 5.0 * above, False),
+        (x.mT, first - 5.0 * above, second + 3.0 * above, True),
         (x[:, :, :3], first[:, :3, :3], second[:, :3, :3], False),
         (x[:, :0], first, second, False),
         (x[:0], first[:0], second[:0], False),

@@ -42,7 +42,11 @@ class Turn {
     torch::stable::parallel_for(0, panels_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
         const int64_t at = p * kTile;
-        pack<Factor::kFloat>({first, n_, n_, 1, n_}, at, at, steps_, first_ + p * steps_ * kTile);
+        uint32_t* columns = first_ + p * steps_ * kTile;
+        pack<Factor::kFloat>({first, n_, n_, 1, n_}, at, at, steps_, columns);
+        for (int64_t r = 0; r < kTile; ++r) {  // what lies above the diagonal is not L's
+          std::fill_n(columns + (at + r) * kTile + r + 1, kTile - r - 1, 0u);
+        }
         pack<Factor::kFloat>({second, n_, n_, n_, 1}, at, 0, at, second_ + p * steps_ * kTile);
         alignas(64) float tile[kTileSize];
         const auto place = static_cast<int32_t>(p);
