@@ -66,3 +66,7 @@ class SAM(EvaluatingTransformOptimizer):
     def _chain_options(self) -> Mapping[str, Option]:
         found = options_of(self.transform, _RENAMED)
         return found | {"rho": replace(found["rho"], within=_RHO.within)}
+
+    def _check_step(self) -> None:
+        for group in self.param_groups:  # the chain would take a negative one
+            _RHO.check("SAM", "rho", group["rho"])

@@ -199,6 +199,11 @@ def test_rho_is_an_option_of_groups() -> None:
     assert [x.item() for x in p] == pytest.approx([0.6, 0.6])  # 1 - 0.1 * 2 * (1 + 1)
     with pytest.raises(ValueError, match="groups must agree in rho"):
         gx.optim.SAM([{"params": p[:1], "rho": 0.5}, {"params": p[1:]}], gx.sgd(0.1))
+    for group in opt.param_groups:
+        group["rho"] = -1.0
+    with pytest.raises(ValueError, match=r"SAM: rho must be in \[0, inf\), got -1"):
+        opt.step(closure_of(lambda w: torch.cat(w).square().sum(), p, opt))
+    assert [x.item() for x in p] == pytest.approx([0.6, 0.6])
 
 
 def test_a_line_search_works_after_any_chain() -> None:
