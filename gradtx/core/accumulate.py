@@ -66,9 +66,10 @@ class multi_steps(Wrapper):
     """Average gradients over ``every_k`` calls and apply the inner transform once.
 
     The calls between give zero updates; structured ones become tensors. Of a ``value`` that calls
-    pass the inner transform sees the mean, of trees such as ``hessian`` that of the last call. It
-    keeps one buffer the size of the parameters; with torch modules, accumulating in ``.grad`` costs
-    none. ``every_k=1`` changes nothing but the buffer.
+    pass the inner transform sees the mean, of trees such as ``hessian`` that of the last call. A
+    leaf's mean is that of its own gradients; if it has none in the last call, it keeps what it has
+    gathered for the next time. It keeps one buffer the size of the parameters; with torch modules,
+    accumulating in ``.grad`` costs none. ``every_k=1`` changes nothing but the buffer.
 
     Args:
         transform: the inner transform.

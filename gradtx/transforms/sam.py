@@ -51,7 +51,7 @@ class sam(GradientTransformation):
         reset_state: whether the adversary starts afresh after every step.
         opaque_mode: whether ``update`` asks ``grad_fn(params, i)`` for the adversary's gradients,
             so that every call is a step. Otherwise every call is one gradient, and parameters are
-            the adversary's in between.
+            the adversary's in between; a leaf without one at the last stays where it is.
 
     Raises:
         ValueError: ``sync_period`` < 1, or no parameters, or no ``grad_fn`` where it is needed.
@@ -108,9 +108,7 @@ class sam(GradientTransformation):
         tree.flatten_like(self.name, tree.flatten(updates)[1], state.cache, "state")
         first = state.steps_since_sync == 0
         last = state.steps_since_sync >= self.sync_period - 1
-        cache = tree.map(
-            lambda u, p, c: torch.where(first, p.to(c.dtype), c), updates, params, state.cache
-        )
+        cache = tree.map(lambda p, c: torch.where(first, p.to(c.dtype), c), params, state.cache)
         ascent, adv_state = self._ascent(updates, state.adv_state, params, extra)
         steps, opt_state = self.update_inner("optimizer", updates, state.opt_state, cache, extra)
         outs = tree.map(

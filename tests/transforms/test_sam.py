@@ -58,3 +58,13 @@ def test_mechanic_finds_a_rate_over_six_decades() -> None:
             updates, state = tx.update({"w": 2 * w["w"], "n": None}, state, w)
             w = gx.apply_updates(w, updates)
         assert abs(w["w"].item()) < 0.5 * height
+
+
+def test_a_leaf_without_a_gradient_at_first_steps_from_where_it_is() -> None:
+    tx, p, one = gx.sam(gx.sgd(0.1), ADVERSARY), {"a": torch.ones(1), "b": torch.ones(1)}, [1.0]
+    state = tx.init(p)
+    for _ in range(3):
+        for b in (None, torch.tensor(one)):
+            updates, state = tx.update({"a": torch.tensor(one), "b": b}, state, p)
+            p = gx.apply_updates(p, updates)
+    assert [x.item() for x in p.values()] == pytest.approx([0.7, 0.7])
