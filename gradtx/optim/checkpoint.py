@@ -1,4 +1,4 @@
-"""A state dict is read: what must fit before anything is changed."""
+"""What belongs into a state dict, and what of one must fit before anything is changed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 from ..codecs import ENCODINGS
 from ..core.dicts import kind
 from ..core.tree import PyTree, children
-from .leaves import Leaves, map_tensors, merge_into, to_nested
+from .leaves import Leaves, Nested, map_tensors, merge_into, to_nested
 from .saved_options import from_saved
 from .torch_names import from_torch, own_state
+from .wrappers import lacks_state
 
 
 def read(
@@ -64,6 +65,25 @@ def read(
                 optimizer._skeletons.check(who, tx, p, names[p], state[p])
     check_joined(optimizer, groups, names, state)
     return state, groups
+
+
+def complete(optimizer: Any) -> None:
+    """Make the states that a state dict has and the optimizer lacks.
+
+    Among several processes those of all trained parameters; in one what all share, for those that
+    keep nothing of their own and have made no step.
+    """
+    names, state = optimizer._names(), optimizer.state
+    if lacks_state(optimizer):
+        optimizer.init_state()
+        return
+    for tx, groups in optimizer._buckets() if state else ():
+        held: Nested = next((state[p] for p in groups if state.get(p)), {})
+        for p in groups:
+            if p.requires_grad and p not in state:
+                nested = optimizer._skeletons.without_own(tx, p, names[p], held)
+                if nested is not None:
+                    state[p] = nested
 
 
 def check_joined(

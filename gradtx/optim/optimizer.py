@@ -16,7 +16,7 @@ from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
 from ..fuse import Prepared, Written, write_all
 from .arguments import arguments, has_trees
-from .checkpoint import read
+from .checkpoint import complete, read
 from .computing import compute
 from .fused import FusedSteps
 from .leaves import (
@@ -38,7 +38,7 @@ from .saved_options import to_saved
 from .sharding import check_sharding, names_everywhere
 from .shards import Shards
 from .skeletons import Skeletons
-from .wrappers import is_for_state, lacks_state, usual_rates
+from .wrappers import is_for_state, usual_rates
 
 # torch 2.10 has it under its old name, which newer versions deprecate.
 _check_capture: Callable[[torch.optim.Optimizer], None] = getattr(
@@ -373,8 +373,7 @@ class Optimizer(torch.optim.Optimizer):
         has words instead; the optimizer that loads it must have them already. Among several
         processes every trained parameter has a state, also one that had no gradient yet.
         """
-        if lacks_state(self):
-            self.init_state()
+        complete(self)
         handle = self.register_state_dict_post_hook(self._mark, prepend=True)
         undo = self._shards.export(self)
         undo = undo or self._follow_options(list(self._buckets()), self._names())

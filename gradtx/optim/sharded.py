@@ -392,7 +392,7 @@ class Sharded:
             records = {p: self._records.get(p) or self._named(p) for p in rest}
             exported = from_holders(self._group(), mine, records)
             for p, nested in exported.items():
-                if nested or rest[p]:
+                if nested or rest[p] or p.requires_grad:  # one that keeps nothing has a state too
                     optimizer.state[p] = together(nested, rest[p])
                 else:
                     optimizer.state.pop(p, None)

@@ -126,6 +126,22 @@ class Skeletons:
         """The part of one parameter's stored state that all parameters share."""
         return part_of(stored, to_nested(self.of(tx, p, name)[0], None))
 
+    def without_own(
+        self, tx: GradientTransformation, p: Tensor, name: str, held: Nested
+    ) -> Nested | None:
+        """The state of a parameter of which nothing is kept but what all share; None for others.
+
+        Args:
+            tx: the chain.
+            p: the parameter.
+            name: its name.
+            held: the state of another one; nothing if none has any.
+        """
+        skeleton, _, _ = self.of(tx, p, name)
+        shared = to_nested(skeleton, None)
+        alone = set(paths(to_nested(skeleton, name))) == set(paths(shared))
+        return part_of(held, shared) if alone and (held or not shared) else None
+
     def fresh(self, tx: GradientTransformation, params: Mapping[str, Tensor]) -> dict[str, Nested]:
         """New states of parameters by name."""
         state = tx.init(Leaves(params))

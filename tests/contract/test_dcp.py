@@ -15,6 +15,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+import gradtx as gx
+
 from .cases import assert_equal, assert_same_state, copies, leaves, run, snapshot
 
 flat = pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
@@ -124,6 +126,46 @@ def test_frozen_parameters(case):
     fresh = case.make([p for p in other.parameters() if p.requires_grad])
     set_optimizer_state_dict(other, fresh, optim_state_dict=saved)
     assert_same_state(snapshot(opt), snapshot(fresh))
+
+
+COUNTED = gx.scale_by_schedule(lambda count: 1.0 / (1 + count))
+SOME = gx.partition(
+    {"matrix": gx.identity(), "vector": gx.trace(0.9)},
+    by=lambda info: "matrix" if info.ndim > 1 else "vector",
+)
+
+
+@flat
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda ps: torch.optim.SGD(ps, lr=0.1),
+        lambda ps: gx.optim.SGD(ps, lr=0.1),
+        lambda ps: gx.optim.Fromage(ps, lr=0.1),
+        lambda ps: gx.optim.from_transform(COUNTED, ps, lr=0.1),
+        lambda ps: gx.optim.from_transform(SOME, ps, lr=0.1),
+    ],
+    ids=["torch", "SGD", "Fromage", "counted", "some"],
+)
+def test_leaves_of_which_nothing_is_kept(build, flat, offload):
+    options = StateDictOptions(flatten_optimizer_state_dict=flat, cpu_offload=offload)
+    net, other = model(), model()
+    opt, fresh = build(list(net.named_parameters())), build(list(other.named_parameters()))
+    for t in range(4):
+        for n, p in net.named_parameters():
+            late = n == "0.weight" and t < 2  # one that keeps nothing has not done a step
+            p.grad = None if late else torch.full_like(p, t + 1.0)
+        if t == 2:
+            saved = copy.deepcopy(get_optimizer_state_dict(net, opt, options=options))
+            other.load_state_dict(net.state_dict())
+            set_optimizer_state_dict(other, fresh, optim_state_dict=saved, options=options)
+        opt.step()
+        if t > 1:
+            for p, q in zip(other.parameters(), net.parameters(), strict=True):
+                p.grad = q.grad
+            fresh.step()
+    assert_equal(net.parameters(), other.parameters())
 
 
 def test_cpu_offload_and_full_state_dict(case):

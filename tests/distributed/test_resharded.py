@@ -28,8 +28,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Uneven, empty on all ranks but the first, and one that has no gradient before it is loaded.
-SHAPES = {"w": (9, 5), "b": (5,), "one": (1,), "square": (6, 6), "late": (4, 3)}
+SHAPES = {"w": (9, 5), "b": (5,), "one": (1,), "square": (6, 6), "late": (4, 3), "frozen": (3, 2)}
 BEFORE, AFTER = range(2), range(2, 4)
+COUNTED = gx.scale_by_schedule(lambda count: 1.0 / (1 + count))
+# Of matrices nothing is kept, whether their owner updates them or not.
+SOME = gx.partition(
+    {"matrix": gx.orthogonalize(), "vector": gx.trace(0.9)},
+    by=lambda info: "matrix" if info.ndim > 1 else "vector",
+)
 Make = Callable[[Any], gx.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
     "AdamW": lambda ps: gx.optim.AdamW(ps, lr=0.01, weight_decay=0.1),
@@ -48,8 +54,13 @@ OPTIMIZERS: dict[str, Make] = {
     ),
     "factored": lambda ps: gx.optim.AdamAdv(ps, lr=0.01, factored=True),
     "Prodigy": lambda ps: gx.optim.Prodigy(ps, d0=1e-2, d_coef=20.0, fused=False),
+    "Fromage": lambda ps: gx.optim.Fromage(ps, lr=0.1),
+    "scheduled": lambda ps: gx.optim.from_transform(COUNTED, ps, lr=0.1),
+    "some": lambda ps: gx.optim.from_transform(SOME, ps, lr=0.1),
 }
-EXACT = ("AdamW", "float8", "ScheduleFreeAdamW")
+EXACT = ("AdamW", "float8", "ScheduleFreeAdamW", "scheduled")
+# Of nothing but numbers torch's function does not find a device where a state dict is to be full.
+NO_TENSORS = ("Fromage", "scheduled")
 ROUTES = ("nested", "flat", "full", "plain", "names")
 
 
@@ -60,7 +71,9 @@ class Run:
         self.mesh = mesh_of("one axis") if dist.is_initialized() else None
         g = torch.Generator().manual_seed(0)
         whole = {n: torch.randn(s, generator=g) for n, s in SHAPES.items()}
-        self.params = nn.ParameterDict({n: nn.Parameter(self.part(x)) for n, x in whole.items()})
+        self.params = nn.ParameterDict(
+            {n: nn.Parameter(self.part(x), requires_grad=n != "frozen") for n, x in whole.items()}
+        )
         self.opt = OPTIMIZERS[name](list(self.params.items()))
         if hasattr(self.opt, "train"):
             self.opt.train()
@@ -73,7 +86,8 @@ class Run:
             g = torch.Generator().manual_seed(10 + t)
             for n, p in self.params.items():
                 x = torch.randn(SHAPES[n], generator=g)
-                p.grad = None if n == "late" and t in BEFORE else self.part(x)
+                without = n == "frozen" or (n == "late" and t in BEFORE)
+                p.grad = None if without else self.part(x)
             self.opt.step()
         return full(dict(self.params.items()))
 
@@ -97,20 +111,25 @@ def alone() -> bool:
     return not dist.is_initialized()
 
 
-def routes(index: int, world: int) -> tuple[str, ...]:
+def routes(name: str, world: int) -> tuple[str, ...]:
     """All ways for some optimizers and four processes, else one."""
-    return ROUTES if index in (0, 4) and world == 4 else (ROUTES[index % len(ROUTES)],)
+    if name in NO_TENSORS:
+        return ("nested", "flat") if world == 4 else ("nested",)
+    if name in ("AdamW", "Muon", "some") and world == 4:
+        return ROUTES
+    return (ROUTES[list(OPTIMIZERS).index(name) % len(ROUTES)],)
 
 
 def save(rank: int, folder: str) -> None:
     """Some steps of every optimizer, and checkpoints."""
     world = 1 if alone() else dist.get_world_size()
-    for i, name in enumerate(OPTIMIZERS):
+    for name in OPTIMIZERS:
         run = Run(name)
         run.steps(BEFORE)
-        if alone():  # where there are several processes, they do so by themselves
+        # Where there are several processes, they do so by themselves.
+        if alone() and name not in NO_TENSORS:
             run.opt.init_state()
-        for route in routes(i, world):
+        for route in routes(name, world):
             where = f"{folder}/{name} {world} {route}"
             state = {"model": run.params.state_dict(), "optim": run.optim(route)}
             if route == "full":  # all of it, in the first process
@@ -128,10 +147,10 @@ def load(rank: int, folder: str) -> dict[Any, dict[str, Tensor]]:
     """Parameters after more steps from the checkpoints of other numbers of processes."""
     own = 1 if alone() else dist.get_world_size()
     out = {}
-    for i, name in enumerate(OPTIMIZERS):
+    for name in OPTIMIZERS:
         run = Run(name)  # new once, then with what it had before
         for world in (w for w in (4, 2, 1) if w != own):
-            for route in routes(i, world):
+            for route in routes(name, world):
                 where = f"{folder}/{name} {world} {route}"
                 if route == "full":
                     state = torch.load(where, weights_only=True)
