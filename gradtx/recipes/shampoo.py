@@ -135,7 +135,8 @@ def shampoo(
         weighs_squares: False lets new squares count 1, not 1 - b2, in factors.
         trace_scaling: divide factors by this power of their traces, in (0, 1]; None for none.
         qr_iterations: steps of the QR algorithm at a refresh for "qr", >= 1.
-        tolerance: share of the norm off the diagonal at which these end, >= 0.
+        tolerance: share of the norm off the diagonal at which these end, and at which "eigh" keeps
+            its basis if it is > 0, >= 0.
         staggered: refresh every leaf at a phase of its own.
         packed: keep the upper triangles of factors and roots alone.
         codec: how averages and momentum are kept between steps.
@@ -177,6 +178,7 @@ def shampoo(
         one_dim=one_dim == "shampoo",
         exponents=powers if roots else _kept(unturned or {}),
         packed=packed,
+        columns="sum" if form == "kl" else "mean",
     )
     direction: GradientTransformation
     if roots:
@@ -201,9 +203,10 @@ def shampoo(
                 "before",
                 start,
                 staggered,
-                ridge=0.0 if form == "eigh" else eps,
+                ridge=eps,
                 iterations=qr_iterations,
                 tolerance=tolerance,
+                trace_scaling=trace_scaling,
             ),
             cut=cut,
             source="gradients",

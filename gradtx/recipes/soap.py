@@ -65,7 +65,8 @@ def soap(
         merge_dims: merge neighbouring dimensions up to ``max_precond_dim`` first.
         precondition_1d: whether vectors have a factor.
         normalize_grads: bring every leaf's step to root mean square one.
-        data_format: "channels_last" merges the dimensions of convolutions in that order.
+        data_format: "channels_last" for leaves of four dimensions whose last one has the channels;
+            to be merged it is put second.
         correct_bias: correct the moments for having started at zero.
         skips_first: False makes the first step too, in the basis of its own gradient.
         one_sided: give matrices a factor on their shorter side alone.

@@ -52,6 +52,14 @@ def test_blocks_come_back(shape: tuple[int, ...], size: int | None, view: Any) -
     assert hash(plan) == hash(gx.blocks(size, view=view).plan(shape))
 
 
+def test_channels_that_are_last_are_merged_second() -> None:
+    plan = gx.blocks(view="merge_front", limit=6, channels_last=True).plan((2, 3, 4, 3))
+    x = normal(2, 3, 4, 3)
+    (stack,) = plan.gather(x)
+    assert torch.equal(stack, x.permute(0, 3, 1, 2).reshape(1, 6, 3, 4))
+    assert torch.equal(plan.scatter([stack]), x)
+
+
 RECIPES = {
     "dash": lambda packed: gx.dash(0.1, block_size=4, eps_inv_root=1e-3, packed=packed),
     "kl_shampoo": lambda packed: gx.kl_shampoo(0.1, precondition_frequency=2, packed=packed),
@@ -134,6 +142,63 @@ def test_products_in_bfloat16(make: Any) -> None:
         off = (results[1][leaf] - want).norm() / want.norm()
         assert off < 0.1, leaf
     assert not torch.equal(results[0]["a"], results[1]["a"])
+
+
+def grads_of(shape: tuple[int, ...], steps: int = 4) -> list[Tensor]:
+    return [normal(*shape, seed=t).double() for t in range(steps)]
+
+
+def direction(tx: gx.GradientTransformation, grads: list[Tensor]) -> Tensor:
+    """The last of the updates."""
+    params = {"w": torch.zeros_like(grads[0])}
+    state = tx.init(params)
+    for g in grads:
+        updates, state = tx.update({"w": g}, state, params)
+    return updates["w"]
+
+
+def test_factors_of_shampoo_in_the_kl_form_are_sums_of_columns() -> None:
+    """As Distributed Shampoo has them: R of W = L^(-1/4) G with the L of before, without a mean."""
+    b2, eps, grads = 0.5, 0.1, grads_of((3, 2))
+    tx = gx.shampoo(None, 0.0, b2, eps=eps, form="kl", grafting=None)
+    sides, roots = (
+        [torch.zeros(d, d).double() for d in (3, 2)],
+        [torch.eye(d).double() for d in (3, 2)],
+    )
+    for t, g in enumerate(grads, 1):
+        for k, w in enumerate((g @ roots[1], g.mT @ roots[0])):
+            sides[k] = b2 * sides[k] + (1 - b2) * w @ w.mT
+        roots = [gx.matrix_root(x[None] / (1 - b2**t), 4, eps=eps).root[0] for x in sides]
+    torch.testing.assert_close(direction(tx, grads), roots[0] @ grads[-1] @ roots[1])
+
+
+def eigen(form: Any, **options: Any) -> gx.GradientTransformation:
+    return gx.shampoo(None, 0.0, 0.9, eps=1e-2, grafting=None, form=form, **options)
+
+
+def test_bases_that_are_near_enough_are_kept() -> None:
+    """Of "eigh" too: with a tolerance that all bases meet they stay the identity."""
+    grads = grads_of((4, 4))
+    exact, none = direction(eigen("eigh"), grads), direction(eigen("eigh", tolerance=1.0), grads)
+    squares = gx.second_moment_power(0.9, 1e-2, debias=True)
+    adam = gx.as_gradients(gx.quotient(gx.identity(), gx.on_gradients(squares)))
+    torch.testing.assert_close(none, direction(adam, grads))
+    torch.testing.assert_close(direction(eigen("eigh", tolerance=1e-9), grads), exact)
+    some = [direction(eigen("eigh", tolerance=x), grads) for x in (0.05, 0.5)]
+    assert not torch.equal(some[0], some[1])
+
+
+def test_traces_scale_factors_under_the_ridge_of_the_qr_algorithm() -> None:
+    """One gradient: steps from the identity with L / trace^e + eps I."""
+    (g,) = grads_of((3, 3), 1)
+    w = g
+    for side in (g @ g.mT, g.mT @ g):
+        e = side * side.trace() ** -0.5 + 1e-2 * torch.eye(3).double()
+        q, r = torch.linalg.qr(e)
+        w = w.mT @ q[:, torch.argsort((r @ q).diagonal())]
+    turned = direction(eigen("qr", trace_scaling=0.5), [g])
+    torch.testing.assert_close((turned.square().sum()), (w / (w.abs() + 1e-2)).square().sum())
+    assert not torch.allclose(turned, direction(eigen("qr"), [g]))
 
 
 def test_bases_stay_orthonormal() -> None:

@@ -139,7 +139,7 @@ class blocks(Policy):
             "merge_back" from the last one on, down to ``target`` dimensions.
         limit: of merged dimensions, >= 1; None for ``size``, and without it for no limit.
         target: dimensions that "merge_back" leaves, >= 1; None merges nothing.
-        channels_last: see the channels of a leaf of four dimensions, the second one, last.
+        channels_last: of a leaf of four dimensions the last one has the channels; see it second.
 
     Raises:
         ValueError: a value that is not among these.
@@ -164,7 +164,7 @@ class blocks(Policy):
 
 
 def _plan(how: blocks, shape: tuple[int, ...]) -> BlockPlan:
-    order = (0, 2, 3, 1) if how.channels_last and len(shape) == 4 else ()
+    order = (0, 3, 1, 2) if how.channels_last and len(shape) == 4 else ()
     dims = tuple(shape[i] for i in order) if order else shape
     limit = how.limit or how.size or math.inf
     if math.prod(shape) == 0:

@@ -52,9 +52,12 @@ class eigenbasis(Policy):
             "before" it.
         start: with "before", the first update at which there is a refresh; None for ``every``.
         staggered: give every leaf a phase of its own, which spreads the cost.
-        ridge: added to the diagonal for "qr_algorithm", >= 0.
+        ridge: added to the diagonal for "qr_algorithm", and for what "eigh" is left out by, >= 0.
         iterations: steps of "qr_algorithm" at most, >= 1.
-        tolerance: share of the norm off the diagonal at which they end, >= 0.
+        tolerance: share of the norm off the diagonal at which they end, and at which "eigh" keeps
+            the basis if it is > 0, >= 0.
+        trace_scaling: divide factors by this power of their traces, in (0, 1], before the ridge is
+            added; None for none.
 
     Raises:
         ValueError: a value that is not among these.
@@ -77,6 +80,7 @@ class eigenbasis(Policy):
     ridge: float = static(0.0, within="[0, inf)")
     iterations: int = static(1, at_least=1)
     tolerance: float = static(0.0, within="[0, inf]")
+    trace_scaling: float | None = static(None, within="(0, 1]")
 
     @property
     def first_refresh(self) -> int:
@@ -114,24 +118,37 @@ class eigenbasis(Policy):
         values, q = eigh(factor)  # (n, d), (n, d, d)
         if how == "eigh_descending":
             values, q = values.flip(-1), q.flip(-1)
-        return torch.diag_embed(values.clamp(min=0.0)), q
+        new = torch.diag_embed(values.clamp(min=0.0))
+        if how == "eigh_descending" or not self.tolerance:
+            return new, q
+        more = self._is_far(factor.detach() + self._ridges(factor))
+        return torch.where(more, new, factor), torch.where(more, q, _eye(factor))
 
     def _by_qr_algorithm(self, factor: Tensor) -> tuple[Tensor, Tensor]:
-        eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-        turned, rotation = factor.detach() + self.ridge * eye, eye.expand_as(factor)
+        ridges = self._ridges(factor)
+        turned, rotation = factor.detach() + ridges, _eye(factor).expand_as(factor)
         for _ in range(self.iterations):
             q, r = qr(turned)  # (n, d, d) each
-            new = symmetrized(r @ q), rotation @ q
-            square = turned.square().sum((-2, -1))
-            off = square - turned.diagonal(dim1=-2, dim2=-1).square().sum(-1)
-            more = off.clamp(min=0.0).sqrt() > self.tolerance * square.sqrt()
+            new, more = (symmetrized(r @ q), rotation @ q), self._is_far(turned)
             turned, rotation = (
-                torch.where(more[:, None, None], a, b)
-                for a, b in zip(new, (turned, rotation), strict=True)
+                torch.where(more, a, b) for a, b in zip(new, (turned, rotation), strict=True)
             )
         order = torch.argsort(turned.diagonal(dim1=-2, dim2=-1), dim=-1, stable=True)
-        turned = _columns(_columns(turned - self.ridge * eye, order).mT, order)
+        turned = _columns(_columns(turned - ridges, order).mT, order)
         return turned, _columns(rotation, order)
+
+    def _is_far(self, x: Tensor) -> Tensor:
+        """Whether matrices (n, d, d) are further from diagonal than is tolerated, (n, 1, 1)."""
+        square = x.square().sum((-2, -1), keepdim=True)
+        off = square - x.diagonal(dim1=-2, dim2=-1).square().sum(-1)[:, None, None]
+        return off.clamp(min=0.0).sqrt() > self.tolerance * square.sqrt()
+
+    def _ridges(self, factor: Tensor) -> Tensor:
+        """The ridge, times the power of the trace by which a factor is not divided: (.., d, d)."""
+        if self.trace_scaling is None:
+            return self.ridge * _eye(factor)
+        trace = factor.detach().diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=self.ridge)
+        return self.ridge * trace[:, None, None] ** self.trace_scaling * _eye(factor)
 
 
 def due(k: Tensor, every: int, phase: Tensor | tuple[()], start: int | None = None) -> Tensor:
@@ -168,6 +185,10 @@ def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
             raise
         values, vectors = (y.to(x.dtype) for y in decompositions.eigh(safe.double()))
     return torch.where(finite[..., 0], values, torch.nan), torch.where(finite, vectors, torch.nan)
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
 def symmetrized(x: Tensor) -> Tensor:

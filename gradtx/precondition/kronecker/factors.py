@@ -52,6 +52,7 @@ class kronecker_factors(Policy):
         whole_first: let the first gradient count in full, not 1 - b.
         packed: keep the upper triangles alone, in half the memory.
         matmul_dtype: bfloat16 for products of what is rounded to it; sums stay in float32.
+        columns: in the form "kl", the "mean" of what columns of W give, or the "sum".
 
     Raises:
         ValueError: a value outside its range.
@@ -74,6 +75,7 @@ class kronecker_factors(Policy):
     whole_first: bool = False
     packed: bool = False
     matmul_dtype: torch.dtype | None = static(None, choices=PRODUCTS)
+    columns: Literal["mean", "sum"] = "mean"
 
     @property
     def sums(self) -> bool:
@@ -127,7 +129,7 @@ class kronecker_factors(Policy):
             new: weight of the new one, (n,).
         """
         x = unfolded(w, side)
-        if self.form == "kl":
+        if self.form == "kl" and self.columns == "mean":
             new = new / max(x.shape[-1], 1)
         mixed = self.matmul_dtype is not None and x.dtype == torch.float32
         gram = symmetric_product(x, x.mT, mixed=mixed)
