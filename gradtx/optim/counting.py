@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
 from .arguments import of_parameters
 from .leaves import Leaves, from_nested, merge_into, per_leaf, to_nested
+
+
+def count_missed(
+    optimizer: Any, moved: Container[GradientTransformation], extra: Mapping[str, Any]
+) -> None:
+    """Let chains count a step for which none of an optimizer's leaves had a gradient.
+
+    Args:
+        optimizer: which has done the step.
+        moved: the chains of which some leaf had one, here or in another process.
+        extra: what they got.
+    """
+    names = optimizer._names()
+    for tx, groups in optimizer._buckets():
+        if groups and tx in moved and all(p.grad is None for p in groups):
+            with torch.no_grad():
+                count_step(optimizer, tx, groups, names, extra)
 
 
 def count_step(

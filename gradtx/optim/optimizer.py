@@ -35,7 +35,7 @@ from .migration import Bucket, Forms, Undo
 from .options import Option, check_agree, check_entries, check_fallback, check_unknown
 from .repeat import GroupValues, Repeat, Run
 from .saved_options import to_saved
-from .sharding import check_sharding, names_everywhere
+from .sharding import check_sharding, count_in_zero, names_everywhere
 from .shards import Shards
 from .skeletons import Skeletons
 from .wrappers import is_for_state, usual_rates
@@ -219,6 +219,7 @@ class Optimizer(torch.optim.Optimizer):
         except BaseException:
             undo()
             raise
+        count_in_zero(self, extra)
 
     def _follow_options(self, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -> Undo:
         """Put states into the form that the groups' options ask for now; gives what undoes it."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.execution import holds
 from ..core.pointwise import meeting
 from ..core.protocol import GradientTransformation, members
+from .counting import count_missed
 from .leaves import names_of
 from .migration import Bucket
 from .wrappers import zero_redundancy_of
@@ -66,6 +67,24 @@ def check_sharding(optimizer: Any, chains: Sequence[Bucket], names: Mapping[Tens
                 f"is not: {where}. Shard with torch.distributed.fsdp.fully_shard instead, which "
                 "keeps the shapes of leaves, or take a pointwise class such as AdamW"
             )
+
+
+def count_in_zero(optimizer: Any, extra: Mapping[str, Any]) -> None:
+    """Let chains go on that have done a step of leaves which other processes update.
+
+    Args:
+        optimizer: perhaps the local part of a ``ZeroRedundancyOptimizer``.
+        extra: what its chains got besides gradients.
+    """
+    zero = _zero_around(optimizer)
+    if zero is not None:
+        both = zip(zero.param_groups, optimizer.param_groups, strict=True)
+        moved = {
+            optimizer.transform_of(mine)
+            for every, mine in both
+            if any(p.grad is not None for p in every["params"])
+        }
+        count_missed(optimizer, moved, extra)
 
 
 def _is_flat(p: Tensor) -> bool:

@@ -18,6 +18,7 @@ from ..distributed.sharing import Share
 from ..distributed.sum_over import SumOver
 from ..distributed.to_owners import ToOwners, check_one_optimizer
 from .arguments import with_mean_value
+from .counting import count_missed
 from .evaluating import EvaluatingOptimizer
 from .layouts import whole_leaves
 from .migration import Bucket
@@ -118,6 +119,9 @@ class _Plan:
             there = any(p.grad is not None for p in leaves)
             x.grad = torch.zeros_like(x) if there else None
         self.inner._update(extra)
+        of_groups = zip(self._of_groups, self._transforms, strict=True)
+        moved = {tx for params, tx in of_groups if any(p.grad is not None for p in params)}
+        count_missed(self.inner, moved, extra)
 
     def show(self, optimizer: Any) -> None:
         """Let the optimizer have the states of this rank's leaves, and no other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from typing import Any
@@ -132,7 +133,17 @@ NOT_ZERO: dict[str, Any] = {
     ),
     "Prodigy": lambda ps: gx.optim.Prodigy(ps),
 }
-NAMED_SEEDS: dict[str, dict[str, Any]] = {"APOLLO": {"lr": 0.1, "rank": 2}, "AdamW": {"lr": 0.1}}
+# One of every kind that looks at single leaves.
+IN_ZERO: dict[str, dict[str, Any]] = {
+    "AdamW": {"lr": 0.1},
+    "APOLLO": {"lr": 0.1, "rank": 2},  # seeds come from names
+    "NoisySGD": {"lr": 0.1},
+    "MicroAdam": {"density": 0.3},
+    "AdamW8bit": {"lr": 0.1, "min_size": 1, "block_size": 16},
+    "Shampoo": {"lr": 0.1},
+    "ScheduleFreeAdamW": {"lr": 0.1},
+}
+SCHEDULED = gx.chain(gx.scale_by_schedule(lambda count: 1.0 / (1 + count)), gx.trace(0.9))
 
 
 def in_zero(rank: int) -> dict[str, Any]:
@@ -151,16 +162,49 @@ def in_zero(rank: int) -> dict[str, Any]:
         same = (torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True))
         assert all(same)
         assert not zero.optim.state
-    for name, options in NAMED_SEEDS.items():
-        net, twin = module(), module()
+    for name, options in IN_ZERO.items():
         cls = getattr(gx.optim, name)
+        net, twin, alone_too = module(), module(), module()
         zero = ZeroRedundancyOptimizer(net.parameters(), cls, **options)
-        alone = cls(twin.parameters(), **options)
-        for step in range(3):
-            gradients(net, step)
-            zero.step()
-            gradients(twin, step)
-            alone.step()
+        one = cls(twin.parameters(), **options)
+        for step in range(4):
+            if step == 2:  # goes on from a checkpoint, in several processes and in one
+                zero.consolidate_state_dict()
+                saved = [zero.state_dict() if rank == 0 else None]
+                dist.broadcast_object_list(saved)
+                zero = ZeroRedundancyOptimizer(net.parameters(), cls, **options)
+                zero.load_state_dict(copy.deepcopy(saved[0]))
+                alone_too.load_state_dict(net.state_dict())
+                loaded = cls(alone_too.parameters(), **options)
+                loaded.load_state_dict(saved[0])
+            for some, opt in ((net, zero), (twin, one)):
+                gradients(some, step)
+                opt.step()
+            if step > 1:
+                gradients(alone_too, step)
+                loaded.step()
+        out[name] = [
+            (p.detach(), q.detach(), r.detach())
+            for p, q, r in zip(*(x.parameters() for x in (net, twin, alone_too)), strict=True)
+        ]
+    # Leaves of one process have a gradient, and all count the step.
+    for name in ("zero", "zero1"):
+        net, twin = module(), module()
+        zero, one = (
+            gx.optim.from_transform(SCHEDULED, x.parameters(), lr=0.1) for x in (net, twin)
+        )
+        if name == "zero1":
+            gx.optim.zero1(zero)
+        else:
+            zero = ZeroRedundancyOptimizer(
+                net.parameters(), lambda ps: gx.optim.from_transform(SCHEDULED, ps, lr=0.1)
+            )
+        for step in range(4):
+            for some, opt in ((net, zero), (twin, one)):
+                gradients(some, step)
+                for i, p in enumerate(some.parameters()):
+                    p.grad = p.grad if step > 1 or i == step else None
+                opt.step()
         out[name] = [
             (p.detach(), q.detach())
             for p, q in zip(net.parameters(), twin.parameters(), strict=True)
@@ -173,9 +217,9 @@ def test_zero_redundancy() -> None:
         for name, member in (("clip", "clip_by_global_norm"), ("Prodigy", "scale_by_prodigy")):
             assert out[name].startswith("ValueError: ")
             assert f"{member} looks at all leaves together" in out[name]
-        for name in NAMED_SEEDS:
-            for p, q in out[name]:
-                assert torch.equal(p, q), name
+        for name in (*IN_ZERO, "zero", "zero1"):
+            for p, *others in out[name]:
+                assert all(torch.equal(p, q) for q in others), name
 
 
 SLICED = {
