@@ -46,6 +46,10 @@ class Forms:
     def __init__(self) -> None:
         self._forms: dict[Tensor, Form] = {}
 
+    def all(self) -> Mapping[Tensor, Form]:
+        """What the states of parameters were made by, as far as that is known."""
+        return dict(self._forms)
+
     def put(self, forms: Mapping[Tensor, Form]) -> None:
         """Say what the states of parameters were made by."""
         self._forms = dict(forms)

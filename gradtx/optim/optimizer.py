@@ -14,6 +14,7 @@ from ..core.autocast import outside_autocast
 from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.tree import PyTree
+from ..distributed.records import is_distributed
 from ..fuse import Prepared, Written, write_all
 from .arguments import arguments, has_trees
 from .checkpoint import complete, read
@@ -74,10 +75,8 @@ class Optimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
-        self._skeletons = Skeletons()
-        self._forms = Forms()
-        self._fused = FusedSteps()
-        self._written = Written()
+        self._skeletons, self._forms = Skeletons(), Forms()
+        self._fused, self._written = FusedSteps(), Written()
         self._repeat: Repeat | None = None
         self._shards = Shards()
         if isinstance(params, torch.nn.Module):
@@ -428,7 +427,9 @@ class Optimizer(torch.optim.Optimizer):
         left_out = (*torchs, *made)
         own = {k: v for k, v in self.__dict__.items() if not k.startswith(left_out)}
         own.pop("step", None)  # a scheduler's wrapper, bound to this instance
-        undo = self._follow_options(list(self._buckets()), self._names())
+        names = self._names()  # DTensors' states follow where they are computed with
+        plain = not any(map(is_distributed, names))
+        undo = self._follow_options(list(self._buckets()), names) if plain else lambda: None
         own["state"] = self.state.copy()
         undo()
         return own
@@ -436,8 +437,7 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._skeletons, self._forms = Skeletons(), Forms()
         self._fused, self._repeat = FusedSteps(), None
-        self._written = Written()
-        self._shards = Shards()
+        self._written, self._shards = Written(), Shards()
         super().__setstate__(state)
         for group in self.param_groups:
             for name, default in self.defaults.items():

@@ -270,7 +270,8 @@ class Sharded:
         self._started = True
 
     def _follow(self) -> None:
-        """Note what states have been made by."""
+        """Note what states have been made by; what was loaded has followed, too."""
+        self._own_forms.put({})
         self._options = [{name: g[name] for name in self._structural} for g in self._groups]
 
     def _extra(self, extra: Mapping[str, Any], whole: bool) -> dict[str, Any]:
@@ -292,9 +293,9 @@ class Sharded:
     # -- state ---------------------------------------------------------------------------------
 
     def forms(self, optimizer: Any) -> Mapping[Tensor, Form]:
-        """What the states of parameters were made by; nothing of those that have been loaded."""
+        """What the states of parameters were made by, also of those that have been loaded."""
         if optimizer._forms is not self._own_forms:
-            return {}
+            return optimizer._forms.all()
         if not self._options:
             return self._forms
         of_groups = zip(self._options, self._transforms, self._of_groups, strict=True)

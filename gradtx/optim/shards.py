@@ -31,7 +31,7 @@ class Shards:
 
     def find(self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket]) -> bool:
         """See whether parameters are DTensors; what is differentiated is left to torch."""
-        return self._find(optimizer, names, chains, {})
+        return self._find(optimizer, names, chains, optimizer._forms.all())
 
     def _find(
         self,
