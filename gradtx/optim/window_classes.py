@@ -19,7 +19,10 @@ class MFAC(
     options=f"{_MFAC} {_KINDS} normalize dtype nonfinite max_bytes",
     defaults={"momentum": 0.0},
 ):
-    """Steps along the inverse Fisher matrix of the last gradients; the chain is ``gx.mfac``."""
+    """Steps along the inverse Fisher matrix of the last gradients; the chain is ``gx.mfac``.
+
+    Steps are up to lr / damping times the gradient at first; ``gx.mfac`` says what rates suit.
+    """
 
     @classmethod
     def build(cls, *, dtype: str | None = None, **arguments: Any) -> GradientTransformation:
@@ -41,7 +44,8 @@ class SparseMFAC(
 ):
     """M-FAC over the largest entries, with error feedback; the chain is ``gx.sparse_mfac``.
 
-    Entries are chosen in blocks of every parameter, so that the state stays with it.
+    Entries are chosen in blocks of every parameter, so that the state stays with it. Steps are up
+    to lr / damping times the gradient at first; ``gx.sparse_mfac`` says what rates suit.
 
     Args:
         density: share of entries that are kept, in (0, 1].
@@ -54,7 +58,11 @@ class LowRankMFAC(
     options=f"{_MFAC} rank aggregate {_KINDS} normalize dtype nonfinite seed max_bytes",
     defaults={"momentum": 0.0},
 ):
-    """M-FAC over factors of a low rank, with error feedback; the chain is ``gx.lowrank_mfac``."""
+    """M-FAC over factors of a low rank, with error feedback; the chain is ``gx.lowrank_mfac``.
+
+    Steps are up to lr / damping times the gradient at first; ``gx.lowrank_mfac`` says what rates
+    suit.
+    """
 
 
 class GGT(

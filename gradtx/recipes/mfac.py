@@ -50,11 +50,13 @@ def mfac(
     """Natural gradient with the Fisher matrix of the last ``window`` gradients of the whole model.
 
     u = F^-1 g with F = damping I + (1/window) sum g_i g_i^T, never formed (``precondition_mfac``);
-    p <- p - lr u. The window takes ``window`` numbers a parameter. While it fills, steps are about
-    lr / damping times the gradient.
+    p <- p - lr u. The window takes ``window`` numbers a parameter.
 
     Args:
-        lr: learning rate >= 0, a schedule, or None to leave it out.
+        lr: learning rate >= 0, a schedule, or None to leave it out. The first step is
+            lr g / (damping + |g|^2 / window), up to lr / damping times the gradient: begin with
+            rates far below those of SGD, and where the loss rises at first, take a smaller one, a
+            schedule that warms up, or more damping.
         window: gradients that are remembered, >= 1.
         damping: > 0.
         momentum: of u, in [0, 1); None or 0 keeps none.
@@ -132,7 +134,10 @@ def sparse_mfac(
     bytes times window times density a parameter, e takes 4.
 
     Args:
-        lr: learning rate >= 0, a schedule, or None to leave it out.
+        lr: learning rate >= 0, a schedule, or None to leave it out. The first step is
+            lr c / (damping + |c|^2 / window), up to lr / damping times the gradient: begin with
+            rates far below those of SGD, and where the loss rises at first, take a smaller one, a
+            schedule that warms up, or more damping.
         window: gradients that are remembered, >= 1.
         damping: > 0.
         density: share of entries that are kept, in (0, 1]; with scope="global" also how many, or
@@ -230,7 +235,10 @@ def lowrank_mfac(
     u = F^-1 c; p <- p - lr u. Vectors are kept whole.
 
     Args:
-        lr: learning rate >= 0, a schedule, or None to leave it out.
+        lr: learning rate >= 0, a schedule, or None to leave it out. The first step is
+            lr c / (damping + |c|^2 / window), up to lr / damping times the gradient: begin with
+            rates far below those of SGD, and where the loss rises at first, take a smaller one, a
+            schedule that warms up, or more damping.
         window: gradients that are remembered, >= 1.
         damping: > 0.
         rank: of what is kept of a matrix, >= 1; of a smaller matrix all is kept, and the log says

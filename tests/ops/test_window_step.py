@@ -122,6 +122,22 @@ def test_entries_may_be_in_any_order(kept):
     assert_same_bits(tuple(ours.everything()), tuple(theirs.everything()))
 
 
+def test_rows_find_each_other_all_over_a_block():
+    """Every entry of equal rows is found, at whatever index it lies."""
+    n, k = 32_704, 4000
+    g = torch.linspace(1.0, 2.0, n)[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    indices, kept = torch.zeros(WINDOW, k, dtype=torch.int16), torch.zeros(WINDOW, k)
+    written = [torch.full((WINDOW,), -1, dtype=torch.int32)]
+    for t in range(WINDOW):
+        step = torch.tensor(t, dtype=torch.int32)
+        errors = [torch.zeros(n)]
+        dots, _, _ = sparse_window_push_(
+            [g], errors, [indices], [kept], written, step, [1], [n], [k], True
+        )
+    want = g.double().topk(k).values.square().sum().expand(1, WINDOW)
+    torch.testing.assert_close(dots, want, rtol=1e-13, atol=0.0)
+
+
 def test_nothing_changes_for_gradients_that_are_not_finite():
     leaves = Leaves(torch.float32, torch.float32)
     leaves.push(sparse_window_push_, 0)

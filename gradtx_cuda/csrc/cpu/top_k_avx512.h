@@ -27,27 +27,33 @@ struct alignas(64) WideTopK {
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 namespace gx {
 
+alignas(64) inline constexpr uint8_t kOrder[64] = {
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+    22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+    44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+
+// Append the positions of a range's set bits to a list of `count`, which has room for 64 more.
+GX_WIDE int64_t list_positions(__mmask64 set, int64_t start, int64_t count, uint16_t* list) {
+  const __m512i found = _mm512_maskz_compress_epi8(set, _mm512_load_si512(kOrder));
+  const __m512i base = _mm512_set1_epi16(static_cast<int16_t>(start));
+  const __m512i front = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(found));
+  _mm512_storeu_si512(list + count, _mm512_add_epi16(base, front));
+  const int64_t more = __builtin_popcountll(_cvtmask64_u64(set));
+  if (__builtin_expect(more > 32, 0)) {
+    const __m512i back = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(found, 1));
+    _mm512_storeu_si512(list + count + 32, _mm512_add_epi16(base, back));
+  }
+  return count + more;
+}
+
 // Append the positions of one range that reach a bound to a list of `count`.
 GX_WIDE int64_t list_range(const __m512* x, __m512i bound, int64_t start, int64_t count,
                            WideTopK& s) {
-  alignas(64) static constexpr uint8_t kOrder[64] = {
-      0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
-      22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
-      44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
   __mmask16 large[4];
   for (int v = 0; v < 4; ++v) large[v] = _mm512_cmpge_epu32_mask(magnitudes(x[v]), bound);
   const __mmask64 all = _mm512_kunpackd(_mm512_kunpackw(large[3], large[2]),
                                         _mm512_kunpackw(large[1], large[0]));
-  const __m512i found = _mm512_maskz_compress_epi8(all, _mm512_load_si512(kOrder));
-  const __m512i base = _mm512_set1_epi16(static_cast<int16_t>(start));
-  const __m512i front = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(found));
-  _mm512_storeu_si512(s.candidates + count, _mm512_add_epi16(base, front));
-  const int64_t more = __builtin_popcountll(_cvtmask64_u64(all));
-  if (__builtin_expect(more > 32, 0)) {
-    const __m512i back = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(found, 1));
-    _mm512_storeu_si512(s.candidates + count + 32, _mm512_add_epi16(base, back));
-  }
-  return count + more;
+  return list_positions(all, start, count, s.candidates);
 }
 
 // A magnitude that at least k of n elements reach, hardly more: k of 4k groups of elements have one

@@ -72,7 +72,7 @@ void move_blocks(const Moved& leaf, int64_t begin, int64_t end, Buffers& buffers
   for (int64_t block = begin; block < end; ++block) {
 #if GX_HAS_AVX512
     if (has_avx512() && fits_wide(leaf.window, block) &&
-        split_rows(leaf, block, buffers.wide())) {
+        find_rows(leaf, block, buffers.wide())) {
       using Move = decltype(&move_block_wide<float, float>);
       constexpr Move kMove[2][2] = {
           {move_block_wide<float, float>, move_block_wide<float, uint16_t>},

@@ -12,41 +12,20 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 namespace gx {
 
-constexpr int64_t kPart = 1 << 12;  // elements whose sums stay in the first cache
-constexpr int64_t kGroup = 8;       // entries that are looked up together
-
-// Entries of a row of which some may have a partner in another row.
-struct Group {
-  int64_t row, entry;
-};
-
-// A row that is added: where it begins, its weight, and its first entry in every part of a block.
-struct Added {
-  int64_t column;
-  float weight;
-  uint16_t parts[kLongest / kPart + 1];
-};
-
 // Buffers of one thread.
 struct alignas(64) WindowScratch : WideTopK {
-  uint8_t taken[1 << 16];       // by index: whether the new row has it; set outside of the block
+  // By the lowest seven bits of an index, bits for the three above the lowest eight, then for the
+  // three above those: whether the new row may have it.
+  uint8_t sieves[256];
+  uint8_t taken[1 << 16] = {};  // by index: whether the new row has it
   float fresh[1 << 16];         // the values of those that are taken
-  float sums[kPart] = {};       // zeros, but while a part of a block is computed
-  std::vector<Group> groups_of_rows;
-  std::vector<Added> rows;
-  int64_t inside = 0;           // elements of the block
+  float sums[kLongest] = {};    // zeros, but while a block is computed
+  std::vector<uint16_t> likely_rows, likely;  // entries that pass the sieves
+  std::vector<int64_t> shared;                // those whose indices are taken, by likely entry
+  std::vector<int64_t> rows;                  // that have a weight
   Soon soon;
   int64_t drift = 0;         // of the bits of the least magnitude kept, since the last step
   int64_t margin = 1 << 19;  // below the expected bound
-
-  WindowScratch() { std::fill_n(taken, sizeof taken, uint8_t{1}); }
-
-  // For a block of n elements.
-  void resize(int64_t n) {
-    if (n > inside) std::fill(taken + inside, taken + n, uint8_t{0});
-    if (n < inside) std::fill(taken + n, taken + inside, uint8_t{1});
-    inside = n;
-  }
 };
 
 // Whether these functions compute a block.
@@ -54,7 +33,7 @@ inline bool fits_wide(const Window& w, int64_t block) {
   const int64_t n = w.size(block);
   const Entries some = w.entries(block);
   const int64_t count = some.end - some.begin;
-  return n % kRange == 0 && n <= kLongest && count >= 1 && 8 * count <= n;
+  return n % kRange == 0 && n <= kLongest && count >= 1 && 8 * count <= n && w.rows <= 1 << 16;
 }
 
 // total <- sign g + total. Lists what reaches a bound and returns how many there are.
@@ -76,48 +55,59 @@ GX_WIDE int64_t add_gradient_wide(const Number* g, float* total, float sign, int
   return listed;
 }
 
-// List the groups of a row in which some index is taken. Few are, so no branch depends on it.
-GX_WIDE int64_t list_groups(const int16_t* indices, int64_t row, int64_t k, int64_t listed,
-                            WindowScratch& s) {
-  const auto* at = reinterpret_cast<const uint16_t*>(indices);
-  const uint8_t* taken = s.taken;
-  Group* groups = s.groups_of_rows.data();
-  int64_t c = 0;
-  for (; c + kGroup <= k; c += kGroup) {
-    s.soon.fetch();
-    unsigned any = 0;
-#pragma GCC unroll 8
-    for (int64_t j = 0; j < kGroup; ++j) any |= taken[at[c + j]];
-    groups[listed] = {row, c};
-    listed += any;
-  }
-  unsigned any = 0;
-  groups[listed] = {row, c};
-  for (; c < k; ++c) any |= taken[at[c]];
-  return listed + any;
+// 32 indices from the c-th of a row on, zeros behind the last of k.
+GX_WIDE __m512i read_indices(const int16_t* indices, int64_t c, int64_t k) {
+  const __mmask32 some = c < k ? 0xFFFFFFFFu >> std::max<int64_t>(0, c + 32 - k) : 0u;
+  return _mm512_maskz_loadu_epi16(some, indices + c);
 }
 
-// Add the products of a group's values with the new row's. Returns whether all indices are inside.
+// Remember the new row.
 template <typename Value>
-GX_WIDE bool add_products(const int16_t* indices, const Value* values, int64_t count,
-                          const WindowScratch& s, double& sum) {
-  const auto some = static_cast<__mmask8>(0xFFu >> std::max<int64_t>(0, kGroup - count));
-  const __m256i at = _mm256_cvtepu16_epi32(_mm_maskz_loadu_epi16(some, indices));
-  __mmask8 found = 0;
-  alignas(32) uint32_t places[kGroup];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(places), at);
-  for (int j = 0; j < kGroup; ++j) {
-    found |= static_cast<__mmask8>(s.taken[places[j]] << j);
+GX_WIDE void take(const int16_t* indices, const Value* values, int64_t k, WindowScratch& s) {
+  std::fill_n(s.sieves, sizeof s.sieves, uint8_t{0});
+  for (int64_t c = 0; c < k; ++c) {
+    const int i = indices[c];
+    s.sieves[i & 127] |= static_cast<uint8_t>(1 << ((i >> 8) & 7));
+    s.sieves[128 + (i & 127)] |= static_cast<uint8_t>(1 << ((i >> 11) & 7));
+    s.taken[i] = 1;
+    s.fresh[i] = widened(values[c]);
   }
-  found &= some;
-  const __m256i limit = _mm256_set1_epi32(static_cast<int>(s.inside));
-  if (_mm256_mask_cmpge_epu32_mask(found, at, limit) != 0) return false;
-  const __m512 x = read_some(values, found);
-  const __m256 fresh = _mm256_mmask_i32gather_ps(_mm256_setzero_ps(), found, at, s.fresh, 4);
-  const __m512d product = _mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
-                                        _mm512_cvtps_pd(fresh));
-  sum += _mm512_reduce_add_pd(product);
-  return true;
+}
+
+// List the entries of a row that pass the sieves: most of those that the new row has too and few
+// others.
+GX_WIDE int64_t list_likely(const int16_t* indices, int64_t row, int64_t k, int64_t listed,
+                            __m512i& largest, WindowScratch& s) {
+  const __m512i order = _mm512_load_si512(kOrder);
+  const __m512i low = _mm512_add_epi8(order, order);  // the bytes of 64 indices
+  const __m512i high = _mm512_add_epi8(low, _mm512_set1_epi8(1));
+  const __m512i bits = _mm512_set1_epi64(static_cast<int64_t>(0x8040201008040201));
+  const __m512i rows = _mm512_set1_epi16(static_cast<int16_t>(row));
+  __m512i sieves[4];
+  for (int i = 0; i < 4; ++i) sieves[i] = _mm512_load_si512(s.sieves + 64 * i);
+  const auto room = static_cast<size_t>(listed + k + kRange);
+  if (s.likely.size() < room) {
+    s.likely.resize(2 * room);
+    s.likely_rows.resize(2 * room);
+  }
+  for (int64_t c = 0; c < k; c += kRange) {
+    s.soon.fetch();
+    const __m512i a = read_indices(indices, c, k), b = read_indices(indices, c + 32, k);
+    largest = _mm512_max_epu16(largest, _mm512_max_epu16(a, b));
+    const __m512i place = _mm512_permutex2var_epi8(a, low, b);
+    const __m512i above = _mm512_permutex2var_epi8(a, high, b);
+    __mmask64 some = ~uint64_t{0} >> std::max<int64_t>(0, c + kRange - k);
+    some = _mm512_mask_test_epi8_mask(some, _mm512_permutex2var_epi8(sieves[0], place, sieves[1]),
+                                      _mm512_shuffle_epi8(bits, above));
+    const __m512i top = _mm512_and_si512(_mm512_srli_epi16(above, 3), _mm512_set1_epi8(7));
+    some = _mm512_mask_test_epi8_mask(some, _mm512_permutex2var_epi8(sieves[2], place, sieves[3]),
+                                      _mm512_shuffle_epi8(bits, top));
+    for (int64_t i = 0; i < kRange; i += 32) {
+      _mm512_storeu_si512(s.likely_rows.data() + listed + i, rows);
+    }
+    listed = list_positions(some, c, listed, s.likely.data());
+  }
+  return listed;
 }
 
 // Add the gradient, move the largest sums to a row of the window and multiply all rows by it.
@@ -154,101 +144,108 @@ GX_AVX512 void push_block_wide(const Pushed& leaf, int64_t done, int64_t block, 
   const int64_t least = keep_largest(total, found, k, bound, chosen, kept, s).least;
   if (again) s.drift = least - former;
 
-  s.resize(n);
-  for (int64_t c = 0; c < k; ++c) {
-    s.taken[chosen[c]] = 1;
-    s.fresh[chosen[c]] = widened(kept[c]);
-  }
-  s.soon.clear(static_cast<size_t>(w.rows + 3));
-  if (!last) {
-    s.soon.add(g + n, n * static_cast<int64_t>(sizeof *g));
-    s.soon.add(total + n, n * static_cast<int64_t>(sizeof *total));
+  take(chosen, kept, k, s);
+  s.soon.clear(static_cast<size_t>(w.rows + 1));
+  if (!last) {  // the processor itself foresees the gradient and the error
     s.soon.add(kept + k, k * static_cast<int64_t>(sizeof *kept));
     for (int64_t r = 0; r < w.rows; ++r) {
       if (leaf.there[r]) s.soon.add(indices + r * w.columns + k, 2 * k);
     }
   }
   const int64_t rows = std::count(leaf.there, leaf.there + w.rows, true);
-  s.soon.spread(std::max<int64_t>(1, rows * k / kGroup));
-  s.groups_of_rows.resize(static_cast<size_t>(w.rows * (k / kGroup + 1) + 1));
-  int64_t listed = 0;
+  s.soon.spread(std::max<int64_t>(1, rows * ((k + kRange - 1) / kRange)));
+  int64_t likely = 0;
+  __m512i largest = _mm512_setzero_si512();
   for (int64_t r = 0; r < w.rows; ++r) {
-    if (leaf.there[r]) listed = list_groups(indices + r * w.columns, r, k, listed, s);
+    if (leaf.there[r]) likely = list_likely(indices + r * w.columns, r, k, likely, largest, s);
   }
   double* dots = leaf.dots + block * w.rows;
   std::fill_n(dots, w.rows, 0.0);
-  bool inside = true;
-  for (int64_t i = 0; i < listed; ++i) {
-    const Group& group = s.groups_of_rows[static_cast<size_t>(i)];
-    __builtin_prefetch(values + group.row * w.columns + group.entry);
+  if (_mm512_cmpge_epu16_mask(largest, _mm512_set1_epi16(static_cast<int16_t>(n))) != 0) {
+    good = false;
+    likely = 0;
   }
-  for (int64_t i = 0; i < listed; ++i) {
-    const auto [r, c] = s.groups_of_rows[static_cast<size_t>(i)];
-    const int64_t at = r * w.columns + c;
-    inside &= add_products(indices + at, values + at, k - c, s, dots[r]);
+  const auto room = static_cast<size_t>(likely + 1);
+  if (s.shared.size() < room) s.shared.resize(2 * room);
+  const uint16_t *of_row = s.likely_rows.data(), *of_block = s.likely.data();
+  const auto place = [&](int64_t i) { return of_row[i] * w.columns + of_block[i]; };
+  int64_t listed = 0;
+  for (int64_t i = 0; i < likely; ++i) {  // few are shared, so no branch depends on it
+    s.shared[static_cast<size_t>(listed)] = i;
+    listed += s.taken[static_cast<uint16_t>(indices[place(i)])];
   }
-  if (!inside) good = false;
+  for (int64_t j = 0; j < listed; ++j) {
+    __builtin_prefetch(values + place(s.shared[static_cast<size_t>(j)]));
+  }
+  for (int64_t j = 0; j < listed; ++j) {
+    const int64_t i = s.shared[static_cast<size_t>(j)], at = place(i);
+    dots[of_row[i]] +=
+        static_cast<double>(widened(values[at])) * static_cast<double>(s.fresh[indices[at]]);
+  }
   for (int64_t c = 0; c < k; ++c) s.taken[chosen[c]] = 0;
 }
 
-// The first entry in every part of a block of n elements, and the number of entries. Returns whether
-// indices ascend, inside of the block.
-GX_WIDE bool split(const int16_t* indices, int64_t count, int64_t n, uint16_t* parts) {
-  const auto* at = reinterpret_cast<const uint16_t*>(indices);
-  const int64_t last = (n - 1) / kPart;
-  __mmask32 falls = at[count - 1] >= n;
-  int64_t below[kLongest / kPart] = {};
-  for (int64_t c = 0; c < count; c += 32) {
-    const __mmask32 some = 0xFFFFFFFFu >> std::max<int64_t>(0, c + 32 - count);
-    const __mmask32 more = 0xFFFFFFFFu >> std::max<int64_t>(0, c + 33 - count);
-    const __m512i x = _mm512_maskz_loadu_epi16(some, at + c);
-    if (c + 1 < count) {
-      falls |= _mm512_mask_cmpge_epu16_mask(more, x, _mm512_maskz_loadu_epi16(more, at + c + 1));
-    }
-    for (int64_t part = 0; part < last; ++part) {
-      const __m512i bound = _mm512_set1_epi16(static_cast<int16_t>((part + 1) * kPart));
-      below[part] += __builtin_popcount(_mm512_mask_cmplt_epu16_mask(some, x, bound));
-    }
+// Whether the indices of a row ascend, inside of a block of n elements.
+GX_WIDE bool ascend(const int16_t* indices, int64_t k, int64_t n) {
+  __mmask32 falls = static_cast<uint16_t>(indices[k - 1]) >= n;
+  for (int64_t c = 0; c + 1 < k; c += 32) {
+    const __mmask32 some = 0xFFFFFFFFu >> std::max<int64_t>(0, c + 33 - k);
+    falls |= _mm512_mask_cmpge_epu16_mask(some, _mm512_maskz_loadu_epi16(some, indices + c),
+                                          _mm512_maskz_loadu_epi16(some, indices + c + 1));
   }
-  parts[0] = 0;
-  for (int64_t part = 0; part < last; ++part) parts[part + 1] = static_cast<uint16_t>(below[part]);
-  parts[last + 1] = static_cast<uint16_t>(count);
   return falls == 0;
 }
 
-// Find the rows of a block that have a weight. Returns whether the indices of all of them ascend.
-GX_AVX512 inline bool split_rows(const Moved& leaf, int64_t block, WindowScratch& s) {
+// Find the rows that have a weight. Returns whether the indices of all of them ascend in a block.
+GX_AVX512 inline bool find_rows(const Moved& leaf, int64_t block, WindowScratch& s) {
   const Window& w = leaf.window;
   const Entries some = w.entries(block);
   s.rows.clear();
   for (int64_t r = 0; r < w.rows; ++r) {
-    const auto weight = static_cast<float>(leaf.weights[r]);
-    if (weight == 0.0f) continue;
-    s.rows.push_back({r * w.columns, weight, {}});
+    if (static_cast<float>(leaf.weights[r]) == 0.0f) continue;
+    s.rows.push_back(r);
     const int16_t* at = w.indices + r * w.columns + some.begin;
-    if (!split(at, some.end - some.begin, w.size(block), s.rows.back().parts)) return false;
+    if (!ascend(at, some.end - some.begin, w.size(block))) return false;
   }
   return true;
 }
 
-// Add a row's entries of the part of a block that begins at `start`, from one entry to another.
-template <typename Value>
-GX_WIDE void add_entries(const int16_t* indices, const Value* values, float weight, int64_t begin,
-                         int64_t end, int64_t start, float* sums) {
-  const auto* at = reinterpret_cast<const uint16_t*>(indices);
-  // Positions are counted from the start of the block.
-  float* first = reinterpret_cast<float*>(reinterpret_cast<char*>(sums) - start * 4);
-#pragma GCC unroll 4
-  for (int64_t c = begin; c < end; ++c) first[at[c]] += weight * widened(values[c]);
+GX_WIDE __m128 read_four(const float* x) { return _mm_loadu_ps(x); }
+GX_WIDE __m128 read_four(const uint16_t* x) {
+  const __m128i half = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(x));
+  return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(half), 16));
 }
 
-// The step of the parameters of a part, and of their momentum; empties the sums.
+// sums[indices] += weight * values, no position twice.
+template <typename Value>
+GX_WIDE void add_entries(const int16_t* indices, const Value* values, float weight, int64_t count,
+                         float* sums) {
+  const auto* at = reinterpret_cast<const uint16_t*>(indices);
+  const __m128 scale = _mm_set1_ps(weight);
+  int64_t c = 0;
+  for (; c + 4 <= count; c += 4) {
+    float* x[4];
+    for (int j = 0; j < 4; ++j) x[j] = sums + at[c + j];
+    __m128 sum = _mm_load_ss(x[0]);
+    sum = _mm_insert_ps(sum, _mm_load_ss(x[1]), 0x10);
+    sum = _mm_insert_ps(sum, _mm_load_ss(x[2]), 0x20);
+    sum = _mm_insert_ps(sum, _mm_load_ss(x[3]), 0x30);
+    sum = _mm_add_ps(sum, _mm_mul_ps(scale, read_four(values + c)));
+    _mm_store_ss(x[0], sum);
+    _MM_EXTRACT_FLOAT(*x[1], sum, 1);
+    _MM_EXTRACT_FLOAT(*x[2], sum, 2);
+    _MM_EXTRACT_FLOAT(*x[3], sum, 3);
+  }
+  for (; c < count; ++c) sums[at[c]] += weight * widened(values[c]);
+}
+
+// The step of a block's parameters, and of their momentum; empties the sums.
 template <typename Param>
-GX_WIDE void move_part(const Moved& leaf, Param* p, float* m, int64_t length, WindowScratch& s) {
+GX_WIDE void move_sums(const Moved& leaf, Param* p, float* m, int64_t n, WindowScratch& s) {
   const auto decays = static_cast<__mmask16>(leaf.decay != 0.0f ? 0xFFFFu : 0u);
   const __m512 decay = _mm512_set1_ps(leaf.decay), rate = _mm512_set1_ps(-leaf.lr);
   const __m512 mu = _mm512_set1_ps(leaf.mu);
-  for (int64_t i = 0; i < length; i += kLanes) {
+  for (int64_t i = 0; i < n; i += kLanes) {
     __m512 u = _mm512_load_ps(s.sums + i);
     _mm512_store_ps(s.sums + i, _mm512_setzero_ps());
     if (m != nullptr) {
@@ -261,9 +258,10 @@ GX_WIDE void move_part(const Moved& leaf, Param* p, float* m, int64_t length, Wi
   }
 }
 
-// Add the rows that `split_rows` found, and move the parameters, a part of a block at a time.
+// Add the rows that `find_rows` found, and move the parameters.
 template <typename Param, typename Value>
 GX_AVX512 void move_block_wide(const Moved& leaf, int64_t block, bool last, WindowScratch& s) {
+  constexpr int64_t kTogether = 32;  // entries between two looks at what is wanted soon
   const Window& w = leaf.window;
   const int64_t start = block * w.block_size, n = w.size(block);
   const Entries some = w.entries(block);
@@ -274,25 +272,25 @@ GX_AVX512 void move_block_wide(const Moved& leaf, int64_t block, bool last, Wind
   float* momentum = leaf.momentum == nullptr ? nullptr : leaf.momentum + start;
   s.soon.clear(2 * s.rows.size() + 2);
   if (!last) {
-    for (const Added& row : s.rows) {
-      s.soon.add(indices + row.column + k, 2 * k);
-      s.soon.add(values + row.column + k, k * static_cast<int64_t>(sizeof *values));
+    for (const int64_t r : s.rows) {
+      s.soon.add(indices + r * w.columns + k, 2 * k);
+      s.soon.add(values + r * w.columns + k, k * static_cast<int64_t>(sizeof *values));
     }
     s.soon.add(param + n, n * static_cast<int64_t>(sizeof *param));
     if (momentum != nullptr) s.soon.add(momentum + n, n * static_cast<int64_t>(sizeof *momentum));
   }
-  const int64_t parts = (n + kPart - 1) / kPart;
-  s.soon.spread(std::max<int64_t>(1, parts * static_cast<int64_t>(s.rows.size())));
-  for (int64_t part = 0; part < n; part += kPart) {
-    for (const Added& row : s.rows) {
+  const auto rows = static_cast<int64_t>(s.rows.size());
+  s.soon.spread(std::max<int64_t>(1, rows * ((k + kTogether - 1) / kTogether)));
+  for (const int64_t r : s.rows) {
+    const int16_t* at = indices + r * w.columns;
+    const Value* of = values + r * w.columns;
+    const auto weight = static_cast<float>(leaf.weights[r]);
+    for (int64_t c = 0; c < k; c += kTogether) {
       s.soon.fetch();
-      const uint16_t* parts = row.parts + part / kPart;
-      add_entries(indices + row.column, values + row.column, row.weight, parts[0], parts[1], part,
-                  s.sums);
+      add_entries(at + c, of + c, weight, std::min(kTogether, k - c), s.sums);
     }
-    move_part(leaf, param + part, momentum == nullptr ? nullptr : momentum + part,
-              std::min(kPart, n - part), s);
   }
+  move_sums(leaf, param, momentum, n, s);
 }
 
 }  // namespace gx
