@@ -88,8 +88,8 @@ class Events:
 class Stacked:
     """Leaves that are stacks of parts, of which processes may have some each.
 
-    The transform updates every part as it would alone, and what it keeps of such a leaf, if
-    anything, is of one part each.
+    The transform updates every part as it would alone, or as its place among them says, and what
+    it keeps of such a leaf, if anything, is of one part each or of the whole leaf.
 
     Attributes:
         count: ``count(tx, shape)`` says into how many equal parts along its first dimension a leaf

@@ -161,11 +161,11 @@ def derived_key(seed: Seed, data: int | str, device: torch.device | str = "cpu")
     return make_key((words[1] << 32) | words[0], device=device)
 
 
-def random_bits(key: Tensor, numel: int) -> Tensor:
+def random_bits(key: Tensor, numel: int, start: int = 0) -> Tensor:
     """Draw `numel` uint32 values, held in an int64 tensor of shape ``(numel,)``.
 
     Element i is word ``i % 4`` of Philox with key ``seed`` and counter ``(i // 4, counter)``, each
-    64-bit number split low word first.
+    64-bit number split low word first; the first one has the number `start`.
 
     Raises:
         ValueError: if `key` is not an int64 tensor of shape ``(2,)`` or `numel` is negative.
@@ -173,9 +173,12 @@ def random_bits(key: Tensor, numel: int) -> Tensor:
     check_key("random_bits", key)
     if numel < 0:
         raise ValueError(f"random_bits: numel must be >= 0, got {numel}")
-    groups = torch.arange((numel + 3) // 4, dtype=torch.int64, device=key.device)
+    first = start // 4
+    end = (start + numel + 3) // 4
+    groups = torch.arange(first, end, dtype=torch.int64, device=key.device)
     words = philox((*_split(groups), *_split(key[1])), _split(key[0]))
-    return torch.stack(words, dim=-1).reshape(-1)[:numel]
+    skipped = start - 4 * first
+    return torch.stack(words, dim=-1).reshape(-1)[skipped : skipped + numel]
 
 
 def random_bits16(key: Tensor, numel: int) -> Tensor:
@@ -212,7 +215,9 @@ def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float3
     return (mantissa.to(dtype) * 2.0**-bits).reshape(tuple(shape))
 
 
-def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+def normal(
+    key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32, start: int = 0
+) -> Tensor:
     """Draw from the standard normal distribution (Box-Muller).
 
     Elements 2j and 2j + 1 are the cosine and sine branch of uniforms 2j (shifted to ``(0, 1]``)
@@ -223,14 +228,19 @@ def normal(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32
         key: int64 tensor of shape ``(2,)``.
         shape: the shape of the result; elements are numbered row-major.
         dtype: a floating dtype.
+        start: number of the first element, for a part of a tensor.
 
     Raises:
         ValueError: for a non-floating dtype or a malformed key.
     """
     if not dtype.is_floating_point:
         raise ValueError(f"normal: dtype must be a floating dtype, got {dtype}")
-    numel = math.prod(shape)
-    return normal_of(random_bits(key, numel + numel % 2), shape, dtype)
+    skipped = start % 2  # elements come in pairs
+    numel = skipped + math.prod(shape)
+    bits = random_bits(key, numel + numel % 2, start - skipped)
+    if not skipped:
+        return normal_of(bits, shape, dtype)
+    return normal_of(bits, (numel,), dtype)[skipped:].reshape(tuple(shape))
 
 
 def signs(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

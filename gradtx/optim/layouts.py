@@ -221,7 +221,7 @@ def _of_parts(tx: GradientTransformation, p: Tensor, name: str) -> Rows | None:
 
     What does not treat parts one by one must treat elements so.
     """
-    rows = rows_of(p)
+    rows = rows_of(p, least=1)
     if rows is None or all(member.execution.stacked is None for _, member in members(tx)):
         return None
     return rows if _in_place(without_stacks(tx, rows), p, name) else None

@@ -22,12 +22,16 @@ from .skeletons import Skeleton, Skeletons
 Path = tuple[str, ...]
 
 
-def rows_of(p: Any) -> Rows | None:
-    """Which rows of a parameter this rank has; None if it is cut in another way, or has a row.
+def rows_of(p: Any, least: int = 2) -> Rows | None:
+    """Which rows of a parameter this rank has; None if it is cut in another way.
 
     Tensors that one axis of a mesh cuts along their first dimension are meant.
+
+    Args:
+        p: the parameter.
+        least: elements that it must have.
     """
-    if not is_sharded(p) or p.numel() < 2:
+    if not is_sharded(p) or p.numel() < least:
         return None
     cut = [(i, place) for i, place in enumerate(p.placements) if not place.is_replicate()]
     if len(cut) != 1 or type(cut[0][1]).__name__ != "Shard" or cut[0][1].dim != 0:

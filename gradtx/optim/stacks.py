@@ -105,7 +105,8 @@ def part_states(tx: GradientTransformation, rows: Rows, p: Any, name: str) -> Pa
         every, common = _paths(tx.init(leaf), name), _paths(nothing.init(leaf), name)
         own = _paths(for_parts(tx, rows).init(here), name)
     parts = frozenset(every.keys() - common.keys())
-    cut = {path: every[path] for path in common if every[path] == p.shape}
+    shapes = tuple(p.shape), tuple(local_part(p).shape)
+    cut = {path: every[path] for path in common if (every[path], own.get(path)) == shapes}
     return PartStates(p, cut, name, rows, parts, parts & own.keys())
 
 

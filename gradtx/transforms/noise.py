@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from ..core.hyper import Hyper, Values, dynamic
+from ..core.execution import Execution, Stacked
+from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo
 from ..core.random import Seed, derived_key, next_key, normal, seed_field
 from ..core.roots import root
@@ -53,6 +55,13 @@ class add_noise(LeafTransform):
     ('0.10', 1)
     """
 
+    execution: ClassVar[Execution] = Execution(
+        stacked=Stacked(
+            lambda tx, shape: shape[0] if shape else None,
+            lambda tx, first, count: _AddNoiseToRows(tx.eta, tx.gamma, tx.seed, first),
+        )
+    )
+
     eta: Hyper = dynamic(within="[0, inf)")
     gamma: Hyper = dynamic(within="[0, inf)")
     seed: Seed = seed_field()
@@ -66,5 +75,19 @@ class add_noise(LeafTransform):
     ) -> tuple[Tensor, AddNoiseState]:
         count = advance(s.step)
         deviation = root(h.eta / count.to(u.dtype) ** h.gamma)
-        noise = normal(s.key, u.shape, u.dtype)
+        noise = normal(s.key, u.shape, u.dtype, self._start(u))
         return u + deviation * noise, AddNoiseState(count, next_key(s.key))
+
+    def _start(self, u: Tensor) -> int:
+        """The number of the first element among those of its leaf."""
+        return 0
+
+
+@dataclass(frozen=True)
+class _AddNoiseToRows(add_noise):
+    """The noise of a leaf's rows from ``first`` on."""
+
+    first: int = static(0)
+
+    def _start(self, u: Tensor) -> int:
+        return self.first * math.prod(u.shape[1:])

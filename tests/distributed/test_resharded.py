@@ -54,11 +54,12 @@ OPTIMIZERS: dict[str, Make] = {
     ),
     "factored": lambda ps: gx.optim.AdamAdv(ps, lr=0.01, factored=True),
     "Prodigy": lambda ps: gx.optim.Prodigy(ps, d0=1e-2, d_coef=20.0, fused=False),
+    "NoisySGD": lambda ps: gx.optim.NoisySGD(ps, lr=0.1),
     "Fromage": lambda ps: gx.optim.Fromage(ps, lr=0.1),
     "scheduled": lambda ps: gx.optim.from_transform(COUNTED, ps, lr=0.1),
     "some": lambda ps: gx.optim.from_transform(SOME, ps, lr=0.1),
 }
-EXACT = ("AdamW", "float8", "ScheduleFreeAdamW", "scheduled")
+EXACT = ("AdamW", "float8", "ScheduleFreeAdamW", "NoisySGD", "scheduled")
 # Of nothing but numbers torch's function does not find a device where a state dict is to be full.
 NO_TENSORS = ("Fromage", "scheduled")
 ROUTES = ("nested", "flat", "full", "plain", "names")

@@ -80,6 +80,8 @@ OPTIMIZERS: dict[str, Make] = {
     "blocks": lambda ps: gx.optim.AdamW4bit(
         [x for x in ps if x[0] == "square"], lr=0.01, min_size=8, block_size=2
     ),
+    # Numbers of elements are those in whole leaves.
+    "noise": lambda ps: gx.optim.NoisySGD(ps, lr=0.01, weight_decay=0.1),
     "replicate": lambda ps: gx.optim.compute_layout(
         gx.optim.NorMuon(ps, lr=0.01), lambda leaf: "replicate" if leaf.ndim > 1 else None
     ),
@@ -104,6 +106,7 @@ COLLECTIVES = {
     "clipped": 1,
     "stacked": 0,
     "blocks": 0,
+    "noise": 0,
     "replicate": 1,
 }
 # Some leaves are of neither kind: stacked factors, rows of a nearly square form that are cut.
@@ -119,6 +122,7 @@ EVERY_WAY = (
     "cut",
     "buckets",
     "blocks",
+    "noise",
     "replicate",
     "stacked",
 )
@@ -369,6 +373,13 @@ def odd(rank: int) -> dict[str, Any]:
     micro.step()
     kept = _tensors(micro.state_dict()["state"])
     out["gathered"] = {(x.dtype, is_distributed(x)) for x in kept if x.shape == ten.shape}
+    # Of a leaf's shape by chance, too: the key of random numbers, which is on every rank.
+    pair = nn.Parameter(shard(torch.ones(2), mesh))
+    pair.grad = shard(torch.ones(2), mesh)
+    noisy = gx.optim.NoisySGD([("pair", pair)])
+    noisy.load_state_dict(noisy.state_dict())
+    noisy.step()
+    out["key"] = is_distributed(noisy.state[pair]["add_noise"]["key"])
     params = list(leaves(mesh).items())
     closure = functools.partial(torch.ones, ())
     out["evaluating"] = message_of(lambda: gx.optim.LBFGS(params).step(closure))
@@ -435,6 +446,7 @@ def test_odd_leaves_and_what_is_refused() -> None:
         assert "make the group with fused=False" in out["entries"], out["entries"]
         assert out["loaded"] < 1e-3
         assert re.search("Muon: leaf 'w' has placements .*Partial.* must be summed", out["partial"])
+        assert not out["key"]
         assert (torch.int16, False) in out["gathered"], out["gathered"]
         assert (torch.int16, True) not in out["gathered"], out["gathered"]
         assert "LBFGS: leaf 'w' is a DTensor" in out["evaluating"], out["evaluating"]

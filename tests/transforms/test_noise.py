@@ -85,3 +85,15 @@ def test_the_global_generator_is_left_alone():
 def test_bad_seed(seed):
     with pytest.raises(ValueError, match="add_noise: seed must be a 64-bit integer"):
         gx.add_noise(0.1, 0.5, seed=seed)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (6,), (4, 3, 2)])
+def test_rows_have_the_noise_that_they_have_in_their_leaf(shape):
+    tx = gx.add_noise(eta=1.0, gamma=0.0, seed=1)
+    whole = {"w": torch.zeros(shape)}
+    wanted, _ = run(tx, whole, tx.init(whole), 2)
+    for first, count in ((0, 2), (1, 3), (3, 1), (2, 0)):
+        rows = {"w": whole["w"][first : first + count]}
+        own = tx.execution.stacked.share(tx, first, count)
+        for found, all_of_it in zip(run(own, rows, own.init(rows), 2)[0], wanted, strict=True):
+            assert torch.equal(found["w"], all_of_it["w"][first : first + count])
