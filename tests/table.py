@@ -147,6 +147,7 @@ ROUNDS = {"bf16": "it rounds bfloat16 leaves and no others"}
 ONE_MODEL = dict.fromkeys(
     (
         "absent_leaf",
+        "compile",
         "every_container",
         "lone_tensor",
         "no_leaves",

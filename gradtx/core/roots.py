@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .forward import forward_rule
+from .parts import in_parts
 from .watch import is_watched
 
 
@@ -255,7 +256,7 @@ def angle(y: Tensor, x: Tensor) -> Tensor:
     """
     if is_watched(y, x):
         x = torch.where((y == 0) & (x == 0), 1.0, x)
-    return torch.atan2(y, x)
+    return in_parts(torch.atan2, y, x)
 
 
 def clipping(square: Tensor, bound: float | Tensor) -> Tensor:

@@ -40,11 +40,30 @@ def sum_over(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
     >>> sum_over(torch.ones(3, 5), (0, 1))
     tensor([[15.]])
     """
-    which = (dims,) if isinstance(dims, int) else dims
-    gone = {d % x.ndim for d in which if -x.ndim <= d < x.ndim}
-    if len(gone) == len(which) and all(i in gone or n == 1 for i, n in enumerate(x.shape)):
+    if _leave_one_number(x, dims):
         return element_sum(x).reshape((1,) * x.ndim)
     return x.sum(dim=dims, keepdim=True)
+
+
+def mean_over(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """``x.mean(dims, keepdim=True)``, likewise.
+
+    >>> import torch
+    >>> from gradtx.core.sums import mean_over
+    >>> mean_over(torch.ones(3, 5), 1)
+    tensor([[1.],
+            [1.],
+            [1.]])
+    """
+    if _leave_one_number(x, dims):
+        return element_mean(x).reshape((1,) * x.ndim)
+    return x.mean(dim=dims, keepdim=True)
+
+
+def _leave_one_number(x: Tensor, dims: int | tuple[int, ...]) -> bool:
+    which = (dims,) if isinstance(dims, int) else dims
+    gone = {d % x.ndim for d in which if -x.ndim <= d < x.ndim}
+    return len(gone) == len(which) and all(i in gone or n == 1 for i, n in enumerate(x.shape))
 
 
 def element_mean(x: Tensor) -> Tensor:

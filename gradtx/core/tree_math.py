@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import tree
 from .hyper import one_minus_power
+from .parts import power
 from .random import normal
 from .roots import root
 from .sums import element_sum
@@ -282,7 +283,11 @@ def update_moment_per_elem_norm(
     """
 
     def updated(u: Tensor, m: Tensor) -> Tensor:
-        size = (u.real.square() + u.imag.square()) ** (order / 2) if u.is_complex() else u**order
+        size = (
+            (u.real.square() + u.imag.square()) ** (order / 2)
+            if u.is_complex()
+            else power(u, order)
+        )
         return (decay * m + (1 - decay) * size).to(m.dtype)
 
     return tree.map(updated, updates, moments)

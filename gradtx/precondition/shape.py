@@ -15,6 +15,7 @@ from ..core.execution import Execution
 from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate
 from ..core.roots import divide_by_root, divide_by_sum, vector_norm
+from ..core.sums import mean_over
 from ..core.transform import LeafTransform
 from ..core.tree import accumulator_dtype
 
@@ -120,7 +121,7 @@ class normalize_neurons(LeafTransform):
             return u, s
         all_rows = s.variance.to(x.dtype)
         old = all_rows if chosen is None else all_rows[chosen]
-        variance = old + (1 - h.b2) * (x.square().mean(-1, keepdim=True) - old)
+        variance = old + (1 - h.b2) * (mean_over(x.square(), -1) - old)
         out = divide_by_root(x, variance, h.eps)
         before, after = (vector_norm(m, dim=(-2, -1), keepdim=True) for m in (x, out))
         out = out * (before / torch.clamp(after, min=1e-8))

@@ -19,7 +19,7 @@ from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import LeafInfo, LowRankUpdate, densify_leaf
 from ..core.protocol import GradientTransformation
 from ..core.roots import divide
-from ..core.sums import element_mean
+from ..core.sums import element_mean, mean_over
 from ..core.tree import PyTree
 from .leaf import Where, is_projected
 from .projector import Projector
@@ -151,7 +151,7 @@ class quasi_hyperbolic(DeclaredTransform):
         if self.across == "column":
             left = u.side == "left"
             shape = (1, *u.shape[1:]) if left else (u.shape[0], *(1,) * (len(u.shape) - 1))
-            return d.mean(-2 if left else -1).reshape(shape)
+            return mean_over(d, -2 if left else -1).reshape(shape)
         return torch.full((), float(self.across), dtype=d.dtype, device=d.device)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
+from ..core.parts import power
 from ..core.roots import divide
 from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
@@ -79,4 +80,4 @@ class scale_by_madgrad(LeafTransform):
 def _cube_root(x: Tensor) -> Tensor:
     """Of what is not negative, with derivative zero at zero."""
     zero = x == 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** (1 / 3))
+    return torch.where(zero, 0.0, power(torch.where(zero, 1.0, x), 1 / 3))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..codecs import Codec, as_codec, codec_field
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power, static
 from ..core.leaves import LeafInfo
+from ..core.parts import power as raised
 from ..core.roles import SecondMoment
 from ..core.roots import root
 from ..core.state import advance, new_count
@@ -89,4 +90,4 @@ class second_moment_power(LeafTransform):
 def _power(x: Tensor, power: float | Tensor) -> Tensor:
     """``x^power``, with derivative zero at zero."""
     zero = x == 0
-    return torch.where(zero, 0.0, torch.where(zero, 1.0, x) ** power)
+    return torch.where(zero, 0.0, raised(torch.where(zero, 1.0, x), power))

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.hyper import Hyper, Values, dynamic
 from ..core.reduce import Reduce
 from ..core.roots import divide, divide_by_sum, root
-from ..core.sums import element_mean
+from ..core.sums import element_mean, mean_over
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import squared_norm, total
 
@@ -89,4 +89,4 @@ class centralize(LeafTransform):
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
         if u.ndim < 2:
             return u, s
-        return u - u.mean(dim=tuple(range(1, u.ndim)), keepdim=True), s
+        return u - mean_over(u, tuple(range(1, u.ndim))), s

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.averages import average, average_square, corrected_mean
 from ..core.hyper import Hyper, Values, dynamic, one_minus_power
 from ..core.leaves import LeafInfo
+from ..core.parts import power
 from ..core.roots import divide
 from ..core.state import advance, new_count, state_zeros
 from ..core.transform import LeafTransform
@@ -122,6 +123,6 @@ class scale_by_adahessian(LeafTransform):
         nu = average_square(s.nu, h.hessian, h.b2)
         square = nu / one_minus_power(h.b2, step, u.dtype)
         zero = square == 0
-        size = torch.where(zero, 0.0, torch.where(zero, 1.0, square) ** (h.power / 2))
+        size = torch.where(zero, 0.0, power(torch.where(zero, 1.0, square), h.power / 2))
         out = divide(corrected_mean(mu, u, h.b1, step), size + h.eps)
         return out, ScaleByHessianState(step, mu, nu)

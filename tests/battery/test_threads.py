@@ -16,18 +16,12 @@ from tests.battery.helpers import call, same_bits
 from tests.table import ROWS, Row
 
 SHAPES = {"m": (272, 250), "v": (70000,), "w": (40, 1500)}
-# torch computes the last entries of a thread's part by another function than those before.
-ROUNDED_BY_PART = "torch.atan2"
-XFAIL = {
-    **dict.fromkeys(("quotient-atan2", "scale_by_adopt-atan2"), ROUNDED_BY_PART),
-    **dict.fromkeys(("adam_adv-features", "adopt_adv-features"), ROUNDED_BY_PART),
-    **dict.fromkeys(("sliding_window_moments", "sliding_window_moments-window"), ROUNDED_BY_PART),
-    "partition-tree": "labels of another tree",
-}
+XFAIL = {"partition-tree": "labels of another tree"}
 SAMPLE = {
     *("adamw", "adafactor", "adaptive_grad_clip-axis", "lamb", "root_subset_norm-leaf"),
     *("adam_snsm", "apollo", "galore_adamw", "ldadamw", "orthogonalize-svd", "trion"),
     *("dct_adamw-feedback", "in_subspace-rotate", "muon", "low_rank", "microadam"),
+    *("quotient-atan2", "scale_by_madgrad", "second_moment_power", "psgd_kron"),
 }
 
 

@@ -19,6 +19,7 @@ from ...core.execution import Execution
 from ...core.hyper import Hyper, Values, declare, dynamic, static
 from ...core.random import Seed, fold_in, make_key, next_key, normal, seed_field, uniform
 from ...core.state import advance, new_count
+from ...core.sums import mean_over
 from ...core.tree import PyTree
 from .factors import MODES, Layout, balanced, shaped
 from .fit import FITS_P, FORMS, fitted, preconditioned
@@ -337,7 +338,7 @@ class precondition_by_kron(DeclaredTransform):
         apart = self.independent_probe or self.whiten == "newton"
         size = x.abs()
         if self.relative_damping == "mean":
-            size = shaped(size.flatten(1).mean(1), x) * EPS**0.5
+            size = mean_over(size, tuple(range(1, x.ndim))) * EPS**0.5
         else:
             size = size * EPS
         return x + (h.damping + size) * noise, drawn("probe") if apart else noise

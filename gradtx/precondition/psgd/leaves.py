@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...core.declared import Call
+from ...core.sums import element_mean
 
 
 class PreconditionByKronState(NamedTuple):
@@ -43,4 +44,4 @@ def stacked(xs: list[Tensor]) -> Tensor:
 
 def fourth_moment(x: Tensor) -> Tensor:
     """The mean fourth power, in a dtype that holds it."""
-    return x.to(torch.float64).square().square().mean()
+    return element_mean(x.to(torch.float64).square().square())
