@@ -7,7 +7,8 @@ With S = L L^T and L^T L = M M^T the decomposition S = q r with a positive diago
 q = L M^-T, and q^T S q = M^T M; this is two steps of Rutishauser's LR algorithm. The kernels keep
 matrices packed between the products, of which the triangular ones are done by halves; the reference
 is made of a library's. As in any matrix product the order of the sums is the backend's. Results are
-constants for derivatives.
+constants for derivatives. A matrix is given up as soon as a pivot of M shows that q would be far
+from orthogonal.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ __all__ = ["cholesky_iteration", "cholesky_turn"]
 _ITERATION = "(Tensor s) -> (Tensor next, Tensor first, Tensor second, Tensor least)"
 _TURN = "(Tensor x, Tensor first, Tensor second, bool left) -> Tensor"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+
+LEAST = 2.0**-6
+"""Of the squared pivots of M, as a share of the diagonal of L^T L."""
 
 Iterated = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -48,6 +52,7 @@ def _reference(s: Tensor) -> Iterated:
     shares = second.diagonal(dim1=1, dim2=2).square() / square.diagonal(dim1=1, dim2=2)
     least = shares.amin(-1) if s.shape[1] else s.new_full(s.shape[:1], torch.inf)
     found = (failed == 0) & (again == 0) & torch.isfinite(second).all(-1).all(-1)
+    found &= least >= LEAST
     next_, first, second = (
         torch.where(found[:, None, None], x, torch.nan).contiguous()
         for x in (second.mT @ second, first, second)
@@ -77,7 +82,7 @@ def cholesky_iteration(s: Tensor) -> Iterated:
     Returns:
         Three of (batch, n, n), the factors lower triangular, and (batch,), the least squared pivot
         of M as a share of the diagonal of L^T L: 1 where that is diagonal, 0 where there is no such
-        M, which then is NaN like the others.
+        M or the share is below 2^-6; all three are NaN then.
 
     Raises:
         ValueError: another shape or dtype.

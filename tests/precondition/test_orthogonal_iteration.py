@@ -8,7 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import gradtx as gx
 import gradtx_cuda
+from gradtx.ops import OPS
+from gradtx.ops.cholesky_iteration import LEAST
 from gradtx.precondition.kronecker.orthogonal_iteration import Rotation, iterated, qr, rotate
 
 EPS = 1.2e-7
@@ -90,6 +93,27 @@ def test_orthogonal(name: str, sorts: bool) -> None:
         atol=1e-4,
     )
     assert torch.equal(new, new.mT)
+
+
+@kernels
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_far_from_diagonal_is_given_up(threads: int) -> None:
+    """As by the reference, and whatever is beside it in a stack."""
+    good, bad = graded(530, -5), graded(530, -5).flip(0, 1)
+    stack = torch.stack([good, bad])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        got = gx.ops.cholesky_iteration(stack)
+    finally:
+        torch.set_num_threads(before)
+    want = OPS["cholesky_iteration"].reference(stack)
+    assert got[3][0] > LEAST
+    assert got[3][1] == want[3][1] == 0
+    for x, y in zip(got[:3], want[:3], strict=True):
+        assert bool(x[1].isnan().all())
+        assert bool(y[1].isnan().all())
+        assert not bool(x[0].isnan().any())
 
 
 @pytest.mark.parametrize("least", [0, -4, -6])

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...core import decompositions
 from ...core.random import make_key, signs
-from ...ops.cholesky_iteration import cholesky_iteration, cholesky_turn
+from ...ops.cholesky_iteration import LEAST, cholesky_iteration, cholesky_turn
 from ...ops.matrix_powers import may_look
 from ...ops.registry import has_kernel
 from ...ops.symmetric_product import product, symmetric_product
@@ -29,7 +29,6 @@ _SMALL = 64  # rows of matrices below which reflections are as fast
 # Norms of the rows of Q^T Q - I, in roundoffs: of what is taken as it is, and of what is corrected.
 # Reflections give 5 to 10.
 _EXACT, _NEAR = 32.0, 1024.0
-_LEAST = 2.0**-6  # of the squared pivots of M, as a share of the diagonal
 _PROBES = 16
 
 
@@ -142,7 +141,7 @@ def _by_products(s: Tensor, basis: Tensor, ridge: Tensor) -> list[tuple[int, _Fo
     s.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
     new, first, second, least = cholesky_iteration(s)
     new.diagonal(dim1=1, dim2=2).sub_(ridge[:, None])
-    there = [i for i, share in enumerate(least.tolist()) if share >= _LEAST]
+    there = [i for i, share in enumerate(least.tolist()) if share >= LEAST]
     if not there:
         return []
     q = cholesky_turn(_some(basis, there), _some(first, there), _some(second, there))

@@ -11,6 +11,8 @@
 namespace gx {
 namespace {
 
+constexpr float kLeast = 0x1p-6f;  // of a share; what is less exact is of no use
+
 using Iterated = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // What the reference makes of other dtypes, and on other processors.
@@ -126,6 +128,7 @@ class Iteration {
         for (int64_t lane = 0; lane < kTile; ++lane) {
           const float pivot = sums[lane * kTile + lane];
           least_ = std::min(least_, pivot * pivot / before[(j - block.column) * kTile + lane]);
+          if (!(least_ >= kLeast)) return false;
         }
       }
     }
