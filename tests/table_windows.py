@@ -86,7 +86,17 @@ RECIPES = [
     ),
     Row(
         "sparse_mfac",
-        lambda: gx.sparse_mfac(0.1, 3, 0.1, 0.5, 0.9, 0.1, block_size=4, query="gradient"),
+        lambda: gx.sparse_mfac(
+            0.1,
+            3,
+            0.1,
+            0.5,
+            0.9,
+            0.1,
+            block_size=4,
+            weight_decay_kind="coupled",
+            query="gradient",
+        ),
         fails=ASKED | DAMPED,
         runs="partly",
     ),

@@ -13,6 +13,7 @@ from ..core.flatten import flatten
 from ..core.hyper import Hyper, check_value
 from ..core.plain import whole_number
 from ..core.protocol import GradientTransformation
+from ..core.quotient import as_gradients
 from ..core.random import Seed
 from ..precondition import precondition_mfac
 from ..transforms import (
@@ -199,6 +200,8 @@ def sparse_mfac(
             **(inside or {"query": "gradient" if query == "gradient" else "newest"}),
         ),
     )
+    if query == "gradient" and weight_decay_kind == "coupled":
+        precondition = as_gradients(precondition)  # their decay is preconditioned too
     if scope != "leaf":
         precondition = flatten(precondition, "nonzero" if freeze_zeros else "all")
     return around(

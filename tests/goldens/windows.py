@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,12 +37,30 @@ def _decay_kind(h: Hyper) -> str:
     return kind if kind in ("reg", "both") else "coupled"
 
 
+def _first(value: Any) -> Any:
+    """A number, of a list of one a step the first."""
+    return value[0] if isinstance(value, list) else value
+
+
+def _by_step(meta: Meta) -> Callable[[int], Hyper] | None:
+    """What changes from step to step, as overrides."""
+    h, rates = meta["hyperparameters"], learning_rates(meta)
+    lists = {name: h[key] for key, name in (("lr", "lr"), ("damp", "damping")) if _listed(h, key)}
+    if not lists:
+        return rates
+    return lambda t: {**(rates(t) if rates else {}), **{n: x[t - 1] for n, x in lists.items()}}
+
+
+def _listed(h: Hyper, key: str) -> bool:
+    return isinstance(h.get(key), list)
+
+
 def _common(h: Hyper) -> dict[str, Any]:
     """The arguments that all recipes of M-FAC have."""
     return {
-        "lr": h["lr"],
+        "lr": _first(h["lr"]),
         "window": h["m"],
-        "damping": h["damp"],
+        "damping": _first(h["damp"]),
         "momentum": h.get("momentum", 0.0),
         "weight_decay": h.get("weight_decay", 0.0),
         "momentum_kind": "sum" if str(h.get("momentum_kind")).startswith("sum") else "ema",
@@ -53,15 +71,15 @@ def _common(h: Hyper) -> dict[str, Any]:
 def mfac(meta: Meta, extra: Extra) -> Steps:
     h = meta["hyperparameters"]
     tx = gx.mfac(**_common(h), freeze_zeros=bool(h.get("sparse")))
-    return Steps(tx, learning_rates(meta), view=_view)
+    return Steps(tx, _by_step(meta), view=_view)
 
 
 def sparse_mfac(meta: Meta, extra: Extra) -> Steps:
     h = meta["hyperparameters"]
     if "r" in h:
-        return Steps(_ggt(h), learning_rates(meta), view=_view)
+        return Steps(_ggt(h), _by_step(meta), view=_view)
     if "rank" in h:
-        return _WithBases(_low_rank(h), learning_rates(meta), view=_view, bases=_bases(extra))
+        return _WithBases(_low_rank(h), _by_step(meta), view=_view, bases=_bases(extra))
     blocks = h.get("topk") == "per block" or "block" in h
     tx = gx.sparse_mfac(
         **_common(h),
@@ -71,7 +89,7 @@ def sparse_mfac(meta: Meta, extra: Extra) -> Steps:
         query="gradient" if h.get("precondition") in ("dense", "gradient") else "compressed",
         freeze_zeros=bool(h.get("sparse") or h.get("sparse_model")),
     )
-    return Steps(tx, learning_rates(meta), view=_view)
+    return Steps(tx, _by_step(meta), view=_view)
 
 
 def _low_rank(h: Hyper) -> gx.GradientTransformation:
@@ -79,11 +97,12 @@ def _low_rank(h: Hyper) -> gx.GradientTransformation:
 
 
 def _ggt(h: Hyper) -> gx.GradientTransformation:
+    sparse = "density" in h  # published without momentum and decay, whatever a file says of them
     return gx.ggt(
-        h["lr"],
+        _first(h["lr"]),
         h["r"],
-        h.get("beta1", 0.0),
-        h.get("beta2", 1.0),
+        0.0 if sparse else h.get("beta1", 0.0),
+        1.0 if sparse else h.get("beta2", 1.0),
         h["eps"],
         h.get("wd", h.get("weight_decay", 0.0)),
         h.get("density"),

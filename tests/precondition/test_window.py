@@ -231,3 +231,24 @@ def test_frozen_zeros_stay_zero_and_take_no_room():
     assert out["w"][0] != 0
     assert out["w"][1] == 0
     assert not out["b"].any()
+
+
+def test_coupled_decay_is_in_the_gradient_that_is_asked_for():
+    """Sparse M-FAC with query="gradient": F^-1 (g + weight_decay p), whole, not compressed."""
+    params, grads = tree(0), tree(1)
+    tx = gx.sparse_mfac(
+        None,
+        2,
+        0.1,
+        0.5,
+        weight_decay=0.3,
+        scope="global",
+        weight_decay_kind="coupled",
+        query="gradient",
+    )
+    updates, _ = tx.update(grads, tx.init(params), params)
+    whole = vector(grads) + 0.3 * vector(params)
+    kept = torch.zeros_like(whole)
+    largest = whole.abs().topk(len(whole) // 2).indices
+    kept[largest] = whole[largest]
+    assert relative(vector(updates), fisher([kept], 0.1, 2).inverse() @ whole) < 1e-5
