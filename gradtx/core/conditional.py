@@ -81,6 +81,8 @@ class apply_if_finite(Wrapper):
         finite = extra.get("reduce", LOCAL).sum(any_bad) == 0
         count = torch.where(finite, 0, advance(state.notfinite_count)).to(torch.int32)
         go = finite | (count > self.max_consecutive_errors)
+        # Zeros in a step that is skipped: nothing inside has to refuse it.
+        updates = tree.map(lambda u: leaf_if(go, u), updates)
         new, inner = self.update_transform(updates, state.inner_state, params, extra)
         return (
             tree.map(lambda u: leaf_if(go, u), new),

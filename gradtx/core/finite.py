@@ -17,6 +17,8 @@ from .leaves import ANY_UPDATE, isfinite_leaf, leaf_if
 from .protocol import Wrapper
 from .tree import PyTree
 
+_ADVICE = "Skip such leaves with otherwise='skip'"
+
 
 @dataclass(frozen=True)
 class apply_if_leaf_finite(Wrapper):
@@ -54,7 +56,12 @@ class apply_if_leaf_finite(Wrapper):
         check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
         leaves, spec = tree.flatten(updates)
         finite = [None if u is None else isfinite_leaf(u) for u in leaves]
-        checked = self.otherwise == "raise" and self._check(tree.names(spec), finite)
+        checked = self.otherwise == "raise" and require_finite(
+            self.name, tree.names(spec), finite, _ADVICE
+        )
+        if not checked:  # zeros, at which nothing inside takes offence, nor keeps for all leaves
+            pairs = zip(finite, leaves, strict=True)
+            updates = spec.unflatten([u if ok is None else leaf_if(ok, u) for ok, u in pairs])
         extra.setdefault("grads", updates)
         out, new = self.update_transform(updates, state, params, extra)
         if checked:
@@ -63,25 +70,36 @@ class apply_if_leaf_finite(Wrapper):
         kept = [u if ok is None else leaf_if(ok, u) for ok, u in zip(finite, outs, strict=True)]
         return spec.unflatten(kept), _choose(finite, spec, new, state)
 
-    def _check(self, names: list[str], finite: list[Any]) -> bool:
-        """Raise for the first leaf that is not finite; False where values cannot be read."""
-        there = [ok for ok in finite if ok is not None]
-        if not there or not _readable(there):
-            return not there
-        try:
-            if bool(torch.stack([ok.to(there[0].device) for ok in there]).all()):
-                return True
-        except RuntimeError:  # under vmap, or without values
-            return False
-        bad = next(n for n, ok in zip(names, finite, strict=True) if ok is not None and not ok)
-        raise not_finite(self.name, bad)
+
+def require_finite(who: str, names: list[str], finite: list[Any], advice: str) -> bool:
+    """Raise for the first leaf that is not finite; False where values cannot be read.
+
+    Args:
+        who: for the error.
+        names: of the leaves.
+        finite: per leaf a 0-d bool tensor, or None where there is none.
+        advice: the last sentence of the error.
+
+    Raises:
+        ValueError: a leaf is not finite.
+    """
+    there = [ok for ok in finite if ok is not None]
+    if not there or not _readable(there):
+        return not there
+    try:
+        if bool(torch.stack([ok.to(there[0].device) for ok in there]).all()):
+            return True
+    except RuntimeError:  # under vmap, or without values
+        return False
+    bad = next(n for n, ok in zip(names, finite, strict=True) if ok is not None and not ok)
+    raise not_finite(who, bad, advice)
 
 
-def not_finite(who: str, name: str) -> ValueError:
+def not_finite(who: str, name: str, advice: str = _ADVICE) -> ValueError:
     """The error for a leaf whose update is not finite."""
     return ValueError(
         f"{who}: leaf {name!r}: the update has a NaN or an infinity; nothing has been "
-        "changed. Skip such leaves with otherwise='skip'"
+        f"changed. {advice}"
     )
 
 

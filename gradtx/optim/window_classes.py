@@ -68,7 +68,7 @@ class LowRankMFAC(
 class GGT(
     RecipeOptimizer,
     recipe=recipes.ggt,
-    options="lr window betas eps weight_decay gram_reg decay_basis dtype max_bytes",
+    options="lr window betas eps weight_decay gram_reg decay_basis dtype max_bytes nonfinite",
 ):
     """Full-matrix adaptive steps from a window of gradients; the chain is ``gx.ggt``."""
 

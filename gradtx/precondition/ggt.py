@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..compressors import Compressor
+from ..core.finite import require_finite
 from ..core.hyper import Hyper, Values, dynamic, static
-from ..core.leaves import ANY_UPDATE, LeafInfo, densify_leaf
+from ..core.leaves import ANY_UPDATE, LeafInfo, densify_leaf, isfinite_leaf
 from ..core.reduce import Reduce
 from ..core.state import state_zeros
 from ..core.transform import TreeTransform
@@ -45,6 +46,7 @@ class PreconditionGGT(TreeTransform):
     gram_reg: float = static(1e-6, within="(0, inf)")
     decay_basis: bool = static(True)
     max_bytes: int | None = static(None, at_least=1)
+    nonfinite: Literal["ignore", "raise"] = static("ignore")
 
     @property
     def name(self) -> str:
@@ -79,6 +81,10 @@ class PreconditionGGT(TreeTransform):
         reduce: Reduce,
     ) -> tuple[list[Any], list[Any], Any]:
         assert leaves is not None
+        if self.nonfinite == "raise":
+            finite = [isfinite_leaf(u) for u in us]
+            advice = "Skip such steps with gx.apply_if_finite"
+            require_finite(self.name, h.names, finite, advice)
         state = shared._replace(leaves=[leaf.window for leaf in leaves])
         state = self.rows.push(state, us, reduce)
         means = [self.query(u, leaf.mean, h) for u, leaf in zip(us, leaves, strict=True)]
@@ -160,6 +166,7 @@ def precondition_ggt(
     decay_basis: bool = True,
     query: Literal["momentum", "newest"] = "momentum",
     max_bytes: int | None = None,
+    nonfinite: Literal["ignore", "raise"] = "ignore",
 ) -> PreconditionGGT:
     """Multiply updates by (root of G G^T + eps)^-1, G the last ``window`` of them, decayed.
 
@@ -180,9 +187,12 @@ def precondition_ggt(
             then not orthonormal.
         query: "momentum", or "newest" without a running average (and without ``b1``).
         max_bytes: what the window may take, >= 1; None for any amount.
+        nonfinite: "raise" for an update that is not finite, which waits for the device, or
+            "ignore" it: it spoils the running average for good.
 
     Raises:
-        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``.
+        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``;
+            from ``update``, an update that is not finite.
         TypeError: no compressor.
 
     Source: arXiv 1806.02958, arXiv 2306.06098.
@@ -194,5 +204,5 @@ def precondition_ggt(
     """
     if query not in ("momentum", "newest"):
         raise ValueError(f"precondition_ggt: query must be 'momentum' or 'newest', got {query!r}")
-    options = (window, b2, eps, compressor, dtype, gram_reg, decay_basis, max_bytes)
+    options = (window, b2, eps, compressor, dtype, gram_reg, decay_basis, max_bytes, nonfinite)
     return _WithMomentum(*options, b1) if query == "momentum" else PreconditionGGT(*options)

@@ -15,6 +15,7 @@ from ..compressors import Compressor, low_rank
 from ..core import tree
 from ..core.checks import can_read
 from ..core.declared import ScheduledState
+from ..core.finite import not_finite
 from ..core.hyper import Hyper, Values, dynamic, is_readable, static
 from ..core.leaves import ANY_UPDATE, LeafInfo, isfinite_leaf
 from ..core.reduce import Reduce
@@ -140,10 +141,7 @@ class PreconditionMFAC(TreeTransform):
 
     def not_finite(self, name: str) -> ValueError:
         """The error for a leaf whose update is not finite."""
-        return ValueError(
-            f"{self.name}: leaf {name!r}: the update has a NaN or an infinity; nothing has been "
-            "changed. Skip such steps with gx.apply_if_finite"
-        )
+        return not_finite(self.name, name, "Skip such steps with gx.apply_if_finite")
 
 
 @dataclass(frozen=True)

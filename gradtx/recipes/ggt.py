@@ -6,6 +6,7 @@ import torch
 
 from ..compressors import top_k
 from ..core.chain import Chain, chain
+from ..core.conditional import apply_if_finite
 from ..core.flatten import flatten
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
@@ -13,6 +14,7 @@ from ..precondition import precondition_ggt
 from ..transforms import add_decayed_weights, error_feedback
 from ._assemble import is_off
 from ._learning_rate import with_learning_rate
+from ._nonfinite import NonFinite, inside
 
 
 def ggt(
@@ -27,6 +29,7 @@ def ggt(
     decay_basis: bool = True,
     dtype: torch.dtype | None = None,
     max_bytes: int | None = None,
+    nonfinite: NonFinite = "raise",
 ) -> Chain:
     """Steps along (root of G G^T + eps)^-1, G the last gradients of the whole model, decayed.
 
@@ -46,9 +49,12 @@ def ggt(
         decay_basis: False decays the inner products alone, as the first published code does.
         dtype: of the window, None for at least float32, or bfloat16.
         max_bytes: what the window may take, >= 1; None for any amount.
+        nonfinite: what happens to a gradient that is not finite: "raise", "skip" the step, or
+            "ignore" it, which spoils the running average for good.
 
     Raises:
-        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``.
+        ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``;
+            from ``update``, a gradient that is not finite.
 
     Source: arXiv 1806.02958, arXiv 2306.06098.
 
@@ -70,7 +76,9 @@ def ggt(
         decay_basis,
         "momentum" if momentum else "newest",
         max_bytes,
+        inside("ggt", nonfinite),
     )
     if keep is not None:
         precondition = flatten(error_feedback(keep, inner=precondition))
-    return with_learning_rate(chain(add_decayed_weights(weight_decay), precondition), lr)
+    tx = with_learning_rate(chain(add_decayed_weights(weight_decay), precondition), lr)
+    return chain(apply_if_finite(tx)) if nonfinite == "skip" else tx

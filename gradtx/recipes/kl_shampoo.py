@@ -27,6 +27,7 @@ from ..transforms import (
     undo_bias,
 )
 from ._learning_rate import with_learning_rate
+from ._nonfinite import NonFinite, around, inside
 from .shampoo import by_dimensions
 from .soap import factor_decay
 
@@ -49,6 +50,7 @@ def kl_shampoo(
     staggered: bool = False,
     packed: bool = False,
     codec: Codec | torch.dtype | None = None,
+    nonfinite: NonFinite = "raise",
 ) -> Chain:
     """Shampoo whose factors fit the covariance jointly; no grafting, no second moment an entry.
 
@@ -76,9 +78,11 @@ def kl_shampoo(
         staggered: refresh every leaf at a phase of its own, which spreads the cost.
         packed: keep the upper triangles of the factors alone.
         codec: how moments are kept between steps.
+        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
+            which spoils its factors for good.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``update``, a gradient that is not finite.
 
     Source: arXiv 2509.03378.
 
@@ -105,9 +109,10 @@ def kl_shampoo(
         eigenbasis(refresh="qr", every=precondition_frequency, staggered=staggered),
         track,
         blocks(view="squeeze"),
+        nonfinite=inside("kl_shampoo", nonfinite),
     )
     tx = _with_vectors(direction, b1, vector_b2, vector_eps, codec)
-    return _finished(tx, lr, weight_decay, normalize_grads)
+    return around(_finished(tx, lr, weight_decay, normalize_grads), nonfinite)
 
 
 def kl_soap(
@@ -129,6 +134,7 @@ def kl_soap(
     inner: GradientTransformation | None = None,
     codec: Codec | torch.dtype | None = None,
     matmul_dtype: torch.dtype | None = None,
+    nonfinite: NonFinite = "raise",
 ) -> Chain:
     """Adam in the eigenbasis of KL-Shampoo's factors.
 
@@ -157,9 +163,11 @@ def kl_soap(
         codec: how moments are kept between steps, such as ``gx.codecs.dynamic8()``.
         matmul_dtype: torch.bfloat16 for the products with gradients and directions; bases, factors
             and moments stay in float32.
+        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
+            which spoils its factors for good.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``update``, a gradient that is not finite.
 
     Source: arXiv 2509.03378.
 
@@ -180,10 +188,10 @@ def kl_soap(
         spectrum(init=init_factor, clamp=clamp, bound=bound, damping=damping),
         blocks(view="squeeze"),
         matmul_dtype=matmul_dtype,
+        nonfinite=inside("kl_soap", nonfinite),
     )
-    return _finished(
-        _with_vectors(direction, b1, b2, eps, codec), lr, weight_decay, normalize_grads
-    )
+    tx = _with_vectors(direction, b1, b2, eps, codec)
+    return around(_finished(tx, lr, weight_decay, normalize_grads), nonfinite)
 
 
 def kl_soap_h(
@@ -198,6 +206,7 @@ def kl_soap_h(
     max_precond_dim: int | None = None,
     packed: bool = False,
     codec: Codec | torch.dtype | None = None,
+    nonfinite: NonFinite = "raise",
 ) -> Chain:
     """KL-SOAP on the sphere of the parameter's own norm, without weight decay.
 
@@ -217,9 +226,11 @@ def kl_soap_h(
         max_precond_dim: longest side that has a factor, >= 1; None for any.
         packed: keep the upper triangles of the factors alone.
         codec: how moments are kept between steps.
+        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
+            which spoils its factors for good.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``update``, a gradient that is not finite.
 
     Source: modded-nanogpt (2026), arXiv 2509.03378.
 
@@ -240,8 +251,10 @@ def kl_soap_h(
         eigenbasis(refresh="qr", every=precondition_frequency),
         spectrum(init=init_factor, clamp=clamp, bound="fixed", floor=1e-30),
         blocks(view="squeeze"),
+        nonfinite=inside("kl_soap_h", nonfinite),
     )
-    return chain(_with_vectors(direction, b1, b2, eps, codec), keep_norm(lr), skip_first())
+    tx = chain(_with_vectors(direction, b1, b2, eps, codec), keep_norm(lr), skip_first())
+    return around(tx, nonfinite)
 
 
 def rekls(
@@ -257,6 +270,7 @@ def rekls(
     max_precond_dim: int | None = None,
     packed: bool = False,
     codec: Codec | torch.dtype | None = None,
+    nonfinite: NonFinite = "raise",
 ) -> Chain:
     """KL-SOAP in the basis of the current factors, without a skipped call.
 
@@ -279,9 +293,11 @@ def rekls(
         max_precond_dim: longest side that has a factor, >= 1; None for any.
         packed: keep the upper triangles of the factors alone.
         codec: how moments are kept between steps.
+        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
+            which spoils its factors for good.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``update``, a gradient that is not finite.
 
     Source: Emerging-Optimizers (NVIDIA 2025), arXiv 2509.03378.
 
@@ -308,9 +324,10 @@ def rekls(
         spectrum("factors", init_factor, floor=eps),
         blocks(view="squeeze"),
         source="gradients",
+        nonfinite=inside("rekls", nonfinite),
     )
     tx = chain(as_gradients(ema(b1, codec=codec), direction), add_decayed_weights(weight_decay))
-    return with_learning_rate(tx, lr)
+    return around(with_learning_rate(tx, lr), nonfinite)
 
 
 def _factors(
@@ -329,7 +346,7 @@ def _factors(
 
 
 def _with_vectors(
-    matrices: GradientTransformation,
+    matrices: in_eigenbasis,
     b1: Hyper,
     b2: Hyper,
     eps: Hyper,
@@ -340,7 +357,8 @@ def _with_vectors(
         chain(first_moment(b1, codec), undo_bias(b1)), root_second_moment(b2, eps, codec=codec)
     )
     none = kronecker_factors(max_dim=1)
-    return partition({"matrix": matrices, "vector": in_eigenbasis(adam, none)}, by_dimensions())
+    vectors = in_eigenbasis(adam, none, nonfinite=matrices.nonfinite)
+    return partition({"matrix": matrices, "vector": vectors}, by_dimensions())
 
 
 def _finished(

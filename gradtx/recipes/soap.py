@@ -21,6 +21,7 @@ from ..transforms import (
     skip_first,
     undo_bias,
 )
+from ._nonfinite import NonFinite, around, inside
 
 
 def soap(
@@ -44,6 +45,7 @@ def soap(
     inner: GradientTransformation | None = None,
     codec: Codec | torch.dtype | None = None,
     matmul_dtype: torch.dtype | None = None,
+    nonfinite: NonFinite = "raise",
 ) -> Chain:
     """Adam in the slowly changing eigenbasis of Shampoo's preconditioner.
 
@@ -76,9 +78,11 @@ def soap(
         codec: how both moments are kept between steps, such as ``gx.codecs.dynamic8()``.
         matmul_dtype: torch.bfloat16 for the products with gradients and directions; bases, factors
             and moments stay in float32.
+        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
+            which spoils its factors for good.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``update``, a gradient that is not finite.
 
     Source: arXiv 2409.11321.
 
@@ -121,11 +125,12 @@ def soap(
         ),
         first="skip" if skips_first else "current",
         matmul_dtype=matmul_dtype,
+        nonfinite=inside("soap", nonfinite),
     )
     steps = [turned, *([normalize_by_block_rms()] if normalize_grads else [])]
     if lr is not None:
         steps += [scale_by_learning_rate(lr), decay_after(lr, weight_decay)]
-    return chain(*steps, *([skip_first()] if skips_first else []))
+    return around(chain(*steps, *([skip_first()] if skips_first else [])), nonfinite)
 
 
 def factor_decay(who: str, given: float | None, b2: Hyper) -> float:

@@ -21,6 +21,7 @@ from ..precondition import eigenbasis, in_eigenbasis, kronecker_factors, orthogo
 from ..precondition.newton_schulz import schatten4
 from ..transforms import as_matrices, ema, second_moment_power
 from ._matrix import matrices_and_others
+from ._nonfinite import NonFinite, around, inside
 
 NEWTON = (2.0, -1.5, 0.5)
 
@@ -55,6 +56,7 @@ def soap_muon(
     matrices: Labels | None = None,
     other: GradientTransformation | None = None,
     codec: Codec | torch.dtype | None = None,
+    nonfinite: NonFinite = "raise",
 ) -> Chain:
     """Muon after a SOAP step of the momentum.
 
@@ -79,9 +81,11 @@ def soap_muon(
             default those with at least two dimensions.
         other: what the other leaves get; default AdamW with lr 3e-4, betas 0.9 and 0.95.
         codec: how momentum and second moment are kept between steps.
+        nonfinite: "raise" for a matrix whose gradient is not finite, "skip" such leaves, or
+            "ignore" that, which spoils their factors for good.
 
     Raises:
-        ValueError: a value outside its range.
+        ValueError: a value outside its range; from ``update``, a gradient that is not finite.
 
     Source: modded-nanogpt (2026), arXiv 2409.11321.
 
@@ -103,16 +107,18 @@ def soap_muon(
         eigenbasis(every=precondition_frequency),
         first="pass",
         source="gradients",
+        nonfinite=inside("soap_muon", nonfinite),
     )
     steps = chain(
         ema(momentum, debias=False, codec=codec, nesterov=True),
         parallel(identity(), whitened, merge=match_schatten4),
         orthogonalize(coefficients, ns_steps, "schatten4", eps=1e-7, scale="original"),
     )
-    return matrices_and_others(
+    tx = matrices_and_others(
         as_matrices(as_gradients(steps)),
         lr=lr,
         weight_decay=weight_decay,
         matrices=matrices,
         other=other,
     )
+    return around(tx, nonfinite)

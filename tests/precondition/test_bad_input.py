@@ -48,6 +48,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "ggt weight_decay": (-1.0,),
     "ggt gram_reg": (0.0,),
     "ggt density": (0.0, 2.0),
+    "ggt nonfinite": ("stop",),
     "shampoo lr": (-1.0,),
     "shampoo b1 decay": (1.0, -0.1),
     "shampoo shampoo_beta b": (-0.1, 1.1),
@@ -100,6 +101,10 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "soap max_precond_dim max_dim": (0,),
     "soap data_format": ("nhwc",),
     "soap matmul_dtype": (torch.float16,),
+    "soap nonfinite": ("stop",),
+    "kl_soap_h nonfinite": ("stop",),
+    "rekls nonfinite": ("stop",),
+    "soap_muon nonfinite": ("stop",),
     **{
         f"{recipe} {option}": values
         for recipe in ("kl_shampoo", "kl_soap")
@@ -109,6 +114,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
             "eps": (-1.0,),
             "init_factor init": (0.0,),
             "clamp": (9.0,),
+            "nonfinite": ("stop",),
             "precondition_frequency every": (0,),
         }.items()
     },
@@ -224,6 +230,70 @@ def test_values(recipe: str) -> None:
     _, state = falling.update(W, falling.init(W), W)
     with pytest.raises(ValueError, match=r"damping must be in \(0, inf\), got 0"):
         falling.update(W, state, W)
+
+
+ASK = (*WINDOWS, "ggt", "soap", "soap_muon", "kl_shampoo", "kl_soap", "kl_soap_h", "rekls")
+
+
+def steps(recipe: str, fused: bool, **options: Any) -> tuple[Any, list[Any]]:
+    """Two steps, one with a NaN, and two more; which were refused, and whether by name."""
+    given = {"window": 2, "damping": 0.1} if recipe in WINDOWS else {}
+    given |= {"window": 2} if recipe == "ggt" else {}
+    tx, refused = getattr(gx, recipe)(0.01, **given, **options), []
+    params: Any = {"v": torch.ones(3), "w": torch.ones(4, 3)}
+    state, step = tx.init(params), gx.fuse(tx)
+    for t in range(5):
+        generator = torch.Generator().manual_seed(t)
+        grads = {k: torch.randn(p.shape, generator=generator) for k, p in params.items()}
+        if t == 2:
+            grads["w"][1, 1] = NAN
+        before = gx.tree.map(torch.clone, (params, state))
+        try:
+            if fused:
+                params, state = step(params, grads, state)
+            else:
+                updates, state = tx.update(grads, state, params)
+                params = gx.apply_updates(params, updates)
+        except ValueError as error:
+            refused.append((t, "leaf 'w': the update has a NaN" in str(error)))
+            pairs = zip(gx.tree.leaves(before), gx.tree.leaves((params, state)), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+    return params, refused
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("recipe", ASK)
+def test_gradients_that_are_not_finite(recipe: str, fused: bool) -> None:
+    """They are refused, or left out; those that come later give what they would have given."""
+    params, refused = steps(recipe, fused)
+    assert refused == [(2, True)]
+    assert all(p.isfinite().all() for p in params.values())
+    skipped, refused = steps(recipe, fused, nonfinite="skip")
+    assert not refused
+    torch.testing.assert_close(skipped["w"], params["w"])
+    assert (skipped["w"] != 1).any()
+    ignored, refused = steps(recipe, fused, nonfinite="ignore")
+    assert not refused
+    assert ignored["w"].isnan().any()
+
+
+@pytest.mark.parametrize("recipe", ASK)
+def test_what_refuses_can_be_put_where_steps_are_skipped(recipe: str) -> None:
+    tx = gx.apply_if_finite(make(recipe))
+    updates, state = tx.update({"w": torch.full((4, 3), NAN)}, tx.init(W), W)
+    assert not updates["w"].any()
+    assert state.total_notfinite == 1
+
+
+def test_a_leaf_that_is_left_out_spoils_no_gram_matrix() -> None:
+    tx = gx.apply_if_leaf_finite(gx.precondition_mfac(2, 0.1, nonfinite="raise"), "skip")
+    params = {"v": torch.ones(3), "w": torch.ones(2)}
+    grads = {"v": torch.full((3,), INF), "w": torch.ones(2)}
+    updates, state = tx.update(grads, tx.init(params), params)
+    alone = gx.precondition_mfac(2, 0.1)
+    zeros = {"v": torch.zeros(3), "w": torch.ones(2)}
+    torch.testing.assert_close(updates, alone.update(zeros, alone.init(params), params)[0])
+    assert all(x.isfinite().all() for x in gx.tree.leaves(state) if x.is_floating_point())
 
 
 def test_what_is_only_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,9 +14,10 @@ from ...core.declared import Call, DeclaredTransform, like
 from ...core.decompositions import at_once
 from ...core.errors import TreeMismatchError
 from ...core.execution import Execution
+from ...core.finite import require_finite
 from ...core.hyper import static
 from ...core.leaf_states import map_leaf_states
-from ...core.leaves import densify_leaf
+from ...core.leaves import densify_leaf, isfinite_leaf
 from ...core.protocol import Wrapper
 from ...core.state import advance, new_count
 from ...core.tree import PyTree
@@ -95,9 +96,12 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
         source: whether factors gather the "updates" that arrive or the chain's "gradients".
         matmul_dtype: bfloat16 for the turns into a basis and back, of whose products factors and
             results are rounded to it; bases and what is kept in them stay as they are.
+        nonfinite: "raise" for an update that is not finite, which waits for the device, or "ignore"
+            it: it stays in the factors for good.
 
     Raises:
-        ValueError: a value that is not among these.
+        ValueError: a value that is not among these; from ``update``, an update that is not finite
+            (names the leaf).
 
     Source: arXiv 2409.11321, arXiv 2509.03378.
 
@@ -123,6 +127,7 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
     first: Literal["skip", "pass", "current"] = static("skip")
     source: Literal["updates", "gradients"] = static("updates")
     matmul_dtype: torch.dtype | None = static(None, choices=PRODUCTS)
+    nonfinite: Literal["ignore", "raise"] = static("ignore")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,6 +184,10 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
                     f"{self.name}: leaf {call.names[i]!r} has an update but no state; "
                     "it was None when init was called"
                 )
+        if self.nonfinite == "raise":
+            finite = [None if u is None else isfinite_leaf(u) for u in call.updates]
+            advice = "Skip such leaves with gx.apply_if_leaf_finite"
+            require_finite(self.name, call.names, finite, advice)
         work = _Work(self, call, state, states, there)
         outs = work.run()
         new = [work.leaf(i) for i in range(len(states))]
