@@ -224,18 +224,35 @@ class TreeTransform(DeclaredTransform):
             wanted["grads"] = [widen(call.grads[i]) for i in there]
         h = Values({**call.common(self.name, there, values, self.of_leaf), **wanted})
         if not self.is_stateful:
-            out, _, _ = self.update_tree(us, None, None, ps, h, call.reduce)
+            out, _, _ = self._update_all(us, None, None, ps, h, call.reduce)
             return self._joined(call, there, out), state
         per_leaf = None
         if state.leaves != ():
             states = tree.flatten_like(self.name, call.spec, state.leaves, "state")
             per_leaf = [states[i] for i in there]
-        out, new_leaves, shared = self.update_tree(us, per_leaf, state.shared, ps, h, call.reduce)
+        out, new_leaves, shared = self._update_all(us, per_leaf, state.shared, ps, h, call.reduce)
         updates = self._joined(call, there, out)
         if new_leaves is None:
             return updates, TreeState((), shared)
         leaves_out = call.spec.unflatten(_scatter(states, there, new_leaves))
         return updates, TreeState(leaves_out, shared)
+
+    def _update_all(self, us: list[Any], *given: Any) -> tuple[list[Any], list[Any] | None, Any]:
+        """``update_tree``; what torch says of leaves without entries gets their names."""
+        empty = [isinstance(u, Tensor) and not u.numel() for u in us]
+        if not any(empty):
+            return self.update_tree(us, *given)
+        try:
+            return self.update_tree(us, *given)
+        except (IndexError, RuntimeError) as error:
+            if "reduction dim" not in str(error):
+                raise
+            name = given[3].names[empty.index(True)]
+            raise ValueError(
+                f"{self.name}: leaf {name!r} has no entries, as a process's part of a leaf may "
+                f"have none, and torch reduces nothing to nothing ({error}); give it a number that "
+                "changes nothing, as in u.abs().max() if u.numel() else u.new_zeros(())"
+            ) from error
 
     def _joined(self, call: Call, there: list[int], out: list[Any]) -> PyTree:
         out = [like(new, call.updates[i]) for i, new in zip(there, out, strict=True)]

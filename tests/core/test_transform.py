@@ -76,6 +76,36 @@ def test_tree_transform() -> None:
     assert (state.leaves["a"].step.item(), state.leaves["b"].step.item()) == (1, 2)
 
 
+@dataclass(frozen=True)
+class divide_by_largest(gx.TreeTransform):
+    guarded: bool = False
+
+    def update_tree(
+        self, us: Any, leaves: Any, shared: Any, ps: Any, h: Any, reduce: Any
+    ) -> tuple[list[Any], Any, Any]:
+        largest = [u.abs().max() if u.numel() or not self.guarded else u.new_zeros(()) for u in us]
+        total = reduce.max(torch.stack(largest).max())
+        return [u / total for u in us], leaves, shared
+
+
+def test_a_maximum_of_no_entries_names_the_leaf() -> None:
+    updates = {"w": torch.tensor([2.0, -4.0]), "empty": torch.ones(0, 3)}
+    with pytest.raises(ValueError, match=r"largest: leaf 'empty' has no entries.*max\(\)"):
+        divide_by_largest().update(updates, ())
+    out, _ = divide_by_largest(guarded=True).update(updates, ())
+    assert torch.equal(out["w"], torch.tensor([0.5, -1.0]))
+    with pytest.raises(RuntimeError, match="must match"):  # an error of its own stays as it is
+        odd_sizes().update(updates, ())
+
+
+@dataclass(frozen=True)
+class odd_sizes(gx.TreeTransform):
+    def update_tree(
+        self, us: Any, leaves: Any, shared: Any, ps: Any, h: Any, reduce: Any
+    ) -> tuple[list[Any], Any, Any]:
+        return [torch.ones(2) + torch.ones(5) for u in us], leaves, shared
+
+
 def test_reduce_is_asked() -> None:
     class Doubling:
         def sum(self, x: torch.Tensor) -> torch.Tensor:
