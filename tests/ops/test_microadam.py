@@ -309,10 +309,11 @@ def test_entries_outside_their_block_are_left_out():
 
 
 @KERNEL
+@pytest.mark.parametrize("decays", [True, False])
 @pytest.mark.parametrize("block", [4096, 16384])
-def test_a_window_in_any_order(block):
+def test_a_window_in_any_order(block, decays):
     """Rows that do not ascend, and positions that all rows have."""
-    kernel = arguments((2 * block,), block=block)
+    kernel = arguments((2 * block,), block=block) | {"rows": [0 if decays else 1]}
     for t in range(6):
         grads = values((2 * block,), torch.float32, 50 + t)
         grads[::777] *= 100

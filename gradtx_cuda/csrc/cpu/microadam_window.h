@@ -61,28 +61,24 @@ GX_WIDE int64_t take_below(const Leaf& leaf, int64_t row, int64_t column, int64_
   return count;
 }
 
-// Gather the parameters of entries. `tags` keeps the last entry of every position and `previous`
-// what it kept before.
-template <typename P>
-GX_WIDE void tag_entries(int64_t entries, int64_t start, const P* param, P* moved, Soon& soon,
-                         WideScratch& s) {
+// `tags` keeps the last entry of every position and `previous` what it kept before.
+GX_WIDE void tag_entries(int64_t entries, int64_t start, WideScratch& s) {
   const uint16_t* places = s.places.data();
   uint16_t* previous = s.previous.data();
   uint32_t tag = s.base;
   for (int64_t first = 0; first < entries; first += kFew) {
-    soon.fetch();
+    s.soon.fetch();
     const int64_t last = std::min(entries, first + kFew);
 #pragma GCC unroll 5
     for (int64_t e = first; e < last; ++e) {
       const int64_t i = places[e];
       previous[e] = s.tags[i - start];
       s.tags[i - start] = static_cast<uint16_t>(++tag);
-      moved[e] = param[i];
     }
   }
 }
 
-// Add moments of entries to those of later entries of the same position.
+// Add moments of entries to those of later entries of the same position, and leave nothing.
 GX_WIDE void join_entries(int64_t entries, WideScratch& s) {
   float *first = s.first.data(), *second = s.second.data();
   const __m512i base = _mm512_set1_epi16(static_cast<int16_t>(s.base));
@@ -94,6 +90,7 @@ GX_WIDE void join_entries(int64_t entries, WideScratch& s) {
       const int64_t to = e + __builtin_ctz(joined), from = s.previous[to] - s.base - 1;
       first[to] = add(first[from], first[to]);
       second[to] = add(second[from], second[to]);
+      first[from] = second[from] = 0.0f;
     }
   }
 }
@@ -106,36 +103,61 @@ GX_WIDE __m512 move(__m512 p, __m512 update, const MicroAdamRates& rates) {
   return _mm512_add_ps(p, _mm512_mul_ps(change, _mm512_set1_ps(-rates.lr)));
 }
 
-// The parameters after the step, of all entries.
-template <typename P>
-GX_WIDE void move_entries(const float* firsts, const float* seconds, int64_t count,
-                          const MicroAdamRates& rates, P* moved) {
-  for (int64_t c = 0; c < count; c += kLanes) {
-    const __m512 first = _mm512_loadu_ps(firsts + c), second = _mm512_loadu_ps(seconds + c);
-    const __m512 v = _mm512_mul_ps(_mm512_set1_ps(rates.gain2), second);
-    const __mmask16 some = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ);
-    const __m512 scale =
-        _mm512_add_ps(_mm512_maskz_sqrt_ps(some, v), _mm512_set1_ps(rates.eps));
-    const __m512 m = _mm512_mul_ps(_mm512_set1_ps(rates.gain1), first);
-    write(moved + c, move(read(moved + c), _mm512_div_ps(m, scale), rates));
-  }
+// Adam's update of sixteen entries.
+GX_WIDE __m512 update_of(const float* first, const float* second, const MicroAdamRates& rates) {
+  const __m512 v = _mm512_mul_ps(_mm512_set1_ps(rates.gain2), _mm512_loadu_ps(second));
+  const __mmask16 some = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GT_OQ);
+  const __m512 scale =
+      _mm512_add_ps(_mm512_maskz_sqrt_ps(some, v), _mm512_set1_ps(rates.eps));
+  const __m512 m = _mm512_mul_ps(_mm512_set1_ps(rates.gain1), _mm512_loadu_ps(first));
+  return _mm512_div_ps(m, scale);
 }
 
-// The step of parameters that have no entry. Nothing changes without decay.
+// Whether only parameters that have entries move.
+GX_INLINE bool others_stay(const MicroAdamRates& rates) {
+  return rates.weight_decay == 0.0f && rates.lr > 0.0f && rates.lr < INFINITY;
+}
+
+// The step of a stretch of parameters. An entry that has been added to a later one changes its
+// parameter before that does.
 template <typename P>
-GX_WIDE void move_others(P* param, int64_t n, const MicroAdamRates& rates) {
-  if (rates.weight_decay == 0.0f && rates.lr > 0.0f && rates.lr < INFINITY) return;
-  for (int64_t i = 0; i < n; i += kLanes) {
+GX_WIDE void move_stretch(P* param, int64_t start, int64_t length, int64_t entries,
+                          const MicroAdamRates& rates, WideScratch& s) {
+  P* moved = reinterpret_cast<P*>(s.moved.data());
+  const float *first = s.first.data(), *second = s.second.data();
+  const uint16_t* places = s.places.data();
+  for (int64_t e = 0; e < entries; ++e) moved[e] = param[places[e]];
+  for (int64_t c = 0; c < entries; c += kLanes) {
+    write(moved + c, move(read(moved + c), update_of(first + c, second + c, rates), rates));
+  }
+  for (int64_t i = start; !others_stay(rates) && i < start + length; i += kLanes) {
     write(param + i, move(read(param + i), _mm512_setzero_ps(), rates));
+  }
+  for (int64_t e = 0; e < entries; ++e) param[places[e]] = moved[e];
+}
+
+// The same where the others stay: entries that have been added to later ones change nothing.
+GX_WIDE void move_entries(float* param, int64_t entries, const MicroAdamRates& rates,
+                          WideScratch& s) {
+  const float *first = s.first.data(), *second = s.second.data();
+  float* change = s.moved.data();
+  for (int64_t c = 0; c < entries; c += kLanes) {
+    const __m512 update = update_of(first + c, second + c, rates);
+    _mm512_storeu_ps(change + c, _mm512_mul_ps(update, _mm512_set1_ps(-rates.lr)));
+  }
+  for (int64_t e = 0; e < entries; ++e) {
+    float& p = param[s.places[static_cast<size_t>(e)]];
+    p = add(p, change[e]);
   }
 }
 
 // Adam's step of a full block from the window, a stretch of parameters at a time. Few positions
-// have several entries: the last of those has their moments and is written last.
+// have several entries: the last of those has their moments.
 template <typename P>
 GX_AVX512 void move_block_wide(const Leaf& leaf, int64_t block, bool last, WideScratch& s) {
   const int64_t n = leaf.block_size, k = leaf.k, column = block * k;
   const int64_t rows = leaf.powers->rows();
+  const MicroAdamRates& rates = leaf.powers->rates;
   P* param = static_cast<P*>(leaf.param) + block * n;
   s.soon.clear(static_cast<size_t>(2 * rows + 1));
   for (int64_t r = 0; r < rows && !last; ++r) {
@@ -146,9 +168,6 @@ GX_AVX512 void move_block_wide(const Leaf& leaf, int64_t block, bool last, WideS
   s.soon.spread((rows * k + kFew - 1) / kFew);
 
   s.reserve(rows, k);
-  float *first = s.first.data(), *second = s.second.data();
-  P* moved = reinterpret_cast<P*>(s.moved.data());
-  const uint16_t* places = s.places.data();
   for (int64_t start = 0; start < n; start += kStretch) {
     const int64_t length = std::min(kStretch, n - start);
     int64_t entries = 0;
@@ -157,12 +176,16 @@ GX_AVX512 void move_block_wide(const Leaf& leaf, int64_t block, bool last, WideS
       entries = take_below(leaf, row, column, k, start + length, taken, entries, s);
     }
     s.make_room(entries);
-    tag_entries(entries, start, param, moved, s.soon, s);
+    tag_entries(entries, start, s);
     join_entries(entries, s);
     s.base += static_cast<uint32_t>(entries);
-    move_entries(first, second, entries, leaf.powers->rates, moved);
-    move_others(param + start, length, leaf.powers->rates);
-    for (int64_t e = 0; e < entries; ++e) param[places[e]] = moved[e];
+    if constexpr (sizeof(P) == sizeof(float)) {
+      if (others_stay(rates)) {
+        move_entries(param, entries, rates, s);
+        continue;
+      }
+    }
+    move_stretch(param, start, length, entries, rates, s);
   }
 }
 
