@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from .recipe_optimizer import RecipeOptimizer
@@ -37,17 +40,24 @@ class ProdigyOptimizer(RecipeOptimizer):
         held = next((state for state in states if state), None)
         return None if held is None else held["scale_by_prodigy"]["shared"][name]
 
+    def _check_added(self, group: Mapping[str, Any]) -> None:
+        super()._check_added(group)
+        self._check_chains()
+
+    def _check_chains(self) -> None:
+        chain, *others = map(self.transform_of, self.param_groups)
+        if any(other != chain for other in others):
+            raise ValueError(
+                f"{type(self).__name__}: groups must agree in the options that choose the chain "
+                f"({', '.join(self.structural())}): there is one estimate for all"
+            )
+
     def _check_step(self) -> None:
         super()._check_step()
         who, groups = type(self).__name__, self.param_groups
         if len(groups) == 1:
             return
-        chain = self.transform_of(groups[0])
-        if any(self.transform_of(group) != chain for group in groups):
-            raise ValueError(
-                f"{who}: groups must agree in the options that choose the chain "
-                f"({', '.join(self.structural())}): there is one estimate for all"
-            )
+        self._check_chains()
         rates = {g["lr"] for g in groups if not isinstance(g["lr"], Tensor)} - {0}
         if len(rates) > 1:
             raise ValueError(

@@ -130,14 +130,20 @@ class EvaluatingOptimizer(Optimizer):
                     "at parameters that no rank has whole; use DistributedDataParallel, with a "
                     "closure that returns the mean of all ranks' losses, or another class"
                 )
-        chains = list(self._buckets())
-        if len(chains) > 1:
-            raise ValueError(f"{who}: groups must agree in the options that choose the chain")
-        sides = {bool(group["maximize"]) for group in self.param_groups}
-        if len(sides) > 1:
-            raise ValueError(f"{who}: maximize must be the same for all groups")
+        self._check_groups()
         params = {name: p for p, name in self._names().items()}
-        return Evaluations(who, closure, params, -1.0 if True in sides else 1.0)
+        return Evaluations(who, closure, params, -1.0 if self.param_groups[0]["maximize"] else 1.0)
+
+    def _check_added(self, group: Mapping[str, Any]) -> None:
+        super()._check_added(group)
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        who = type(self).__name__
+        if len({self.transform_of(group) for group in self.param_groups}) > 1:
+            raise ValueError(f"{who}: groups must agree in the options that choose the chain")
+        if len({bool(group["maximize"]) for group in self.param_groups}) > 1:
+            raise ValueError(f"{who}: maximize must be the same for all groups")
 
     def _update(self, extra: Mapping[str, Any]) -> None:
         if self._evaluations is not None:

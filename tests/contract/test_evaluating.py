@@ -139,9 +139,20 @@ def test_what_is_wrong_is_said_and_nothing_changes() -> None:
             gx.optim.LBFGS(params.values(), **options)
     groups = [{"params": [p], "history_size": n} for n, p in enumerate(map(torch.nn.Parameter,
               (torch.ones(1), torch.ones(2))), 1)]  # fmt: skip
-    apart = gx.optim.LBFGS(groups)
     with pytest.raises(ValueError, match="groups must agree"):
-        apart.step(lambda: torch.zeros(()))
+        gx.optim.LBFGS(copy.deepcopy(groups))
+    opt = gx.optim.LBFGS(groups[:1])
+    rest = groups[1] | {"history_size": 1}
+    for group, message in (
+        (groups[1], "groups must agree"),
+        (rest | {"maximize": True}, "maximize must be the same"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            opt.add_param_group(group)
+    opt.add_param_group(rest)
+    opt.param_groups[1]["history_size"] = 2
+    with pytest.raises(ValueError, match="groups must agree"):
+        opt.step(lambda: torch.zeros(()))
 
 
 def test_parameters_without_a_gradient_stay() -> None:

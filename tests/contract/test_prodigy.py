@@ -92,6 +92,19 @@ def test_groups_share_one_estimate(name: str) -> None:
 
 
 @every_class
+def test_groups_of_other_chains_are_refused_at_once(name: str) -> None:
+    a, b = ({"params": [torch.nn.Parameter(torch.ones(3))]} for _ in range(2))
+    cls, options = getattr(gx.optim, name), CLASSES[name]
+    with pytest.raises(ValueError, match=f"{name}: groups must agree in .*d0"):
+        cls([a, b | {"d0": 0.5}], **options)
+    opt = cls([a], **options)
+    with pytest.raises(ValueError, match=f"{name}: groups must agree in .*growth_rate"):
+        opt.add_param_group(b | {"growth_rate": 1.5})
+    opt.add_param_group(b)
+    assert len(opt.param_groups) == 2
+
+
+@every_class
 def test_schedulers_act_at_once(name: str) -> None:
     def moved(schedule: bool) -> Tensor:
         params = leaves()
