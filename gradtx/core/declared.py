@@ -202,7 +202,8 @@ class DeclaredTransform(GradientTransformation):
                     f"{self.name}: value must be a number or a 0-d tensor, "
                     f"got a tensor of shape {tuple(given.shape)}"
                 )
-            out[name] = [given] * spec.num_leaves
+            value = tree.accumulator(given) if isinstance(given, Tensor) else given
+            out[name] = [value] * spec.num_leaves
         for name in self.takes_extra:
             given, nothing = extra.get(name), [None] * spec.num_leaves
             out[name] = nothing if given is None else self._tree_like(name, given, updates, spec)

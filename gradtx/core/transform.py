@@ -219,7 +219,7 @@ class TreeTransform(DeclaredTransform):
         wanted = {name: [column[i] for i in there] for name, column in call.wanted.items()}
         wanted["names"] = [call.names[i] for i in there]
         if self.needs_value:
-            wanted["value"] = call.extra["value"]
+            wanted["value"] = wanted["value"][0]
         if self.needs_grad:
             wanted["grads"] = [widen(call.grads[i]) for i in there]
         h = Values({**call.common(self.name, there, values, self.of_leaf), **wanted})

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from ..core import tree
-from .claims import require, require_close, require_same_structure
+from ..core.protocol import members
+from .claims import require, require_close, require_same, require_same_structure
 from .subject import Subject, holds_for_all
-from .trees import STEPS, call, run, some_grads, some_params, tensors
+from .trees import STEPS, call, number, run, some_grads, some_params, tensors
 
 
 def run_in(s: Subject, dtype: torch.dtype) -> Any:
@@ -70,3 +71,17 @@ def mixed_dtypes(s: Subject) -> None:
     again = call(s.tx, mixed(some_grads(9)), state, params)[1]
     before, after = ([x.dtype for x in tensors(t)] for t in (state, again))
     require(before == after, f"dtypes of the state became {after}, were {before}")
+
+
+@holds_for_all
+def value_of_half_precision(s: Subject) -> None:
+    """A loss in half precision is a number like any other; it is computed with in float32."""
+    if not any(getattr(m, "needs_value", False) for _, m in members(s.tx)):
+        return
+    for half in (torch.bfloat16, torch.float16):
+        given = number(1.37, half)
+        got, want = (
+            run(s.tx, some_params(), some_grads, extra=lambda step, state, v=v: {"value": v})
+            for v in (given, given.float())
+        )
+        require_same(got, want, f"with a loss in {half}")
