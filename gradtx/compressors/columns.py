@@ -86,7 +86,7 @@ class top_columns(Compressor):
     rank: int | None = static(None, at_least=1)
     fraction: float | None = static(None, within="(0, 1]")
     norm: Literal["l1", "l2"] = "l1"
-    every: int = static(1, at_least=1)
+    every: int = static(1, at_least=1, steps=True)
     side: str = static("std", choices=SIDES)
     weights: str | None = static(None, choices=(*BASES, None))
     basis: str | None = static(None, choices=(*BASES, None))

@@ -15,6 +15,7 @@ from . import tree
 from .checks import check_tensors
 from .errors import TreeMismatchError, described, shape_mismatch
 from .execution import Execution
+from .fields import check_steps
 from .hyper import Values, static
 from .leaf_states import filled, per_leaf
 from .leaves import ANY_UPDATE, LeafInfo, densify_leaf, leaf_if
@@ -29,6 +30,7 @@ def _check_period(who: str, name: str, value: Any) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not callable(value) and not (whole and value >= 1):
         raise ValueError(f"{who}: {name} must be an integer >= 1 or a schedule, got {value!r}")
+    check_steps(who, name, value)
 
 
 class Gathered(NamedTuple):
@@ -227,7 +229,7 @@ class apply_every(LeafTransform):
 
     densifies: ClassVar[bool] = True
 
-    k: int = static(1, at_least=1)
+    k: int = static(1, at_least=1, steps=True)
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> ApplyEveryState:
         return ApplyEveryState(new_count([p]), state_zeros(p))
@@ -278,7 +280,7 @@ class lookahead(Wrapper):
 
     execution: ClassVar[Execution] = Execution(leaves_independent=True)
 
-    sync_period: int = static(6, at_least=1)
+    sync_period: int = static(6, at_least=1, steps=True)
     slow_step_size: float = static(0.5, within="[0, 1]")
     reset_state: bool = static(False)
 

@@ -7,10 +7,15 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
 KIND = "gradtx.kind"
 _CHECKS = "gradtx.checks"
 _REQUIRED: Any = dataclasses.MISSING
 Check: TypeAlias = Callable[[str, str, Any], None]
+_LAST_STEP = 2**31 - 1
 
 
 def static(
@@ -20,6 +25,7 @@ def static(
     at_least: int | None = None,
     within: str | None = None,
     optional: bool = False,
+    steps: bool = False,
     check: Check | None = None,
 ) -> Any:
     """Declare a static hyperparameter: it fixes shapes, dtypes or structure.
@@ -35,6 +41,7 @@ def static(
         within: the interval of a number, such as ``"[0, 1)"``; anything else is left to the
             annotation.
         optional: whether ``at_least`` lets None pass, as it does where that is the default.
+        steps: it is a number of steps, which no integer is that counters do not reach.
         check: called with the transform's name, the field's and the value; raises what is wrong.
 
     >>> import gradtx as gx
@@ -49,6 +56,8 @@ def static(
         checks.append(functools.partial(_check_choice, tuple(choices)))
     if at_least is not None:
         checks.append(functools.partial(_check_least, at_least, optional or default is None))
+    if steps:
+        checks.append(check_steps)
     if within is not None:
         checks.append(functools.partial(_check_interval, within))
     if check is not None:
@@ -74,6 +83,23 @@ def contains(interval: str, value: float) -> bool:
     above = value >= low if interval[0] == "[" else value > low
     below = value <= high if interval[-1] == "]" else value < high
     return above and below  # a NaN is neither
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether the value of a tensor is there: in host memory, and nothing is being traced."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in (Tensor, Parameter)
+        and x.device.type == "cpu"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
+def check_steps(who: str, name: str, value: Any) -> None:
+    """Raise ValueError for an integer that no count of steps reaches."""
+    if isinstance(value, int) and value > _LAST_STEP:
+        raise ValueError(f"{who}: {name} must be at most {_LAST_STEP} steps, got {value}")
 
 
 def check_floating(who: str, name: str, value: Any) -> None:
@@ -105,6 +131,8 @@ def _check_least(least: int, or_none: bool, who: str, name: str, value: Any) -> 
 
 
 def _check_interval(within: str, who: str, name: str, value: Any) -> None:
+    if isinstance(value, Tensor) and value.ndim == 0 and is_readable(value):
+        value = value.detach().item()
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and not contains(within, value):
         raise ValueError(f"{who}: {name} must be in {within}, got {value}")

@@ -73,12 +73,16 @@ class flatten(Wrapper):
         check_tensors(self.name, updates, params, accepts=ANY_UPDATE)
         updates = tree.map(densify_leaf, updates)
         leaves, spec = tree.flatten(updates)
-        if any(x is None for x in leaves):
-            missing = [n for n, x in zip(tree.names(spec), leaves, strict=True) if x is None]
-            raise TreeMismatchError(
-                f"flatten: leaf {missing[0]!r} has no update; the vector needs every leaf"
-            )
-        extra = map_trees(_join, extra, updates)
+        # Leaves without a parameter are those that a wrapper has left out.
+        known = leaves if params is None else tree.leaves_like(self.name, spec, params, "parameter")
+        for name, x, p in zip(tree.names(spec), leaves, known, strict=True):
+            if x is None and (params is None or p is not None):
+                raise TreeMismatchError(
+                    f"flatten: leaf {name!r} has no update; the vector needs every leaf "
+                    "(inside a wrapper that chooses leaves, update needs params)"
+                )
+        leaves = [x for x in leaves if x is not None]
+        extra = map_trees(lambda t: _join(tree.map(lambda _, x: x, updates, t)), extra, updates)
         flat = _join(updates)
         flat_params = None if params is None else _join(params)
         if self.live == "all":
@@ -87,11 +91,10 @@ class flatten(Wrapper):
             new, state = self._update_live(flat, state, flat_params, extra)
         sizes = [x.numel() for x in leaves]
         parts = torch.split(densify_leaf(new["flat"]), sizes)
-        cut = [
-            part.reshape(x.shape).to(tree.accumulator_dtype(x.dtype))
-            for part, x in zip(parts, leaves, strict=True)
-        ]
-        return spec.unflatten(cut), state
+        rest = iter(parts)
+        return tree.map(
+            lambda x: next(rest).reshape(x.shape).to(tree.accumulator_dtype(x.dtype)), updates
+        ), state
 
     def _update_live(
         self, flat: PyTree, state: FlattenState, params: PyTree, extra: dict[str, Any]

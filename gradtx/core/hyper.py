@@ -21,12 +21,11 @@ from typing import Annotated, Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from . import tree
 from .checks import can_read
 from .errors import described
-from .fields import KIND, contains
+from .fields import KIND, contains, is_readable
 from .fields import static as static
 from .plain import plain
 from .watch import is_watched
@@ -146,17 +145,6 @@ def check_tensor(who: str, name: str, value: Tensor, within: str) -> None:
     for number in (x.detach().item() for x in ends):
         if not contains(within, number):
             raise ValueError(f"{who}: {name} must be in {within}, got {number}")
-
-
-def is_readable(x: Tensor) -> bool:
-    """Whether the value of a tensor is there: in host memory, and nothing is being traced."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) in (Tensor, Parameter)
-        and x.device.type == "cpu"
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        and not torch._C._len_torch_dispatch_stack()
-    )
 
 
 def check_entries(

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import torch
 
+from .fields import is_readable
+
 _WORDS: dict[Any, str] = {
     **{int: "an integer", float: "a number", bool: "True or False", str: "a string"},
     **{None: "None", type(None): "None", torch.dtype: "a torch.dtype", torch.Tensor: "a tensor"},
@@ -101,7 +103,7 @@ def _accepts(hint: Any, value: Any) -> bool:
         number = isinstance(value, (int, hint)) and not isinstance(value, bool)
         return number and value == value
     if hint in (int, float):
-        return True
+        return value.ndim == 0 and not (is_readable(value) and bool(value.isnan()))
     kind = origin or hint
     return not isinstance(kind, type) or isinstance(value, kind)
 

@@ -104,7 +104,7 @@ def _prepared(check: Callable[[Any], None]) -> Callable[[Any], None]:
         self._prepare()
         try:
             check(self)
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, RuntimeError, TypeError) as error:
             if not str(error).startswith(f"{name_of(self)}: "):
                 check_types(self)
             raise

@@ -60,6 +60,12 @@ def keep(updates: PyTree, chosen: list[bool]) -> PyTree:
     return spec.unflatten([x if yes else None for x, yes in zip(leaves, chosen, strict=True)])
 
 
+def keep_params(params: PyTree, chosen: list[bool]) -> PyTree:
+    """What ``keep`` gives, of parameters that may not be there or be another tree, as given."""
+    there = params is not None and tree.flatten(params)[1].num_leaves == len(chosen)
+    return keep(params, chosen) if there else params
+
+
 def merge(updates: PyTree, chosen: list[bool], new: PyTree) -> PyTree:
     """Leaves of ``new`` where ``chosen``, of ``updates`` elsewhere."""
     leaves, spec = tree.flatten(updates)
@@ -137,7 +143,7 @@ class partition(GradientTransformation):
             chosen, name = [x == label for x in labels], str(label)
             given = map_trees(lambda t, chosen=chosen: keep(t, chosen), extra, updates)  # type: ignore[misc]
             new, new_state[name] = self.update_inner(
-                name, keep(updates, chosen), state[name], params, given
+                name, keep(updates, chosen), state[name], keep_params(params, chosen), given
             )
             out = merge(out, chosen, new)
         return out, new_state
@@ -188,7 +194,9 @@ class masked(Wrapper):
     ) -> tuple[PyTree, PyTree]:
         chosen = self._chosen(updates, params)
         given = map_trees(lambda t: keep(t, chosen), extra, updates)
-        new, state = self.update_transform(keep(updates, chosen), state, params, given)
+        new, state = self.update_transform(
+            keep(updates, chosen), state, keep_params(params, chosen), given
+        )
         return merge(updates, chosen, new), state
 
     def _chosen(self, updates: PyTree, params: PyTree) -> list[bool]:

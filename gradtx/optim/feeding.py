@@ -141,7 +141,7 @@ def _call(cls: Any, values: Sequence[Any], arguments: Mapping[str, Any]) -> Grad
     chosen = dict(zip(said.structural.values(), values, strict=True))
     try:
         made: GradientTransformation = cls.build(**chosen, **arguments)
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         if not re.match(r"[\w.]+: ", str(error)):  # of Python: a recipe that compares, say
             for option, name in said.structural.items():
                 check_type(cls.__name__, option, chosen[name], said.hints.get(name, Any))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from ..core.hyper import is_readable
+from ..core.fields import is_readable
 from ..core.protocol import GradientTransformation
 from ..fuse import CannotFuseError, NestedEngine, write_all
 from .options import Option

@@ -15,8 +15,9 @@ from ..compressors import Compressor, low_rank
 from ..core import tree
 from ..core.checks import can_read
 from ..core.declared import ScheduledState
+from ..core.fields import is_readable
 from ..core.finite import not_finite
-from ..core.hyper import Hyper, Values, dynamic, is_readable, static
+from ..core.hyper import Hyper, Values, dynamic, static
 from ..core.leaves import ANY_UPDATE, LeafInfo, isfinite_leaf
 from ..core.reduce import Reduce
 from ..core.transform import TreeTransform

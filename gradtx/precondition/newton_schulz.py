@@ -155,9 +155,12 @@ def _by_rows(x: Tensor, eps: float) -> Tensor:
 
 def schatten4(x: Tensor, safety: float = 1.0, eps: float = 0.0) -> Tensor:
     """``max(safety |X X^T|_F^(1/2), eps)`` of (batch, rows, columns), as (batch, 1, 1)."""
-    gram = symmetric(*twins(x))  # (batch, short, short)
+    # Fourth powers of entries leave the range of float32 at 1e9 already.
+    size = x.detach().abs().amax((-2, -1), keepdim=True)  # (batch, 1, 1)
+    size = torch.where((size > 0) & torch.isfinite(size), size, 1.0)
+    gram = symmetric(*twins(x / size))  # (batch, short, short)
     norm = vector_norm(gram, dim=(-2, -1), keepdim=True)
-    return torch.clamp(safety * root(norm), min=eps)
+    return torch.clamp(safety * size * root(norm), min=eps)
 
 
 def polar_factor(x: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class never(Refresh):
 
 @dataclass(frozen=True)
 class _Every(Refresh):
-    every: int = static(at_least=1)
+    every: int = static(at_least=1, steps=True)
 
     @property
     def period(self) -> int:

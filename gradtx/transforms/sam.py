@@ -13,6 +13,7 @@ from ..core import tree
 from ..core.apply import apply_updates
 from ..core.checks import check_tensors
 from ..core.errors import described
+from ..core.hyper import static
 from ..core.leaf_states import filled, per_leaf
 from ..core.leaves import ANY_UPDATE, densify_leaf
 from ..core.protocol import GradientTransformation
@@ -67,7 +68,7 @@ class sam(GradientTransformation):
 
     optimizer: GradientTransformation
     adv_optimizer: GradientTransformation
-    sync_period: int = 2
+    sync_period: int = static(2, at_least=1, steps=True)
     reset_state: bool = True
     opaque_mode: bool = False
 
@@ -77,8 +78,6 @@ class sam(GradientTransformation):
                 raise TypeError(
                     f"sam: {name} must be a GradientTransformation, got {described(tx)}"
                 )
-        if isinstance(self.sync_period, bool) or not self.sync_period >= 1:
-            raise ValueError(f"sam: sync_period must be an integer >= 1, got {self.sync_period!r}")
 
     @property
     def inner(self) -> Mapping[str, GradientTransformation]:

@@ -146,6 +146,8 @@ class fixed(gx.LeafTransform):
     size: int = gx.static(2, at_least=1, check=_even)
     steps: int | None = gx.static(None, at_least=0)
     share: float = gx.static(0.5, within="[0, 1)")
+    every: int = gx.static(1, at_least=1, steps=True)
+    rest: float = 0.5
 
     def update_leaf(self, u: Any, s: Any, p: Any, h: Any) -> Any:
         return u, s
@@ -163,6 +165,9 @@ class fixed(gx.LeafTransform):
         ({"steps": -1}, "fixed: steps must be an integer >= 0 or None, got -1"),
         ({"share": 1.0}, r"fixed: share must be in \[0, 1\), got 1.0"),
         ({"share": math.nan}, r"fixed: share must be in \[0, 1\), got nan"),
+        ({"share": torch.tensor(math.nan)}, r"fixed: share must be in \[0, 1\), got nan"),
+        ({"share": torch.tensor(-1.0)}, r"fixed: share must be in \[0, 1\), got -1.0"),
+        ({"every": 2**31}, "fixed: every must be at most 2147483647 steps, got 2147483648"),
     ],
 )
 def test_static_fields_say_what_they_must_be(wrong: dict[str, Any], words: str) -> None:
@@ -172,5 +177,11 @@ def test_static_fields_say_what_they_must_be(wrong: dict[str, Any], words: str) 
 
 def test_static_fields_that_fit() -> None:
     assert fixed(None, 4, 3, 0.0).steps == 3
+    assert fixed(share=torch.tensor(0.25)).share == 0.25
     with pytest.raises(TypeError, match="fixed: share must be a number, got 'half'"):
         fixed(share="half")  # type: ignore[arg-type]
+    for name in ("share", "rest"):
+        with pytest.raises(TypeError, match=f"fixed: {name} must be a number, got"):
+            fixed(**{name: torch.ones(2)})
+    with pytest.raises(TypeError, match="fixed: rest must be a number, got"):
+        fixed(rest=torch.tensor(math.nan))

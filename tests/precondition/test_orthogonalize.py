@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.recipes.soap_muon import match_schatten4
 
 SETS = {
     "quintic5": (0.6, 1.25),
@@ -196,3 +197,12 @@ def test_derivatives_of_the_exact_factor_at_equal_singular_values(shape):
     ahead, behind = (torch.func.grad(loss)(zero + e) for e in (1e-5, -1e-5))
     second = torch.func.grad(torch.func.grad(loss))(zero)
     torch.testing.assert_close(second, (ahead - behind) / 2e-5, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1e12, 1e30])
+def test_fourth_powers_stay_in_range(scale):
+    x, other = torch.randn(4, 6), torch.randn(4, 6)
+    tx = gx.orthogonalize(((2.0, -1.5, 0.5),), 12, "schatten4", eps=1e-30)
+    torch.testing.assert_close(tx.update([scale * x], ())[0], tx.update([x], ())[0])
+    found = match_schatten4(scale * x, other) / scale
+    torch.testing.assert_close(found, match_schatten4(x, other), rtol=1e-5, atol=1e-6)

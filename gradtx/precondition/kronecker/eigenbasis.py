@@ -73,9 +73,9 @@ class eigenbasis(Policy):
     refresh: Literal["qr", "qr_sorted", "power_qr_sorted", "eigh", "qr_algorithm"] = (
         "power_qr_sorted"
     )
-    every: int = static(10, at_least=1)
+    every: int = static(10, at_least=1, steps=True)
     when: Literal["after", "before"] = "after"
-    start: int | None = static(None, at_least=1)
+    start: int | None = static(None, at_least=1, steps=True)
     staggered: bool = False
     ridge: float = static(0.0, within="[0, inf)")
     iterations: int = static(1, at_least=1)

@@ -54,7 +54,7 @@ class grafted(GradientTransformation):
     magnitude: GradientTransformation
     cut: blocks = blocks()
     norm_eps: float = static(1e-16, within="[0, inf)")
-    start: int = static(1, at_least=1)
+    start: int = static(1, at_least=1, steps=True)
 
     def __repr__(self) -> str:
         return short_repr(self.name, self)
