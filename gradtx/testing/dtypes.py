@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core import tree
 from ..core.protocol import members
@@ -80,8 +81,9 @@ def value_of_half_precision(s: Subject) -> None:
         return
     for half in (torch.bfloat16, torch.float16):
         given = number(1.37, half)
-        got, want = (
-            run(s.tx, some_params(), some_grads, extra=lambda step, state, v=v: {"value": v})
-            for v in (given, given.float())
-        )
+        got, want = (_run_with(s, value) for value in (given, given.float()))
         require_same(got, want, f"with a loss in {half}")
+
+
+def _run_with(s: Subject, value: Tensor) -> Any:
+    return run(s.tx, some_params(), some_grads, extra=lambda step, state: {"value": value})
