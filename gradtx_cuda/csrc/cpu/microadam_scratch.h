@@ -11,7 +11,7 @@
 namespace gx {
 
 constexpr int64_t kBatch = 16;   // ranges whose bounds are computed together
-constexpr int64_t kFew = 5;      // entries that take as long as a range
+constexpr int64_t kFew = 8;      // entries between which memory is asked for
 constexpr int64_t kStretch = 1 << 12;  // parameters that stay in the first cache with their tags
 
 // Buffers of one thread.

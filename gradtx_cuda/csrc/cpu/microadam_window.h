@@ -69,7 +69,7 @@ GX_WIDE void tag_entries(int64_t entries, int64_t start, WideScratch& s) {
   for (int64_t first = 0; first < entries; first += kFew) {
     s.soon.fetch();
     const int64_t last = std::min(entries, first + kFew);
-#pragma GCC unroll 5
+#pragma GCC unroll 8
     for (int64_t e = first; e < last; ++e) {
       const int64_t i = places[e];
       previous[e] = s.tags[i - start];
