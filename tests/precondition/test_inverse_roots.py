@@ -139,6 +139,15 @@ def test_zeros_and_what_is_not_finite(name, p):
         gx.matrix_root(a, p, name)
 
 
+def test_the_smallest_eigenvalue_that_is_shifted_is_the_ridge():
+    """However far below zero rounding has put it: in float32 that is many times the ridge."""
+    x = 30 * torch.randn(8, 12, 3, generator=torch.Generator().manual_seed(0))
+    got = gx.matrix_root(x @ x.mT, 4, gx.inverse_roots.evd("shift", dtype=None), eps=1e-12)
+    assert not got.failed.any()
+    largest = torch.linalg.eigvalsh(got.root.double())[:, -1]
+    torch.testing.assert_close(largest, torch.full_like(largest, 1000.0), rtol=0.01, atol=0.0)
+
+
 @pytest.mark.parametrize("rule", ["relu", "pseudo_inverse"])
 def test_roots_that_leave_out_zeros(rule):
     result = gx.matrix_root(torch.zeros(1, 2, 2), 2, evd(rule))

@@ -87,7 +87,7 @@ class evd(RootMethod):
         common = torch.zeros_like(low)
         if self.rule == "shift":
             below = low < eps
-            x = values + torch.where(below, eps - low, 0.0)
+            x = torch.where(below, values - low + eps, values)  # the smallest one is eps itself
             common = -below.to(values.dtype)
         elif self.rule in ("shift_then_add", "shift_and_add"):
             x = values - low.clamp(max=0.0) + eps
