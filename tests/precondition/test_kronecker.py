@@ -201,6 +201,31 @@ def test_traces_scale_factors_under_the_ridge_of_the_qr_algorithm() -> None:
     assert not torch.allclose(turned, direction(eigen("qr"), [g]))
 
 
+@pytest.mark.parametrize("form", ["plain", "eigh"])
+def test_factors_of_a_leaf_that_has_missed_steps(form: Any) -> None:
+    """L <- b2 L + (1 - b2) G G^T, divided by 1 - b2^t with the steps of the group."""
+    b2, eps, grads = 0.9, 0.1, grads_of((3, 3), 3)
+    tx = gx.shampoo(None, 0.0, b2, eps=eps, form=form, grafting=None, counts="group")
+    params = {"o": torch.zeros(2, 2), "w": torch.zeros(3, 3).double()}
+    state, updates, sides, squares = tx.init(params), {}, [0.0, 0.0], 0.0
+    for t, g in enumerate((grads[0], None, None, grads[1], grads[2]), 1):
+        updates, state = tx.update({"o": torch.ones(2, 2), "w": g}, state, params)
+        if g is None:
+            continue
+        outer = (g @ g.mT, g.mT @ g)
+        sides = [b2 * x + (1 - b2) * y for x, y in zip(sides, outer, strict=True)]
+        left, right = (x / (1 - b2**t) for x in sides)
+        if form == "plain":
+            roots = [gx.matrix_root(x[None], 4, eps=eps).root[0] for x in (left, right)]
+            want = roots[0] @ g @ roots[1]
+        else:
+            q = [torch.linalg.eigh(x).eigenvectors for x in (left, right)]
+            turned = q[0].mT @ g @ q[1]
+            squares = b2 * squares + (1 - b2) * turned.square()
+            want = q[0] @ (turned / ((squares / (1 - b2**t)).sqrt() + eps)) @ q[1].mT
+        torch.testing.assert_close(updates["w"], want)
+
+
 def test_bases_stay_orthonormal() -> None:
     _, state = after(gx.soap(0.1, precondition_frequency=1), {"w": (8, 8)}, steps=40)
     for q in state["in_eigenbasis"].leaves["w"].bases[0]:

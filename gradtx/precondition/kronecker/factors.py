@@ -108,15 +108,28 @@ class kronecker_factors(Policy):
         ]
         return tuple(torch.zeros(n, *shape, dtype=dtype, device=device) for shape in shapes)
 
-    def weights(self, step: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What the old factor and the new product count, 0-d; ``step`` includes this one."""
+    def weights(
+        self, step: Tensor, dtype: torch.dtype, corrected: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """What the old factor and the new product count, 0-d; ``step`` includes this one.
+
+        Without ``corrected`` they do not depend on the step, and ``correction`` is left to do.
+        """
         one = torch.ones((), dtype=dtype, device=step.device)
         if self.sums:
             return self.b * one, one
         new = (1 - self.b) * one
+        if not corrected:
+            return self.b * one, new
         if self.bias_correction:
             new = new / one_minus_power(self.b, step, dtype)
         return one - new, new
+
+    def correction(self, step: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """What averages are divided by, 0-d; None for nothing."""
+        if self.sums or not self.bias_correction:
+            return None
+        return one_minus_power(self.b, step, dtype)
 
     def updated(self, factor: Tensor, w: Tensor, side: int, old: Tensor, new: Tensor) -> Tensor:
         """The factor of one side after another gradient.

@@ -146,6 +146,14 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
         """Whether bases are refreshed after the update."""
         return self.basis.when == "after"
 
+    @property
+    def corrects_later(self) -> bool:
+        """Whether factors, which start at zero, are corrected where bases are refreshed.
+
+        So that a leaf may have missed steps that are counted.
+        """
+        return self.basis.init == "identity"
+
     def _init(self, leaves: list[Any], names: list[str], spec: Any) -> InEigenbasisState:
         kept = [
             () if p is None else self._leaf(p, name) for p, name in zip(leaves, names, strict=True)
@@ -237,9 +245,8 @@ class _Work:
         self.old: list[Tensor] = []
         self.new: list[Tensor] = []
         for unit, step in zip(self.units.all, self.step, strict=True):
-            for into, weight in zip(
-                (self.old, self.new), tx.factors.weights(step, unit.kind.dtype), strict=True
-            ):
+            weights = tx.factors.weights(step, unit.kind.dtype, corrected=not tx.corrects_later)
+            for into, weight in zip((self.old, self.new), weights, strict=True):
                 into.append(weight.expand(self.units.count(unit)))
 
     def _flags(self, states: list[EigenbasisLeaf]) -> list[_Flags]:
@@ -359,17 +366,22 @@ class _Work:
         """Turn the bases that are due and all that is kept in them; ys in the new coordinates."""
         tx = self.tx
         turns: dict[int, tuple[Turned, ...]] = {}
-        for how, mine in self._methods([i for i in where if self.due[i] is not False]):
+        turning = [i for i in where if self.due[i] is not False]
+        by = {i: self._correction(i) for i in turning}
+        factors = list(self.factors)
+        for i, c in by.items():
+            factors[i] = factors[i] if c is None else tuple(f / c for f in factors[i])
+        for how, mine in self._methods(turning):
 
             def fn(kind: Kind, factors: Sides, bases: Sides, how: str = how) -> tuple[Turned, ...]:
                 return turn(tx.basis, how, factors, bases)
 
-            turns |= self.units.each(mine, fn, self.factors, self.bases, large=at_once())
+            turns |= self.units.each(mine, fn, factors, self.bases, large=at_once())
         out = list(ys)
         for i, done in turns.items():
-            kept = self.factors[i], self.bases[i], ys[i]
+            kept, c = (self.factors[i], self.bases[i], ys[i]), by[i]
             new = (
-                tuple(t.factor for t in done),
+                tuple(t.factor if c is None else t.factor * c for t in done),
                 tuple(t.basis for t in done),
                 ys[i] if tx.after else carry(self.units.all[i].kind, ys[i], done, second=False),
             )
@@ -380,6 +392,12 @@ class _Work:
         if turns:
             self._carry_inside(turns)
         return out
+
+    def _correction(self, i: int) -> Tensor | None:
+        """What the factors of a unit are divided by where its bases are refreshed."""
+        if not self.tx.corrects_later:
+            return None
+        return self.tx.factors.correction(self.step[i], self.units.all[i].kind.dtype)
 
     def _methods(self, turning: list[int]) -> list[tuple[str, list[int]]]:
         """Units by how their bases are found: the first ones exactly with init="eigh"."""

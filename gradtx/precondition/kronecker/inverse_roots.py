@@ -150,7 +150,8 @@ class scale_by_inverse_roots(DeclaredTransform):
         ys = xs if self.source == "updates" else units.gather(gradients_of(self.name, call))
         factors = [tuple(map(how.whole, states[u.leaf].factors[u.region])) for u in units.all]
         roots = [tuple(map(how.whole, states[u.leaf].roots[u.region])) for u in units.all]
-        weights = [how.weights(steps[u.leaf], u.kind.dtype) for u in units.all]
+        # Corrected where roots are taken: a leaf may have missed steps that are counted.
+        weights = [how.weights(steps[u.leaf], u.kind.dtype, False) for u in units.all]
         old, new = (
             [w[k].expand(units.count(u)) for u, w in zip(units.all, weights, strict=True)]
             for k in (0, 1)
@@ -158,7 +159,7 @@ class scale_by_inverse_roots(DeclaredTransform):
         every = range(len(units.all))
         done = units.each(every, self._gathered, ys, factors, roots, old, new)
         factors = [done[i] for i in every]
-        failed = self._refresh(units, factors, roots, dues)
+        failed = self._refresh(units, factors, roots, dues, steps)
         outs = units.each(every, _applied, xs, roots)
         updates = [
             u if o is None else like(o, u)
@@ -225,7 +226,12 @@ class scale_by_inverse_roots(DeclaredTransform):
         return tuple(out)
 
     def _refresh(
-        self, units: Units, factors: list[Sides], roots: list[Sides], dues: dict[int, Any]
+        self,
+        units: Units,
+        factors: list[Sides],
+        roots: list[Sides],
+        dues: dict[int, Any],
+        steps: dict[int, Tensor],
     ) -> dict[int, list[Tensor]]:
         """Replace the roots that are due; by leaf, which have failed."""
         groups: dict[Any, list[tuple[int, int]]] = {}
@@ -255,8 +261,8 @@ class scale_by_inverse_roots(DeclaredTransform):
                 )
                 return found.root, found.failed
 
-            whole = ([column[i][k] for i, k in where] for column in (factors, roots))
-            results = together(root, *whole, large=len(where))
+            averages = [self._corrected(factors[i][k], steps[units.all[i].leaf]) for i, k in where]
+            results = together(root, averages, [roots[i][k] for i, k in where], large=len(where))
             for (i, k), (new, bad) in zip(where, results, strict=True):
                 leaf = units.all[i].leaf
                 flag = dues[leaf]
@@ -265,6 +271,10 @@ class scale_by_inverse_roots(DeclaredTransform):
                 roots[i] = (*roots[i][:k], new, *roots[i][k + 1 :])
                 failed.setdefault(leaf, []).append(bad.any())
         return failed
+
+    def _corrected(self, factor: Tensor, step: Tensor) -> Tensor:
+        by = self.factors.correction(step, factor.dtype)
+        return factor if by is None else factor / by
 
     def _failures(self, before: Tensor, flag: Any, failed: list[Tensor]) -> Tensor:
         if flag is False:
