@@ -145,8 +145,23 @@ def _call(cls: Any, values: Sequence[Any], arguments: Mapping[str, Any]) -> Grad
         if not re.match(r"[\w.]+: ", str(error)):  # of Python: a recipe that compares, say
             for option, name in said.structural.items():
                 check_type(cls.__name__, option, chosen[name], said.hints.get(name, Any))
+        _say_class(cls, error)
+        raise
+    except ValueError as error:
+        _say_class(cls, error)
         raise
     return made
+
+
+def _say_class(cls: Any, error: Exception) -> None:
+    """Let the error of a member say the class as well.
+
+    Raises:
+        ValueError, TypeError: the same with the class in front.
+    """
+    who, words = cls.__name__, str(error)
+    if type(error) in (ValueError, TypeError) and not words.startswith(f"{who}: "):
+        raise type(error)(f"{who}: {words}") from None
 
 
 def _shape_or_none(

@@ -63,3 +63,25 @@ def test_values_that_gave_nan_or_failed_inside(name: str, options: dict[str, Any
     option = next(iter(options))
     with pytest.raises((TypeError, ValueError), match=rf"{option.removeprefix('ns_')}|b2"):
         getattr(gx.optim, name)([torch.nn.Parameter(torch.ones(4, 3))], **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "words"),
+    [
+        ("MicroAdam", {"density": 2.0}, "MicroAdam: block_top_k: density must be in"),
+        ("AdamW8bit", {"block_size": 0}, "AdamW8bit: blockwise: block_size must be an integer"),
+        ("KLShampoo", {"eps": torch.tensor(math.nan)}, "KLShampoo: .*eps must be"),
+        ("GaLoreAdamW", {"update_proj_gap": 2**40}, "GaLoreAdamW: .*every must be at most 2147"),
+        ("Adam", {"amsgrad": torch.ones(2)}, "Adam: amsgrad must be True or False"),
+    ],
+)
+def test_what_a_member_refuses_names_the_class(name: str, option: Any, words: str) -> None:
+    leaf = torch.nn.Parameter(torch.ones(4, 4))
+    with pytest.raises((TypeError, ValueError), match=f"^{words}"):
+        getattr(gx.optim, name)([leaf], **option)
+    opt = getattr(gx.optim, name)([leaf])
+    opt.param_groups[0].update(option)
+    leaf.grad = torch.ones(4, 4)
+    with pytest.raises((TypeError, ValueError), match=f"^{words}"):
+        opt.step()
+    assert torch.equal(leaf, torch.ones(4, 4))
