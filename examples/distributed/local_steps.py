@@ -67,6 +67,7 @@ def low_rank_ddp(lr: gx.Hyper, rank: int) -> LocalSteps:
 def methods(args: argparse.Namespace) -> dict[str, Callable[[], LocalSteps]]:
     """Every method by name, each with a learning rate that suits it."""
     every, rank = args.every, args.rank
+    meet = gx.sgd(1.0, args.outer_momentum, nesterov=args.outer_momentum > 0)
 
     def rate(peak: float) -> gx.schedules.Schedule:
         return warmup_cosine_decay(0.1 * peak, peak, args.steps // 10, args.steps, 0.0)
@@ -76,7 +77,9 @@ def methods(args: argparse.Namespace) -> dict[str, Callable[[], LocalSteps]]:
 
     return {
         "low-rank DDP": lambda: low_rank_ddp(rate(args.lr_ddp), rank),
-        "LoRDO": lambda: gd.lordo(rate(args.lr_lordo), rank, b2=0.99, omega=0.95, every=every),
+        "LoRDO": lambda: gd.lordo(
+            rate(args.lr_lordo), rank, b2=0.99, omega=args.omega, every=every, outer=meet
+        ),
         "DES-LOC": lambda: gd.desloc(rate(args.lr_adam), b2=0.95, every=every),
         "DiLoCo": lambda: gd.diloco(inner(args.lr_adam), every=every),
         "SparseLoCo": lambda: gd.sparse_loco(inner(args.lr_adam), every=every),
@@ -196,6 +199,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--rank", type=int, default=64, help="of the subspaces")
     add("--lr-ddp", type=float, default=4e-3, help="peak learning rate of low-rank DDP")
     add("--lr-lordo", type=float, default=4e-3, help="peak learning rate of LoRDO")
+    add("--omega", type=float, default=0.95, help="weight of LoRDO's moments against the gradient")
+    add("--outer-momentum", type=float, default=0.0, help="Nesterov momentum of LoRDO's meetings")
     add("--lr-adam", type=float, default=3e-3, help="peak learning rate of inner AdamW")
     add("--batch-size", type=int, default=8, help="sequences in a worker's batch")
     add("--context", type=int, default=64, help="bytes in a sequence")

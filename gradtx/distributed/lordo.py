@@ -24,6 +24,7 @@ from ..transforms import (
     compress,
     first_moment,
     root_second_moment,
+    scale,
     scale_by_learning_rate,
     undo_bias,
 )
@@ -33,7 +34,7 @@ from ..transforms import (
 from .bases import first_bases, refresh_subspaces
 from .local_steps import LocalSteps
 from .moments import average_moments
-from .outer import outer
+from .outer import outer as outer_steps
 
 TORCH_EPS = 1e-6  # what torch adds to the norm when it clips
 
@@ -96,6 +97,7 @@ def lordo(
     error_codec: Codec | torch.dtype | None = None,
     anchor_dtype: torch.dtype | None = None,
     where: Where | None = None,
+    outer: GradientTransformation | None = None,
 ) -> LocalSteps:
     """Low-rank Adam on every worker, in one subspace that all workers' drift chooses.
 
@@ -128,9 +130,12 @@ def lordo(
         error_codec: how E is kept: a codec, a dtype, or None for float32.
         anchor_dtype: of the parameters that all share, see ``outer``.
         where: predicate on ``LeafInfo``, which matrices are projected; default all.
+        outer: what makes of the mean drift the step of the common parameters, learning rate
+            included, such as ``gx.sgd(1.0, 0.5, nesterov=True)``; None averages.
 
     Raises:
         ValueError: a value outside its range.
+        TypeError: an ``outer`` that is no transform.
 
     Source: arXiv 2602.04396.
 
@@ -162,11 +167,12 @@ def lordo(
         scale_by_learning_rate(lr),
     )
     corrections = (b1, b2) if debias else (None, None)
+    meet = scale(-1.0) if outer is None else outer
     return LocalSteps(
         transform,
         (
             average_moments(given_or(every_first, every), given_or(every_second, every)),
-            outer(every=every, anchor_dtype=anchor_dtype),
+            outer_steps(meet, every, anchor_dtype=anchor_dtype),
             refresh_subspaces(projector, every, rotate, *corrections),
         ),
         first_bases(projector, init, clip[0] if clip else None, seed, bases),

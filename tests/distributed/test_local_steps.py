@@ -89,6 +89,19 @@ def test_workers_are_equal_after_a_meeting_and_not_before() -> None:
         assert all(torch.equal(a, anchors[1][k]) for k, a in anchors[0].items())
 
 
+def test_common_parameters_of_lordo_move_by_any_chain() -> None:
+    def after(outer: Any) -> Any:
+        workers = Simulation(gd.lordo(0.01, rank=3, every=2, outer=outer), tree(0), 2)
+        for t in range(1, 7):
+            workers.step(grads(t, 2))
+        return workers.params[0]["w"]
+
+    averaged = after(None)
+    torch.testing.assert_close(after(gx.sgd(1.0)), averaged, rtol=1e-6, atol=1e-7)
+    further = after(gx.sgd(1.0, 0.5, nesterov=True)) - tree(0)["w"]
+    assert further.norm() > 1.2 * (averaged - tree(0)["w"]).norm()
+
+
 def test_what_has_been_projected_and_what_is_remembered_is_what_was_given() -> None:
     """Error feedback loses nothing: sums of Q z and E are sums of gradients, for every worker."""
     method = gd.lordo(0.01, rank=3, every=4, max_norm=None)
@@ -215,6 +228,7 @@ def test_workers_as_one_batch() -> None:
         (lambda: gd.lordo(eps=0.0), "eps must be > 0, got 0.0"),
         (lambda: gd.lordo(projection_type="qr"), "projection_type must be 'svd' or 'power'"),
         (lambda: gd.lordo(denominator="max"), "across must be one of"),
+        (lambda: gd.lordo(outer="sgd"), "transform must be a GradientTransformation, got a str"),
         (lambda: gd.lordo(init="zeros"), "must be one of .*, got 'zeros'"),
         (lambda: gd.lordo(init="given"), "needs bases"),
         (lambda: gd.mt_dao(betas=(0.9,)), "a weight for every beta"),
