@@ -78,8 +78,8 @@ def kl_shampoo(
         staggered: refresh every leaf at a phase of its own, which spreads the cost.
         packed: keep the upper triangles of the factors alone.
         codec: how moments are kept between steps.
-        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
-            which spoils its factors for good.
+        nonfinite: "raise" for a matrix whose gradient is not finite, "skip" such leaves, or
+            "ignore" that, which spoils factors for good.
 
     Raises:
         ValueError: a value outside its range; from ``update``, a gradient that is not finite.
@@ -163,8 +163,8 @@ def kl_soap(
         codec: how moments are kept between steps, such as ``gx.codecs.dynamic8()``.
         matmul_dtype: torch.bfloat16 for the products with gradients and directions; bases, factors
             and moments stay in float32.
-        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
-            which spoils its factors for good.
+        nonfinite: "raise" for a matrix whose gradient is not finite, "skip" such leaves, or
+            "ignore" that, which spoils factors for good.
 
     Raises:
         ValueError: a value outside its range; from ``update``, a gradient that is not finite.
@@ -226,8 +226,8 @@ def kl_soap_h(
         max_precond_dim: longest side that has a factor, >= 1; None for any.
         packed: keep the upper triangles of the factors alone.
         codec: how moments are kept between steps.
-        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
-            which spoils its factors for good.
+        nonfinite: "raise" for a matrix whose gradient is not finite, "skip" such leaves, or
+            "ignore" that, which spoils factors for good.
 
     Raises:
         ValueError: a value outside its range; from ``update``, a gradient that is not finite.
@@ -293,8 +293,8 @@ def rekls(
         max_precond_dim: longest side that has a factor, >= 1; None for any.
         packed: keep the upper triangles of the factors alone.
         codec: how moments are kept between steps.
-        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
-            which spoils its factors for good.
+        nonfinite: "raise" for a matrix whose gradient is not finite, "skip" such leaves, or
+            "ignore" that, which spoils factors for good.
 
     Raises:
         ValueError: a value outside its range; from ``update``, a gradient that is not finite.
@@ -357,7 +357,7 @@ def _with_vectors(
         chain(first_moment(b1, codec), undo_bias(b1)), root_second_moment(b2, eps, codec=codec)
     )
     none = kronecker_factors(max_dim=1)
-    vectors = in_eigenbasis(adam, none, nonfinite=matrices.nonfinite)
+    vectors = in_eigenbasis(adam, none)
     return partition({"matrix": matrices, "vector": vectors}, by_dimensions())
 
 

@@ -78,8 +78,8 @@ def soap(
         codec: how both moments are kept between steps, such as ``gx.codecs.dynamic8()``.
         matmul_dtype: torch.bfloat16 for the products with gradients and directions; bases, factors
             and moments stay in float32.
-        nonfinite: "raise" for a leaf whose gradient is not finite, "skip" it, or "ignore" that,
-            which spoils its factors for good.
+        nonfinite: "raise" for a matrix whose gradient is not finite, "skip" such leaves, or
+            "ignore" that, which spoils factors for good.
 
     Raises:
         ValueError: a value outside its range; from ``update``, a gradient that is not finite.

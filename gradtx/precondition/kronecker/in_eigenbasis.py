@@ -96,8 +96,8 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
         source: whether factors gather the "updates" that arrive or the chain's "gradients".
         matmul_dtype: bfloat16 for the turns into a basis and back, of whose products factors and
             results are rounded to it; bases and what is kept in them stay as they are.
-        nonfinite: "raise" for an update that is not finite, which waits for the device, or "ignore"
-            it: it stays in the factors for good.
+        nonfinite: "raise" for an update that is not finite of a leaf with factors, which waits for
+            the device, or "ignore" it: it stays in the factors for good.
 
     Raises:
         ValueError: a value that is not among these; from ``update``, an update that is not finite
@@ -193,7 +193,10 @@ class in_eigenbasis(DeclaredTransform, Wrapper):
                     "it was None when init was called"
                 )
         if self.nonfinite == "raise":
-            finite = [None if u is None else isfinite_leaf(u) for u in call.updates]
+            finite = [
+                isfinite_leaf(u) if u is not None and any(s.factors) else None
+                for u, s in zip(call.updates, states, strict=True)
+            ]
             advice = "Skip such leaves with gx.apply_if_leaf_finite"
             require_finite(self.name, call.names, finite, advice)
         work = _Work(self, call, state, states, there)
