@@ -100,6 +100,7 @@ class GGT(RecipeOptimizer):
         decay_basis: bool = True,
         dtype: str | None = None,
         max_bytes: int | None = None,
+        nonfinite: Literal["raise", "skip", "ignore"] = "raise",
         *,
         maximize: bool = ...,
         foreach: bool | None = ...,
