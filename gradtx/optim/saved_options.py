@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from .. import codecs, compressors, schedules, sparsity, subspace
+from ..core.masks import Dimensions
 from ..core.plain import plain
 
 # Objects that options may be, all of them frozen dataclasses.
-SAFE = (
+SAFE: tuple[type[Any], ...] = (
+    Dimensions,
     *(
         thing
         for room in (codecs, compressors, schedules, subspace)

@@ -80,8 +80,34 @@ def test_a_function_must_be_there_when_it_is_loaded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("GaLoreAdamW", "where", gx.masks.matrices),
+        ("Muon", "matrix", gx.masks.matrices),
+        ("AdamAdv", "codec", C.symmetric(8)),
+        ("APOLLO", "proj", S.gaussian(2, clip_rank=True)),
+        ("Adopt", "clip", gx.schedules.constant(0.5)),
+    ],
+)
+def test_objects_come_back_where_the_optimizer_has_others(
+    name: str, option: str, value: Any
+) -> None:
+    """Named masks, codecs, projectors and schedules: only functions must be there already."""
+    params = params_()
+    opt = getattr(gx.optim, name)(params, **{option: value})
+    run(opt, params, range(2))
+    other = getattr(gx.optim, name)(q := params_(params))
+    other.load_state_dict(saved(opt))
+    assert other.param_groups[0][option] == value
+    run(opt, params, range(2, 4))
+    run(other, q, range(2, 4))
+    assert_equal(params, q)
+
+
+@pytest.mark.parametrize(
     "value",
     [
+        gx.masks.vectors,
         gx.schedules.warmup_cosine_decay(0.0, 1.0, 2, 10),
         gx.schedules.join((gx.schedules.constant(1.0), gx.schedules.linear(1.0, 0.0, 4)), [3]),
         C.rotated(C.affine_rows(8)),
