@@ -17,10 +17,12 @@ class FusedSteps:
 
     Attributes:
         reducing: what joins leaves with those of other processes, by chain.
+        purely: of these chains, what is not to be fused here as it is not elsewhere.
     """
 
     def __init__(self) -> None:
         self.reducing: dict[GradientTransformation, Reduce] = {}
+        self.purely: set[GradientTransformation] = set()
         self._engines: dict[GradientTransformation, NestedEngine] = {}
         self._fallbacks: dict[tuple[GradientTransformation, str], Fallback] = {}
         self._failures: dict[GradientTransformation, int] = {}

@@ -62,9 +62,11 @@ class Inner:
         twin.transform_of = lambda group: chains[id(group)]
         self._twin = twin
 
-    def join(self, chain: GradientTransformation, reduce: Any) -> None:
-        """Let the leaves of a chain be summed with those of other ranks."""
+    def join(self, chain: GradientTransformation, reduce: Any, kernels: bool = True) -> None:
+        """Let the leaves of a chain be summed with those of other ranks, who use kernels or not."""
         self._twin._fused.reducing[chain] = reduce
+        if not kernels:
+            self._twin._fused.purely.add(chain)
 
     def run_rows(self, by_rows: Mapping[GradientTransformation, ByRows]) -> None:
         """Let chains run on rows of leaves."""

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..core.execution import holds
 from ..core.pointwise import begins_with_parameters, elementwise, reads_parameters
 from ..core.protocol import GradientTransformation, members
 from ..distributed.buckets import buckets_of
@@ -24,6 +23,7 @@ from ..fuse.frontend.specialize import choices
 from .blocks import blocks_of
 from .cutting import Cut, cuts
 from .declared_layouts import Declared, check_stacked
+from .joining import check_purely, independent, sums, sums_of_all
 from .leaves import Leaves
 from .migration import Bucket
 from .rows import ByRows, rows_of
@@ -40,6 +40,7 @@ class Layout:
         owned: leaves that are updated whole, with what they cost; all others on their shards.
         units: leaves that must have one owner, as lists.
         joined: chains whose members sum over all leaves, which owners have.
+        purely: of these, what no rank runs in kernels.
         summed: chains whose members sum over all leaves, on their shards: the ranks that have all
             of every leaf between them.
         cuts: of owned leaves those whose chain ends on their shards, and how it is cut.
@@ -53,6 +54,7 @@ class Layout:
     owned: Mapping[Tensor, int]
     units: Sequence[Sequence[Tensor]]
     joined: Sequence[GradientTransformation]
+    purely: Container[GradientTransformation]
     summed: Mapping[GradientTransformation, Any]
     cuts: Mapping[Tensor, Cut]
     by_rows: Mapping[GradientTransformation, ByRows]
@@ -147,7 +149,7 @@ def layout_of(
         ValueError: a parameter is Partial, or cannot be updated as has been said.
     """
     owned: dict[Tensor, int] = {}
-    units, joined, summed = [], [], {}
+    units, joined, purely, summed = [], [], [], {}
     found: dict[Tensor, Cut | None] = {}
     by_rows: dict[GradientTransformation, ByRows] = {}
     stacked: dict[Tensor, GradientTransformation] = {}
@@ -164,7 +166,7 @@ def layout_of(
                     said[p] = layout
         fixed = {p for p in there if said.get(p) in ("owned", "replicate")}
         matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
-        if _independent(tx):
+        if independent(tx):
             local = {p: rows_of(p) for p in there if said.get(p) == "local"}
             for p, rows in local.items():
                 parts[p] = local_states(who, tx, tx, rows, p, names[p], _part_of(p))
@@ -196,14 +198,16 @@ def layout_of(
             some, summed[tx] = [], _axis_of(there)
         elif (
             not fixed
-            and all(_sums(m) for _, m in members(tx))
+            and sums(tx)
             and (run := _by_rows(tx, {p: groups[p] for p in there if p not in whole}, names, there))
         ):
             some, by_rows[tx] = [], run
         else:
             some = there
-            if all(map(_sums, (member for _, member in members(tx)))):
+            if sums_of_all(tx):
                 joined.append(tx)
+                if not _alike(who, tx, groups, names):
+                    purely.append(tx)
             else:
                 units.append(some)
             found.update(dict.fromkeys(some, _cut_for(tx, some, names)))
@@ -212,7 +216,7 @@ def layout_of(
     replicated = {p for p, layout in said.items() if layout == "replicate"}
     named = {names[p]: layout for p, layout in said.items()}
     return Layout(
-        owned, units, joined, summed, found_cuts, by_rows, stacked, parts, replicated, named
+        owned, units, joined, purely, summed, found_cuts, by_rows, stacked, parts, replicated, named
     )
 
 
@@ -274,38 +278,50 @@ def _by_rows(
     return run if len(run.states) >= max(len(every), 1) else None
 
 
-def _independent(tx: GradientTransformation) -> bool:
-    return all(_alone(member) for _, member in members(tx))
-
-
-def _alone(member: GradientTransformation) -> bool:
-    return holds(member, "leaves_independent") and member.execution.next_shared is None
-
-
-def _sums(member: GradientTransformation) -> bool:
-    return _alone(member) or holds(member, "reduces")
-
-
-def whole_leaves(chains: Sequence[Bucket]) -> Layout:
+def whole_leaves(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]) -> Layout:
     """A layout where every leaf is updated whole, from shapes alone: the same on all ranks."""
     owned: dict[Tensor, int] = {}
-    units, joined = [], []
+    units, joined, purely = [], [], []
     for tx, groups in chains:
         matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
         owned.update({p: cost_of(p.shape, matrix) for p in groups})
-        if not _independent(tx):
-            if all(_sums(member) for _, member in members(tx)):
+        if not independent(tx):
+            if sums_of_all(tx):
                 joined.append(tx)
+                if not _alike(who, tx, groups, names):
+                    purely.append(tx)
             else:
                 units.append(list(groups))
-    return Layout(owned, units, joined, {}, {}, {}, {}, {}, (), {})
+    return Layout(owned, units, joined, purely, {}, {}, {}, {}, {}, (), {})
+
+
+def _alike(
+    who: str,
+    tx: GradientTransformation,
+    groups: Mapping[Tensor, Mapping[str, Any]],
+    names: Mapping[Tensor, str],
+) -> bool:
+    """Whether kernels do all leaves alike, so that all ranks run them whatever they own.
+
+    Kernels send other sums than members do: of a chain that is summed over ranks, either all ranks
+    run it in kernels or none does.
+    """
+    kinds = {(p.dtype, *_choices(tx, p, names[p])) for p in groups}
+    alike = (
+        len(kinds) == 1
+        and all(g["fused"] is not False for g in groups.values())
+        and all(_in_place(tx, p, names[p], sums=True) for p in groups)
+    )
+    if not alike:
+        check_purely(who, tx, groups.values())
+    return alike
 
 
 def _sums_in_place(
     tx: GradientTransformation, leaves: Sequence[Tensor], names: Mapping[Tensor, str]
 ) -> bool:
     """Whether all that leaves need of each other is sums, which shards can add up."""
-    if not all(_sums(member) for _, member in members(tx)) or _axis_of(leaves) is None:
+    if not sums(tx) or _axis_of(leaves) is None:
         return False
     return all(_in_place(tx, p, names[p], sums=True) for p in leaves)
 
@@ -332,7 +348,7 @@ def _cut_for(
     """
     best = None
     for cut in _cuts(tx):
-        alone = _independent(cut.rest)
+        alone = independent(cut.rest)
         if not alone or not all(_in_place(cut.rest, p, names[p], rest=True) for p in leaves):
             break
         best = cut

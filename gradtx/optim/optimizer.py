@@ -274,6 +274,8 @@ class Optimizer(torch.optim.Optimizer):
         options = [g["fused"] for g in groups.values()]
         if torch.is_grad_enabled() or any(option is False for option in options):
             return None
+        if tx in self._fused.purely:
+            return None
         if has_trees(extra):
             if any(options):
                 raise RuntimeError(f"{type(self).__name__}: fused=True, but step got {list(extra)}")

@@ -67,7 +67,7 @@ class Sharded:
         self._transforms = [optimizer.transform_of(g) for g in self._groups]
         of_groups = zip(self._of_groups, self._transforms, strict=True)
         self._chains = {p: tx for params, tx in of_groups for p in params}
-        self._unfused = [g["fused"] is False for g in self._groups]
+        self._fused = [g["fused"] for g in self._groups]
         # States that must follow a change are made anew of whole leaves.
         whole = {p for p, form in forms.items() if form.chain != self._chains.get(p)}
         layout = layout_of(self._who, chains, names, whole, declared)
@@ -87,7 +87,8 @@ class Sharded:
         self._inner = *inners, self._on_shards, self._on_rows
         for tx in layout.joined:
             for inner in inners:
-                inner.join(self._head_of(tx), SumOver(self._at_owners.group))
+                head = self._head_of(tx)
+                inner.join(head, SumOver(self._at_owners.group), tx not in layout.purely)
         for tx, (mesh, axis) in layout.summed.items():
             self._on_shards.join(tx, SumOver(mesh.get_group(axis)))
         self._skeletons = Skeletons()
@@ -200,7 +201,7 @@ class Sharded:
             )
             and all(map(is_, map(optimizer.transform_of, groups), self._transforms))
             and all(map(is_, map(local_part, self._params), self._locals))
-            and self._unfused == [g["fused"] is False for g in groups]
+            and self._fused == [g["fused"] for g in groups]
         )
 
     def step(self, optimizer: Any, extra: Mapping[str, Any]) -> None:

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..core.protocol import GradientTransformation
 from ..distributed.records import is_distributed, records_of
 from ..distributed.sharing import Share
 from ..distributed.sum_over import SumOver
@@ -20,7 +19,7 @@ from ..distributed.to_owners import ToOwners, check_one_optimizer
 from .arguments import with_mean_value
 from .counting import count_missed
 from .evaluating import EvaluatingOptimizer
-from .layouts import whole_leaves
+from .layouts import Layout, whole_leaves
 from .migration import Bucket
 from .optimizer import Optimizer
 from .shard_states import from_holders
@@ -49,7 +48,8 @@ class _Plan:
         self.params, self.groups = list(names), list(optimizer.param_groups)
         self._of_groups = [list(g["params"]) for g in self.groups]
         self._transforms = [optimizer.transform_of(g) for g in self.groups]
-        layout = whole_leaves(chains)
+        self._fused = [g["fused"] for g in self.groups]
+        layout = whole_leaves(who, chains, names)
         plan = list(dict.fromkeys(self._transforms))
         leaves = {name: p.detach() for p, name in names.items()}
         found = records_of(who, group, leaves, plan)
@@ -60,13 +60,13 @@ class _Plan:
         self.own = [p for p in self.params if self.owners[p] == self._rank]
         by_rank = [[p for p in self.params if self.owners[p] == r] for r in range(ranks)]
         self.share = Share(group, by_rank, self.params[0].device)
-        self._start(optimizer, names, layout.joined, group)
+        self._start(optimizer, names, layout, group)
 
     def _start(
         self,
         optimizer: Any,
         names: Mapping[Tensor, str],
-        joined: Sequence[GradientTransformation],
+        layout: Layout,
         group: Any,
     ) -> None:
         """The same optimizer with the parameters that this rank updates."""
@@ -74,7 +74,7 @@ class _Plan:
         inner.state, inner.param_groups = defaultdict(dict), []
         # For every chain that sums over leaves one without elements: who has no other still adds.
         self._nothing: list[tuple[Tensor, list[Tensor]]] = []
-        missing, own = set(joined), set(self.own)
+        missing, own = set(layout.joined), set(self.own)
         for options, tx in zip(self.groups, self._transforms, strict=True):
             here = [p for p in options["params"] if p in own]
             called = [names[p] for p in here]
@@ -87,7 +87,8 @@ class _Plan:
                 self._nothing.append((nothing, leaves))
                 here, called = [*here, nothing], [*called, "(nothing)"]
             inner.param_groups.append({**options, "params": here, "param_names": called})
-        inner._fused.reducing.update(dict.fromkeys(joined, SumOver(group)))
+        inner._fused.reducing.update(dict.fromkeys(layout.joined, SumOver(group)))
+        inner._fused.purely.update(layout.purely)
 
     def fits(self, optimizer: Any) -> bool:
         """Whether the optimizer still has the parameters and chains that it had."""
@@ -98,6 +99,7 @@ class _Plan:
                 _same(g["params"], then) for g, then in zip(groups, self._of_groups, strict=True)
             )
             and _same(list(map(optimizer.transform_of, groups)), self._transforms)
+            and self._fused == [g["fused"] for g in groups]
         )
 
     def follow(self, optimizer: Any) -> None:

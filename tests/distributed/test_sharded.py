@@ -53,6 +53,23 @@ STACKED = gx.partition(
 )
 SCHEDULED = gx.chain(gx.scale_by_schedule(lambda count: 1.0 / (1 + count)), gx.trace(0.9))
 CLIPPED = gx.chain(gx.clip_by_global_norm(0.5), gx.scale_by_adam())
+MATRICES = gx.partition(
+    {
+        "matrix": gx.chain(gx.trace(0.9), gx.as_matrices(gx.orthogonalize())),
+        "vector": gx.trace(0.9),
+    },
+    by=lambda info: "matrix" if info.ndim > 1 else "vector",
+)
+# Of some owners kernels would do all leaves, and of others none.
+CLIPPED_MATRICES = gx.chain(gx.clip_by_global_norm(0.5), MATRICES)
+# Of the leaves that are summed some owners have none.
+CLIPPED_SOME = gx.partition(
+    {
+        "square": gx.chain(gx.clip_by_global_norm(0.5), gx.trace(0.9), gx.orthogonalize()),
+        "others": gx.trace(0.9),
+    },
+    by=lambda info: "square" if info.name in ("square", "last.weight") else "others",
+)
 Make = Callable[[Any], gx.optim.Optimizer]
 OPTIMIZERS: dict[str, Make] = {
     "AdamW": lambda ps: gx.optim.AdamW(ps, lr=0.01, weight_decay=0.1),
@@ -65,6 +82,8 @@ OPTIMIZERS: dict[str, Make] = {
     "APOLLO": lambda ps: gx.optim.APOLLO(ps, lr=0.01, rank=2),  # seeds come from names
     "Prodigy": lambda ps: gx.optim.Prodigy(ps, d0=1e-2, d_coef=20.0),
     "clipped": lambda ps: gx.optim.from_transform(CLIPPED, ps, lr=0.01),
+    "clipped matrices": lambda ps: gx.optim.from_transform(CLIPPED_MATRICES, ps, lr=0.01),
+    "clipped, some": lambda ps: gx.optim.from_transform(CLIPPED_SOME, ps, lr=0.01),
     "masked": lambda ps: gx.optim.from_transform(
         gx.chain(gx.scale_by_adam(), gx.masked(gx.scale_by_trust_ratio(), lambda x: x.ndim > 1)),
         ps,
@@ -90,7 +109,7 @@ OPTIMIZERS: dict[str, Make] = {
     ),
 }
 # Sums of other order, or products that are rounded before they are added to something.
-ROUNDED = {"Prodigy": 2e-6, "clipped": 2e-6, "cut": 1e-7, "buckets": 1e-7}
+ROUNDED = {"Prodigy": 2e-6, "clipped": 2e-6, "clipped matrices": 2e-6, "cut": 1e-7, "buckets": 1e-7}
 ROUNDED |= dict.fromkeys(("LAMB", "Adafactor", "factored", "masked", "stacked"), 2e-7)
 # What lies on shards as their parameter does.
 MEMBERS = {
@@ -104,6 +123,7 @@ COLLECTIVES = {
     "Lion": 0,
     "SGD": 0,
     "clipped": 1,
+    "clipped matrices": 3,
     "stacked": 0,
     "blocks": 0,
     "noise": 0,
@@ -116,6 +136,7 @@ EVERY_WAY = (
     "AdamW",
     "Prodigy",
     "clipped",
+    "clipped matrices",
     "LAMB",
     "factored",
     "Muon",
