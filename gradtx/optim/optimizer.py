@@ -272,9 +272,8 @@ class Optimizer(torch.optim.Optimizer):
         With ``late`` there is a step already that may fail late; others write ``beside``.
         """
         options = [g["fused"] for g in groups.values()]
-        if torch.is_grad_enabled() or any(option is False for option in options):
-            return None
-        if tx in self._fused.purely:
+        unfused = tx in self._fused.purely or any(option is False for option in options)
+        if torch.is_grad_enabled() or unfused:
             return None
         if has_trees(extra):
             if any(options):
