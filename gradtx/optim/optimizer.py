@@ -272,8 +272,7 @@ class Optimizer(torch.optim.Optimizer):
         With ``late`` there is a step already that may fail late; others write ``beside``.
         """
         options = [g["fused"] for g in groups.values()]
-        unfused = tx in self._fused.purely or any(option is False for option in options)
-        if torch.is_grad_enabled() or unfused:
+        if torch.is_grad_enabled() or tx in self._fused.purely or False in options:
             return None
         if has_trees(extra):
             if any(options):
