@@ -79,7 +79,7 @@ class stateless(GradientTransformation):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         try:
-            return self.fn(updates, params), state
+            out = self.fn(updates, params)
         except (TypeError, AttributeError) as error:
             if isinstance(updates, Tensor):
                 raise
@@ -88,6 +88,9 @@ class stateless(GradientTransformation):
                 f"fails with {type(error).__name__}: {error}; for a function of one leaf write "
                 "gx.stateless(lambda updates, params: gx.tree.map(fn, updates))"
             ) from error
+        if out is None and updates is not None:
+            raise TypeError("stateless: the function gives None; it has to return the updates")
+        return out, state
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,16 @@ class stateless_with_tree_map(GradientTransformation):
         self, updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, PyTree]:
         if params is None:
-            return tree.map(lambda u: self.fn(u, None), updates), state
-        return tree.map(self.fn, updates, params), state
+            return tree.map(lambda u: self._of_leaf(u, None), updates), state
+        return tree.map(self._of_leaf, updates, params), state
+
+    def _of_leaf(self, u: Any, p: Any) -> Any:
+        out = self.fn(u, p)
+        if out is None:
+            raise TypeError(
+                "stateless_with_tree_map: the function gives None; it has to return the update"
+            )
+        return out
 
 
 @dataclass(frozen=True)

@@ -235,3 +235,16 @@ def declared_hyper(tx: GradientTransformation) -> dict[str, Any]:
             for name in hyper_.dynamic_fields(member):
                 out[f"{path}.{name}".lstrip(".")] = getattr(member, name)
     return out
+
+
+def require_transform(who: str, value: Any) -> None:
+    """Raise TypeError where something else stands in a transform's place.
+
+    >>> import gradtx as gx
+    >>> from gradtx.core.protocol import require_transform
+    >>> require_transform("fuse", gx.adam)
+    Traceback (most recent call last):
+    TypeError: fuse: expected a GradientTransformation, got the function adam; call it: adam(...)
+    """
+    if not isinstance(value, GradientTransformation):
+        raise TypeError(f"{who}: expected a GradientTransformation, got {described(value)}")

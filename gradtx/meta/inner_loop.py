@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.apply import apply_updates
-from ..core.protocol import GradientTransformation
+from ..core.protocol import GradientTransformation, require_transform
 from ..core.tree import PyTree
 from .scan import stop_gradient
 
@@ -120,8 +120,7 @@ def inner_loop(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"inner_loop: model must be a module, got {type(model).__name__}")
-    if not isinstance(tx, GradientTransformation):
-        raise TypeError(f"inner_loop: tx must be a transform, got {type(tx).__name__}")
+    require_transform("inner_loop", tx)
     fmodel = FunctionalModel(model)
     with torch.enable_grad():
         yield fmodel, InnerOptimizer(fmodel, tx)

@@ -9,9 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from ..core.chain import Chain, chain
-from ..core.errors import described
 from ..core.names import suggestion
-from ..core.protocol import GradientTransformation, declared_hyper, members
+from ..core.protocol import (
+    GradientTransformation,
+    declared_hyper,
+    members,
+    require_transform,
+)
 from ..transforms import scale, scale_by_learning_rate
 from .evaluating import EvaluatingOptimizer
 from .optimizer import Optimizer
@@ -38,10 +42,7 @@ class TransformOptimizer(Optimizer):
     ) -> None:
         if isinstance(params, GradientTransformation):
             raise TypeError("from_transform: the chain comes first: from_transform(chain, params)")
-        if not isinstance(transform, GradientTransformation):
-            raise TypeError(
-                f"from_transform: expected a GradientTransformation, got {described(transform)}"
-            )
+        require_transform("from_transform", transform)
         if _decays_late(transform, False)[1]:
             warnings.warn(
                 "from_transform: add_decayed_weights comes after the learning rate, which turns "

@@ -54,6 +54,24 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: gx.apply_updates(PARAMS, {"w": torch.ones(2)}),
         r"apply_updates: the update tree does not match the parameter tree: .* the parameters have",
     ),
+    "fuse": (lambda: gx.fuse(gx.adamw), "fuse: expected .* the function adamw; call it"),
+    "fuse an optimizer": (
+        lambda: gx.fuse(gx.optim.SGD(MODEL.parameters())),
+        "fuse: expected .* the torch optimizer SGD",
+    ),
+    "explain": (lambda: gx.explain(gx.trace, PARAMS), "explain: .* the class trace; call it"),
+    "inner loop": (
+        lambda: gx.meta.inner_loop(MODEL, gx.sgd).__enter__(),
+        "inner_loop: expected .* the function sgd; call it",
+    ),
+    "nothing returned": (
+        lambda: update(gx.stateless(lambda u, p: None)),
+        "stateless: the function gives None",
+    ),
+    "nothing returned for a leaf": (
+        lambda: update(gx.stateless_with_tree_map(lambda u, p: None)),
+        "stateless_with_tree_map: the function gives None",
+    ),
     "per leaf": (
         lambda: update(gx.stateless(lambda u, p: u / 2)),
         r"stateless: .* whole trees.* gx.tree.map\(fn, updates\)",

@@ -263,6 +263,38 @@ def test_a_compiler_that(
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("when", ["", '[ "$1" = --version ] && exit\n'], ids=["asked", "compiling"])
+def test_a_compiler_that_never_ends(
+    when: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is stopped with all that it has started, and not started again."""
+    script = f"{when}echo x >>{tmp_path}/started\nsleep 20 &\nwait"
+    monkeypatch.setattr(cache, "PATIENCE", 2.0)
+    monkeypatch.setenv("CXX", write_compiler(tmp_path / "compiler", script))
+    began = time.monotonic()
+    for size in (0.456, 0.457):
+        step_unfused(size)
+    assert time.monotonic() - began < 18
+    (said,) = warnings_of(caplog)
+    assert "compiler has not come to an end in 2 s" in said
+    assert (tmp_path / "started").read_text() == "x\n"
+    assert not list(folder.glob("*"))
+
+
+def test_a_compiler_whose_name_is_no_text(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Path(os.fsdecode(os.fsencode(tmp_path) + b"/g\xff++"))
+    there.symlink_to(CXX)
+    monkeypatch.setenv("CXX", str(there))
+    assert cache.library(SOURCE).gx_answer() == 42
+    assert len(list(folder.iterdir())) == 1
+
+
 def test_a_compiler_that_cannot_be_started(
     folder: Path,
     tmp_path: Path,

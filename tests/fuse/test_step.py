@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import gradtx as gx
 from gradtx.fuse.frontend import trace as tracing
@@ -393,3 +394,24 @@ def test_a_class_that_declares_no_fields_is_what_its_instances_hold() -> None:
         params = {"w": torch.zeros(3)}
         gx.fuse(times(factor))(params, {"w": torch.ones(3)}, ())
         assert params["w"].tolist() == [factor] * 3
+
+
+@pytest.mark.parametrize("what", ["parameter", "gradient", "state", "hyperparameter"])
+def test_derivatives_forwards_are_refused(what: str) -> None:
+    """A step in place would drop them; nothing has changed."""
+    tx = gx.sgd(0.1, momentum=0.9)
+    step, params = gx.fuse(tx), {"w": torch.ones(3)}
+    grads, state = {"w": torch.ones(3)}, tx.init(params)
+    step(params, grads, state)
+    before = params["w"].clone()
+    with forward_ad.dual_level():
+        given = {"parameter": params, "gradient": grads, "state": state, "hyperparameter": {}}
+        dual = gx.tree.map(lambda x: forward_ad.make_dual(x, torch.ones_like(x)), given[what])
+        if what == "hyperparameter":
+            dual = {"lr": forward_ad.make_dual(torch.tensor(0.1), torch.tensor(1.0))}
+        p, g, s, hyper = (dual if name == what else x for name, x in given.items())
+        with pytest.raises(ValueError, match=f"cannot be differentiated, but a {what} has a tan"):
+            step(p, g, s, hyper=hyper)
+        torch.testing.assert_close(params["w"], before, rtol=0, atol=0)
+        step(params, grads, state)  # what has none goes on
+    assert not torch.equal(params["w"], before)

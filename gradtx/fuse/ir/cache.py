@@ -19,6 +19,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -37,6 +38,8 @@ FLAGS = (
 )
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _spellings = itertools.count(1)
+PATIENCE = 600.0  # seconds that a compiler may take
+_stuck: set[str] = set()
 _failed: dict[tuple[object, ...], str] = {}
 _said: set[str] = set()
 
@@ -142,17 +145,38 @@ _PLACES: tuple[Callable[[], AbstractContextManager[str]], ...] = (
 def _compile(cxx: str, source: str, flags: Sequence[str], out: str) -> None:
     run = _run([cxx, *flags, "-x", "c++", "-", "-o", out, "-lm"], source)
     if run.returncode:
-        said = run.stderr.decode(errors="replace").strip()
+        said = " ".join(run.stderr.decode(errors="replace").split())
         raise CannotFuseError("", f"{cxx} failed: {said[:400] or run.returncode}")
     if not (os.path.exists(out) and os.path.getsize(out)):
         raise CannotFuseError("", f"{cxx} wrote no library")
 
 
 def _run(command: list[str], source: str = "") -> subprocess.CompletedProcess[bytes]:
-    # What the compiler writes, others may not change.
-    return subprocess.run(
-        command, input=source.encode(), capture_output=True, check=False, umask=0o077
-    )
+    """Run a compiler to its end, which has to come.
+
+    Raises:
+        CannotFuseError: it does not come; this compiler is not started again.
+    """
+    if command[0] in _stuck:
+        raise CannotFuseError("", f"{command[0]} has not come to an end in {PATIENCE:g} s")
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        umask=0o077,  # what the compiler writes, others may not change
+        start_new_session=True,  # and what it starts ends with it
+    ) as process:
+        try:
+            out, said = process.communicate(source.encode(), timeout=PATIENCE)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            _stuck.add(command[0])
+            return _run(command)
+    return subprocess.CompletedProcess(command, process.returncode, out, said)
 
 
 @functools.cache
@@ -232,7 +256,7 @@ def _check_owner(status: os.stat_result) -> None:
 def entry(key: Iterable[str], suffix: str) -> Path | None:
     """Where the content of this key is kept; None where nothing can be kept."""
     folder = directory()
-    name = hashlib.sha256("\0".join(key).encode()).hexdigest()[:32]
+    name = hashlib.sha256(os.fsencode("\0".join(key))).hexdigest()[:32]
     return folder and folder / f"{name}{suffix}"
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ...core import tree
 from ...core.autocast import outside_autocast
-from ...core.protocol import GradientTransformation
+from ...core.protocol import GradientTransformation, require_transform
 from ...core.tree import PyTree
 from ..ir.errors import CannotFuseError, NotThisStepError
 from .batch import Batch
@@ -74,6 +75,8 @@ class Step:
         if torch.compiler.is_compiling():
             with torch.no_grad():
                 return self._pure(params, grads, state, hyper, extra)
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(parameter=params, gradient=grads, state=state, hyperparameter=hyper)
         differentiable = torch.is_grad_enabled()
         if differentiable:
             self._refuse_derivatives(hyper)
@@ -187,6 +190,7 @@ def fuse(tx: GradientTransformation, fallback: str = "eager") -> Step:
             which, and why.
 
     Raises:
+        TypeError: ``tx`` is no transform.
         ValueError: another ``fallback``.
 
     >>> import torch, gradtx as gx
@@ -197,6 +201,7 @@ def fuse(tx: GradientTransformation, fallback: str = "eager") -> Step:
     >>> params
     {'w': tensor([0.5000, 0.5000])}
     """
+    require_transform("fuse", tx)
     return Step(tx, fallback)
 
 
@@ -204,6 +209,14 @@ _NO_DERIVATIVE = (
     "fuse: a step in place cannot be differentiated, but {}; "
     "use update and gx.apply_updates, or torch.no_grad()"
 )
+
+
+def _refuse_tangents(**given: PyTree) -> None:
+    """Raise if a tensor carries a derivative forwards."""
+    for what, values in given.items():
+        for x in tree.leaves(values):
+            if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+                raise ValueError(_NO_DERIVATIVE.format(f"a {what} has a tangent"))
 
 
 def _unshared(params: PyTree, grads: PyTree, state: PyTree) -> PyTree:

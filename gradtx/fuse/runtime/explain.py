@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...core import tree
 from ...core.chain import Chain
-from ...core.protocol import GradientTransformation
+from ...core.protocol import GradientTransformation, require_transform
 from ...core.tree import PyTree
 from ..ir.errors import CannotFuseError
 from ..ir.view import matrix
@@ -30,6 +30,9 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
         tx: the transform.
         params: tree of tensors, for shapes and dtypes; not changed.
 
+    Raises:
+        TypeError: ``tx`` is no transform.
+
     >>> import torch, gradtx as gx
     >>> print(gx.explain(gx.chain(gx.trace(0.9), gx.scale(-0.1)), {"w": torch.ones(8)}))
     member                    runs as             state bytes
@@ -37,6 +40,7 @@ def explain(tx: GradientTransformation, params: PyTree) -> str:
     scale                     fused, 1 pass              0.00
     moved per parameter: 20.0 bytes, 0.71 times AdamW's 28
     """
+    require_transform("explain", tx)
     step = Step(tx)
     state = tx.init(params)
     grads = tree.map(torch.zeros_like, params)
