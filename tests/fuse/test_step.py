@@ -396,6 +396,7 @@ def test_a_class_that_declares_no_fields_is_what_its_instances_hold() -> None:
         assert params["w"].tolist() == [factor] * 3
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("what", ["parameter", "gradient", "state", "hyperparameter"])
 def test_derivatives_forwards_are_refused(what: str) -> None:
     """A step in place would drop them; nothing has changed."""
