@@ -61,9 +61,12 @@ def keep(updates: PyTree, chosen: list[bool]) -> PyTree:
 
 
 def keep_params(params: PyTree, chosen: list[bool]) -> PyTree:
-    """What ``keep`` gives, of parameters that may not be there or be another tree, as given."""
+    """What ``keep`` gives, of parameters that may not be there or be another tree, as given.
+
+    So are those of which no leaf is left: one that is a tree would be as if there were none.
+    """
     there = params is not None and tree.flatten(params)[1].num_leaves == len(chosen)
-    return keep(params, chosen) if there else params
+    return keep(params, chosen) if there and any(chosen) else params
 
 
 def merge(updates: PyTree, chosen: list[bool], new: PyTree) -> PyTree:
