@@ -52,7 +52,7 @@ class _Blocks(Codec):
     """What both have in common."""
 
     bits: Literal[2, 4, 8] = 4
-    block_size: int = static(64, at_least=1)
+    block_size: int = static(64, at_least=1, within="[1, 2147483647]")
     rounding: Literal["nearest", "stochastic"] = "nearest"
     stats_dtype: torch.dtype = static(torch.float32, choices=_DTYPES)
     seed: Seed = seed_field()

@@ -61,7 +61,7 @@ class blockwise(Codec):
     """
 
     bits: Literal[4, 8] = 8
-    block_size: int | None = static(None, at_least=1)
+    block_size: int | None = static(None, at_least=1, within="[1, 2147483647]")
     min_size: int = static(4096, at_least=0)
 
     @property

@@ -51,7 +51,7 @@ class dynamic8(Codec):
     tensor([8.0000e+00, 0.0000e+00, 1.2500e-04])
     """
 
-    block_size: int = static(256, at_least=1)
+    block_size: int = static(256, at_least=1, within="[1, 2147483647]")
     min_size: int = static(4096, at_least=0)
 
     @property

@@ -164,7 +164,7 @@ class split_rows(Wrapper):
         sizes = self.sizes
         if sizes is None:
             assert self.blocks is not None
-            sizes = (rows // self.blocks,) * self.blocks
+            sizes = () if rows % self.blocks else (rows // self.blocks,) * self.blocks
         if sum(sizes) != rows:
             what = (
                 f"sizes {self.sizes} do not sum"

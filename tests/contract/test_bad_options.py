@@ -85,3 +85,21 @@ def test_what_a_member_refuses_names_the_class(name: str, option: Any, words: st
     with pytest.raises((TypeError, ValueError), match=f"^{words}"):
         opt.step()
     assert torch.equal(leaf, torch.ones(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (lambda p: gx.optim.GaLoreAdamW8bit([p], block_size=2**62).step(), "dynamic8: block_size"),
+        (lambda p: gx.optim.AdamW8bit([p], block_size=2**63).step(), "blockwise: block_size"),
+        (lambda p: gx.codecs.affine(8, block_size=2**62), "affine: block_size"),
+        (lambda p: gx.optim.Muon([p], num_heads=2**62).step(), "blocks do not fit to its 6 rows"),
+    ],
+)
+def test_sizes_past_what_memory_counts_are_refused(step: Callable[[Any], Any], words: str) -> None:
+    """Not in the middle of a step, with an overflow or without memory."""
+    p = torch.nn.Parameter(torch.ones(6, 5))
+    p.grad = torch.ones(6, 5)
+    with pytest.raises(ValueError, match=words):
+        step(p)
+    assert torch.equal(p, torch.ones(6, 5))
