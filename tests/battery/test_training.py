@@ -18,7 +18,7 @@ CONSTANTS = {
     "a basis is a constant of differentiation": (
         *("adam_snsm", "apollo", "dion", "galore_adafactor", "galore_adafactor-relative"),
         *("galore_adamw", "kl_soap", "kl_soap_h", "ldadamw", "lowrank_mfac", "rekls"),
-        *("shampoo-corrected", "soap", "soap-current", "soap_muon"),
+        *("shampoo-corrected", "shampoo-eigh", "soap", "soap-current", "soap_muon"),
     ),
     "what is kept in few bits is a constant of differentiation": (
         *("adamw4bit", "adamw8bit", "galore_adamw8bit", "microadam", "microadam-feed"),
