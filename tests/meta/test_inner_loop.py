@@ -67,7 +67,10 @@ def test_what_is_wrong_is_said() -> None:
         gx.meta.inner_loop(3, gx.sgd(0.1)),
     ):  # type: ignore[arg-type]
         pass
-    with pytest.raises(TypeError, match="tx must be a transform"), gx.meta.inner_loop(model, 3):  # type: ignore[arg-type]
+    with (
+        pytest.raises(TypeError, match="inner_loop: expected a GradientTransformation, got an int"),
+        gx.meta.inner_loop(model, 3),
+    ):  # type: ignore[arg-type]
         pass
     wrong = pytest.raises(RuntimeError, match="does not depend on the model")
     with gx.meta.inner_loop(model, gx.sgd(0.1)) as (_, opt), wrong:
