@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .watch import is_recorded, is_watched
 
-_PART = 1 << 15  # elements up to which torch stays in one thread
+ONE_THREAD = 1 << 15  # elements up to which torch stays in one thread
 
 
 def in_parts(fn: Callable[..., Tensor], *xs: Tensor) -> Tensor:
@@ -30,10 +30,10 @@ def in_parts(fn: Callable[..., Tensor], *xs: Tensor) -> Tensor:
     """
     x = xs[0]
     alike = x.device.type == "cpu" and all(y.shape == x.shape for y in xs)
-    if x.numel() <= _PART or not alike or is_recorded() or is_watched(*xs):
+    if x.numel() <= ONE_THREAD or not alike or is_recorded() or is_watched(*xs):
         return fn(*xs)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    parts = zip(*(y.reshape(-1).split(_PART) for y in (out, *xs)), strict=True)
+    parts = zip(*(y.reshape(-1).split(ONE_THREAD) for y in (out, *xs)), strict=True)
     for to, *some in parts:
         to.copy_(fn(*some))
     return out

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .parts import ONE_THREAD
 from .watch import is_recorded
 
 _ROW = 4096  # elements of a partial sum
-_ONE_THREAD = 1 << 15  # elements up to which torch adds in one thread
 
 
 def element_sum(x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def element_sum(x: Tensor) -> Tensor:
     >>> element_sum(torch.ones(3, 5))
     tensor(15.)
     """
-    if is_recorded() or x.numel() <= _ONE_THREAD:
+    if is_recorded() or x.numel() <= ONE_THREAD:
         return x.sum()
     flat = x.reshape(-1)
     whole = flat.numel() // _ROW * _ROW
@@ -68,6 +68,6 @@ def _leave_one_number(x: Tensor, dims: int | tuple[int, ...]) -> bool:
 
 def element_mean(x: Tensor) -> Tensor:
     """``x.mean()`` in parts of fixed size."""
-    if is_recorded() or x.numel() <= _ONE_THREAD:
+    if is_recorded() or x.numel() <= ONE_THREAD:
         return x.mean()
     return element_sum(x) / x.numel()

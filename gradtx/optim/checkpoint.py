@@ -73,10 +73,10 @@ def complete(optimizer: Any) -> None:
     Among several processes those of all trained parameters; in one what all share, for those that
     keep nothing of their own and have made no step.
     """
-    names, state = optimizer._names(), optimizer.state
     if lacks_state(optimizer):
         optimizer.init_state()
         return
+    names, state = optimizer._names(), optimizer.state
     for tx, groups in optimizer._buckets() if state else ():
         held: Nested = next((state[p] for p in groups if state.get(p)), {})
         for p in groups:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ..core.chain import Chain, chain
+from ..core.conditional import apply_if_finite
 from ..core.finite import apply_if_leaf_finite
 
 NonFinite = Literal["raise", "skip", "ignore"]
@@ -24,3 +25,8 @@ def inside(who: str, nonfinite: NonFinite) -> Literal["raise", "ignore"]:
 def around(tx: Chain, nonfinite: NonFinite) -> Chain:
     """The chain, which leaves alone what is to be skipped."""
     return chain(apply_if_leaf_finite(tx, "skip")) if nonfinite == "skip" else tx
+
+
+def around_steps(tx: Chain, nonfinite: NonFinite) -> Chain:
+    """The same where all leaves are skipped together."""
+    return chain(apply_if_finite(tx)) if nonfinite == "skip" else tx

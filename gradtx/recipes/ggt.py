@@ -6,7 +6,6 @@ import torch
 
 from ..compressors import top_k
 from ..core.chain import Chain, chain
-from ..core.conditional import apply_if_finite
 from ..core.flatten import flatten
 from ..core.hyper import Hyper
 from ..core.protocol import GradientTransformation
@@ -14,7 +13,7 @@ from ..precondition import precondition_ggt
 from ..transforms import add_decayed_weights, error_feedback
 from ._assemble import is_off
 from ._learning_rate import with_learning_rate
-from ._nonfinite import NonFinite, inside
+from ._nonfinite import NonFinite, around_steps, inside
 
 
 def ggt(
@@ -81,4 +80,4 @@ def ggt(
     if keep is not None:
         precondition = flatten(error_feedback(keep, inner=precondition))
     tx = with_learning_rate(chain(add_decayed_weights(weight_decay), precondition), lr)
-    return chain(apply_if_finite(tx)) if nonfinite == "skip" else tx
+    return around_steps(tx, nonfinite)

@@ -8,7 +8,6 @@ import torch
 
 from ..compressors import SparseCompressor, block_top_k, low_rank, top_k
 from ..core.chain import Chain, chain
-from ..core.conditional import apply_if_finite
 from ..core.flatten import flatten
 from ..core.hyper import Hyper, check_value
 from ..core.plain import whole_number
@@ -27,6 +26,7 @@ from ..transforms import (
 from . import _sparse_mfac_kernel  # noqa: F401  registers it
 from ._assemble import is_off
 from ._learning_rate import with_learning_rate
+from ._nonfinite import NonFinite, around_steps, inside
 
 MomentumKind = Literal["ema", "sum"]
 DecayKind = Literal["coupled", "decoupled", "decoupled_lr", "reg", "both"]
@@ -45,7 +45,7 @@ def mfac(
     normalize: Literal["capacity", "count"] = "capacity",
     freeze_zeros: bool = False,
     dtype: torch.dtype | None = None,
-    nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+    nonfinite: NonFinite = "raise",
     max_bytes: int | None = None,
 ) -> Chain:
     """Natural gradient with the Fisher matrix of the last ``window`` gradients of the whole model.
@@ -92,7 +92,7 @@ def mfac(
         damping,
         dtype=dtype,
         normalize=normalize,
-        nonfinite="raise" if nonfinite == "raise" else "ignore",
+        nonfinite=inside("mfac", nonfinite),
         max_bytes=max_bytes,
         **decay_in_query("mfac", weight_decay, weight_decay_kind),
     )
@@ -125,7 +125,7 @@ def sparse_mfac(
     normalize: Literal["capacity", "count"] = "capacity",
     freeze_zeros: bool = False,
     dtype: torch.dtype | None = None,
-    nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+    nonfinite: NonFinite = "raise",
     max_bytes: int | None = None,
 ) -> Chain:
     """M-FAC whose window keeps the largest entries of every gradient; what is dropped comes later.
@@ -175,8 +175,8 @@ def sparse_mfac(
         raise ValueError(f"sparse_mfac: scope must be 'leaf', 'block' or 'global', got {scope!r}")
     if query not in ("compressed", "gradient"):
         raise ValueError(f"sparse_mfac: query must be 'compressed' or 'gradient', got {query!r}")
-    inside = decay_in_query("sparse_mfac", weight_decay, weight_decay_kind)
-    if query == "gradient" and inside:
+    decayed = decay_in_query("sparse_mfac", weight_decay, weight_decay_kind)
+    if query == "gradient" and decayed:
         raise ValueError("sparse_mfac: query='gradient' and decay in the query exclude each other")
     if block_size == 1:
         raise ValueError(
@@ -195,9 +195,9 @@ def sparse_mfac(
             keep,
             dtype,
             normalize,
-            nonfinite="raise" if nonfinite == "raise" else "ignore",
+            nonfinite=inside("sparse_mfac", nonfinite),
             max_bytes=max_bytes,
-            **(inside or {"query": "gradient" if query == "gradient" else "newest"}),
+            **(decayed or {"query": "gradient" if query == "gradient" else "newest"}),
         ),
     )
     if query == "gradient" and weight_decay_kind == "coupled":
@@ -228,7 +228,7 @@ def lowrank_mfac(
     weight_decay_kind: DecayKind = "coupled",
     normalize: Literal["capacity", "count"] = "capacity",
     dtype: torch.dtype | None = None,
-    nonfinite: Literal["raise", "skip", "ignore"] = "raise",
+    nonfinite: NonFinite = "raise",
     seed: Seed = 0,
     max_bytes: int | None = None,
 ) -> Chain:
@@ -280,7 +280,7 @@ def lowrank_mfac(
             dtype,
             normalize,
             fisher="model" if aggregate else "leaf",
-            nonfinite="raise" if nonfinite == "raise" else "ignore",
+            nonfinite=inside("lowrank_mfac", nonfinite),
             max_bytes=max_bytes,
             **decay_in_query("lowrank_mfac", weight_decay, weight_decay_kind),
         ),
@@ -335,7 +335,7 @@ def around(
     weight_decay: Hyper,
     momentum_kind: MomentumKind,
     weight_decay_kind: DecayKind,
-    nonfinite: Literal["raise", "skip", "ignore"],
+    nonfinite: NonFinite,
 ) -> Chain:
     """Weight decay, momentum and the learning rate around a preconditioner.
 
@@ -344,8 +344,6 @@ def around(
     """
     if momentum_kind not in ("ema", "sum"):
         raise ValueError(f"{who}: momentum_kind must be 'ema' or 'sum', got {momentum_kind!r}")
-    if nonfinite not in ("raise", "skip", "ignore"):
-        raise ValueError(f"{who}: nonfinite must be 'raise', 'skip' or 'ignore', got {nonfinite!r}")
     decay = add_decayed_weights(weight_decay)
     members = [decay] if weight_decay_kind == "coupled" else []
     members.append(precondition)
@@ -363,4 +361,4 @@ def around(
         tx = chain(*members)
     else:
         tx = with_learning_rate(chain(*members), lr)
-    return chain(apply_if_finite(tx)) if nonfinite == "skip" else tx
+    return around_steps(tx, nonfinite)
