@@ -8,70 +8,73 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from . import (
-    codecs,
-    compressors,
-    distributed,
-    meta,
-    optim,
-    precondition,
-    recipes,
-    schedules,
-    sparsity,
-    subspace,
-    transforms,
-)
-from ._version import __version__
-from .core import masks, projections
-from .core import trees as tree
-from .core.accumulate import apply_every, lookahead, multi_steps
-from .core.apply import apply_updates, incremental_update, periodic_update
-from .core.chain import chain, named_chain
-from .core.conditional import (
-    apply_if_finite,
-    conditionally_mask,
-    conditionally_transform,
-    skip_large_updates,
-)
-from .core.counting import count_together
-from .core.errors import TreeMismatchError, UnsupportedLeafError
-from .core.execution import Events, Execution, NextShared, Stacked
-from .core.finite import apply_if_leaf_finite
-from .core.flatten import flatten
-from .core.functions import identity, stateless, stateless_with_tree_map, transformation
-from .core.hyper import Hyper, dynamic, static
-from .core.inject import StatefulSchedule, inject_hyperparams
-from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
-from .core.names import suggestion
-from .core.norms import safe_norm, safe_root_mean_squares
-from .core.parallel import graft, parallel
-from .core.protocol import GradientTransformation, Wrapper
-from .core.quotient import as_gradients, atan2, divide, on_gradients, quotient
-from .core.roles import FirstMoment, SecondMoment
-from .core.rounding import round_stochastically
-from .core.select import freeze, masked, partition
-from .core.skips import skip_large, skip_not_finite
-from .core.split_complex import split_real_and_imaginary
-from .core.state import advance, new_count, state_full, state_zeros
-from .core.transform import LeafTransform, TreeState, TreeTransform
-from .fuse import explain, fuse
-from .meta import stop_gradient
-from .optim import matrix_groups
-from .precondition import *  # noqa: F403
-from .precondition import inverse_roots
-from .recipes import *  # noqa: F403
-from .sparsity import acdc, hard_threshold, keep_params_sparse, mask_updates, reset_on
-from .subspace import (
-    in_subspace,
-    lift,
-    low_rank,
-    project_to_subspace,
-    quasi_hyperbolic,
-    scale_by_ldadam,
-    scale_by_low_rank_ratio,
-    subspace_momentum,
-)
-from .transforms import *  # noqa: F403
+from ._collector import paused
+
+with paused():
+    from . import (
+        codecs,
+        compressors,
+        distributed,
+        meta,
+        optim,
+        precondition,
+        recipes,
+        schedules,
+        sparsity,
+        subspace,
+        transforms,
+    )
+    from ._version import __version__
+    from .core import masks, projections
+    from .core import trees as tree
+    from .core.accumulate import apply_every, lookahead, multi_steps
+    from .core.apply import apply_updates, incremental_update, periodic_update
+    from .core.chain import chain, named_chain
+    from .core.conditional import (
+        apply_if_finite,
+        conditionally_mask,
+        conditionally_transform,
+        skip_large_updates,
+    )
+    from .core.counting import count_together
+    from .core.errors import TreeMismatchError, UnsupportedLeafError
+    from .core.execution import Events, Execution, NextShared, Stacked
+    from .core.finite import apply_if_leaf_finite
+    from .core.flatten import flatten
+    from .core.functions import identity, stateless, stateless_with_tree_map, transformation
+    from .core.hyper import Hyper, dynamic, static
+    from .core.inject import StatefulSchedule, inject_hyperparams
+    from .core.leaves import LeafInfo, LowRankUpdate, SparseUpdate
+    from .core.names import suggestion
+    from .core.norms import safe_norm, safe_root_mean_squares
+    from .core.parallel import graft, parallel
+    from .core.protocol import GradientTransformation, Wrapper
+    from .core.quotient import as_gradients, atan2, divide, on_gradients, quotient
+    from .core.roles import FirstMoment, SecondMoment
+    from .core.rounding import round_stochastically
+    from .core.select import freeze, masked, partition
+    from .core.skips import skip_large, skip_not_finite
+    from .core.split_complex import split_real_and_imaginary
+    from .core.state import advance, new_count, state_full, state_zeros
+    from .core.transform import LeafTransform, TreeState, TreeTransform
+    from .fuse import explain, fuse
+    from .meta import stop_gradient
+    from .optim import matrix_groups
+    from .precondition import *  # noqa: F403
+    from .precondition import inverse_roots
+    from .recipes import *  # noqa: F403
+    from .sparsity import acdc, hard_threshold, keep_params_sparse, mask_updates, reset_on
+    from .subspace import (
+        in_subspace,
+        lift,
+        low_rank,
+        project_to_subspace,
+        quasi_hyperbolic,
+        scale_by_ldadam,
+        scale_by_low_rank_ratio,
+        subspace_momentum,
+    )
+    from .transforms import *  # noqa: F403
 
 if TYPE_CHECKING:
     from . import adapters, capacity, solutions, testing
