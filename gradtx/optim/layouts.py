@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..core.pointwise import begins_with_parameters, elementwise, reads_parameters
 from ..core.protocol import GradientTransformation, members
+from ..core.tree import accumulator_dtype
 from ..distributed.buckets import buckets_of
 from ..distributed.owners import assign_owners, cost_of
 from ..distributed.records import Record, check_placements, is_sharded, local_part
@@ -344,9 +345,12 @@ def _cut_for(
     """The cut of a chain after the last member that must see these leaves whole.
 
     None where there is nothing to cut off, or where what comes before reads parameters: those
-    would have to be sent to it.
+    would have to be sent to it. So it is on an accelerator where those are narrow: members iterate
+    in their dtype there, and they are no longer than the wide updates that come back.
     """
     best = None
+    if any(p.device.type != "cpu" and accumulator_dtype(p.dtype) != p.dtype for p in leaves):
+        return None
     for cut in _cuts(tx):
         alone = independent(cut.rest)
         if not alone or not all(_in_place(cut.rest, p, names[p], rest=True) for p in leaves):

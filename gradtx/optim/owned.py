@@ -48,7 +48,7 @@ class Owned:
         for p in records:
             if owners[p] in (rank, None):
                 whole = torch.zeros(p.shape, dtype=sent[p], device=device)
-                self.wholes[p] = whole.requires_grad_(p.requires_grad)
+                self.wholes[p] = any_gradient(whole.requires_grad_(p.requires_grad))
             if p in cuts:
                 self.updates[p] = torch.zeros_like(local_part(p).detach(), dtype=sent[p])
         self._gradients = {
@@ -102,3 +102,9 @@ class Owned:
     def given_out(self) -> None:
         """Wait for the parts of this rank."""
         self._give_out.finish()
+
+
+def any_gradient(x: Tensor) -> Tensor:
+    """A tensor whose gradient may have another dtype: updates are wider than parameters."""
+    x.grad_dtype = None  # type: ignore[attr-defined]
+    return x

@@ -29,6 +29,7 @@ from .inner import Inner, Part, as_head, as_rest, as_rows
 from .layouts import Layout, layout_of
 from .leaves import Leaves, Nested, values_in
 from .migration import Bucket, Form
+from .owned import any_gradient
 from .rows import RowStates
 from .shard_states import as_shards, from_holders, gradient_part, of_shards, to_owner
 from .skeletons import Skeletons
@@ -164,7 +165,8 @@ class Sharded:
                 yield self._part(group, chain, own, locals_)
             for cut, own in layout.by_cut(p for p in params if p in self._cuts):
                 assert cut is not None
-                yield self._part(group, cut.rest, own, locals_, as_rest)
+                rests = {p: any_gradient(locals_[p].detach()) for p in own}
+                yield self._part(group, cut.rest, own, rests, as_rest)
 
     def _parts_on_rows(self) -> Iterator[Part]:
         """What this rank updates of rows."""

@@ -72,7 +72,8 @@ class as_matrices(Wrapper):
 
     def _back(self, u: Tensor, new: Any) -> Any:
         """An update in the shape that it came in."""
-        return densify_leaf(new).reshape(u.shape)
+        new = densify_leaf(new)
+        return new if u.ndim < self.at_least else new.reshape(u.shape)
 
     def _view(self, x: Tensor) -> Tensor:
         x = densify_leaf(x)

@@ -41,6 +41,8 @@ RATES = dict.fromkeys(
 RATES |= {"MoMo": 1.0, "PolyakSGD": 1.0, "COCOB": 1.0, "Adadelta": 1.0, "LARS": 10.0, "ACDC": 0.01}
 # What needs more than gradients; what begins with the norm of all leaves; what divides by rounding.
 SAMPLE = ("AdaHessian", "Sophia", "MoMo", "MoMoAdam", "PolyakSGD", "DoG", "OneSidedShampoo")
+# Updates of owners are wider than parameters; rows, blocks and members that read parameters.
+LOW = ("Muon", "SOAP", "SM3", "AdamW8bit", "LAMB")
 
 
 def whole(seed: int, missing: tuple[str, ...] = ()) -> dict[str, Tensor | None]:
@@ -49,8 +51,8 @@ def whole(seed: int, missing: tuple[str, ...] = ()) -> dict[str, Tensor | None]:
     return {n: None if n in missing else x for n, x in made.items()}
 
 
-def leaves(mesh: Any = None) -> dict[str, nn.Parameter]:
-    there = {n: x for n, x in whole(99).items() if x is not None}
+def leaves(mesh: Any = None, dtype: torch.dtype = torch.float32) -> dict[str, nn.Parameter]:
+    there = {n: x.to(dtype) for n, x in whole(99).items() if x is not None}
     return {n: nn.Parameter(x if mesh is None else shard(x, mesh)) for n, x in there.items()}
 
 
@@ -68,16 +70,19 @@ def made(cls: Any, params: dict[str, nn.Parameter]) -> Any:
     return cls([{"params": some}, {"params": rest, "matrix": False}], **options)
 
 
-def trained(cls: Any, mesh: Any = None, rank: float = 0.5) -> dict[str, Tensor]:
+def trained(
+    cls: Any, mesh: Any = None, rank: float = 0.5, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """Parameters after some steps; every rank has a loss of its own, and one process the mean."""
     from torch.distributed.tensor.debug import CommDebugMode
 
-    params = leaves(mesh)
+    params = leaves(mesh, dtype)
     opt = made(cls, params)
     wanted = {n for g in opt.param_groups for _, m in members_of(opt, g) for n in needs(m)}
     for t in range(STEPS):
         extra: dict[str, Any] = {}
-        for n, g in whole(t, ("k", "never") if t == 1 else ("never",)).items():
+        for n, wide in whole(t, ("k", "never") if t == 1 else ("never",)).items():
+            g = None if wide is None else wide.to(dtype)
             params[n].grad = g if g is None or mesh is None else shard(g, mesh)
             for name in wanted - {"value"} if g is not None else ():
                 extra.setdefault(name, {})[n] = (
@@ -94,42 +99,47 @@ def members_of(opt: Any, group: Any) -> Iterable[tuple[str, Any]]:
     return gx.core.protocol.members(opt.transform_of(group))
 
 
-def on_shards(rank: int, names: Iterable[str]) -> dict[str, Any]:
+Cases = Iterable[tuple[str, torch.dtype]]
+
+
+def on_shards(rank: int, cases: Cases) -> dict[Any, Any]:
     mesh, out = mesh_of("one axis"), {}
-    for name in names:
+    for name, dtype in cases:
         try:
-            out[name] = trained(getattr(gx.optim, name), mesh, rank)
+            out[name, dtype] = trained(getattr(gx.optim, name), mesh, rank, dtype)
         except (TypeError, ValueError, RuntimeError) as error:
-            out[name] = f"{type(error).__name__}: {error}"
+            out[name, dtype] = f"{type(error).__name__}: {error}"
     return out
 
 
-def check(names: Iterable[str]) -> None:
+def check(cases: Cases) -> None:
     begun, twins = leaves(), {}
-    for name in names:
-        twins[name] = trained(getattr(gx.optim, name))
-        for n, x in twins[name].items():
+    for case in cases:
+        name, dtype = case
+        twins[case] = trained(getattr(gx.optim, name), dtype=dtype)
+        for n, x in twins[case].items():
             if n not in ("never", "one"):  # one number may be on a sphere
                 moved = (x - begun[n]).abs().max().item()
                 assert 1e-3 < moved < 1e3, (name, n, moved)
-    for out in in_processes(functools.partial(on_shards, names=list(names))):
-        wrong = {}
-        for name, twin in twins.items():
-            found = out[name]
+    for out in in_processes(functools.partial(on_shards, cases=list(cases))):
+        wrong: dict[Any, str] = {}
+        for case, twin in twins.items():
+            found = out[case]
             if isinstance(found, str):
-                wrong[name] = found
+                wrong[case] = found
                 continue
             for n, x in twin.items():
                 error = (found[n] - x).abs().max().item() / x.abs().max().item()
                 if error > 2e-6:
-                    wrong[name] = f"{n}: {error:.1e}"
+                    wrong[case] = f"{n}: {error:.1e}"
         assert not wrong
 
 
 def test_a_sample() -> None:
-    check(SAMPLE)
+    check([(n, torch.float32) for n in SAMPLE] + [(n, torch.bfloat16) for n in LOW])
 
 
 @pytest.mark.slow
-def test_every_class() -> None:
-    check([name for name, _ in classes() if name != "LBFGS"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_class(dtype: torch.dtype) -> None:
+    check([(name, dtype) for name, _ in classes() if name != "LBFGS"])

@@ -99,6 +99,8 @@ OPTIMIZERS: dict[str, Make] = {
     "blocks": lambda ps: gx.optim.AdamW4bit(
         [x for x in ps if x[0] == "square"], lr=0.01, min_size=8, block_size=2
     ),
+    # One head on each of two ranks.
+    "heads": lambda ps: gx.optim.NorMuon([x for x in ps if x[0] == "square"], num_heads=2),
     # Numbers of elements are those in whole leaves.
     "noise": lambda ps: gx.optim.NoisySGD(ps, lr=0.01, weight_decay=0.1),
     "replicate": lambda ps: gx.optim.compute_layout(
@@ -126,6 +128,7 @@ COLLECTIVES = {
     "clipped matrices": 3,
     "stacked": 0,
     "blocks": 0,
+    "heads": 0,
     "noise": 0,
     "replicate": 1,
 }
