@@ -106,5 +106,5 @@ class Owned:
 
 def any_gradient(x: Tensor) -> Tensor:
     """A tensor whose gradient may have another dtype: updates are wider than parameters."""
-    x.grad_dtype = None  # type: ignore[attr-defined]
+    x.grad_dtype = None
     return x
