@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -139,7 +140,7 @@ def group_of(who: str, leaves: Mapping[str, Any]) -> Any:
         ValueError: there are two meshes of which none has all ranks of the other.
     """
     meshes = {x.device_mesh: name for name, x in leaves.items() if is_distributed(x)}
-    ranks = {mesh: frozenset(mesh.mesh.flatten().tolist()) for mesh in meshes}
+    ranks = {mesh: ranks_of(mesh) for mesh in meshes}
     largest = max(ranks, key=lambda mesh: (len(ranks[mesh]), mesh.ndim == 1))
     for mesh, name in meshes.items():
         if not ranks[mesh] <= ranks[largest]:
@@ -165,35 +166,50 @@ def _subgroup(ranks: tuple[int, ...]) -> Any:
     return _subgroups[key]
 
 
-def records_of(who: str, group: Any, leaves: Mapping[str, Any], plan: Any = None) -> list[Record]:
+def ranks_of(mesh: Any) -> frozenset[int]:
+    """The processes of a mesh."""
+    return frozenset(mesh.mesh.flatten().tolist())
+
+
+Plans = Mapping[str, Mapping[str, str]]
+
+
+def records_of(
+    who: str,
+    group: Any,
+    leaves: Mapping[str, Any],
+    plans: Plans,
+    error: Exception | None = None,
+) -> list[Record]:
     """Every rank's boxes of leaves, which all ranks of a group ask for together.
 
     Args:
         who: for errors.
         group: the ranks.
         leaves: this rank's leaves by name.
-        plan: what must be the same on all ranks besides.
+        plans: by leaf, perhaps of more of them, what must be the same on all ranks.
+        error: what this rank has found wrong before.
 
     Raises:
-        ValueError: on all ranks, where leaves differ between them, or lie in a way that cannot be
-            put together.
+        ValueError: on all ranks, where leaves or plans differ between them, leaves lie in a way
+            that cannot be put together, or one of them has found something wrong.
     """
-    error: Exception | None = None
     boxes: dict[str, Box] = {}
-    try:
-        boxes = {name: box_of(who, name, x) for name, x in leaves.items()}
-    except ValueError as found:
-        error = found
-    own = {name: (tuple(x.shape), x.dtype) for name, x in leaves.items()}
+    if error is None:
+        try:
+            boxes = {name: box_of(who, name, x) for name, x in leaves.items()}
+        except ValueError as found:
+            error = found
     every: list[Any] = [None] * dist.get_world_size(group)
-    said = re.sub(r" at 0x[0-9a-f]+", "", repr(plan))  # functions lie elsewhere on every rank
-    dist.all_gather_object(every, (own, boxes, said, str(error or "")), group=group)
+    # Functions lie elsewhere on every rank.
+    said = {n: {k: _ADDRESS.sub("", x) for k, x in plan.items()} for n, plan in plans.items()}
+    dist.all_gather_object(every, (boxes, said, str(error or "")), group=group)
     if error is not None:
         raise error
-    _check_agree(who, every)
+    _check_agree(who, [(plan, wrong) for _, plan, wrong in every])
     records = [
-        Record(name, shape, dtype, tuple(there[1][name] for there in every))
-        for name, (shape, dtype) in own.items()
+        Record(name, tuple(x.shape), x.dtype, tuple(there[name] for there, _, _ in every))
+        for name, x in leaves.items()
     ]
     for record in records:
         if not record.is_covered:
@@ -205,25 +221,45 @@ def records_of(who: str, group: Any, leaves: Mapping[str, Any], plan: Any = None
     return records
 
 
-def _check_agree(who: str, every: Sequence[tuple[Any, Any, str, str]]) -> None:
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")
+
+
+def _check_agree(who: str, every: Sequence[tuple[Plans, str]]) -> None:
     """Raise where one rank found an error, or ranks have other leaves or other plans."""
-    first = every[0]
-    for rank, (own, _, plan, error) in enumerate(every):
+    first = every[0][0]
+    for rank, (plans, error) in enumerate(every):
         if error:
-            raise ValueError(f"{who}: on rank {rank}: {error}")
-        if own != first[0] or list(own) != list(first[0]):
-            names = _differing(own, first[0])
+            raise ValueError(f"{who}: on rank {rank}: {error.removeprefix(f'{who}: ')}")
+        if list(plans) != list(first):
             raise ValueError(
-                f"{who}: ranks 0 and {rank} have other leaves, or in another order: {names}; "
-                "build the optimizer from the same named parameters on all ranks"
+                f"{who}: ranks 0 and {rank} have other leaves, or in another order: "
+                f"{_differing(plans, first)}; build the optimizer from the same named parameters "
+                "on all ranks"
             )
-        if plan != first[2]:
-            raise ValueError(
-                f"{who}: ranks 0 and {rank} would compute another chain: {first[2]} and {plan}; "
-                "give all ranks the same options"
-            )
+        for name, plan in plans.items():
+            for what in {**first[name], **plan}:
+                a, b = (x.get(what, "nothing") for x in (first[name], plan))
+                if a != b:
+                    a, b = _excerpts(a, b)
+                    raise ValueError(
+                        f"{who}: ranks 0 and {rank} differ about leaf {name!r}, {what}: {a} and "
+                        f"{b}; give all ranks the same model and the same options"
+                    )
 
 
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[str]:
-    every = [*a, *(name for name in b if name not in a)]
-    return [name for name in every if a.get(name) != b.get(name)][:5] or every[:5]
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Some names that only one has, or that stand elsewhere."""
+    alone = [*(name for name in a if name not in b), *(name for name in b if name not in a)]
+    moved = [name for name, other in zip(a, b, strict=False) if name != other]
+    return (alone or moved)[:5]
+
+
+def _excerpts(a: str, b: str, most: int = 120) -> tuple[str, str]:
+    """Two texts, of long ones what they have from a little before their first difference."""
+    if max(len(a), len(b)) <= most:
+        return a, b
+    both = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False))
+    begin = max(sum(1 for _ in both) - 40, 0)
+    some = [x[begin : begin + most] + "..." * (len(x) > begin + most) for x in (a, b)]
+    before = "..." if begin else ""
+    return before + some[0], before + some[1]

@@ -27,7 +27,7 @@ from .declared_layouts import Declared, check_stacked
 from .joining import check_purely, independent, sums, sums_of_all
 from .leaves import Leaves
 from .migration import Bucket
-from .rows import ByRows, rows_of
+from .rows import ByRows, RowStates, rows_of
 from .stacks import PartStates, for_parts, local_states, part_states, without_stacks
 
 Key = TypeVar("Key")
@@ -63,6 +63,11 @@ class Layout:
     parts: Mapping[Tensor, PartStates]
     replicated: Container[Tensor]
     said: Mapping[str, str]
+
+    @property
+    def rows(self) -> dict[Tensor, RowStates]:
+        """How the states lie of leaves that are updated by rows."""
+        return {p: states for run in self.by_rows.values() for p, states in run.states.items()}
 
     def owners(
         self,

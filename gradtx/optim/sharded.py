@@ -20,8 +20,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
-from ..distributed.records import Record, group_of, is_distributed, local_part, records_of
+from ..distributed.records import Record, group_of, is_distributed, local_part
 from ..distributed.sum_over import SumOver
+from .agreeing import agree
 from .at_owners import AtOwners
 from .cutting import apart, together
 from .declared_layouts import Declared
@@ -71,12 +72,18 @@ class Sharded:
         self._fused = [g["fused"] for g in self._groups]
         # States that must follow a change are made anew of whole leaves.
         whole = {p for p, form in forms.items() if form.chain != self._chains.get(p)}
-        layout = layout_of(self._who, chains, names, whole, declared)
+        layout, group, records = agree(
+            self._who,
+            self._names,
+            self._groups,
+            self._chains,
+            declared,
+            lambda: layout_of(self._who, chains, names, whole, declared),
+        )
         self._cuts, self._by_rows = layout.cuts, layout.by_rows
-        self._rows = {p: s for run in layout.by_rows.values() for p, s in run.states.items()}
-        self._parts = layout.parts
+        self._rows, self._parts = layout.rows, layout.parts
         self._lie: dict[Tensor, RowStates | PartStates] = {**self._rows, **self._parts}
-        self._at_owners = self._compare(layout)
+        self._at_owners = self._owners(layout, group, records)
         self._records, self._wholes = self._at_owners.records, self._at_owners.wholes
         self._nothing: dict[Tensor, list[Tensor]] = {}
         buckets = self._at_owners.buckets
@@ -106,23 +113,11 @@ class Sharded:
         self._structural = optimizer.structural()
         self._own_forms = optimizer._forms
 
-    def _compare(self, layout: Layout) -> AtOwners:
-        """What ranks need of each other, who do the same or find out here that they do not."""
-        some = {p: self._names[p] for p in self._params if p in layout.owned or p in self._rows}
-        if not some and self.declared.by is None:
+    def _owners(self, layout: Layout, group: Any, records: Mapping[Tensor, Record]) -> AtOwners:
+        """Owners for leaves that are updated whole."""
+        if not records:
             return AtOwners()
-        group = self._group()
         ranks = dist.get_world_size(group)
-        plan = (
-            list(dict.fromkeys(self._transforms)),
-            list(self._cuts.values()),
-            len(self._rows),
-            f"buckets of {self.declared.bucket_bytes} bytes a rank",
-            dict(layout.said),
-        )
-        leaves = {name: p for p, name in some.items()}
-        found = zip(some, records_of(self._who, group, leaves, plan), strict=True)
-        records = {p: record for p, record in found if p in layout.owned}
         buckets = layout.buckets(self._chains, ranks * self.declared.bucket_bytes)
         owners = layout.owners(self._names, ranks, records, buckets)
         return AtOwners(group, records, owners, self._cuts, buckets)

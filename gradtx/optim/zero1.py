@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..distributed.records import is_distributed, records_of
+from ..distributed.records import Record, is_distributed, records_of
 from ..distributed.sharing import Share
 from ..distributed.sum_over import SumOver
 from ..distributed.to_owners import ToOwners, check_one_optimizer
+from .agreeing import plans_of
 from .arguments import with_mean_value
 from .counting import count_missed
 from .evaluating import EvaluatingOptimizer
@@ -44,15 +45,11 @@ class _Plan:
         self, optimizer: Any, names: Mapping[Tensor, str], chains: Sequence[Bucket], group: Any
     ) -> None:
         who = type(optimizer).__name__
-        _check_leaves(who, names)
         self.params, self.groups = list(names), list(optimizer.param_groups)
         self._of_groups = [list(g["params"]) for g in self.groups]
         self._transforms = [optimizer.transform_of(g) for g in self.groups]
         self._fused = [g["fused"] for g in self.groups]
-        layout = whole_leaves(who, chains, names)
-        plan = list(dict.fromkeys(self._transforms))
-        leaves = {name: p.detach() for p, name in names.items()}
-        found = records_of(who, group, leaves, plan)
+        layout, found = self._agree(who, names, chains, group)
         self.records = dict(zip(self.params, found, strict=True))
         self._rank, ranks = dist.get_rank(group), dist.get_world_size(group)
         found_owners = layout.owners(names, ranks)
@@ -61,6 +58,24 @@ class _Plan:
         by_rank = [[p for p in self.params if self.owners[p] == r] for r in range(ranks)]
         self.share = Share(group, by_rank, self.params[0].device)
         self._start(optimizer, names, layout, group)
+
+    def _agree(
+        self, who: str, names: Mapping[Tensor, str], chains: Sequence[Bucket], group: Any
+    ) -> tuple[Layout, list[Record]]:
+        """The layout and the records of all leaves, once ranks know that they have the same."""
+        layout, error = None, None
+        try:
+            _check_leaves(who, names)
+            layout = whole_leaves(who, chains, names)
+        except Exception as found:  # told to the others, who would wait for this rank
+            error = found
+        of_groups = zip(self._of_groups, self._transforms, strict=True)
+        each = {p: tx for params, tx in of_groups for p in params}
+        plans = plans_of(names, self.groups, each, dict.fromkeys(names, "owned"), {})
+        leaves = {name: p.detach() for p, name in names.items()}
+        records = records_of(who, group, leaves, plans, error)
+        assert layout is not None
+        return layout, records
 
     def _start(
         self,

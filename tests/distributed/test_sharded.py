@@ -454,6 +454,22 @@ def odd(rank: int) -> dict[str, Any]:
     out["said", "what"] = message_of(opt.step)
     some = {"w": leaves(mesh)["w"]} if rank else leaves(mesh)
     out["leaves"] = message_of(gx.optim.LAMB(list(some.items())).step)
+    # Ranks that are to do something else, of which some would need none of the others.
+    adam, names = gx.scale_by_adam(), [n for n in SHAPES if n != "never"]
+    for what, other in {
+        "order": lambda ps: OPTIMIZERS["AdamW"](ps[:: 1 - 2 * rank]),
+        "rate": lambda ps: gx.optim.AdamW(ps, lr=0.1 * (1 + rank)),
+        "class": lambda ps: OPTIMIZERS["Muon" if rank else "AdamW"](ps),
+        "sums": lambda ps: gx.optim.from_transform(CLIPPED if rank else gx.chain(adam), ps),
+        "wrong": lambda ps: gx.optim.compute_layout(
+            OPTIMIZERS["Muon"](ps), lambda leaf: "shared" if rank else None
+        ),
+        "unlike": lambda ps: gx.optim.compute_layout(
+            OPTIMIZERS["AdamW"](ps), lambda leaf: "owned" if rank else None
+        ),
+    }.items():
+        params = leaves(mesh)
+        out["others", what] = message_of(other([(n, params[n]) for n in names]).step)
     return out
 
 
@@ -462,7 +478,7 @@ def test_odd_leaves_and_what_is_refused() -> None:
     # As much in all, but for flags, which take sixteen bytes in every message.
     several, once = (sum(out["sent", size][1] for out in ranks) for size in (1, 1 << 20))
     assert several - once == 2 * 2 * 16
-    for out in ranks:
+    for rank, out in enumerate(ranks):
         for name in ("AdamW replicated", "Muon replicated"):
             assert out[name] == 0, name
         assert out["on one rank", None] <= 1e-7
@@ -489,9 +505,16 @@ def test_odd_leaves_and_what_is_refused() -> None:
         assert (most, left) == (2, 0)
         assert out["sent", 1][0] == 6
         assert out["sent", 1 << 20][0] == 2
-        assert re.search("ranks 0 and 1 .* another chain.* 2 bytes.* 3 bytes", out["again"]), out[
-            "again"
-        ]
+        for what, said in {
+            "order": "ranks 0 and 1 have other leaves, or in another order: ['",
+            "rate": "AdamW: ranks 0 and 1 differ about leaf 'w', option 'lr': 0.1 and 0.2",
+            "class": "ranks 0 and 1 differ about leaf 'w', option",
+            "sums": "chain: chain(scale_by_adam(), scale_by_learning_rate(lr=0.001)) and chain(",
+            "wrong": "Muon: leaf 'w': the layout" if rank else "Muon: on rank 1: leaf 'w': the lay",
+            "unlike": "layout: in place and owned; give all ranks the same model and the same",
+        }.items():
+            assert said in out["others", what], out["others", what]
+        assert "ranks 0 and 1 differ about leaf 'w', bucket_bytes: 2 and 3" in out["again"]
 
 
 def test_local_part_of_an_ordinary_tensor_is_itself() -> None:
