@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .autocast import outside_autocast
+from .watch import is_recorded, is_watched
 
 
 @dataclass(frozen=True)
@@ -188,4 +189,8 @@ def isfinite_leaf(leaf: Any) -> Tensor:
     """Whether no entry is NaN or infinite, as a 0-d tensor."""
     if isinstance(leaf, SparseUpdate):
         leaf = leaf.values
-    return torch.isfinite(densify_leaf(leaf)).all()
+    x = densify_leaf(leaf)
+    if not x.numel() or not x.is_floating_point() or is_recorded() or is_watched(x):
+        return torch.isfinite(x).all()
+    low, high = torch.aminmax(x.detach())  # NaN where one is, and all in one pass
+    return (low > -torch.inf) & (high < torch.inf)

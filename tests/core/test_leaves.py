@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gradtx as gx
+from gradtx.core.leaves import isfinite_leaf
 
 from .strategies import seeds
 
@@ -130,3 +131,23 @@ def test_half_precision_structured_updates_are_widened() -> None:
 def test_wrong_shape_of_a_structured_update() -> None:
     with pytest.raises(gx.TreeMismatchError, match=r"scale: leaf 'w'.*\(2, 2\).*\(4, 4\)"):
         gx.scale(1.0).update({"w": SPARSE}, (), {"w": torch.zeros(4, 4)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_one_number_that_is_not_finite_is_found(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    for count in (1, 15, 40, 4099):
+        x = torch.linspace(-1, 1, count, dtype=torch.float64).to(dtype)
+        x[0], x[-1] = -largest, largest
+        assert bool(isfinite_leaf(x))
+        for at in {0, count // 2, count - 1}:
+            for bad in (torch.nan, torch.inf, -torch.inf):
+                y = x.clone()
+                y[at] = bad
+                assert not isfinite_leaf(y)
+    assert bool(isfinite_leaf(x[:0]))
+
+
+def test_finite_examples_of_a_map() -> None:
+    x = torch.tensor([[1.0, torch.nan], [1.0, 2.0]], dtype=torch.float32)
+    assert torch.func.vmap(isfinite_leaf)(x).tolist() == [False, True]

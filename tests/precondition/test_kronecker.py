@@ -226,6 +226,22 @@ def test_factors_of_a_leaf_that_has_missed_steps(form: Any) -> None:
         torch.testing.assert_close(updates["w"], want)
 
 
+@pytest.mark.parametrize("weights", [[0.5, 0.5, 0.5], [0.5, 0.0, 0.9]])
+@pytest.mark.parametrize("form", ["plain", "kl"])
+def test_factors_are_what_they_were_and_products(weights: list[float], form: Any) -> None:
+    how = gx.kronecker_factors(form=form)
+    x, a = normal(3, 70, 20), normal(3, 70, 70, seed=1)
+    factor, old = a @ a.mT, torch.tensor(weights, dtype=torch.float32)
+    got = how.updated(factor, x, 0, old, 1 - old)
+    for i, w in enumerate(weights):
+        y = x[i].double()
+        want = w * factor[i].double() + (1 - w) * y @ y.T / (20 if form == "kl" else 1)
+        torch.testing.assert_close(got[i].double(), want, rtol=1e-5, atol=1e-4)
+        part = slice(i, i + 1)
+        alone = how.updated(factor[part], x[part], 0, old[part], 1 - old[part])
+        assert torch.equal(got[part], alone)
+
+
 def test_bases_stay_orthonormal() -> None:
     _, state = after(gx.soap(0.1, precondition_frequency=1), {"w": (8, 8)}, steps=40)
     for q in state["in_eigenbasis"].leaves["w"].bases[0]:

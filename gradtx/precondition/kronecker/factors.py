@@ -12,6 +12,7 @@ from torch import Tensor
 from ...core.fields import static
 from ...core.hyper import one_minus_power
 from ...core.tree import accumulator_dtype
+from ...ops.matrix_powers import may_look
 from ...ops.symmetric_product import symmetric_product
 from .policy import Policy
 from .stacks import unfolded
@@ -145,8 +146,20 @@ class kronecker_factors(Policy):
         if self.form == "kl" and self.columns == "mean":
             new = new / max(x.shape[-1], 1)
         mixed = self.matmul_dtype is not None and x.dtype == torch.float32
-        gram = symmetric_product(x, x.mT, mixed=mixed)
-        return old[:, None, None] * factor + new[:, None, None] * gram
+        if not len(x) or not (may_look(old) and may_look(new)):
+            gram = symmetric_product(x, x.mT, mixed=mixed)
+            return old[:, None, None] * factor + new[:, None, None] * gram
+        weights = list(zip(old.tolist(), new.tolist(), strict=True))
+        alike = all(pair == weights[0] for pair in weights)
+        sums = [
+            symmetric_product(x[at], x[at].mT, factor[at], beta, alpha, mixed)
+            for at, (beta, alpha) in (
+                [(slice(None), weights[0])]
+                if alike
+                else [(slice(i, i + 1), pair) for i, pair in enumerate(weights)]
+            )
+        ]
+        return sums[0] if alike else torch.cat(sums)
 
     def kept(self, factor: Tensor) -> Tensor:
         """A factor as it is stored."""

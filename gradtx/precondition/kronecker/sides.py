@@ -29,18 +29,20 @@ def rotated(kind: Kind, x: Tensor, bases: Sides, low: torch.dtype | None = None)
         kind: of the blocks.
         x: the blocks.
         bases: of the sides that have one.
-        low: dtype that factors of the products are rounded to.
+        low: dtype that factors and results of the products are rounded to.
     """
+    y = x if low is None or not bases else x.to(low)
     for q, side in zip(bases, kind.sides, strict=True):
-        x = contract(x, q, side, low=low)
-    return x
+        y = contract(y, q.to(y.dtype), side)
+    return y.to(x.dtype)
 
 
 def back(kind: Kind, x: Tensor, bases: Sides, low: torch.dtype | None = None) -> Tensor:
     """The blocks with these coordinates; arguments as for ``rotated``."""
+    y = x if low is None or not bases else x.to(low)
     for q, side in zip(bases, kind.sides, strict=True):
-        x = contract(x, q, side, transpose=True, low=low)
-    return x
+        y = contract(y, q.to(y.dtype), side, transpose=True)
+    return y.to(x.dtype)
 
 
 class Gathered(NamedTuple):

@@ -69,13 +69,7 @@ def _is_large(of: PyTree) -> bool:
     return bool(leaves) and leaves[0].device.type == "cpu" and leaves[0][0].numel() >= _LARGE
 
 
-def contract(
-    x: Tensor,
-    matrix: Tensor,
-    side: int,
-    transpose: bool = False,
-    low: torch.dtype | None = None,
-) -> Tensor:
+def contract(x: Tensor, matrix: Tensor, side: int, transpose: bool = False) -> Tensor:
     """``sum_a x[.., a, ..] matrix[a, b]`` on one side of blocks, for every block its own matrix.
 
     Args:
@@ -83,10 +77,7 @@ def contract(
         matrix: (n, d_side, k); with ``transpose`` (n, k, d_side).
         side: in 0 .. o - 1.
         transpose: contract with the second index of the matrix.
-        low: dtype that both factors and the result are rounded to, or None.
     """
-    if low is not None:
-        return contract(x.to(low), matrix.to(low), side, transpose).to(x.dtype)
     if transpose:
         matrix = matrix.mT
     if side == x.ndim - 2 and x.ndim <= 3:
