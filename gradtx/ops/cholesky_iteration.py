@@ -22,8 +22,11 @@ from gradtx.ops.registry import NAMESPACE, Op, operator, require_together
 
 __all__ = ["cholesky_iteration", "cholesky_turn"]
 
-_ITERATION = "(Tensor s) -> (Tensor next, Tensor first, Tensor second, Tensor least)"
-_TURN = "(Tensor x, Tensor first, Tensor second, bool left) -> Tensor"
+_ITERATION = (
+    "(Tensor s, Tensor? order=None, Tensor? ridge=None) -> "
+    "(Tensor next, Tensor first, Tensor second, Tensor least)"
+)
+_TURN = "(Tensor x, Tensor first, Tensor second, bool left, Tensor? order=None) -> Tensor"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 LEAST = 2.0**-6
@@ -32,20 +35,46 @@ LEAST = 2.0**-6
 Iterated = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def _check(s: Tensor) -> None:
+def _check_order(who: str, order: Tensor | None, shape: tuple[int, int]) -> None:
+    if order is not None and (order.dtype != torch.int64 or tuple(order.shape) != shape):
+        raise ValueError(
+            f"{who}: order must be (batch, n) = {shape} of int64, got {tuple(order.shape)} of "
+            f"{order.dtype}"
+        )
+
+
+def _check(s: Tensor, order: Tensor | None, ridge: Tensor | None) -> None:
     if s.ndim != 3 or s.shape[1] != s.shape[2]:
         raise ValueError(f"cholesky_iteration: s must be (batch, n, n), got {tuple(s.shape)}")
     if s.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"cholesky_iteration: s must be float32 or float64, got {s.dtype}")
+    _check_order("cholesky_iteration", order, (s.shape[0], s.shape[1]))
+    if ridge is not None and (ridge.dtype != s.dtype or tuple(ridge.shape) != (s.shape[0],)):
+        raise ValueError(
+            f"cholesky_iteration: ridge must be (batch,) of {s.dtype}, got {tuple(ridge.shape)} "
+            f"of {ridge.dtype}"
+        )
+    given = [t for t in (order, ridge) if t is not None]
+    require_together("cholesky_iteration", s, *given)
 
 
-def _fake(s: Tensor) -> Iterated:
-    _check(s)
+def _fake(s: Tensor, order: Tensor | None = None, ridge: Tensor | None = None) -> Iterated:
+    _check(s, order, ridge)
     next_, first, second = (s.new_empty(s.shape) for _ in range(3))
     return next_, first, second, s.new_empty(s.shape[:1])
 
 
-def _reference(s: Tensor) -> Iterated:
+def _ordered(x: Tensor, order: Tensor | None, dim: int) -> Tensor:
+    if order is None:
+        return x
+    where = order[:, :, None] if dim == 1 else order[:, None]
+    return torch.gather(x, dim, where.expand_as(x))
+
+
+def _reference(s: Tensor, order: Tensor | None = None, ridge: Tensor | None = None) -> Iterated:
+    s = _ordered(_ordered(s, order, 1), order, 2)
+    if ridge is not None:
+        s = s + ridge[:, None, None] * torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
     first, failed = decompositions.cholesky_ex(s)  # (batch, n, n)
     square = first.mT @ first
     second, again = decompositions.cholesky_ex(square)
@@ -61,10 +90,12 @@ def _reference(s: Tensor) -> Iterated:
 
 
 @operator("cholesky_iteration" + _ITERATION, fake=_fake)
-def _cholesky_iteration(s: Tensor) -> Iterated:
+def _cholesky_iteration(
+    s: Tensor, order: Tensor | None = None, ridge: Tensor | None = None
+) -> Iterated:
     """See the module's text."""
-    _check(s)
-    return _reference(s)
+    _check(s, order, ridge)
+    return _reference(s, order, ridge)
 
 
 # Where the kernel has no instructions for a dtype it calls this.
@@ -73,11 +104,15 @@ _ON_ITS_OWN.define(_LIBRARY)
 
 
 @outside_autocast
-def cholesky_iteration(s: Tensor) -> Iterated:
+def cholesky_iteration(
+    s: Tensor, order: Tensor | None = None, ridge: Tensor | None = None
+) -> Iterated:
     """``M^T M``, L, M and how exact M is, for ``S = L L^T`` and ``L^T L = M M^T``.
 
     Args:
         s: (batch, n, n), float32 or float64, symmetric and positive definite.
+        order: in which the rows and the columns of S come, (batch, n) of int64; None as they are.
+        ridge: added to the diagonal of S, (batch,); None for nothing.
 
     Returns:
         Three of (batch, n, n), the factors lower triangular, and (batch,), the least squared pivot
@@ -96,12 +131,12 @@ def cholesky_iteration(s: Tensor) -> Iterated:
     >>> least
     tensor([0.8000])
     """
-    _check(s)
-    found: Iterated = _cholesky_iteration(s)
+    _check(s, order, ridge)
+    found: Iterated = _cholesky_iteration(s, order, ridge)
     return found
 
 
-def _check_turn(x: Tensor, first: Tensor, second: Tensor, left: bool) -> None:
+def _check_turn(x: Tensor, first: Tensor, second: Tensor, left: bool, order: Tensor | None) -> None:
     n = x.shape[1 if left else 2] if x.ndim == 3 else -1
     want = (x.shape[0], n, n) if x.ndim == 3 else ()
     if x.ndim != 3 or tuple(first.shape) != want or tuple(second.shape) != want:
@@ -113,15 +148,21 @@ def _check_turn(x: Tensor, first: Tensor, second: Tensor, left: bool) -> None:
     dtypes = [t.dtype for t in (x, first, second)]
     if dtypes[0] not in (torch.float32, torch.float64) or len(set(dtypes)) != 1:
         raise ValueError(f"cholesky_turn: all must be float32 or all float64, got {dtypes}")
-    require_together("cholesky_turn", x, first, second)
+    _check_order("cholesky_turn", order, (x.shape[0], n))
+    require_together("cholesky_turn", x, first, second, *(() if order is None else (order,)))
 
 
-def _fake_turn(x: Tensor, first: Tensor, second: Tensor, left: bool) -> Tensor:
-    _check_turn(x, first, second, left)
+def _fake_turn(
+    x: Tensor, first: Tensor, second: Tensor, left: bool, order: Tensor | None = None
+) -> Tensor:
+    _check_turn(x, first, second, left, order)
     return x.new_empty(x.shape)
 
 
-def _reference_turn(x: Tensor, first: Tensor, second: Tensor, left: bool) -> Tensor:
+def _reference_turn(
+    x: Tensor, first: Tensor, second: Tensor, left: bool, order: Tensor | None = None
+) -> Tensor:
+    x = _ordered(x, order, 1 if left else 2)
     if left:
         y = decompositions.solve_triangular(second, first.tril().mT @ x, upper=False)
     else:
@@ -130,10 +171,12 @@ def _reference_turn(x: Tensor, first: Tensor, second: Tensor, left: bool) -> Ten
 
 
 @operator("cholesky_turn" + _TURN, fake=_fake_turn)
-def _cholesky_turn(x: Tensor, first: Tensor, second: Tensor, left: bool) -> Tensor:
+def _cholesky_turn(
+    x: Tensor, first: Tensor, second: Tensor, left: bool, order: Tensor | None = None
+) -> Tensor:
     """See the module's text."""
-    _check_turn(x, first, second, left)
-    return _reference_turn(x, first, second, left)
+    _check_turn(x, first, second, left, order)
+    return _reference_turn(x, first, second, left, order)
 
 
 _TURN_ON_ITS_OWN = Op("cholesky_turn_reference" + _TURN, _reference_turn, _fake_turn)
@@ -141,7 +184,9 @@ _TURN_ON_ITS_OWN.define(_LIBRARY)
 
 
 @outside_autocast
-def cholesky_turn(x: Tensor, first: Tensor, second: Tensor, left: bool = False) -> Tensor:
+def cholesky_turn(
+    x: Tensor, first: Tensor, second: Tensor, left: bool = False, order: Tensor | None = None
+) -> Tensor:
     """``x q`` or, from the left, ``q^T x`` for ``q = L M^-T`` as ``cholesky_iteration`` finds it.
 
     Args:
@@ -149,6 +194,7 @@ def cholesky_turn(x: Tensor, first: Tensor, second: Tensor, left: bool = False) 
         first: L, (batch, n, n); what lies above the diagonal is not looked at.
         second: M, likewise.
         left: multiply from the left.
+        order: in which the columns of x come, or its rows, (batch, n) of int64; None as they are.
 
     Raises:
         ValueError: other shapes or dtypes.
@@ -160,6 +206,6 @@ def cholesky_turn(x: Tensor, first: Tensor, second: Tensor, left: bool = False) 
     tensor([[[ 0.8944, -0.4472],
              [ 0.4472,  0.8944]]])
     """
-    _check_turn(x, first, second, left)
-    out: Tensor = _cholesky_turn(x, first, second, left)
+    _check_turn(x, first, second, left, order)
+    out: Tensor = _cholesky_turn(x, first, second, left, order)
     return out

@@ -95,8 +95,10 @@ Tensor newton_schulz_cpu(const Tensors& xs, const Doubles& coefficients, const I
 Tensor coupled_newton_cpu(const Tensor& m, const Tensor& scale, int64_t p, int64_t steps,
                           double tol, ScalarType low, bool halves);
 Tensor denman_beavers_cpu(const Tensor& k, int64_t steps, bool inverse, ScalarType low);
-std::tuple<Tensor, Tensor, Tensor, Tensor> cholesky_iteration_cpu(const Tensor& s);
-Tensor cholesky_turn_cpu(const Tensor& x, const Tensor& first, const Tensor& second, bool left);
+std::tuple<Tensor, Tensor, Tensor, Tensor> cholesky_iteration_cpu(
+    const Tensor& s, const std::optional<Tensor>& order, const std::optional<Tensor>& ridge);
+Tensor cholesky_turn_cpu(const Tensor& x, const Tensor& first, const Tensor& second, bool left,
+                         const std::optional<Tensor>& order);
 Tensor clenshaw_cpu(const Tensor& s, const Doubles& coefficients, ScalarType low);
 
 }  // namespace gx

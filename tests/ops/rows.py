@@ -378,7 +378,20 @@ def cholesky_iteration_samples() -> list[tuple[Any, ...]]:
     """Matrices whose factors have no rounding."""
     s = torch.kron(torch.eye(10), torch.tensor([[9.0, 12.0], [12.0, 41.0]]))
     both = torch.stack([s, 4.0 * s])  # (2, 20, 20)
-    return [(both,), (both.mT,), (both.double(),), (both[:, :3, :3],), (both[:0],)]
+    order = torch.arange(20).view(10, 2)
+    order = torch.stack([order.flip(0), order.roll(3, 0)]).view(2, 20)
+    ridge = torch.tensor([1.0, 4.0])
+    less = both - torch.eye(20) * ridge[:, None, None]
+    return [
+        (both,),
+        (both.mT,),
+        (both.double(),),
+        (both[:, :3, :3],),
+        (both[:0],),
+        (both, order),
+        (less, order, ridge),
+        (less.double(), None, ridge.double()),
+    ]
 
 
 def cholesky_turn_samples() -> list[tuple[Any, ...]]:
@@ -387,12 +400,17 @@ def cholesky_turn_samples() -> list[tuple[Any, ...]]:
     first, second = torch.stack([first, 2.0 * first]), torch.stack([4.0 * first, first])
     above = torch.ones(20, 20).triu(1)
     x = torch.stack([whole(7, 20), whole(20, 7).t()])
+    order = torch.stack([torch.arange(20).flip(0), torch.arange(20).roll(3)])
     return [
         (x, first, second, False),
         (x.mT, first, second, True),
         (x.mT.contiguous(), first.mT.contiguous().mT, second, True),
         (x.double(), first.double(), second.double(), False),
         (x, first + 3.0 * above, second - 5.0 * above, False),
+        (x, first, second, False, order),
+        (x.mT, first, second, True, order),
+        (x.mT.contiguous(), first, second, True, order),
+        (x.mT.contiguous().mT, first, second, False, order),
         (x.mT, first - 5.0 * above, second + 3.0 * above, True),
         (x[:, :, :3], first[:, :3, :3], second[:, :3, :3], False),
         (x[:, :0], first, second, False),

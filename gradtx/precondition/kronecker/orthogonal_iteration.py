@@ -72,21 +72,24 @@ def iterated(factor: Tensor, basis: Tensor, order: Tensor | tuple[()] = ()) -> I
     by_products = may_look(factor) and factor.dtype == torch.float32 and _has_kernels()
     if not by_products or factor.shape[-1] < _SMALL:
         return Iterated(*_by_reflections(factor, basis, order))
-    if isinstance(order, Tensor):
-        factor = picked(picked(factor, order, 1), order, 2)
-        basis = picked(basis, order, 2)
     done: dict[int, _Found] = {}
     largest, eps = factor.diagonal(dim1=1, dim2=2).amax(-1), torch.finfo(factor.dtype).eps
     for share in ((16 * eps) ** 2, math.sqrt(factor.shape[-1]) * eps):
         there = [i for i in range(len(factor)) if i not in done]
         if there:
             ridge = torch.where(largest == 0, 1.0, share * largest)
-            for i, one in _by_products(_some(factor, there), _some(basis, there), ridge[there]):
+            which = _some(order, there) if isinstance(order, Tensor) else None
+            for i, one in _by_products(
+                _some(factor, there), _some(basis, there), which, ridge[there]
+            ):
                 done[there[i]] = one
     for i in range(len(factor)):
         if i not in done:
-            new, turned, q = _by_reflections(factor[i : i + 1], basis[i : i + 1], ())
-            done[i] = _Found(new[0], turned[0], q[0], q[0], False)
+            part = slice(i, i + 1)
+            own = order[part] if isinstance(order, Tensor) else ()
+            new, turned, q = _by_reflections(factor[part], basis[part], own)
+            first = picked(q, own, 1)[0] if isinstance(own, Tensor) else q[0]
+            done[i] = _Found(new[0], turned[0], first, first, False)
     found = [done[i] for i in range(len(factor))]
     new, turned, first, second = (
         _stack(xs) for xs in zip(*(one[:4] for one in found), strict=True)
@@ -99,8 +102,6 @@ def rotate(x: Tensor, rotation: Tensor | Rotation, side: int) -> Tensor:
     """The coordinates of blocks (n, d_1, .. d_o) when the basis of a side has turned by q."""
     if isinstance(rotation, Tensor):
         return contract(x, rotation, side)
-    if isinstance(rotation.order, Tensor):
-        x = picked(x, rotation.order, side + 1)
     if side == 0:
         return _times(x.reshape(*x.shape[:2], -1), rotation, left=True).reshape(x.shape)
     moved = x.movedim(side + 1, -1)
@@ -135,16 +136,18 @@ class _Found(NamedTuple):
     divides: bool
 
 
-def _by_products(s: Tensor, basis: Tensor, ridge: Tensor) -> list[tuple[int, _Found]]:
+def _by_products(
+    s: Tensor, basis: Tensor, order: Tensor | None, ridge: Tensor
+) -> list[tuple[int, _Found]]:
     """What is found of those that are exact enough, and their places."""
-    s = s.clone()
-    s.diagonal(dim1=1, dim2=2).add_(ridge[:, None])
-    new, first, second, least = cholesky_iteration(s)
+    new, first, second, least = cholesky_iteration(s, order, ridge)
     new.diagonal(dim1=1, dim2=2).sub_(ridge[:, None])
     there = [i for i, share in enumerate(least.tolist()) if share >= LEAST]
     if not there:
         return []
-    q = cholesky_turn(_some(basis, there), _some(first, there), _some(second, there))
+    order = None if order is None else _some(order, there)
+    old, lower, other = (_some(x, there) for x in (basis, first, second))
+    q = cholesky_turn(old, lower, other, order=order)
     found = []
     for i, y, off in zip(there, q, _departures(q), strict=True):
         if off <= _NEAR:
@@ -169,15 +172,19 @@ def _by_reflections(
 
 def _times(x: Tensor, rotation: Rotation, left: bool) -> Tensor:
     first, second, divides = rotation.first, rotation.second, rotation.divides.tolist()
+    order = rotation.order if isinstance(rotation.order, Tensor) else None
     if all(divides):
-        return cholesky_turn(x, first, second, left)
+        return cholesky_turn(x, first, second, left, order)
     done = []
     for i, y in enumerate(x.split(1)):
-        q = first[i : i + 1]
+        part = slice(i, i + 1)
+        q, which = first[part], None if order is None else order[part]
         if divides[i]:
-            done.append(cholesky_turn(y, q, second[i : i + 1], left))
-        else:
-            done.append(product(q.mT, y) if left else product(y, q))
+            done.append(cholesky_turn(y, q, second[part], left, which))
+            continue
+        if which is not None:
+            y = picked(y, which, 1 if left else 2)
+        done.append(product(q.mT, y) if left else product(y, q))
     return torch.cat(done)
 
 
@@ -196,7 +203,7 @@ def _off(q: Tensor, z: Tensor) -> Tensor:
 
 def _corrected(q: Tensor) -> Tensor:
     """The orthogonal matrices that are next to those that nearly are."""
-    off = product(q.mT, q)
+    off = symmetric_product(q.mT, q)
     off.diagonal(dim1=1, dim2=2).sub_(1.0)
     return product(q, off, q, alpha=-0.5)
 

@@ -1,7 +1,7 @@
-// CPU kernel of steps of the LR algorithm: S = L L^T, L^T L = M M^T, M^T M, packed between products.
+// CPU kernel of steps of the LR algorithm: P^T S P + ridge I = L L^T, L^T L = M M^T, M^T M, packed between products.
 #include <array>
-#include <cstring>
 #include <limits>
+#include <optional>
 
 #include "../registration.h"
 #include "packed_squares.h"
@@ -14,12 +14,14 @@ namespace {
 constexpr float kLeast = 0x1p-6f;  // of a share; what is less exact is of no use
 
 using Iterated = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using OptionalTensor = std::optional<Tensor>;
 
 // What the reference makes of other dtypes, and on other processors.
-Iterated reference_iteration(const Tensor& s) {
+Iterated reference_iteration(const Tensor& s, const OptionalTensor& order,
+                             const OptionalTensor& ridge) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
-  std::array<StableIValue, 4> stack{from(s)};
+  std::array<StableIValue, 4> stack{from(s), from(order), from(ridge)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("gradtx::cholesky_iteration_reference", "",
                                                       stack.data(), TORCH_ABI_VERSION));
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]), to<Tensor>(stack[3])};
@@ -43,11 +45,20 @@ class Iteration {
   }
 
   // Returns the least squared pivot of M as a share of the diagonal of L^T L, or 0.
-  float run(const float* s, float* next, float* first, float* second) {
+  float run(const float* s, const int32_t* order, float ridge, float* next, float* first,
+            float* second) {
     least_ = std::numeric_limits<float>::infinity();
     const auto read = [&](Block& block) {
       block.each(block.diagonal(), [&](int64_t i, int64_t j, float* sums) {
-        read_square(s, n_, place(i, j), sums);
+        if (order != nullptr) {
+          gather_square(s, n_, order, place(i, j), sums);
+        } else {
+          read_square(s, n_, place(i, j), sums);
+        }
+        if (i != j) return;
+        for (int64_t lane = 0; lane < std::min(kTile, n_ - i * kTile); ++lane) {
+          sums[lane * kTile + lane] += ridge;
+        }
       });
     };
     if (!factor(read, {rows_, first_}, false)) return 0.0f;
@@ -82,14 +93,11 @@ class Iteration {
       if (!finish(block, to, measures)) return false;
       const int64_t below = column + kBlock;
       const int64_t blocks = (std::max(panels_ - below, int64_t{0}) + kBlock - 1) / kBlock;
-      products_.for_tiles(blocks, kBlock * kBlock * kTile * (column + 1) * kTile,
-                          [&](int64_t from, int64_t stop) {
-                            for (int64_t b = from; b < stop; ++b) {
-                              Block other = block_of(below + b * kBlock, column);
-                              begin(other);
-                              finish(other, to, false);
-                            }
-                          });
+      products_.for_each(blocks, kBlock * kBlock * kTile * (column + 1) * kTile, [&](int64_t b) {
+        Block other = block_of(below + b * kBlock, column);
+        begin(other);
+        finish(other, to, false);
+      });
     }
     return true;
   }
@@ -136,11 +144,12 @@ class Iteration {
   }
 
   void write_lower(float* out) const {
-    std::memset(out, 0, n_ * n_ * sizeof(float));
-    products_.for_tiles(panels_, kTile * steps_, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        for (int64_t j = 0; j <= i; ++j) write_square(rows_, panels_, place(i, j), out, n_);
+    products_.for_each(panels_, kTile * steps_, [&](int64_t u) {
+      const int64_t i = panels_ - 1 - u, right = std::min((i + 1) * kTile, n_);
+      for (int64_t r = i * kTile; r < right; ++r) {
+        std::fill_n(out + r * n_ + right, n_ - right, 0.0f);
       }
+      for (int64_t j = 0; j <= i; ++j) write_square(rows_, panels_, place(i, j), out, n_);
     });
   }
 
@@ -155,22 +164,19 @@ class Iteration {
 
   void write_square_of(const uint32_t* x, float* out) const {
     std::vector<std::pair<int64_t, int64_t>> corners;
-    for (int64_t column = 0; column < panels_; column += kBlock) {
-      for (int64_t row = column; row < panels_; row += kBlock) corners.emplace_back(row, column);
+    for (int64_t row = 0; row < panels_; row += kBlock) {
+      for (int64_t column = 0; column <= row; column += kBlock) corners.emplace_back(row, column);
     }
     const Result<float> to{out, n_, nullptr, 0, false, 0.0f, 1.0f};
     const auto write = [&](int64_t i, int64_t j, float* sums) {
       transpose_tile(sums, sums);
       gx::finish(to, place(j, i), sums);
     };
-    products_.for_tiles(corners.size(), kBlock * kBlock * kTile * steps_,
-                        [&](int64_t begin, int64_t end) {
-                          for (int64_t c = begin; c < end; ++c) {
-                            Block block = block_of(corners[c].first, corners[c].second);
-                            multiply_columns(x, block);
-                            block.each(block.diagonal(), write);
-                          }
-                        });
+    products_.for_each(corners.size(), kBlock * kBlock * kTile * steps_, [&](int64_t c) {
+      Block block = block_of(corners[c].first, corners[c].second);
+      multiply_columns(x, block);
+      block.each(block.diagonal(), write);
+    });
   }
 
   const SquareProducts& products_;
@@ -180,7 +186,7 @@ class Iteration {
   float least_ = 0.0f;
 };
 
-Iterated iterate(const Tensor& s) {
+Iterated iterate(const Tensor& s, const OptionalTensor& order, const OptionalTensor& ridge) {
   const int64_t batch = s.size(0), n = s.size(1), size = n * n;
   const auto square = [&] { return torch::stable::new_empty(s, {batch, n, n}); };
   const Tensor next = square(), first = square(), second = square();
@@ -190,13 +196,19 @@ Iterated iterate(const Tensor& s) {
   const auto to = [](const Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); };
   float *next_to = to(next), *first_to = to(first), *second_to = to(second), *share = to(least);
   std::fill_n(share, batch, std::numeric_limits<float>::infinity());
+  const Orders orders(order, batch, n);
+  OptionalTensor added;
+  if (ridge.has_value()) added = torch::stable::contiguous(*ridge);
+  const float* ridges =
+      added.has_value() ? static_cast<const float*>(added->const_data_ptr()) : nullptr;
   if (batch * size == 0) return {next, first, second, least};
   for_squares(batch, n, Iteration::words(n),
               [&](const SquareProducts& products, uint32_t* scratch, int64_t m) {
                 const int64_t at = m * size;
                 Iteration iteration(products, scratch);
-                share[m] =
-                    iteration.run(data + at, next_to + at, first_to + at, second_to + at);
+                share[m] = iteration.run(data + at, orders.of(m),
+                                         ridges == nullptr ? 0.0f : ridges[m], next_to + at,
+                                         first_to + at, second_to + at);
                 if (share[m] > 0.0f) return;
                 for (float* x : {next_to, first_to, second_to}) {
                   std::fill_n(x + at, size, std::numeric_limits<float>::quiet_NaN());
@@ -208,15 +220,23 @@ Iterated iterate(const Tensor& s) {
 
 }  // namespace
 
-Iterated cholesky_iteration_cpu(const Tensor& s) {
+Iterated cholesky_iteration_cpu(const Tensor& s, const std::optional<Tensor>& order,
+                                const std::optional<Tensor>& ridge) {
   const ScalarType dtype = s.scalar_type();
   require(s.dim() == 3 && s.size(1) == s.size(2), "cholesky_iteration: s must be (batch, n, n)");
   require(dtype == ScalarType::Float || dtype == ScalarType::Double,
           "cholesky_iteration: s must be float32 or float64");
+  require(!order.has_value() ||
+              (order->dim() == 2 && order->size(0) == s.size(0) && order->size(1) == s.size(1) &&
+               order->scalar_type() == ScalarType::Long),
+          "cholesky_iteration: order must be (batch, n) of int64");
+  require(!ridge.has_value() || (ridge->dim() == 1 && ridge->size(0) == s.size(0) &&
+                                 ridge->scalar_type() == dtype),
+          "cholesky_iteration: ridge must be (batch,) of the dtype of s");
 #if GX_HAS_AVX512
-  if (dtype == ScalarType::Float && has_float_tiles()) return iterate(s);
+  if (dtype == ScalarType::Float && has_float_tiles()) return iterate(s, order, ridge);
 #endif
-  return reference_iteration(s);
+  return reference_iteration(s, order, ridge);
 }
 
 }  // namespace gx

@@ -1,6 +1,7 @@
-// CPU kernel of x L M^-T for triangular factors, a stripe of rows of x after the other.
+// CPU kernel of x P L M^-T for triangular factors, a stripe of rows of x after the other.
 #include <array>
 #include <atomic>
+#include <optional>
 
 #include "../registration.h"
 #include "triangle_tile.h"
@@ -9,9 +10,12 @@ namespace gx {
 namespace {
 
 // What the reference makes of other dtypes, and on other processors.
-Tensor reference_turn(const Tensor& x, const Tensor& first, const Tensor& second, bool left) {
+using OptionalTensor = std::optional<Tensor>;
+
+Tensor reference_turn(const Tensor& x, const Tensor& first, const Tensor& second, bool left,
+                      const OptionalTensor& order) {
   using torch::stable::detail::from;
-  std::array<StableIValue, 4> stack{from(x), from(first), from(second), from(left)};
+  std::array<StableIValue, 5> stack{from(x), from(first), from(second), from(left), from(order)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("gradtx::cholesky_turn_reference", "",
                                                       stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
@@ -58,12 +62,17 @@ class Turn {
   }
 
   // Rows of x from `row` on; `out` is as it lies, with `left` transposed.
-  void turn(const Rows16& x, int64_t row, bool left, const Plain<float>& out,
-            uint32_t* scratch) const {
+  void turn(const Rows16& x, const int32_t* order, int64_t row, bool left,
+            const Plain<float>& out, uint32_t* scratch) const {
     const int64_t panels = std::min(kBlock, (x.rows - row + kTile - 1) / kTile);
     uint32_t* turned = scratch + kBlock * steps_ * kTile;
     for (int64_t p = 0; p < panels; ++p) {
-      pack<Factor::kFloat>(x, row + p * kTile, 0, steps_, scratch + p * steps_ * kTile);
+      uint32_t* panel = scratch + p * steps_ * kTile;
+      if (order != nullptr) {
+        gather_steps(x, order, row + p * kTile, steps_, panel);
+      } else {
+        pack<Factor::kFloat>(x, row + p * kTile, 0, steps_, panel);
+      }
     }
     const Panels old{scratch, steps_}, rows{turned, steps_}, first{first_, steps_},
         second{second_, steps_};
@@ -108,7 +117,8 @@ class Turn {
   float* inverses_;
 };
 
-Tensor turned(const Tensor& x, const Tensor& first, const Tensor& second, bool left) {
+Tensor turned(const Tensor& x, const Tensor& first, const Tensor& second, bool left,
+              const OptionalTensor& order) {
   const int64_t batch = x.size(0), n = first.size(1), rows = x.size(left ? 2 : 1);
   const Tensor out = torch::stable::new_empty(x, {batch, x.size(1), x.size(2)});
   if (out.numel() == 0) return out;
@@ -117,6 +127,7 @@ Tensor turned(const Tensor& x, const Tensor& first, const Tensor& second, bool l
   const Tensor l = torch::stable::contiguous(first), m = torch::stable::contiguous(second);
   const auto data = [](const Tensor& t) { return static_cast<const float*>(t.const_data_ptr()); };
   auto* to = static_cast<float*>(out.mutable_data_ptr());
+  const Orders orders(order, batch, n);
   const int64_t threads = torch::stable::get_num_threads(), stripe = kBlock * kTile;
   const int64_t stripes = (rows + stripe - 1) / stripe;
   const int64_t per_thread = Turn(n, nullptr).stripe_words();
@@ -133,7 +144,7 @@ Tensor turned(const Tensor& x, const Tensor& first, const Tensor& second, bool l
     torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) {
         for (int64_t s; (s = next++) < stripes;) {
-          turn.turn(side, s * stripe, left, result, buffers + t * per_thread);
+          turn.turn(side, orders.of(b), s * stripe, left, result, buffers + t * per_thread);
         }
       }
     });
@@ -144,7 +155,8 @@ Tensor turned(const Tensor& x, const Tensor& first, const Tensor& second, bool l
 
 }  // namespace
 
-Tensor cholesky_turn_cpu(const Tensor& x, const Tensor& first, const Tensor& second, bool left) {
+Tensor cholesky_turn_cpu(const Tensor& x, const Tensor& first, const Tensor& second, bool left,
+                         const std::optional<Tensor>& order) {
   const ScalarType dtype = x.scalar_type();
   const auto fits = [&](const Tensor& t) {
     return t.dim() == 3 && t.size(0) == x.size(0) && t.size(1) == x.size(left ? 1 : 2) &&
@@ -155,10 +167,16 @@ Tensor cholesky_turn_cpu(const Tensor& x, const Tensor& first, const Tensor& sec
           "(batch, n, n) of its dtype");
   require(dtype == ScalarType::Float || dtype == ScalarType::Double,
           "cholesky_turn: x must be float32 or float64");
+  require(!order.has_value() || (order->dim() == 2 && order->size(0) == x.size(0) &&
+                                 order->size(1) == first.size(1) &&
+                                 order->scalar_type() == ScalarType::Long),
+          "cholesky_turn: order must be (batch, n) of int64");
 #if GX_HAS_AVX512
-  if (dtype == ScalarType::Float && has_float_tiles()) return turned(x, first, second, left);
+  if (dtype == ScalarType::Float && has_float_tiles()) {
+    return turned(x, first, second, left, order);
+  }
 #endif
-  return reference_turn(x, first, second, left);
+  return reference_turn(x, first, second, left, order);
 }
 
 }  // namespace gx

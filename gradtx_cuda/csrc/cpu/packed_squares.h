@@ -70,6 +70,19 @@ class SquareProducts {
     torch::stable::parallel_for(0, tiles, std::max<int64_t>(1, kGrain / per), body);
   }
 
+  // The same for what takes unequal times, the longest first: threads take one after the other.
+  template <typename Body>
+  void for_each(int64_t units, int64_t per, const Body& body) const {
+    std::atomic<int64_t> next{0};
+    const auto some = [&](int64_t, int64_t) {
+      for (int64_t u; (u = next++) < units;) body(u);
+    };
+    const int64_t threads =
+        alone_ ? 1 : std::min<int64_t>(torch::stable::get_num_threads(), units * per / kGrain);
+    if (threads < 2) return some(0, 1);
+    torch::stable::parallel_for(0, threads, 1, some);
+  }
+
   const int64_t n, panels;
   const std::vector<Place> all, upper;
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cfloat>
+#include <optional>
+#include <vector>
 
 #include "root_tile.h"
 
@@ -13,6 +15,71 @@
 namespace gx {
 
 constexpr int64_t kTileSize = kTile * kTile;
+
+// In which order the rows and columns of every matrix of a stack come.
+class Orders {
+ public:
+  Orders(const std::optional<Tensor>& order, int64_t batch, int64_t n) : n_(n) {
+    if (!order.has_value()) return;
+    const Tensor all = torch::stable::contiguous(*order);
+    const auto* from = static_cast<const int64_t*>(all.const_data_ptr());
+    for (int64_t k = 0; k < batch * n; ++k) {
+      require(from[k] >= 0 && from[k] < n, "order must have numbers from 0 to n - 1");
+      numbers_.push_back(static_cast<int32_t>(from[k]));
+    }
+  }
+  // Those of one matrix, or null.
+  const int32_t* of(int64_t m) const { return numbers_.empty() ? nullptr : &numbers_[m * n_]; }
+
+ private:
+  int64_t n_;
+  std::vector<int32_t> numbers_;
+};
+
+// Sixteen elements of a row, of which `lanes` exist.
+GX_WIDE_BASE __m512 gather_row(const float* row, const int32_t* order, __mmask16 lanes) {
+  const __m512i where = _mm512_maskz_loadu_epi32(lanes, order);
+  return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), lanes, where, row, sizeof(float));
+}
+
+// `read_square` of a matrix whose rows and columns come in another order.
+GX_AVX512_BF16 inline void gather_square(const float* x, int64_t n, const int32_t* order,
+                                         const Place& at, float* tile) {
+  const int64_t row = at.row * kTile, column = at.column * kTile;
+  const __mmask16 lanes = first_lanes(n - column);
+  for (int64_t r = 0; r < kTile; ++r) {
+    __m512 v = _mm512_setzero_ps();
+    if (row + r < n) {
+      v = gather_row(x + order[row + r] * n, order + column, lanes);
+    } else if (row == column) {
+      v = _mm512_maskz_mov_ps(static_cast<__mmask16>(1u << r), _mm512_set1_ps(1.0f));
+    }
+    _mm512_storeu_ps(tile + r * kTile, v);
+  }
+}
+
+// `pack` of rows of floats whose steps come in another order.
+GX_AVX512_BF16 inline void gather_steps(const Rows16& x, const int32_t* order, int64_t row,
+                                        int64_t end, uint32_t* panel) {
+  const auto* data = static_cast<const float*>(x.data);
+  const int64_t rows = x.rows - row;
+  for (int64_t k = 0; k < end; k += kTile) {
+    __m512i steps[kTile];
+    const __mmask16 lanes = first_lanes(x.depth - k);
+    for (int64_t r = 0; r < kTile; ++r) {
+      if (x.step == 1) {
+        steps[r] = r < rows ? _mm512_castps_si512(
+                                  gather_row(data + (row + r) * x.row, order + k, lanes))
+                            : _mm512_setzero_si512();
+      } else {
+        steps[r] = k + r < x.depth ? read_floats(data, row + order[k + r] * x.step, rows)
+                                   : _mm512_setzero_si512();
+      }
+    }
+    if (x.step == 1) transpose(steps);
+    for (int64_t r = 0; r < kTile; ++r) _mm512_store_si512(panel + (k + r) * kTile, steps[r]);
+  }
+}
 
 // Tiles [row, row_end) x [column, column_end), at most kBlock a side, and their sums.
 struct Block {
