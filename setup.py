@@ -148,6 +148,8 @@ def make_build_command(cpp_extension: Any) -> type:
                     self.build_extensions()
                 else:
                     report(f"the kernels did not compile, installing pure Python: {reason}")
+                    for extension in self.extensions:  # what an earlier build has left
+                        Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
                     self.extensions.clear()
 
     return BuildKernels

@@ -16,5 +16,6 @@ def free_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         cores = os.cpu_count() or 1
-    given = int(os.environ.get("OMP_NUM_THREADS") or cores)
-    return max(1, min(given, round(cores - os.getloadavg()[0])))
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, min(int(given) if given.isdigit() else cores, round(cores - busy)))

@@ -10,6 +10,7 @@ from torch import Tensor
 from . import tree
 from .errors import shape_mismatch
 from .leaves import densify_leaf
+from .plain import plain
 from .rounding import round_stochastically
 from .tree import PyTree
 
@@ -86,6 +87,7 @@ def periodic_update(new: PyTree, old: PyTree, step: int | Tensor, period: int) -
     >>> gx.periodic_update({"w": torch.ones(1)}, {"w": torch.zeros(1)}, 3, period=2)
     {'w': tensor([0.])}
     """
+    step, period = plain(step), plain(period)
     if isinstance(period, bool) or not isinstance(period, int) or period < 1:
         raise ValueError(f"periodic_update: period must be an integer >= 1, got {period!r}")
     if isinstance(step, int):

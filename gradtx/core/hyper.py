@@ -108,6 +108,7 @@ def check_value(who: str, name: str, value: Any, within: str, per_entry: bool = 
             waiting, or a tensor with more than one element without ``per_entry``.
         TypeError: neither a number, nor a tensor, nor a schedule.
     """
+    value = plain(value)
     if isinstance(value, Tensor):
         if value.ndim != 0 and not per_entry:
             raise ValueError(

@@ -86,10 +86,11 @@ class CommHook:
         # One more exchange says which leaves have a gradient anywhere: of the others nothing is
         # taken, because DistributedDataParallel leaves their gradients as they are.
         exchanges, codecs = [_any_gradient([g for _, g in leaves])], []
+        _, workers = world_of(self._wire.group)
         for name, g in leaves:
             codec, wide = self.codec.for_leaf(name), accumulator(g)
             total = wide + codec.decode(self._errors[name], wide)
-            exchanges.append(exchange(self.compressor, total, self._states[name], g.dtype))
+            exchanges.append(exchange(self.compressor, total, self._states[name], g.dtype, workers))
             codecs.append(codec)
         present, *results = self._exchanged(exchanges)
         for (name, g), there, codec, (mean, rest, new) in zip(

@@ -14,7 +14,9 @@ from ..core.leaves import LowRankUpdate, SparseUpdate, densify_leaf
 from .rounds import Exchange, Gather, Mean
 
 
-def exchange(compressor: Compressor, total: Tensor, state: Any, dtype: torch.dtype) -> Exchange:
+def exchange(
+    compressor: Compressor, total: Tensor, state: Any, dtype: torch.dtype, workers: int = 1
+) -> Exchange:
     """Compress a leaf, exchange it, and say what is to be remembered.
 
     Args:
@@ -22,6 +24,7 @@ def exchange(compressor: Compressor, total: Tensor, state: Any, dtype: torch.dty
         total: the gradient with what has been dropped before.
         state: the compressor's state for this leaf.
         dtype: of the gradient, in which values travel.
+        workers: the number of processes, if their means are sums of shares in ``dtype``.
 
     Returns:
         A generator for ``rounds.run`` whose result is the mean over all processes of what they
@@ -35,13 +38,14 @@ def exchange(compressor: Compressor, total: Tensor, state: Any, dtype: torch.dty
     if isinstance(payload, LowRankUpdate):
         payload = payload.to_dense()
     if isinstance(payload, SparseUpdate):
-        kept = payload.map(lambda v: limited(v, dtype).to(dtype).to(v.dtype))
         # Positions that do not depend on the values are the same everywhere.
-        travel = _values if isinstance(compressor, random_k) else _entries
-        return travel(kept, total, new, dtype)
+        common = isinstance(compressor, random_k)
+        shares = workers if common else 1
+        kept = payload.map(lambda v: divisible(v, dtype, shares).to(v.dtype))
+        return (_values if common else _entries)(kept, total, new, dtype)
     if isinstance(compressor, sign):
         return _signs(compressor, payload, total, new, dtype)
-    return _whole(payload, total, new, dtype)
+    return _whole(payload, total, new, dtype, workers)
 
 
 def limited(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -55,9 +59,22 @@ def limited(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(torch.isfinite(x), x.clamp(-top, top), x)
 
 
-def _whole(payload: Tensor, total: Tensor, state: Any, dtype: torch.dtype) -> Exchange:
+def divisible(x: Tensor, dtype: torch.dtype, workers: int) -> Tensor:
+    """What of values can be sent in a dtype, and be divided by the number of processes there.
+
+    A gradient in float16 may be so small that a share of it is zero; it is remembered then.
+    """
+    if dtype == x.dtype:
+        return x
+    share = limited(x / workers, dtype).to(dtype).to(x.dtype)
+    return limited(share * workers, dtype).to(dtype)
+
+
+def _whole(
+    payload: Tensor, total: Tensor, state: Any, dtype: torch.dtype, workers: int
+) -> Exchange:
     """An ordinary tensor."""
-    sent = limited(payload, dtype).to(dtype)
+    sent = divisible(payload, dtype, workers)
     mean = yield Mean(sent)
     return mean, total - sent, state
 

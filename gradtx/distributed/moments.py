@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import tree
 from ..core.leaf_states import map_fields, map_leaf_states
 from ..core.roles import FIRST, SECOND, roles
-from ..core.tree import PyTree
+from ..core.tree import PyTree, accumulator
 from .local_steps import Meeting, Sync, check_period
 from .rounds import Mean, Rounds
 
@@ -66,8 +66,9 @@ class average_moments(Sync):
             return x
 
         self._map(ask, now, step)
-        means = iter((yield [Mean(x) for x in due]))
-        return now._replace(local=self._map(lambda x: next(means), now, step)), own
+        # In float16 a share of a small second moment would be zero, in bfloat16 sums are coarse.
+        means = iter((yield [Mean(accumulator(x)) for x in due]))
+        return now._replace(local=self._map(lambda x: next(means).to(x.dtype), now, step)), own
 
     def _map(self, fn: Callable[[Tensor], Tensor], now: Meeting, step: int) -> PyTree:
         """Apply ``fn`` to the moments that are due, always in the same order."""

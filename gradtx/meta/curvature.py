@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core import tree
+from ..core.plain import plain
 from ..core.random import Seed, fold_in, make_key, signs
 from ..core.tree import PyTree
 from .leaves import floats_like, jvp, of_floats, split, vjp
@@ -122,6 +123,7 @@ def hutchinson(f: Loss, params: PyTree, probes: int = 1, seed: Seed = 0) -> PyTr
     >>> gx.meta.hutchinson(lambda w: (w**3).sum(), torch.tensor([1.0, 2.0]))  # diagonal: exact
     tensor([ 6., 12.])
     """
+    probes = plain(probes)
     if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
         raise ValueError(f"hutchinson: probes must be an integer >= 1, got {probes!r}")
     product, floats = _hvp(f, params), split(params).floats

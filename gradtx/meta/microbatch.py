@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import tree
+from ..core.plain import plain
 from ..core.tree import PyTree
 from .scan import rematerialized
 
@@ -69,6 +70,7 @@ def microbatch(
         raise ValueError(
             f"microbatch: in_dims must have one dimension for each of {list(keys)}, got {in_dims}"
         )
+    size = plain(size)
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ValueError(f"microbatch: size must be an integer >= 1 or None, got {size!r}")
     if wrong := [way for way in tree.flatten(accumulate)[0] if way not in _WAYS]:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core import tree
 from ..core.errors import TreeMismatchError, shape_mismatch
 from ..core.forward import forward_rule
+from ..core.plain import plain
 from ..core.tree import PyTree
 from .leaves import NoCaptures, jvp, split, vjp
 
@@ -84,6 +85,7 @@ def truncated(
     >>> [torch.autograd.grad(c, w)[0].item() for c, _ in loop]
     [4.0, 16.0]
     """
+    window = plain(window)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ValueError(f"truncated: window must be an integer >= 1, got {window!r}")
     total = _length(xs, length)

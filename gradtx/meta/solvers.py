@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.checks import all_done
+from ..core.plain import plain
 from ..core.roots import divide
 from ..core.tree import PyTree
 from .leaves import split, vjp
@@ -56,6 +57,7 @@ class _Vector:
     def steps(self, maxiter: int | None) -> range:
         if maxiter is None:
             return range(min(10 * self.b.numel(), _MOST))
+        maxiter = plain(maxiter)
         if isinstance(maxiter, bool) or not isinstance(maxiter, int) or maxiter < 0:
             raise ValueError(f"{self._who}: maxiter must be an integer >= 0, got {maxiter!r}")
         return range(maxiter)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.errors import described
+from ..core.plain import plain
 from ..core.random import Seed, derived_key, normal
 from ..core.tree import PyTree
 
@@ -50,6 +51,7 @@ def zero_order(
     """
     if not sigma > 0:
         raise ValueError(f"zero_order: sigma must be > 0, got {sigma}")
+    samples = plain(samples)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"zero_order: samples must be an integer >= 1, got {samples!r}")
 

@@ -14,6 +14,7 @@ from ..core.functions import transformation
 from ..core.names import suggestion
 from ..core.protocol import GradientTransformation, members
 from ..core.reduce import Reduce
+from ..core.tree import accumulator
 from .leaves import Leaves
 
 
@@ -63,7 +64,8 @@ def with_mean_value(
     if hasattr(value, "full_tensor"):
         value = value.full_tensor()
     value = torch.as_tensor(value, dtype=getattr(value, "dtype", like.dtype), device=like.device)
-    return {**extra, "value": reduce().mean(value.detach())}
+    # The sum of losses in float16 may be infinite where their mean is not.
+    return {**extra, "value": reduce().mean(accumulator(value.detach()))}
 
 
 def check_known(who: str, given: Iterable[str], chains: Iterable[GradientTransformation]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.hooks import RemovableHandle
 
+from ..core.plain import plain
 from .leafwise import Leafwise, check_leafwise
 from .optimizer import Optimizer
 from .wrappers import data_parallel_of, is_data_parallel
@@ -224,6 +225,7 @@ def step_in_backward(optimizer: Optimizer, every: int = 1) -> StepInBackward:
     """
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"{_WHO}: needs a gradtx optimizer, got {type(optimizer).__name__}")
+    every = plain(every)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"{_WHO}: every must be an integer >= 1, got {every!r}")
     for group in optimizer.param_groups:

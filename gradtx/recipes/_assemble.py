@@ -6,6 +6,7 @@ from typing import Any
 
 from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.select import Labels
 from ..transforms import add_decayed_weights
@@ -29,5 +30,13 @@ def assemble(
 
 
 def is_off(value: Any) -> bool:
-    """Whether an optional hyperparameter is None or the number zero: its member is left out."""
+    """Whether an optional hyperparameter is None or the number zero: its member is left out.
+
+    >>> import torch
+    >>> from fractions import Fraction
+    >>> from gradtx.recipes._assemble import is_off
+    >>> is_off(Fraction(0)), is_off(0.1), is_off(torch.tensor(0.0))
+    (True, False, False)
+    """
+    value = plain(value)
     return value is None or (isinstance(value, (int, float)) and value == 0)

@@ -6,6 +6,7 @@ import math
 
 from ..core.chain import Chain
 from ..core.hyper import Hyper
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.quotient import quotient
 from ..core.random import Seed
@@ -78,6 +79,7 @@ def apollo(
     >>> gx.tree.get(gx.apollo(rank=4).init(params), "mu").shape
     torch.Size([64, 4])
     """
+    scale = plain(scale)
     if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
         raise ValueError(f"apollo: scale must be in [0, inf), got {scale!r}")
     inner = quotient(first_moment(b1), root_second_moment(b2, eps, debias=False))

@@ -7,6 +7,7 @@ import torch
 from ..codecs import Codec
 from ..core.chain import Chain
 from ..core.hyper import Hyper
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.quotient import as_gradients
 from ..core.random import Seed
@@ -60,6 +61,7 @@ def lion_adv(
     >>> tx.update({"w": torch.full((1,), 3.0)}, tx.init(params), params)[0]
     {'w': tensor([-0.5000])}
     """
+    lr = plain(lr)
     if isinstance(lr, (int, float)) and lr <= 0:
         raise ValueError(f"lion_adv: lr must be > 0, got {lr}")
     step = lion_step(b1, b2, Moments(factored, vector_reshape, codec), cautious)

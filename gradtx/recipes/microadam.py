@@ -11,6 +11,7 @@ from ..compressors import block_top_k
 from ..core.chain import Chain, chain
 from ..core.finite import apply_if_leaf_finite
 from ..core.hyper import Hyper
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.random import Seed
 from ..core.select import Labels
@@ -89,6 +90,7 @@ def microadam(
     >>> updates["w"].nonzero(), updates["w"][99]
     (tensor([[99]]), tensor(-0.5000))
     """
+    quant_block_size, alpha = plain(quant_block_size), plain(alpha)
     odd = isinstance(quant_block_size, bool) or not isinstance(quant_block_size, int)
     if odd or quant_block_size < 2 or quant_block_size % 2:
         raise ValueError(

@@ -23,7 +23,7 @@ from ..transforms import (
     scale_by_prodigy,
     stochastic_round,
 )
-from ..transforms.prodigy import NewestGradient
+from ..transforms.prodigy import MomentOrNewestGradient, NewestGradient
 from ._advanced import Moments, Numerator
 from ._assemble import is_off
 from .lion_adv import lion_step
@@ -80,8 +80,7 @@ def prodigy(
     """
     _check_eps("prodigy", eps, False)
     decay = add_decayed_weights(weight_decay, mask)
-    moments = Moments(False, codec=codec)
-    numerator = NewestGradient() if is_off(b1) else Numerator(b1, moments).build()
+    numerator = NewestGradient() if is_off(b1) else chain(MomentOrNewestGradient(b1, codec))
     step: GradientTransformation = quotient(
         numerator, root_second_moment(b2, eps, debias=False, codec=codec)
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.chain import Chain, chain
 from ..core.hyper import Hyper, check_value
 from ..core.leaves import LeafInfo
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.random import Seed
 from ..core.select import masked
@@ -180,6 +181,7 @@ def psgd(
     >>> updates["w"].diagonal() < 0
     tensor([True, True])
     """
+    momentum = plain(momentum)
     check_value("psgd", "momentum", momentum, "[0, 1)")
     if not isinstance(momentum, (int, float)):
         raise TypeError(f"psgd: momentum must be a number, got {type(momentum).__name__}")

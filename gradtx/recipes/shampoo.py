@@ -15,6 +15,7 @@ from ..core.counting import count_together
 from ..core.functions import identity
 from ..core.hyper import Hyper, check_value
 from ..core.leaves import LeafInfo
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.quotient import as_gradients, on_gradients, quotient
 from ..core.select import partition
@@ -373,6 +374,12 @@ def _by_side(order: int, given: Any) -> Any:
 
 
 def _check(options: Mapping[str, Any]) -> None:
+    for name in ("exponents", "unturned"):
+        if options[name] is not None and not isinstance(options[name], Mapping):
+            raise TypeError(
+                f"shampoo: {name} must be a mapping from numbers of dimensions, "
+                f"got {options[name]!r}"
+            )
     for name, known in (
         ("grafting", GRAFTS),
         ("weight_decay_type", DECAYS),
@@ -400,6 +407,7 @@ def _check(options: Mapping[str, Any]) -> None:
         )
     if options["weight_decay_type"] in ("corrected", "independent"):
         peak = options["lr"] if options["peak_lr"] is None else options["peak_lr"]
+        peak = plain(peak)
         if isinstance(peak, bool) or not isinstance(peak, (int, float)) or not peak > 0:
             raise ValueError(
                 f"shampoo: weight_decay_type={options['weight_decay_type']!r} needs peak_lr > 0, "

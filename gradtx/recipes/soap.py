@@ -9,6 +9,7 @@ import torch
 from ..codecs import Codec
 from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation
 from ..core.quotient import quotient
 from ..precondition import blocks, eigenbasis, in_eigenbasis, kronecker_factors
@@ -139,7 +140,7 @@ def factor_decay(who: str, given: float | None, b2: Hyper) -> float:
     Raises:
         ValueError: neither is a number, or the decay is 1.
     """
-    decay = b2 if given is None else given
+    decay = plain(b2 if given is None else given)
     if isinstance(decay, bool) or not isinstance(decay, (int, float)):
         raise ValueError(f"{who}: give shampoo_beta as a number where b2 is none, got {decay!r}")
     if given == 1:

@@ -17,6 +17,7 @@ from ..core.errors import TreeMismatchError
 from ..core.execution import Events, Execution
 from ..core.hyper import static
 from ..core.leaves import LeafInfo, densify_leaf
+from ..core.plain import plain
 from ..core.protocol import GradientTransformation, Wrapper
 from ..core.state import advance, new_count
 from ..core.tree import PyTree
@@ -234,6 +235,7 @@ def acdc(
     >>> p
     {'w': tensor([[2., 0.]])}
     """
+    support = plain(support)
     rule = magnitude_support(support) if isinstance(support, (int, float)) else support
     return Acdc(inner, schedule, rule, reset, prunable, packed, mask_state)
 

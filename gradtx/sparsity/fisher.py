@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..core.plain import plain
 from ..ops import block_fisher, block_fisher_times
 from ..ops.block_fisher import blocks_of, unpacked
 
@@ -152,6 +153,7 @@ def inverse_fisher(
         )
     if not damping > 0:
         raise ValueError(f"inverse_fisher: damping must be > 0, got {damping!r}")
+    block = plain(block)
     if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
         raise ValueError(f"inverse_fisher: block must be an integer >= 1 or None, got {block!r}")
     n = gradients.shape[1]

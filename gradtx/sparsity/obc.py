@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.plain import plain
+
 _PIECE = 1 << 24  # entries of inverses that are there at once
 
 
@@ -41,6 +43,7 @@ def obc_prune(
         raise ValueError(
             f"obc_prune: the inverse Hessian must be {(d, d)}, got {tuple(inverse_hessian.shape)}"
         )
+    keep = plain(keep)
     if isinstance(keep, bool) or not isinstance(keep, int) or not 0 <= keep <= d:
         raise ValueError(f"obc_prune: keep must be an integer in 0..{d}, got {keep!r}")
     if not eps >= 0:

@@ -24,6 +24,7 @@ from ..core.state import advance, new_count, state_zeros
 from ..core.sums import element_sum
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import PyTree
+from .moments import FirstMomentState, first_moment
 
 
 class ProdigyShared(NamedTuple):
@@ -330,6 +331,29 @@ class NewestGradient(LeafTransform):
 
     def update_leaf(self, u: Tensor, s: Any, p: Tensor | None, h: Values) -> tuple[Tensor, Any]:
         return h.grad * h.unit, s
+
+
+@dataclass(frozen=True)
+class MomentOrNewestGradient(first_moment):
+    """A first moment, and while its decay is zero the ``NewestGradient``.
+
+    The decay may become zero from outside: as an override, a schedule's value or a tensor.
+    """
+
+    needs_grad: ClassVar[bool] = True
+    needs_unit: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        return "first_moment"
+
+    def update_leaf(
+        self, u: Tensor, s: FirstMomentState, p: Tensor | None, h: Values
+    ) -> tuple[Tensor, FirstMomentState]:
+        mu, new = super().update_leaf(u, s, p, h)
+        if isinstance(h.b1, Tensor):
+            return torch.where(h.b1.to(mu.device) == 0, h.grad * h.unit, mu), new
+        return (mu if h.b1 else h.grad * h.unit), new
 
 
 def _common(rates: list[Any]) -> Any:

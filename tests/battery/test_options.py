@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import re
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import gradtx as gx
+from gradtx import recipes
 from gradtx.core.protocol import GradientTransformation
 from gradtx.testing.options import BAD, RAW, refusal_of
 
@@ -83,6 +87,26 @@ def test_wrong_options_of_recipes(name: str) -> None:
             with pytest.raises((TypeError, ValueError), match=r"^\w+: .*(must|needs)") as caught:
                 getattr(gx, name)(0.1, **{option: bad})
             assert not RAW.search(str(caught.value))
+
+
+def _made(recipe: Any, option: str, value: Any) -> Any:
+    """A chain, or which error there is instead."""
+    needed = {"inner": gx.sgd(0.1)} if "inner" in inspect.signature(recipe).parameters else {}
+    try:
+        return recipe(**{**needed, option: value})
+    except (TypeError, ValueError) as error:
+        return type(error), str(error).partition(", got")[0]
+
+
+@pytest.mark.parametrize("name", recipes.__all__)
+def test_numbers_of_any_type_make_the_same_chain(name: str) -> None:
+    """A zero of NumPy leaves out what a zero leaves out."""
+    recipe = getattr(recipes, name)
+    for option, parameter in inspect.signature(recipe).parameters.items():
+        if isinstance(parameter.default, (bool, str)) or option in ("mask", "inner"):
+            continue
+        for value, kind in ((0.0, np.float32), (0.5, np.array), (0.5, Fraction), (2, np.int64)):
+            assert _made(recipe, option, kind(value)) == _made(recipe, option, value), option
 
 
 def test_masks_are_functions_or_booleans() -> None:

@@ -19,6 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gradtx as gx
 from gradtx import compressors
+from gradtx.distributed import Meeting, drive
+from gradtx.distributed.rounds import Wire
+from gradtx.distributed.sum_over import SumOver
+from gradtx.optim.arguments import with_mean_value
 
 from .workers import in_processes
 
@@ -273,7 +277,39 @@ def half_precision(rank: int) -> dict[str, bool]:
             out[name] = out.get(name, True) and all(finite)
             if step == 0 and name in ("identity", "low_rank"):
                 out[name] &= all(bool((p.grad == 40000).all()) for p in net.parameters())
-    return out
+        out[f"{name}, tiny"] = nothing_is_lost(compressor)
+    return {**out, **means_of_halves(rank)}
+
+
+def nothing_is_lost(compressor: Any) -> bool:
+    """Whether gradients come through whose shares are zero in their dtype."""
+    net, hook = Weighted(), gx.distributed.comm_hook(compressor)
+    ddp = DistributedDataParallel(net)
+    ddp.register_comm_hook(net, hook)
+    got = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in net.named_parameters()}
+    for _ in range(4):
+        ddp.zero_grad()
+        ddp(2.0**-24).backward()
+        for name, p in net.named_parameters():
+            got[name] += p.grad
+    errors = hook.state_dict()[f"rank_{dist.get_rank()}_of_2"]["errors"]
+    whole = [(x + errors[name]) / (4 * 2.0**-24) for name, x in got.items()]
+    return all(torch.allclose(x, torch.ones_like(x), rtol=1e-4) for x in whole)
+
+
+def means_of_halves(rank: int) -> dict[str, bool]:
+    """Whether means of losses and of moments are right where sums or shares are out of range."""
+    loss = {"value": torch.tensor(40000.0, dtype=torch.float16)}
+    mean = with_mean_value(loss, [gx.momo()], lambda: SumOver(None), torch.zeros(1))["value"]
+    params = {"w": torch.zeros(3)}
+    kept = gx.root_second_moment(0.9, debias=False, codec=torch.float16).init(params)
+    local = gx.tree.map(lambda x: torch.full_like(x, 2.0**-24), kept)
+    rounds = gx.distributed.average_moments(1, 1).rounds(Meeting(params, local), (), 1)
+    averaged = drive(rounds, Wire())[0].local["w"].nu
+    return {
+        "loss": mean.item() == 40000,
+        "moments": averaged.dtype == torch.float16 and bool((averaged == 2.0**-24).all()),
+    }
 
 
 def saved_apart(rank: int, in_folder: str) -> dict[str, bool]:

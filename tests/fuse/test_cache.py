@@ -217,6 +217,32 @@ def test_no_home(
     assert "GRADTX_CACHE_DIR" in caplog.text
 
 
+@pytest.mark.parametrize("home", ["", "nix", "."])
+def test_a_home_that_is_no_place(
+    folder: Path,
+    tmp_path: Path,
+    home: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", home)
+    for chosen in ("", "~/cache"):
+        monkeypatch.setenv("GRADTX_CACHE_DIR", chosen)
+        cache.library.cache_clear()
+        assert cache.library(SOURCE).gx_answer() == 42
+    assert f"HOME is {home!r}, which is no absolute path" in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("nix", ".cache", "~")]
+
+
+def test_the_folder_may_be_under_the_home(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GRADTX_CACHE_DIR", "~/kept")
+    assert cache.directory() == tmp_path / "kept"
+
+
 # -- compilers that fail, and machines -------------------------------------------------------------
 
 
@@ -306,6 +332,19 @@ def test_a_compiler_that_cannot_be_started(
     monkeypatch.setenv("CXX", str(tmp_path / "compiler"))
     step_unfused(0.456)
     assert len(warnings_of(caplog)) == 1
+
+
+def test_too_little_memory_for_a_compiler(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("subprocess.Popen", no_memory)
+    cache._toolchain.cache_clear()
+    step_unfused(0.625)
+    (warning,) = warnings_of(caplog)
+    assert "too little memory to run a compiler" in warning
 
 
 def test_without_a_compiler_a_chain_runs_unfused_and_says_so_once(

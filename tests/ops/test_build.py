@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -50,6 +51,10 @@ def _ignore_built(folder: str, names: list[str]) -> list[str]:
 
 
 def test_broken_compiler_degrades(tmp_path):
+    tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+    left = tmp_path / "out" / f"lib.{tag}" / "gradtx_cuda" / "_C.abi3.so"  # of an earlier build
+    left.parent.mkdir(parents=True)
+    left.touch()
     process, libraries = build(tmp_path, GRADTX_BUILD="auto", CC="/bin/false", CXX="/bin/false")
     assert process.returncode == 0, process.stderr
     assert "gradtx: the kernels did not compile, installing pure Python: " in process.stderr

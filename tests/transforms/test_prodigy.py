@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -156,6 +157,30 @@ def test_estimate_first_is_the_published_loop(b1: float, corrected: bool) -> Non
         params = gx.apply_updates(params, updates)
         assert_close(params, {k: p.float() for k, p in reference.p.items()}, atol=1e-5)
     assert reference.d > 2e-2
+
+
+def test_a_decay_that_becomes_zero_takes_the_new_distance_too() -> None:
+    want, _ = steps(gx.prodigy(d0=1e-2, eps=0.3, b1=0.0), 6)
+    options = {"d0": 1e-2, "eps": 0.3}
+    scheduled = gx.prodigy(b1=gx.schedules.constant(0.0), **options)
+    for got, _ in (
+        steps(gx.prodigy(b1=np.float32(0), **options), 6),
+        steps(gx.prodigy(b1=torch.tensor(0.0), **options), 6),
+        steps(scheduled, 6),
+        steps(gx.prodigy(**options), 6, hyper={"b1": 0.0}),
+    ):
+        assert_close(got, want)
+    for fused in (None, False):
+        leaves = [torch.nn.Parameter(p) for p in draw(100).values()]
+        betas = (torch.tensor(0.0), 0.999)
+        opt = gx.optim.Prodigy(leaves, betas=betas, fused=fused, **options)
+        for t in range(6):
+            for p, g in zip(
+                leaves, pull({str(i): p.detach() for i, p in enumerate(leaves)}, t).values()
+            ):
+                p.grad = g
+            opt.step()
+        assert_close([p.detach() for p in leaves], list(want.values()), atol=1e-5)
 
 
 def test_coupled_decay_is_part_of_the_gradient() -> None:

@@ -89,9 +89,10 @@ def library(
                 _unused(place.parent, error)
                 place = None
         return _fresh(cxx, source, functions, flags, place)
-    except (CannotFuseError, OSError) as error:
-        _say("compiler", f"steps run as torch operations, which is slower: {error}")
-        raise CannotFuseError("", str(error)) from None
+    except (CannotFuseError, MemoryError, OSError) as error:
+        why = str(error) or "there is too little memory to run a compiler"
+        _say("compiler", f"steps run as torch operations, which is slower: {why}")
+        raise CannotFuseError("", why) from None
 
 
 def _fresh(
@@ -227,11 +228,11 @@ def directory() -> Path | None:
     """
     if sys.platform == "win32":  # what may be trusted is told by owner and mode
         return None
-    chosen = os.environ.get("GRADTX_CACHE_DIR")
+    chosen = os.environ.get("GRADTX_CACHE_DIR") or "~/.cache/gradtx"
     try:
-        path = Path(chosen) if chosen else Path.home() / ".cache" / "gradtx"
+        path = _expanded(chosen)
     except RuntimeError as error:
-        _unused("~/.cache/gradtx", error)
+        _unused(chosen, error)
         return None
     try:
         for folder in (*reversed(path.parents), path):
@@ -243,6 +244,18 @@ def directory() -> Path | None:
         _unused(path, error)
         return None
     return path
+
+
+def _expanded(chosen: str) -> Path:
+    """A path without the sign for the home directory.
+
+    Raises:
+        RuntimeError: there is no home directory.
+    """
+    home = os.environ.get("HOME")
+    if chosen.startswith("~") and home is not None and not os.path.isabs(home):
+        raise RuntimeError(f"HOME is {home!r}, which is no absolute path")
+    return Path(chosen).expanduser()
 
 
 def _check_owner(status: os.stat_result) -> None:
