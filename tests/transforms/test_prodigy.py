@@ -175,9 +175,8 @@ def test_a_decay_that_becomes_zero_takes_the_new_distance_too() -> None:
         betas = (torch.tensor(0.0), 0.999)
         opt = gx.optim.Prodigy(leaves, betas=betas, fused=fused, **options)
         for t in range(6):
-            for p, g in zip(
-                leaves, pull({str(i): p.detach() for i, p in enumerate(leaves)}, t).values()
-            ):
+            there = {str(i): p.detach() for i, p in enumerate(leaves)}
+            for p, g in zip(leaves, pull(there, t).values(), strict=True):
                 p.grad = g
             opt.step()
         assert_close([p.detach() for p in leaves], list(want.values()), atol=1e-5)
