@@ -2,33 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-
-# Floating-point operations that stand for those of an element where nothing is known.
-_PER_ELEMENT = 20
-
-
-def cost_of(shape: Sequence[int], matrix: bool, steps: int = 5) -> int:
-    """Floating-point operations of a leaf's update.
-
-    For matrices that are iterated on, ``steps * s**2 * (2 * l + s)`` with their smaller and larger
-    dimension; dimensions before the last two count matrices.
-
-    Args:
-        shape: of the leaf.
-        matrix: whether it is iterated on as a matrix.
-        steps: iterations.
-
-    >>> from gradtx.distributed.owners import cost_of
-    >>> cost_of((4, 8), matrix=False), cost_of((4, 8), matrix=True)
-    (640, 2240)
-    """
-    plain = _PER_ELEMENT * math.prod(shape)
-    if not matrix or len(shape) < 2:
-        return plain
-    small, large = sorted((shape[0], math.prod(shape[1:])))
-    return plain + steps * small**2 * (2 * large + small)
+from collections.abc import Iterable, Mapping
 
 
 def assign_owners(

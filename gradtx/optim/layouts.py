@@ -16,12 +16,13 @@ from ..core.pointwise import begins_with_parameters, elementwise, reads_paramete
 from ..core.protocol import GradientTransformation, members
 from ..core.tree import accumulator_dtype
 from ..distributed.buckets import buckets_of
-from ..distributed.owners import assign_owners, cost_of
+from ..distributed.owners import assign_owners
 from ..distributed.records import Record, check_placements, is_sharded, local_part
 from ..distributed.sum_over import SumOver
 from ..fuse import Rows
 from ..fuse.frontend.specialize import choices
 from .blocks import blocks_of
+from .costs import cost_of
 from .cutting import Cut, cuts
 from .declared_layouts import Declared, check_stacked
 from .joining import check_purely, independent, sums, sums_of_all
@@ -31,6 +32,7 @@ from .rows import ByRows, RowStates, rows_of
 from .stacks import PartStates, for_parts, local_states, part_states, without_stacks
 
 Key = TypeVar("Key")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,6 @@ def layout_of(
                 if (layout := declared.of(who, p, names[p])) is not None:
                     said[p] = layout
         fixed = {p for p in there if said.get(p) in ("owned", "replicate")}
-        matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
         if independent(tx):
             local = {p: rows_of(p) for p in there if said.get(p) == "local"}
             for p, rows in local.items():
@@ -217,7 +218,7 @@ def layout_of(
             else:
                 units.append(some)
             found.update(dict.fromkeys(some, _cut_for(tx, some, names)))
-        owned.update({p: cost_of(p.shape, matrix) for p in some})
+        owned.update({p: _cost(tx, p, names[p]) for p in some})
     found_cuts = {p: cut for p, cut in found.items() if cut is not None}
     replicated = {p for p, layout in said.items() if layout == "replicate"}
     named = {names[p]: layout for p, layout in said.items()}
@@ -289,8 +290,7 @@ def whole_leaves(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]
     owned: dict[Tensor, int] = {}
     units, joined, purely = [], [], []
     for tx, groups in chains:
-        matrix = any(m.execution.matrix_view is not None for _, m in members(tx))
-        owned.update({p: cost_of(p.shape, matrix) for p in groups})
+        owned.update({p: _cost(tx, p, names[p]) for p in groups})
         if not independent(tx):
             if sums_of_all(tx):
                 joined.append(tx)
@@ -421,14 +421,22 @@ def _choices(tx: GradientTransformation, p: Tensor, name: str) -> Sequence[Any]:
     return choices(tx, leaf, leaf)
 
 
-def _known(key: Any, find: Callable[[], bool]) -> bool:
+def _cost(tx: GradientTransformation, p: Tensor, name: str) -> int:
+    """What the update of a leaf costs."""
+    shape = tuple(p.shape)
+    key = ("cost", tx, *_choices(tx, p, name), shape, p.dtype)
+    return _known(key, lambda: cost_of(tx, name, shape, p.dtype))
+
+
+def _known(key: Any, find: Callable[[], Found]) -> Found:
     """What has been found out: leaves that a chain treats alike need not be looked at again."""
     if key not in _found:
         if len(_found) > _MOST:
             _found.clear()
         _found[key] = find()
-    return _found[key]
+    found: Found = _found[key]
+    return found
 
 
-_found: dict[Any, bool] = {}
+_found: dict[Any, Any] = {}
 _MOST = 4096
