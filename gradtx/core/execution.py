@@ -88,8 +88,8 @@ class Events:
 class Stacked:
     """Leaves that are stacks of parts, of which processes may have some each.
 
-    The transform updates every part as it would alone, or as its place among them says, and what
-    it keeps of such a leaf, if anything, is of one part each or of the whole leaf.
+    The transform updates every part as it would alone, and what it keeps of such a leaf, if
+    anything, is of one part each or of the whole leaf.
 
     Attributes:
         count: ``count(tx, shape)`` says into how many equal parts along its first dimension a leaf
@@ -114,7 +114,7 @@ _CONTRACTS = {
     "next_shared": NextShared,
     "stacked": Stacked,
 }
-_FUNCTIONS = ("chooses", "matrix_view", "low_rank_form")
+_FUNCTIONS = ("chooses", "matrix_view", "low_rank_form", "of_part")
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,9 @@ class Execution:
         next_shared: what follows the last leaf where they are updated one by one.
         events: what happens before some steps only.
         stacked: how leaves fall into parts that are updated one by one.
+        of_part: ``of_part(tx)`` is the same transform for parts of leaves. It treats elements one
+            by one, but for the numbers that they have in their leaf, which it gets as the
+            hyperparameters of ``core.numbered.Part``.
 
     Raises:
         TypeError: a hint that does not exist, or is of another type.
@@ -166,6 +169,7 @@ class Execution:
     next_shared: NextShared | None = None
     events: Events | None = None
     stacked: Stacked | None = None
+    of_part: Callable[[Transform], Transform] | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from .constants import constant
 from .fields import static
 
 __all__ = [
+    "Numbers",
     "Seed",
     "check_key",
     "check_seed",
@@ -161,38 +162,107 @@ def derived_key(seed: Seed, data: int | str, device: torch.device | str = "cpu")
     return make_key((words[1] << 32) | words[0], device=device)
 
 
-def random_bits(key: Tensor, numel: int, start: int = 0) -> Tensor:
+class Numbers(NamedTuple):
+    """Which numbers the elements of a part of a tensor have among all of them, row-major.
+
+    They lie in rows of `length` elements; one row begins `distance` numbers after the other. All
+    three are whole numbers, or 0-d tensors that hold such.
+
+    Attributes:
+        first: the number of the first element.
+        length: elements of a row; there may be fewer in all.
+        distance: between the beginnings of rows.
+
+    >>> import torch
+    >>> from gradtx.core.random import Numbers, make_key, random_bits16
+    >>> whole = random_bits16(make_key(1), 20).view(4, 5)
+    >>> torch.equal(random_bits16(make_key(1), 4, Numbers(7, 2, 5)).view(2, 2), whole[1:3, 2:4])
+    True
+    """
+
+    first: int | Tensor
+    length: int | Tensor
+    distance: int | Tensor
+
+
+def random_bits(key: Tensor, numel: int) -> Tensor:
     """Draw `numel` uint32 values, held in an int64 tensor of shape ``(numel,)``.
 
     Element i is word ``i % 4`` of Philox with key ``seed`` and counter ``(i // 4, counter)``, each
-    64-bit number split low word first; the first one has the number `start`.
+    64-bit number split low word first.
 
     Raises:
         ValueError: if `key` is not an int64 tensor of shape ``(2,)`` or `numel` is negative.
     """
-    check_key("random_bits", key)
-    if numel < 0:
-        raise ValueError(f"random_bits: numel must be >= 0, got {numel}")
-    first = start // 4
-    end = (start + numel + 3) // 4
-    groups = torch.arange(first, end, dtype=torch.int64, device=key.device)
-    words = philox((*_split(groups), *_split(key[1])), _split(key[0]))
-    skipped = start - 4 * first
-    return torch.stack(words, dim=-1).reshape(-1)[skipped : skipped + numel]
+    _check_size("random_bits", key, numel)
+    blocks = torch.arange((numel + 3) // 4, dtype=torch.int64, device=key.device)
+    return _words(key, blocks).reshape(-1)[:numel]
 
 
-def random_bits16(key: Tensor, numel: int) -> Tensor:
+def random_bits16(key: Tensor, numel: int, numbers: Numbers | None = None) -> Tensor:
     """Draw `numel` uint16 values, held in an int32 tensor of shape ``(numel,)``.
 
     The words of ``random_bits`` cut in halves, lower half first: element i is half ``i % 2`` of
     word ``(i // 2) % 4`` of Philox block ``i // 8``, so one block serves eight elements.
 
+    Args:
+        key: int64 tensor of shape ``(2,)``.
+        numel: how many.
+        numbers: of the elements, where they are part of a tensor.
+
     Raises:
         ValueError: if `key` is not an int64 tensor of shape ``(2,)`` or `numel` is negative.
     """
-    words = random_bits(key, -(-numel // 2))
-    halves = torch.stack([words & 0xFFFF, words >> 16], dim=-1)
-    return halves.to(torch.int32).reshape(-1)[:numel]
+    if numbers is None:
+        words = random_bits(key, -(-numel // 2))
+        return _halves(words).reshape(-1)[:numel]
+    _check_size("random_bits16", key, numel)
+    blocks, within = _blocks(numel, numbers, 8, key.device)
+    return _halves(_words(key, blocks)).flatten(1).gather(1, within).reshape(-1)[:numel]
+
+
+def _check_size(who: str, key: Tensor, numel: int) -> None:
+    check_key(who, key)
+    if numel < 0:
+        raise ValueError(f"{who}: numel must be >= 0, got {numel}")
+
+
+def _words(key: Tensor, blocks: Tensor) -> Tensor:
+    """The four words of every block, along a last dimension."""
+    words = philox((*_split(blocks), *_split(key[1])), _split(key[0]))
+    return torch.stack(words, dim=-1)
+
+
+def _halves(words: Tensor) -> Tensor:
+    """Both halves of words, the lower one first, along a last dimension."""
+    return torch.stack([words & 0xFFFF, words >> 16], dim=-1).to(torch.int32)
+
+
+def _blocks(numel: int, numbers: Numbers, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which blocks serve the elements of a part, and where in them.
+
+    Args:
+        numel: elements of the part.
+        numbers: of these.
+        size: elements that a block serves.
+        device: of the result.
+
+    Returns:
+        Blocks, int64 of shape (rows, n), and int64 of shape (rows, length): by element of a row,
+        its place among the n * size that its row's blocks serve. The last row may be too long.
+    """
+    first, length, distance = numbers
+    if isinstance(first, int) and isinstance(length, int) and isinstance(distance, int):
+        length = max(min(length, numel), 1)
+        rows = torch.arange(-(-numel // length), dtype=torch.int64, device=device)
+        begins = first + distance * rows
+    else:  # nothing may wait for the values: every element is a row
+        at = torch.arange(numel, dtype=torch.int64, device=device)
+        begins, length = first + distance * (at // length) + at % length, 1
+    count = (length + size - 2) // size + 1
+    blocks = begins[:, None] // size + torch.arange(count, dtype=torch.int64, device=device)
+    within = begins[:, None] % size + torch.arange(length, dtype=torch.int64, device=device)
+    return blocks, within
 
 
 def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -216,7 +286,10 @@ def uniform(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float3
 
 
 def normal(
-    key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32, start: int = 0
+    key: Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    numbers: Numbers | None = None,
 ) -> Tensor:
     """Draw from the standard normal distribution (Box-Muller).
 
@@ -228,19 +301,20 @@ def normal(
         key: int64 tensor of shape ``(2,)``.
         shape: the shape of the result; elements are numbered row-major.
         dtype: a floating dtype.
-        start: number of the first element, for a part of a tensor.
+        numbers: of the elements, where they are part of a tensor.
 
     Raises:
         ValueError: for a non-floating dtype or a malformed key.
     """
     if not dtype.is_floating_point:
         raise ValueError(f"normal: dtype must be a floating dtype, got {dtype}")
-    skipped = start % 2  # elements come in pairs
-    numel = skipped + math.prod(shape)
-    bits = random_bits(key, numel + numel % 2, start - skipped)
-    if not skipped:
-        return normal_of(bits, shape, dtype)
-    return normal_of(bits, (numel,), dtype)[skipped:].reshape(tuple(shape))
+    numel = math.prod(shape)
+    if numbers is None:
+        return normal_of(random_bits(key, numel + numel % 2), shape, dtype)
+    _check_size("normal", key, numel)
+    blocks, within = _blocks(numel, numbers, 4, key.device)
+    values = normal_of(_words(key, blocks), (len(blocks), 4 * blocks.shape[1]), dtype)
+    return values.gather(1, within).reshape(-1)[:numel].reshape(tuple(shape))
 
 
 def signs(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

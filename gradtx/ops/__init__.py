@@ -22,7 +22,13 @@ from gradtx.ops.quantize import Quantized, dequantize_affine, quantize_affine
 from gradtx.ops.registry import OPS, Op, operator
 from gradtx.ops.selection import top_indices, top_mask
 from gradtx.ops.signs import pack_signs, unpack_signs
-from gradtx.ops.stochastic import random_bits, random_bits16, random_normal, round_stochastic
+from gradtx.ops.stochastic import (
+    random_bits,
+    random_bits16,
+    random_bits16_of_part,
+    random_normal,
+    round_stochastic,
+)
 from gradtx.ops.symmetric import dequantize_symmetric, quantize_symmetric
 from gradtx.ops.symmetric_product import symmetric_product
 from gradtx.ops.window_moments import window_moments
@@ -64,6 +70,7 @@ __all__ = [
     "quantize_symmetric",
     "random_bits",
     "random_bits16",
+    "random_bits16_of_part",
     "random_normal",
     "rotate",
     "round_stochastic",

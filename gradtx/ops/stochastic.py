@@ -15,7 +15,13 @@ from torch import Tensor
 from gradtx.core import random, rounding
 from gradtx.ops.registry import operator, require_together
 
-__all__ = ["random_bits", "random_bits16", "random_normal", "round_stochastic"]
+__all__ = [
+    "random_bits",
+    "random_bits16",
+    "random_bits16_of_part",
+    "random_normal",
+    "round_stochastic",
+]
 
 
 def _check(key: Tensor, numel: int) -> None:
@@ -32,6 +38,11 @@ def _fake_words(key: Tensor, numel: int) -> Tensor:
 def _fake_bits(key: Tensor, numel: int) -> Tensor:
     _check(key, numel)
     return key.new_empty(numel, dtype=torch.int32)
+
+
+def _fake_part(key: Tensor, numel: int, first: Tensor, length: Tensor, distance: Tensor) -> Tensor:
+    require_together("random_bits16_of_part", key, first, length, distance)
+    return _fake_bits(key, numel)
 
 
 def _fake_normal(key: Tensor, numel: int) -> Tensor:
@@ -66,6 +77,24 @@ def random_bits16(key: Tensor, numel: int) -> Tensor:
     """Draw int32 ``(numel,)`` holding uint16 values from an int64 key ``(2,)``."""
     _check(key, numel)
     return random.random_bits16(key, numel)
+
+
+@operator(
+    "random_bits16_of_part(Tensor key, SymInt numel, Tensor first, Tensor length, Tensor distance)"
+    " -> Tensor",
+    fake=_fake_part,
+)
+def random_bits16_of_part(
+    key: Tensor, numel: int, first: Tensor, length: Tensor, distance: Tensor
+) -> Tensor:
+    """Draw int32 ``(numel,)`` holding uint16 values for elements with some numbers.
+
+    ``first``, ``length`` and ``distance`` are int64 of shape ``()``: rows of so many elements, so
+    far apart. A length below one counts as one.
+    """
+    _fake_part(key, numel, first, length, distance)
+    numbers = random.Numbers(first, length.clamp(min=1), distance)
+    return random.random_bits16(key, numel, numbers)
 
 
 @operator("random_normal(Tensor key, SymInt numel) -> Tensor", fake=_fake_normal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from ..core.protocol import GradientTransformation
 from .counting import count_step
 from .leaves import Nested
 from .migration import Form
+from .numbering import number_options
 from .rows import ByRows, RowSkeletons
 
 
@@ -60,6 +62,12 @@ class Inner:
             chains[id(twin.param_groups[-1])] = part.chain
             self.tensors.update(part.tensors)
         twin.transform_of = lambda group: chains[id(group)]
+        if any(map(number_options, twin.param_groups)):
+            itself, kind = weakref.ref(twin), type(twin)
+            twin.options = lambda group: {
+                **kind.options(itself(), group),
+                **number_options(group),
+            }
         self._twin = twin
 
     def join(self, chain: GradientTransformation, reduce: Any, kernels: bool = True) -> None:

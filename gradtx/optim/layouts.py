@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
-from ..core.pointwise import begins_with_parameters, elementwise, reads_parameters
+from ..core.numbered import draws, of_parts, without_draws
 from ..core.protocol import GradientTransformation, members
+from ..core.random import Numbers
 from ..core.tree import accumulator_dtype
 from ..distributed.buckets import buckets_of
 from ..distributed.owners import assign_owners
 from ..distributed.records import Record, check_placements, is_sharded, local_part
 from ..distributed.sum_over import SumOver
 from ..fuse import Rows
-from ..fuse.frontend.specialize import choices
+from .asking import begins_with, choices_for, cost, in_place, part_of, reads
 from .blocks import blocks_of
-from .costs import cost_of
 from .cutting import Cut, cuts
 from .declared_layouts import Declared, check_stacked
 from .joining import check_purely, independent, sums, sums_of_all
-from .leaves import Leaves
 from .migration import Bucket
+from .numbering import numbers_in
 from .rows import ByRows, RowStates, rows_of
-from .stacks import PartStates, for_parts, local_states, part_states, without_stacks
+from .stacks import PartStates, for_parts, like_leaf, local_states, part_states, without_stacks
 
 Key = TypeVar("Key")
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,9 @@ class Layout:
             of every leaf between them.
         cuts: of owned leaves those whose chain ends on their shards, and how it is cut.
         by_rows: chains that run on rows of some of their leaves.
-        stacked: leaves of which ranks have whole parts or blocks, and the chain for their own.
+        stacked: leaves that go through another chain: ranks have whole parts or blocks of them, or
+            elements have numbers.
+        numbers: of leaves whose elements have numbers, those on this rank.
         parts: how the states lie of these, and of leaves whose shards are leaves of their own.
         replicated: leaves that all ranks update whole.
         said: by name, what has been declared.
@@ -62,6 +61,7 @@ class Layout:
     cuts: Mapping[Tensor, Cut]
     by_rows: Mapping[GradientTransformation, ByRows]
     stacked: Mapping[Tensor, GradientTransformation]
+    numbers: Mapping[Tensor, Numbers]
     parts: Mapping[Tensor, PartStates]
     replicated: Container[Tensor]
     said: Mapping[str, str]
@@ -123,9 +123,12 @@ class Layout:
 
     def by_chain(
         self, tx: GradientTransformation, params: Iterable[Tensor]
-    ) -> Iterator[tuple[GradientTransformation, list[Tensor]]]:
-        """Parameters by the chain that they go through in place of ``tx``."""
-        yield from _by(lambda p: self.stacked.get(p, tx), params)
+    ) -> Iterator[tuple[GradientTransformation, Numbers | None, list[Tensor]]]:
+        """Parameters by the chain that they go through in place of ``tx``, and by their numbers."""
+        for (chain, numbers), some in _by(
+            lambda p: (self.stacked.get(p, tx), self.numbers.get(p)), params
+        ):
+            yield chain, numbers, some
 
 
 def _by(
@@ -162,6 +165,7 @@ def layout_of(
     by_rows: dict[GradientTransformation, ByRows] = {}
     stacked: dict[Tensor, GradientTransformation] = {}
     parts: dict[Tensor, PartStates] = {}
+    numbers: dict[Tensor, Numbers] = {}
     said: dict[Tensor, str] = {}
     for tx, groups in chains:
         there = list(groups)
@@ -173,27 +177,39 @@ def layout_of(
                 if (layout := declared.of(who, p, names[p])) is not None:
                     said[p] = layout
         fixed = {p for p in there if said.get(p) in ("owned", "replicate")}
+        # What it is for shards, and what it does besides numbering elements.
+        own, dense = (of_parts(tx), without_draws(tx)) if draws(tx) else (tx, tx)
+        found_numbers = {p: numbers_in(who, names[p], p) for p in there if own is not tx}
+        known = {p: found for p, found in found_numbers.items() if found is not None}
+        free = {p: groups[p] for p in there if p not in whole}
         if independent(tx):
             local = {p: rows_of(p) for p in there if said.get(p) == "local"}
             for p, rows in local.items():
-                parts[p] = local_states(who, tx, tx, rows, p, names[p], _part_of(p))
+                stacked[p] = own if p in known else tx
+                parts[p] = local_states(who, tx, stacked[p], rows, p, names[p], part_of(p))
             some = [
                 p
                 for p in there
                 if p in fixed
-                or (is_sharded(p) and p not in local and not _in_place(tx, p, names[p]))
+                or (is_sharded(p) and p not in local and not in_place(tx, p, names[p]))
             ]
             for p in some:
-                if p not in fixed and (rows := _of_parts(tx, p, names[p])) is not None:
-                    stacked[p] = for_parts(tx, rows)
-                    parts[p] = part_states(tx, rows, p, names[p])
-                elif p not in fixed and p not in whole and (own := _of_blocks(tx, p, names[p])):
-                    stacked[p], parts[p] = own
+                if p in fixed:
+                    continue
+                chain, rest = (own, dense) if p in known else (tx, tx)
+                if p in known and in_place(dense, p, names[p]):
+                    stacked[p], parts[p] = own, like_leaf(own, p, names[p], part_of(p))
+                elif (rows := _of_parts(rest, p, names[p])) is not None:
+                    stacked[p] = for_parts(chain, rows)
+                    parts[p] = part_states(chain, rows, p, names[p])
+                elif p in free and (blocks := _of_blocks(chain, rest, p, names[p])):
+                    stacked[p], parts[p] = blocks
             some = [p for p in some if p not in parts]
             check_stacked(who, [names[p] for p in some if said.get(p) == "stacked"])
-            free = {p: groups[p] for p in some if p not in whole and p not in fixed}
-            if run := _by_rows(tx, free, names):
-                by_rows[tx] = run
+            free = {p: groups[p] for p in some if p in free and p not in fixed}
+            if run := _by_rows(own, free, names):
+                by_rows[own] = run
+                stacked.update(dict.fromkeys(run.states, own))
                 some = [p for p in some if p not in run.states]
             found.update((p, _cut_for(tx, [p], names)) for p in some)
         elif alone := [p for p in there if said.get(p) not in (None, "owned")]:
@@ -203,12 +219,13 @@ def layout_of(
             )
         elif not fixed and _sums_in_place(tx, there, names):
             some, summed[tx] = [], _axis_of(there)
-        elif (
-            not fixed
-            and sums(tx)
-            and (run := _by_rows(tx, {p: groups[p] for p in there if p not in whole}, names, there))
-        ):
-            some, by_rows[tx] = [], run
+        elif not fixed and len(known) == len(there) and _sums_in_place(dense, there, names):
+            some, summed[own] = [], _axis_of(there)
+            parts.update((p, like_leaf(own, p, names[p], part_of(p))) for p in there)
+            stacked.update(dict.fromkeys(there, own))
+        elif not fixed and sums(tx) and (run := _by_rows(own, free, names, there)):
+            some, by_rows[own] = [], run
+            stacked.update(dict.fromkeys(run.states, own))
         else:
             some = there
             if sums_of_all(tx):
@@ -218,12 +235,24 @@ def layout_of(
             else:
                 units.append(some)
             found.update(dict.fromkeys(some, _cut_for(tx, some, names)))
-        owned.update({p: _cost(tx, p, names[p]) for p in some})
+        numbers.update((p, x) for p, x in known.items() if stacked.get(p, tx) is not tx)
+        owned.update({p: cost(tx, p, names[p]) for p in some})
     found_cuts = {p: cut for p, cut in found.items() if cut is not None}
     replicated = {p for p, layout in said.items() if layout == "replicate"}
     named = {names[p]: layout for p, layout in said.items()}
     return Layout(
-        owned, units, joined, purely, summed, found_cuts, by_rows, stacked, parts, replicated, named
+        owned,
+        units,
+        joined,
+        purely,
+        summed,
+        found_cuts,
+        by_rows,
+        stacked,
+        numbers,
+        parts,
+        replicated,
+        named,
     )
 
 
@@ -235,19 +264,26 @@ def _of_parts(tx: GradientTransformation, p: Tensor, name: str) -> Rows | None:
     rows = rows_of(p, least=1)
     if rows is None or all(member.execution.stacked is None for _, member in members(tx)):
         return None
-    return rows if _in_place(without_stacks(tx, rows), p, name) else None
+    return rows if in_place(without_stacks(tx, rows), p, name) else None
 
 
 def _of_blocks(
-    tx: GradientTransformation, p: Tensor, name: str
+    tx: GradientTransformation, dense: GradientTransformation, p: Tensor, name: str
 ) -> tuple[GradientTransformation, PartStates] | None:
-    """The chain for the blocks that this rank has, and its states; None where blocks are cut."""
+    """The chain for the blocks that this rank has, and its states; None where blocks are cut.
+
+    Args:
+        tx: the chain for shards.
+        dense: what it does besides numbering elements.
+        p: the leaf.
+        name: its name.
+    """
     rows = rows_of(p)
-    found = None if rows is None else blocks_of(tx, rows)
-    if found is None or not _in_place(found.dense, p, name):
+    found, rest = (None, None) if rows is None else (blocks_of(tx, rows), blocks_of(dense, rows))
+    if found is None or rest is None or not in_place(rest.dense, p, name):
         return None
     try:
-        return found.own, local_states("", tx, found.own, rows, p, name, _part_of(p))
+        return found.own, local_states("", tx, found.own, rows, p, name, part_of(p))
     except ValueError:  # something else is kept that is not cut as the leaf is
         return None
 
@@ -273,7 +309,7 @@ def _by_rows(
         for p, group in leaves.items()
         if local_part(p).device.type == "cpu"
         and group["fused"] is not False
-        and not _begins_with(tx, p, names[p])
+        and not begins_with(tx, p, names[p])
     ]
     cut = {p: rows for p in fit if (rows := rows_of(p))}
     axis = _axis_of([next(iter(cut))]) if cut else None
@@ -290,7 +326,7 @@ def whole_leaves(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]
     owned: dict[Tensor, int] = {}
     units, joined, purely = [], [], []
     for tx, groups in chains:
-        owned.update({p: _cost(tx, p, names[p]) for p in groups})
+        owned.update({p: cost(tx, p, names[p]) for p in groups})
         if not independent(tx):
             if sums_of_all(tx):
                 joined.append(tx)
@@ -298,7 +334,7 @@ def whole_leaves(who: str, chains: Sequence[Bucket], names: Mapping[Tensor, str]
                     purely.append(tx)
             else:
                 units.append(list(groups))
-    return Layout(owned, units, joined, purely, {}, {}, {}, {}, {}, (), {})
+    return Layout(owned, units, joined, purely, {}, {}, {}, {}, {}, {}, (), {})
 
 
 def _alike(
@@ -312,11 +348,11 @@ def _alike(
     Kernels send other sums than members do: of a chain that is summed over ranks, either all ranks
     run it in kernels or none does.
     """
-    kinds = {(p.dtype, *_choices(tx, p, names[p])) for p in groups}
+    kinds = {(p.dtype, *choices_for(tx, p, names[p])) for p in groups}
     alike = (
         len(kinds) == 1
         and all(g["fused"] is not False for g in groups.values())
-        and all(_in_place(tx, p, names[p], sums=True) for p in groups)
+        and all(in_place(tx, p, names[p], sums=True) for p in groups)
     )
     if not alike:
         check_purely(who, tx, groups.values())
@@ -329,7 +365,7 @@ def _sums_in_place(
     """Whether all that leaves need of each other is sums, which shards can add up."""
     if not sums(tx) or _axis_of(leaves) is None:
         return False
-    return all(_in_place(tx, p, names[p], sums=True) for p in leaves)
+    return all(in_place(tx, p, names[p], sums=True) for p in leaves)
 
 
 def _axis_of(leaves: Sequence[Any]) -> Any:
@@ -358,85 +394,12 @@ def _cut_for(
         return None
     for cut in _cuts(tx):
         alone = independent(cut.rest)
-        if not alone or not all(_in_place(cut.rest, p, names[p], rest=True) for p in leaves):
+        if not alone or not all(in_place(cut.rest, p, names[p], rest=True) for p in leaves):
             break
         best = cut
-    if best is None or any(_reads(best.head, p, names[p]) for p in leaves):
+    if best is None or any(reads(best.head, p, names[p]) for p in leaves):
         return None
     return best
 
 
 _cuts = functools.lru_cache(maxsize=64)(lambda tx: tuple(cuts(tx)))
-
-
-def _in_place(
-    tx: GradientTransformation, p: Any, name: str, sums: bool = False, rest: bool = False
-) -> bool:
-    """Whether a leaf's elements are treated one by one, whatever the shape of the shard.
-
-    Args:
-        tx: the chain.
-        p: the leaf.
-        name: its name.
-        sums: whether they may also be summed over all leaves.
-        rest: whether it is the end of a chain.
-    """
-    shapes = tuple(p.shape), _part_of(p)
-    return _known(
-        (tx, *_choices(tx, p, name), *shapes, p.dtype, sums, rest),
-        lambda: elementwise(tx, name, *shapes, p.dtype, sums, rest) is None,
-    )
-
-
-def _part_of(p: Any) -> tuple[int, ...]:
-    """The shape of the largest shard."""
-    part = list(p.shape)
-    if is_sharded(p):
-        for size, place in zip(p.device_mesh.mesh.shape, p.placements, strict=True):
-            if not place.is_replicate() and part:
-                part[place.dim] = math.ceil(part[place.dim] / size)
-    return tuple(part)
-
-
-def _reads(tx: GradientTransformation, p: Tensor, name: str) -> bool:
-    """Whether a chain needs the values of a leaf, besides those of its gradients."""
-    shape = tuple(p.shape)
-    return _known(
-        (tx, *_choices(tx, p, name), shape, p.dtype),
-        lambda: reads_parameters(tx, name, shape, p.dtype) is not None,
-    )
-
-
-def _begins_with(tx: GradientTransformation, p: Tensor, name: str) -> bool:
-    """Whether the first state of a leaf depends on its values."""
-    shape = tuple(p.shape)
-    return _known(
-        ("begins", tx, *_choices(tx, p, name), shape, p.dtype),
-        lambda: begins_with_parameters(tx, name, shape, p.dtype) is not None,
-    )
-
-
-def _choices(tx: GradientTransformation, p: Tensor, name: str) -> Sequence[Any]:
-    leaf = Leaves({name: torch.empty(p.shape, dtype=p.dtype, device="meta")})
-    return choices(tx, leaf, leaf)
-
-
-def _cost(tx: GradientTransformation, p: Tensor, name: str) -> int:
-    """What the update of a leaf costs."""
-    shape = tuple(p.shape)
-    key = ("cost", tx, *_choices(tx, p, name), shape, p.dtype)
-    return _known(key, lambda: cost_of(tx, name, shape, p.dtype))
-
-
-def _known(key: Any, find: Callable[[], Found]) -> Found:
-    """What has been found out: leaves that a chain treats alike need not be looked at again."""
-    if key not in _found:
-        if len(_found) > _MOST:
-            _found.clear()
-        _found[key] = find()
-    found: Found = _found[key]
-    return found
-
-
-_found: dict[Any, Any] = {}
-_MOST = 4096

@@ -30,6 +30,7 @@ from .inner import Inner, Part, as_head, as_rest, as_rows
 from .layouts import Layout, layout_of
 from .leaves import Leaves, Nested, values_in
 from .migration import Bucket, Form
+from .numbering import with_numbers
 from .owned import any_gradient
 from .rows import RowStates
 from .shard_states import as_shards, from_holders, gradient_part, of_shards, to_owner
@@ -90,7 +91,7 @@ class Sharded:
         inners = [Inner(optimizer, self._parts_at_owners(layout, some)) for some in buckets]
         self._at_owners.run(inners, self._nothing)
         self._on_shards = Inner(optimizer, self._parts_on_shards(layout))
-        self._on_rows = Inner(optimizer, self._parts_on_rows())
+        self._on_rows = Inner(optimizer, self._parts_on_rows(layout))
         self._on_rows.run_rows(layout.by_rows)
         self._inner = *inners, self._on_shards, self._on_rows
         for tx in layout.joined:
@@ -156,19 +157,20 @@ class Sharded:
         locals_ = dict(zip(self._params, self._locals, strict=True))
         for group, params, tx in self._each_group():
             some = [p for p in params if p not in self._records and p not in self._rows]
-            for chain, own in layout.by_chain(tx, some):
-                yield self._part(group, chain, own, locals_)
+            for chain, numbers, own in layout.by_chain(tx, some):
+                yield self._part(group, chain, own, locals_, with_numbers(numbers))
             for cut, own in layout.by_cut(p for p in params if p in self._cuts):
                 assert cut is not None
                 rests = {p: any_gradient(locals_[p].detach()) for p in own}
                 yield self._part(group, cut.rest, own, rests, as_rest)
 
-    def _parts_on_rows(self) -> Iterator[Part]:
+    def _parts_on_rows(self, layout: Layout) -> Iterator[Part]:
         """What this rank updates of rows."""
         locals_ = dict(zip(self._params, self._locals, strict=True))
         for group, params, tx in self._each_group():
             some = [p for p in params if p in self._rows]
-            yield self._part(group, tx, some, locals_, as_rows)
+            for chain, numbers, own in layout.by_chain(tx, some):
+                yield self._part(group, chain, own, locals_, with_numbers(numbers, as_rows))
 
     def _each_group(self) -> Iterator[tuple[dict[str, Any], list[Tensor], GradientTransformation]]:
         yield from zip(self._groups, self._of_groups, self._transforms, strict=True)

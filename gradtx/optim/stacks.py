@@ -110,6 +110,25 @@ def part_states(tx: GradientTransformation, rows: Rows, p: Any, name: str) -> Pa
     return PartStates(p, cut, name, rows, parts, parts & own.keys())
 
 
+def like_leaf(tx: GradientTransformation, p: Any, name: str, part: Sequence[int]) -> PartStates:
+    """How the state of a leaf lies whose elements are updated one by one where they are.
+
+    Args:
+        tx: the chain.
+        p: the leaf.
+        name: of it.
+        part: the shape of a shard.
+    """
+    shapes = tuple(p.shape), tuple(part)
+    with torch.no_grad():
+        every, here = (
+            _paths(tx.init(Leaves({name: torch.empty(x, dtype=p.dtype, device="meta")})), name)
+            for x in shapes
+        )
+    cut = {path: x for path, x in every.items() if (x, here.get(path)) == shapes}
+    return PartStates(p, cut, name, None)
+
+
 def local_states(
     who: str,
     tx: GradientTransformation,
@@ -139,8 +158,10 @@ def local_states(
         state = tx.init(Leaves({name: leaf}))
         every, here = _paths(state, name), _paths(own.init(Leaves({name: shard})), name)
     shared = {path for path, _ in flattened(to_nested(state, None))}
-    kept = _kept(state, name).items()
+    kept = list(_kept(state, name).items())
     counters = {path for path, x in kept if not x.ndim and not x.is_floating_point()}
+    if own is not tx:  # its random numbers are those of whole leaves: keys are the same everywhere
+        counters |= {path for path, x in kept if x.dtype == torch.int64 and x.shape == (2,)}
     cut = {}
     for path in sorted(every.keys() | here.keys()):
         whole, some = every.get(path, ()), here.get(path, ())

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from ..core.execution import Execution, Stacked
-from ..core.hyper import Hyper, Values, dynamic, static
+from ..core.execution import Execution
+from ..core.hyper import Hyper, Values, dynamic
 from ..core.leaves import LeafInfo
-from ..core.random import Seed, derived_key, next_key, normal, seed_field
+from ..core.numbered import Part, numbers_of
+from ..core.random import Numbers, Seed, derived_key, next_key, normal, seed_field
 from ..core.roots import root
 from ..core.state import advance, new_count
 from ..core.transform import LeafTransform
@@ -56,10 +56,7 @@ class add_noise(LeafTransform):
     """
 
     execution: ClassVar[Execution] = Execution(
-        stacked=Stacked(
-            lambda tx, shape: shape[0] if shape else None,
-            lambda tx, first, count: _AddNoiseToRows(tx.eta, tx.gamma, tx.seed, first),
-        )
+        of_part=lambda tx: _AddNoiseToParts(tx.eta, tx.gamma, tx.seed)
     )
 
     eta: Hyper = dynamic(within="[0, inf)")
@@ -75,19 +72,17 @@ class add_noise(LeafTransform):
     ) -> tuple[Tensor, AddNoiseState]:
         count = advance(s.step)
         deviation = root(h.eta / count.to(u.dtype) ** h.gamma)
-        noise = normal(s.key, u.shape, u.dtype, self._start(u))
+        noise = normal(s.key, u.shape, u.dtype, self._numbers(h))
         return u + deviation * noise, AddNoiseState(count, next_key(s.key))
 
-    def _start(self, u: Tensor) -> int:
-        """The number of the first element among those of its leaf."""
-        return 0
+    def _numbers(self, h: Values) -> Numbers | None:
+        """Those of elements, where they are part of a leaf."""
+        return None
 
 
 @dataclass(frozen=True)
-class _AddNoiseToRows(add_noise):
-    """The noise of a leaf's rows from ``first`` on."""
+class _AddNoiseToParts(Part, add_noise):
+    """The noise of parts of leaves."""
 
-    first: int = static(0)
-
-    def _start(self, u: Tensor) -> int:
-        return self.first * math.prod(u.shape[1:])
+    def _numbers(self, h: Values) -> Numbers:
+        return numbers_of(h)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..core.execution import Execution
 from ..core.hyper import Values, static
 from ..core.leaves import LeafInfo
+from ..core.numbered import Part, numbers_of
 from ..core.random import Seed, derived_key, next_key, random_bits16, seed_field
 from ..core.rounding import round_stochastically
 from ..core.transform import LeafTransform
@@ -57,6 +59,7 @@ class stochastic_round(LeafTransform):
     """
 
     requires_params: ClassVar[bool] = True
+    execution: ClassVar[Execution] = Execution(of_part=lambda tx: _RoundParts(tx.seed, tx.clamp))
 
     seed: Seed = seed_field()
     clamp: bool = static(False)
@@ -74,12 +77,27 @@ class stochastic_round(LeafTransform):
         moved = (p + u).to(torch.float32)
         # A compiler generates code for plain operations; what fuses chains knows the operators.
         compiling = torch.compiler.is_compiling()
-        draw = random_bits16 if compiling else ops.random_bits16
         to_bfloat16 = round_stochastically if compiling else ops.round_stochastic
-        random_bits = draw(s.key, u.numel()).reshape(u.shape)
+        random_bits = self._draw(s.key, u.numel(), h).reshape(u.shape)
         rounded = to_bfloat16(moved, random_bits, self.clamp).to(p.dtype)
         # Exact: where the difference does not fit into float32, its error is far below half a
         # step of the bfloat16 value at which adding p arrives. Adding to an infinite p would not
         # be, so what is not finite keeps its update.
         change = torch.where(torch.isfinite(moved), rounded - p, u)
         return change, StochasticRoundState(next_key(s.key))
+
+    def _draw(self, key: Tensor, numel: int, h: Values) -> Tensor:
+        """Random integers of 16 bits."""
+        draw = random_bits16 if torch.compiler.is_compiling() else ops.random_bits16
+        return draw(key, numel)
+
+
+@dataclass(frozen=True)
+class _RoundParts(Part, stochastic_round):
+    """The same for parts of leaves."""
+
+    def _draw(self, key: Tensor, numel: int, h: Values) -> Tensor:
+        numbers = numbers_of(h)
+        if torch.compiler.is_compiling() or not all(isinstance(x, Tensor) for x in numbers):
+            return random_bits16(key, numel, numbers)
+        return ops.random_bits16_of_part(key, numel, *numbers)

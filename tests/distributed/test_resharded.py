@@ -55,11 +55,13 @@ OPTIMIZERS: dict[str, Make] = {
     "factored": lambda ps: gx.optim.AdamAdv(ps, lr=0.01, factored=True),
     "Prodigy": lambda ps: gx.optim.Prodigy(ps, d0=1e-2, d_coef=20.0, fused=False),
     "NoisySGD": lambda ps: gx.optim.NoisySGD(ps, lr=0.1),
+    "rounded": lambda ps: gx.optim.AdamAdv(ps, lr=0.01),
     "Fromage": lambda ps: gx.optim.Fromage(ps, lr=0.1),
     "scheduled": lambda ps: gx.optim.from_transform(COUNTED, ps, lr=0.1),
     "some": lambda ps: gx.optim.from_transform(SOME, ps, lr=0.1),
 }
-EXACT = ("AdamW", "float8", "ScheduleFreeAdamW", "NoisySGD", "scheduled")
+EXACT = ("AdamW", "float8", "ScheduleFreeAdamW", "NoisySGD", "rounded", "scheduled")
+DTYPES = {"rounded": torch.bfloat16}
 # Of nothing but numbers torch's function does not find a device where a state dict is to be full.
 NO_TENSORS = ("Fromage", "scheduled")
 ROUTES = ("nested", "flat", "full", "plain", "names")
@@ -71,7 +73,8 @@ class Run:
     def __init__(self, name: str) -> None:
         self.mesh = mesh_of("one axis") if dist.is_initialized() else None
         g = torch.Generator().manual_seed(0)
-        whole = {n: torch.randn(s, generator=g) for n, s in SHAPES.items()}
+        dtype = self.dtype = DTYPES.get(name, torch.float32)
+        whole = {n: torch.randn(s, generator=g).to(dtype) for n, s in SHAPES.items()}
         self.params = nn.ParameterDict(
             {n: nn.Parameter(self.part(x), requires_grad=n != "frozen") for n, x in whole.items()}
         )
@@ -86,7 +89,7 @@ class Run:
         for t in which:
             g = torch.Generator().manual_seed(10 + t)
             for n, p in self.params.items():
-                x = torch.randn(SHAPES[n], generator=g)
+                x = torch.randn(SHAPES[n], generator=g).to(self.dtype)
                 without = n == "frozen" or (n == "late" and t in BEFORE)
                 p.grad = None if without else self.part(x)
             self.opt.step()

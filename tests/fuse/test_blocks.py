@@ -12,6 +12,8 @@ import torch
 
 import gradtx as gx
 from gradtx import ops
+from gradtx.core.numbered import of_parts
+from gradtx.fuse.cpp import kernel
 from gradtx.fuse.cpp import vectors as cpp_vectors
 from gradtx.fuse.cpp.prelude import PRELUDE
 from gradtx.fuse.ir import cache
@@ -285,6 +287,35 @@ def test_equal_values_are_rounded_equally(clamp: bool) -> None:
         pure = gx.apply_updates(pure, updates)
     assert step.report() == FUSED
     assert_same((params, state), (pure, pure_state), rtol=0, atol=0)
+
+
+def test_parts_draw_what_whole_leaves_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a part lies is told at every step: all parts have one kernel."""
+    whole = {"w": torch.randn(50, 611).bfloat16()}
+    grads = {"w": torch.randn(50, 611).bfloat16()}
+    tx = gx.chain(gx.scale(-0.1), gx.stochastic_round(3))
+    every, state, step = copy(whole), tx.init(whole), gx.fuse(of_parts(tx))
+    for _ in range(2):
+        gx.fuse(tx)(every, grads, state)
+    for rows, columns in (((0, 50), (0, 611)), ((7, 33), (0, 611)), ((3, 50), (100, 103))):
+        where = slice(*rows), slice(*columns)
+        params, given = ({"w": x["w"][where].clone()} for x in (whole, grads))
+        length, state = params["w"].shape[1], tx.init(params)
+        first = rows[0] * 611 + columns[0]
+        hyper = {"part_first": first, "part_length": length, "part_distance": 611}
+        for _ in range(2):
+            step(params, given, state, hyper=hyper)
+        assert torch.equal(params["w"], every["w"][where])
+        assert step.report() == FUSED
+        monkeypatch.setattr(kernel, "library", None)  # nothing more is compiled
+
+
+def test_numbers_of_parts_have_64_bits() -> None:
+    tx = of_parts(gx.chain(gx.scale(-0.1), gx.stochastic_round(3)))
+    hyper = {"part_first": 2**40 + 3, "part_length": 5, "part_distance": 2**34 + 1}
+    fused, pure, step = run_both(tx, LEAVES, dtype=torch.bfloat16, steps=2, hyper=hyper)
+    assert step.report() == FUSED
+    assert_same(fused, pure, rtol=0, atol=0)
 
 
 def test_other_dtypes_pass_through() -> None:

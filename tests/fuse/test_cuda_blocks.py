@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.core.numbered import of_parts
 from gradtx.fuse.cuda.prelude import CHUNK
 from tests.fuse.cuda_emulator import Emulated
 from tests.fuse.helpers import assert_same, run_both
@@ -62,6 +63,15 @@ def test_random_numbers(make: Any, modules: list[Emulated]) -> None:
     fused, pure, step = run_both(tx, SHAPES, steps=2, dtype=torch.bfloat16)
     assert step.report() == "everything is fused"
     assert_same(fused, pure, rtol=0.01, atol=1e-3)
+
+
+def test_random_numbers_of_parts(modules: list[Emulated]) -> None:
+    """Parts of leaves draw what the pure chain draws for them."""
+    tx = of_parts(gx.chain(gx.scale(-0.1), gx.stochastic_round(seed=5)))
+    hyper = {"part_first": 2**40 + 3, "part_length": 7, "part_distance": 2**33 + 1}
+    fused, pure, step = run_both(tx, SHAPES, steps=2, dtype=torch.bfloat16, hyper=hyper)
+    assert step.report() == "everything is fused"
+    assert_same(fused, pure, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [32, 96, 4096])

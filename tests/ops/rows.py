@@ -248,6 +248,13 @@ def random_bits16_samples() -> list[tuple[Any, ...]]:
     return [(make_key(7, 2), n) for n in (0, 1, 8, 1001)]
 
 
+def random_bits16_of_part_samples() -> list[tuple[Any, ...]]:
+    return [
+        (make_key(7, 2), n, *map(torch.tensor, numbers))
+        for n, numbers in ((0, (0, 1, 1)), (7, (3, 1 << 40, 1 << 40)), (12, (2**40 + 5, 3, 11)))
+    ]
+
+
 def random_normal_samples() -> list[tuple[Any, ...]]:
     return [(make_key(-7, 2**40 + 3), n) for n in (0, 1, 8, 1001, 70_000)]
 
@@ -457,6 +464,7 @@ SAMPLES: dict[str, Samples] = {
     "block_fisher_times": block_fisher_times_samples,
     "random_bits": random_bits_samples,
     "random_bits16": random_bits16_samples,
+    "random_bits16_of_part": random_bits16_of_part_samples,
     "random_normal": random_normal_samples,
     "round_stochastic": round_stochastic_samples,
     "dct": dct_samples,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gradtx.core.random import (
+    Numbers,
     derived_key,
     fold_in,
     make_key,
@@ -69,6 +70,28 @@ def test_halves_of_the_words():
     assert random_bits16(key, 0).shape == (0,)
     with pytest.raises(ValueError, match="numel"):
         random_bits16(key, -2)
+
+
+@pytest.mark.parametrize("make", [int, torch.tensor])
+def test_parts_have_the_numbers_of_the_whole(make):
+    key = make_key(4, 9)
+    bits, noise = random_bits16(key, 77).view(7, 11), normal(key, (7, 11))
+    for rows, columns in (
+        ((0, 7), (0, 11)),
+        ((1, 4), (2, 9)),
+        ((6, 7), (10, 11)),
+        ((2, 2), (0, 4)),
+    ):
+        where = slice(*rows), slice(*columns)
+        shape = bits[where].shape
+        numbers = Numbers(*map(make, (11 * rows[0] + columns[0], shape[1], 11)))
+        assert torch.equal(random_bits16(key, shape.numel(), numbers), bits[where].reshape(-1))
+        assert torch.equal(normal(key, shape, numbers=numbers), noise[where])
+    far = random_bits16(key, 3, Numbers(*map(make, (2**40 + 7, 2, 2**40))))
+    for i, number in enumerate((2**40 + 7, 2**40 + 8, 2**41 + 7)):
+        words = [number // 8 & 0xFFFFFFFF, number // 8 >> 32, 9, 0]
+        drawn = philox(list(map(torch.tensor, words)), [torch.tensor(4), torch.tensor(0)])
+        assert far[i] == drawn[number % 8 // 2] >> 16 * (number % 2) & 0xFFFF
 
 
 def test_seeds_are_64_bit_words():

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import gradtx as gx
+from gradtx.core.numbered import of_parts
 
 
-def run(tx, params, state, steps):
+def run(tx, params, state, steps, hyper=None):
     out = []
     for _ in range(steps):
-        updates, state = tx.update(gx.tree.zeros_like(params), state)
+        updates, state = tx.update(gx.tree.zeros_like(params), state, hyper=hyper)
         out.append(updates)
     return out, state
 
@@ -87,13 +88,18 @@ def test_bad_seed(seed):
         gx.add_noise(0.1, 0.5, seed=seed)
 
 
-@pytest.mark.parametrize("shape", [(7, 5), (6,), (4, 3, 2)])
-def test_rows_have_the_noise_that_they_have_in_their_leaf(shape):
+@pytest.mark.parametrize("shape", [(7, 5), (6, 1), (4, 6)])
+def test_parts_have_the_noise_that_they_have_in_their_leaf(shape):
     tx = gx.add_noise(eta=1.0, gamma=0.0, seed=1)
-    whole = {"w": torch.zeros(shape)}
+    whole, own = {"w": torch.zeros(shape)}, of_parts(tx)
     wanted, _ = run(tx, whole, tx.init(whole), 2)
-    for first, count in ((0, 2), (1, 3), (3, 1), (2, 0)):
-        rows = {"w": whole["w"][first : first + count]}
-        own = tx.execution.stacked.share(tx, first, count)
-        for found, all_of_it in zip(run(own, rows, own.init(rows), 2)[0], wanted, strict=True):
-            assert torch.equal(found["w"], all_of_it["w"][first : first + count])
+    for rows, columns in (((0, 2), (0, 9)), ((1, 4), (0, 1)), ((3, 4), (1, 4)), ((2, 2), (0, 2))):
+        where = slice(*rows), slice(*columns)
+        part = {"w": whole["w"][where]}
+        numbers = rows[0] * shape[1] + columns[0], max(part["w"].shape[1], 1), shape[1]
+        for make in (int, torch.tensor):
+            names = ("part_first", "part_length", "part_distance")
+            hyper = dict(zip(names, map(make, numbers), strict=True))
+            found, _ = run(own, part, own.init(part), 2, hyper)
+            for some, every in zip(found, wanted, strict=True):
+                assert torch.equal(some["w"], every["w"][where])

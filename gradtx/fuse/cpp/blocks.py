@@ -48,18 +48,38 @@ GX void gx_draw(gx_int seed, gx_int counter, gx_int at, gx_u32* out, gx_int n) {
   }
 }
 typedef gx_u16 __attribute__((may_alias)) gx_half_word;
+GX gx_int gx_half_at(gx_int i) { return i ^ (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__); }
 GX int gx_half(const gx_u32* words, gx_int i) {
-  return ((const gx_half_word*)words)[i ^ (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__)];
+  return ((const gx_half_word*)words)[gx_half_at(i)];
+}
+// The same for elements of a part of a leaf, see ``gx_number``; says which half the first one gets.
+template <int WORDS> GX gx_int gx_draw_part(
+    gx_int seed, gx_int counter, gx_int at, gx_int first, gx_int length, gx_int distance,
+    gx_u32* out, gx_int n) {
+  gx_int left = length - at % length;
+  if (n <= left) {
+    const gx_int number = gx_number(at, first, length, distance);
+    gx_draw(seed, counter, number, out, n);
+    return number % 8;
+  }
+  gx_u32 row[WORDS];
+  for (gx_int k = 0; k < n; left = length) {
+    const gx_int m = gx_least(left, n - k), number = gx_number(at + k, first, length, distance);
+    gx_draw(seed, counter, number, row, m);
+    for (gx_int j = 0; j < m; ++j, ++k)
+      ((gx_half_word*)out)[gx_half_at(k)] = (gx_u16)gx_half(row, number % 8 + j);
+  }
+  return 0;
 }
 // Asks for the lines of SIZE elements, to be written or not.
 template <gx_int SIZE, int WRITE, typename T> GX void gx_ask(const T* x) {
   #pragma GCC unroll 8
   for (gx_int k = 0; k < SIZE; k += (gx_int)(64 / sizeof(T))) __builtin_prefetch(x + k, WRITE);
 }
-GX gx_int gx_draw_one(gx_int seed, gx_int counter) {
+GX gx_int gx_draw_one(gx_int seed, gx_int counter, gx_int at) {
   gx_u32 words[4];
-  gx_draw(seed, counter, 0, words, 1);
-  return gx_half(words, 0);
+  gx_draw(seed, counter, at, words, 1);
+  return gx_half(words, at % 8);
 }
 """
 
@@ -156,10 +176,15 @@ class Arrays:
                 kind, scale = f"{_kind(nodes[i].value)}, {block}", f"{scale} + ({at}) / {block}"
                 lines.append(f"gx_decode<{kind}>({codes}, {scale}, part{i}, size);")
         for i in self.drawn:
-            key = ", ".join(operand(self.graph, a, "gx_int", False) for a in nodes[i].args)
-            lines.append(f"alignas(64) gx_u32 part{i}[{self.run // 2 + 8}];")
-            lines.append(f"gx_draw({key}, {at}, part{i}, size);")
-            lines.append(f"const gx_int shift{i} = ({at}) % 8;")
+            given = [operand(self.graph, a, "gx_int", False) for a in nodes[i].args]
+            key, numbers, words = ", ".join(given[:2]), given[2:], self.run // 2 + 8
+            lines.append(f"alignas(64) gx_u32 part{i}[{words}];")
+            if numbers:
+                drawn = f"{key}, {at}, {', '.join(numbers)}, part{i}, size"
+                lines.append(f"const gx_int shift{i} = gx_draw_part<{words}>({drawn});")
+            else:
+                lines.append(f"gx_draw({key}, {at}, part{i}, size);")
+                lines.append(f"const gx_int shift{i} = ({at}) % 8;")
         return lines
 
     def value(self, i: int) -> str:

@@ -108,7 +108,8 @@ def compile_together(graphs: Sequence[Graph], shards: bool = False) -> list[Kern
     """
     for graph in graphs if shards else ():
         for node in graph.nodes:
-            if node.each is not None or node.op in BLOCKS:
+            numbered = node.op == "round_stochastic" or (node.op == "random16" and node.args[2:])
+            if node.each is not None or (node.op in BLOCKS and not numbered):
                 raise CannotFuseError(node.member, f"{node.op} depends on where elements are")
     stages = align(graphs, shards)
     out = []

@@ -84,7 +84,9 @@ GX int gx_draw_at(gx_int seed, gx_int counter, gx_int at) {
   const gx_u32 drawn = word == 0 ? c0 : word == 1 ? c1 : word == 2 ? c2 : c3;
   return (int)(drawn >> 16 * (half % 2) & 0xffffu);
 }
-GX gx_int gx_draw_one(gx_int seed, gx_int counter) { return gx_draw_at(seed, counter, 0); }
+GX gx_int gx_draw_one(gx_int seed, gx_int counter, gx_int at) {
+  return gx_draw_at(seed, counter, at);
+}
 """
 )
 

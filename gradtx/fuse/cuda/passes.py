@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..ir.expression import c_type, expression, name, operand
+from ..ir.expression import c_type, expression, name, number_of, operand
 from ..ir.graph import FLOATS, Graph, Input
 from ..ir.places import Places, label
 from ..ir.stages import Stage
@@ -108,8 +108,8 @@ def body(
         elif node.op == "unpack_signs":
             value = f"flag{node.args[0]}"
         elif node.op == "random16":
-            key = ", ".join(operand(places.graph, a, "gx_int", False) for a in node.args)
-            value = f"gx_draw_at({key}, {at})"
+            key = ", ".join(operand(places.graph, a, "gx_int", False) for a in node.args[:2])
+            value = f"gx_draw_at({key}, {number_of(places.graph, node, at)})"
         else:
             value = expression(places.graph, i)
         lines.append(f"const {c_type(node.dtype, True)} {name(i)} = {value};")

@@ -372,6 +372,11 @@ def _draw(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
     return r.draw(args[0], out)
 
 
+@rule("gradtx::random_bits16_of_part")
+def _draw_part(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
+    return r.draw(args[0], out, args[2:])
+
+
 @rule("gradtx::round_stochastic")
 def _round_stochastic(r: Recorder, out: Tensor, args: Any, kwargs: Any) -> int:
     x, bits, clamp = args

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -46,8 +46,8 @@ class Recorder(Protocol):
     def every(self, x: Tensor, step: int, out: Tensor) -> int:
         """Every so many elements of a flat leaf, from the first on."""
 
-    def draw(self, key: Tensor, out: Tensor) -> int:
-        """Random numbers of 16 bits for the elements."""
+    def draw(self, key: Tensor, out: Tensor, numbers: Sequence[Tensor] = ()) -> int:
+        """Random numbers of 16 bits for the elements, which may have other numbers than here."""
 
     def pick(self, pair: Tensor, index: int) -> int:
         """One of the two numbers of a state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -236,11 +236,13 @@ class Tracer(TorchDispatchMode):
         node = Node("slice", (at,), _name(out.dtype), f"slice {step}", None, current_member())
         return self._append(node)
 
-    def draw(self, key: Tensor, out: Tensor) -> int:
+    def draw(self, key: Tensor, out: Tensor, numbers: Sequence[Tensor] = ()) -> int:
         if out.numel() != self.numel:
             raise self.refuse("draws more or fewer random numbers than there are elements")
         form = "scalar" if self.numel == 1 else "element"
-        args = (self.pick(key, 0), self.pick(key, 1))
+        args = (self.pick(key, 0), self.pick(key, 1), *map(self.node, numbers))
+        if any(self.nodes[a].many for a in args):
+            raise self.refuse("numbers elements by something that is no scalar")
         return self._append(Node("random16", args, "int32", form, None, current_member()))
 
     def pick(self, pair: Tensor, index: int) -> int:

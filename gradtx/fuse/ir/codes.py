@@ -63,6 +63,12 @@ GX float gx_round_stochastic(float x, int random, bool clamp) {
 GX double gx_round_stochastic(double x, gx_int random, bool clamp) {
   return gx_round_stochastic((float)x, (int)random, clamp);
 }
+// The number in a leaf of an element of a part of it, which lies there in rows.
+GX gx_int gx_number(gx_int at, gx_int first, gx_int length, gx_int distance) {
+  if (at < length) return first + at;
+  const gx_int row = at / length;
+  return first + row * distance + (at - row * length);
+}
 """
 PRELUDE = (
     """\

@@ -62,6 +62,12 @@ def operand(graph: Graph, i: int, kind: str, many: bool) -> str:
     return name(i) if own == kind else f"({kind}){name(i)}"
 
 
+def number_of(graph: Graph, node: Node, at: str) -> str:
+    """The number by which an element of ``random16`` draws; ``at`` is its place in the leaf."""
+    numbers = [operand(graph, a, "gx_int", False) for a in node.args[2:]]
+    return f"gx_number({at}, {', '.join(numbers)})" if numbers else at
+
+
 def expression(graph: Graph, i: int) -> str:
     """The right-hand side that computes a node from its arguments' variables."""
     node = graph.nodes[i]
@@ -79,7 +85,8 @@ def expression(graph: Graph, i: int) -> str:
         number = arg(1, c_type("int32", many))
         return f"gx_round_stochastic({arg(0)}, {number}, {str(node.value).lower()})"
     elif node.op == "random16":
-        return f"gx_draw_one({arg(0)}, {arg(1)})"
+        keys = (arg(k, "gx_int") for k in range(2))
+        return f"gx_draw_one({', '.join(keys)}, {number_of(graph, node, '0')})"
     elif node.op == "fill":
         text = arg(0)
     elif node.op == "neg":
