@@ -12,6 +12,7 @@ from ..core import tree
 from ..core.apply import apply_updates
 from ..core.errors import described
 from .comm_hook import CommHook
+from .hooking import register
 from .local_shards import check_local, local_gradient, shard_name
 from .local_steps import LocalSteps
 from .records import local_part
@@ -44,6 +45,7 @@ class Worker:
         run: a step in place such as ``gx.fuse(method.transform)``; None updates purely.
 
     Raises:
+        RuntimeError: a module in DistributedDataParallel has another communication hook.
         TypeError: no module or no method, or a sharded parameter whose elements would meet, or of
             which workers have different shards (names the leaf).
 
@@ -71,7 +73,7 @@ class Worker:
         if not isinstance(method, LocalSteps):
             raise TypeError(f"Worker: method must be LocalSteps, got {described(method)}")
         if _is_ddp(module):
-            module.register_comm_hook(None, _leave)  # type: ignore[operator]
+            register("Worker", module, _leave)
             module = module.module  # type: ignore[assignment]
         self._leaves = {k: p for k, p in module.named_parameters() if p.requires_grad}
         check_local(method, self._leaves, group)

@@ -67,6 +67,9 @@ def compute_layout(
     if bucket_bytes < 1:
         raise ValueError(f"{_WHO}: bucket_bytes must be at least 1, got {bucket_bytes}")
     if type(optimizer._shards) is not Shards:
-        raise ValueError(f"{_WHO}: zero1 has given the leaves of this optimizer owners already")
+        raise ValueError(
+            f"{_WHO}: zero1 has given the leaves of this optimizer owners already; layouts are of "
+            "DTensors, as fully_shard makes them, without zero1"
+        )
     optimizer._shards.declared = Declared(by, bucket_bytes)
     return optimizer

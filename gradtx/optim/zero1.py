@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..distributed.hooking import register
 from ..distributed.records import Record, is_distributed, records_of
 from ..distributed.sharing import Share
 from ..distributed.sum_over import SumOver
@@ -268,7 +269,7 @@ def zero1(optimizer: Kind, group: Any = None, model: nn.Module | None = None) ->
         The optimizer.
 
     Raises:
-        RuntimeError: there is no process group.
+        RuntimeError: there is no process group, or the model has another communication hook.
         TypeError: no optimizer of ``gx.optim``, one that calls its closure more than once, or a
             model of another class.
         ValueError: a leaf is sharded (names it), ranks have other leaves or other chains, the
@@ -307,8 +308,7 @@ def zero1(optimizer: Kind, group: Any = None, model: nn.Module | None = None) ->
     shards = Owners(group)
     shards.find(optimizer, names, list(optimizer._buckets()))
     if model is not None:
-        hook = ToOwners(shards.owners, group)
-        model.register_comm_hook(None, hook)
+        register(_WHO, model, ToOwners(shards.owners, group))
     optimizer._shards, optimizer._repeat = shards, None
     return optimizer
 

@@ -221,6 +221,11 @@ def beside(rank: int) -> dict[Any, Any]:
     out["other model"] = message_of(
         lambda: gx.optim.zero1(sgd, model=DistributedDataParallel(nn.Linear(6, 4)))
     )
+    hooked = DistributedDataParallel(small)
+    shared: Any = gx.optim.zero1(sgd, model=hooked)
+    out["hooked"] = message_of(lambda: gx.optim.zero1(sgd, model=hooked))
+    out["worker"] = message_of(lambda: gx.distributed.Worker(hooked, gx.distributed.desloc(0.1)))
+    out["layout"] = message_of(lambda: gx.optim.compute_layout(shared))
     some = list(small.named_parameters())[rank:]
     out["leaves"] = message_of(lambda: gx.optim.zero1(gx.optim.SGD(some, lr=0.1)))
     lbfgs: Any = gx.optim.LBFGS(small.named_parameters())
@@ -238,6 +243,10 @@ def test_beside_distributed_data_parallel_and_what_is_refused() -> None:
         assert out["channels last"] <= 1e-5
         assert "parameter 'weight' of the model is not in the optimizer" in out["other model"]
         assert "SGD: ranks 0 and 1 have other leaves" in out["leaves"], rank
+        for who, what in (("zero1", "hooked"), ("Worker", "worker")):
+            assert f"{who}: the module has a communication hook already" in out[what]
+            assert "wrap it in DistributedDataParallel anew" in out[what]
+        assert "layouts are of DTensors" in out["layout"]
 
 
 def _rounding(error: float | str) -> bool:
