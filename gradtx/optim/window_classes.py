@@ -39,7 +39,8 @@ class MFAC(
 class SparseMFAC(
     MFAC,
     recipe=recipes.sparse_mfac,
-    options=f"{_MFAC} density block_size {_KINDS} query normalize dtype nonfinite max_bytes",
+    options=f"{_MFAC} density block_size {_KINDS} query normalize dtype nonfinite max_bytes "
+    "error_dtype",
     defaults={"momentum": 0.0},
 ):
     """M-FAC over the largest entries, with error feedback; the chain is ``gx.sparse_mfac``.
@@ -49,7 +50,22 @@ class SparseMFAC(
 
     Args:
         density: share of entries that are kept, in (0, 1].
+        error_dtype: of what is dropped by its name, "bfloat16" for half the memory; None for
+            float32.
     """
+
+    @classmethod
+    def build(cls, *, error_dtype: str | None = None, **arguments: Any) -> GradientTransformation:
+        """The chain for these arguments.
+
+        Args:
+            error_dtype: of what is dropped by its name; None for float32.
+            **arguments: of the recipe.
+        """
+        found = None
+        if error_dtype is not None:
+            found = dtype_of(cls.__name__, "error_dtype", error_dtype)
+        return super().build(error_dtype=found, **arguments)
 
 
 class LowRankMFAC(

@@ -125,20 +125,50 @@ class PreconditionMFAC(TreeTransform):
         reduce: Reduce,
     ) -> tuple[list[Any], GradientWindowState]:
         """Push updates, and multiply."""
-        state = self.rows.push(state, us, reduce)
-        if self.nonfinite == "raise":
-            self._check_finite(state, us, h.names)
+        rows = self.rows
+        state = rows.push(state, us, reduce)
         if queries is None:
-            return self.rows.newest_inverse_product(state, h.damping, us), state
-        return self.rows.inverse_vector_product(state, queries, h.damping, reduce), state
+            weights = rows.newest_weights(state, h.damping)
+        else:
+            weights = rows.inverse_weights(state, queries, h.damping, reduce)
+        weights = self._checked(weights, state, us, h.names)
+        if queries is None:
+            return rows.combine(state, weights, us), state
+        return rows.inverse_vector_product(state, queries, h.damping, reduce, weights), state
 
-    def _check_finite(self, state: GradientWindowState, us: list[Any], names: list[str]) -> None:
-        """Raise if the newest row is not finite: its square, which is there, is not then."""
-        square = torch.where(self.rows.newest(state), state.gram.diagonal(), 0).sum()
-        if not can_read(square) or math.isfinite(square.detach().item()):
-            return
-        finite = [bool(isfinite_leaf(u)) for u in us]
-        raise self.not_finite(names[finite.index(False)])
+    def _checked(
+        self, weights: Tensor, state: GradientWindowState, us: list[Any], names: list[str]
+    ) -> Tensor:
+        """Weights of the rows, zeros where rows are finite and their matrix has no factor.
+
+        Raises:
+            ValueError: the newest row is not finite, as its square, which is there, says; or there
+                are no weights.
+        """
+        squares = state.gram.diagonal()
+        square = torch.where(self.rows.newest(state), squares, 0).sum()
+        if self.nonfinite == "raise" and can_read(square):
+            total = weights.sum() if can_read(weights) else torch.zeros_like(square)
+            there = torch.where(square.isfinite(), total.isfinite(), 2).detach().item()
+            if there == 2:
+                finite = [bool(isfinite_leaf(u)) for u in us]
+                raise self.not_finite(names[finite.index(False)])
+            if not there:
+                raise self.no_factor("nothing has been changed")
+        return self.without_factor(weights, squares)
+
+    def without_factor(self, weights: Tensor, squares: Tensor) -> Tensor:
+        """Zeros for weights that are not finite while the squares of all rows are."""
+        none = torch.isfinite(squares.sum()) & ~torch.isfinite(weights.sum())
+        return torch.where(none, 0.0, weights)
+
+    def no_factor(self, changed: str) -> ValueError:
+        """The error where the Gram matrix has no Cholesky factor."""
+        return ValueError(
+            f"{self.name}: the inner products of the last gradients plus window times damping have "
+            "no Cholesky factor: gradients are about 3e7 sqrt(window damping) or more and repeat "
+            f"themselves; {changed}. Take more damping, or clip gradients"
+        )
 
     def not_finite(self, name: str) -> ValueError:
         """The error for a leaf whose update is not finite."""
@@ -161,7 +191,10 @@ class _Decayed(PreconditionMFAC):
     ) -> tuple[list[Any], GradientWindowState]:
         """Both terms by themselves: only the decay's loses digits."""
         own, state = super().step(us, state, None, h, reduce)
-        decay = self.rows.inverse_vector_product(state, queries, h.damping, reduce)
+        weights = self.rows.inverse_weights(state, queries, h.damping, reduce)
+        weights = self.without_factor(weights, state.gram.diagonal())
+        rows = self.rows
+        decay = rows.inverse_vector_product(state, queries, h.damping, reduce, weights)
         return [a + b for a, b in zip(own, decay, strict=True)], state
 
 
@@ -197,14 +230,16 @@ def precondition_mfac(
             parameter. What is not the newest row loses digits where damping is small.
         weight_decay: of the "decayed" query, >= 0.
         fisher: one Fisher matrix of the whole "model", or one of every "leaf".
-        nonfinite: "raise" for an update that is not finite, which waits for the device, or
-            "ignore" it: it spoils ``window`` steps.
+        nonfinite: "raise" for an update that is not finite, and where gradients are so large that
+            the matrix of their inner products cannot be factored, which waits for the device; or
+            "ignore": the former spoils ``window`` steps, the latter gives a step of zero.
         max_bytes: what the window may take, >= 1; None for any amount.
 
     Raises:
         ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``
             (says how many, and how many rows there is room for); from ``update``, damping that has
-            fallen to zero, or an update that is not finite.
+            fallen to zero, an update that is not finite, or inner products that have no Cholesky
+            factor.
         TypeError: no compressor.
 
     Source: arXiv 2107.03356, arXiv 2306.06098.

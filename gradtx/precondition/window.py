@@ -238,16 +238,28 @@ class gradient_window(Plain):
         """F^-1 times the newest row, accurate for any damping, for the leaves of ``like``."""
         return self.combine(state, self.newest_weights(state, damping), like)
 
-    def inverse_vector_product(
+    def inverse_weights(
         self, state: GradientWindowState, x: PyTree, damping: Any, reduce: Reduce = LOCAL
+    ) -> Tensor:
+        """Weights A^-1 G x of the rows in F^-1 x; NaN where A has no Cholesky factor."""
+        return self._solve(state, damping, reduce.sum(self.dots(state, x)))
+
+    def inverse_vector_product(
+        self,
+        state: GradientWindowState,
+        x: PyTree,
+        damping: Any,
+        reduce: Reduce = LOCAL,
+        weights: Tensor | None = None,
     ) -> PyTree:
         """F^-1 x = (x - G^T A^-1 G x) / damping.
 
         Where x lies in the span of the rows this loses digits: its relative error is that of
         the parameters' dtype times 1 + |x|^2 / (size damping). For the newest row use
-        ``newest_inverse_product``.
+        ``newest_inverse_product``. ``inverse_weights`` may be given where they are known.
         """
-        weights = self._solve(state, damping, reduce.sum(self.dots(state, x)))
+        if weights is None:
+            weights = self.inverse_weights(state, x, damping, reduce)
         part = self.combine(state, weights, x)
         return tree.map(lambda a, b: (densify_leaf(a) - b) / _as_factor(damping, b), x, part)
 

@@ -119,7 +119,10 @@ class SparseMFACStep(ChainStep):
             raise mfac.not_finite(name(finite.tolist().index(False)))
         newest, total = window.newest(pushed), dots.sum(0)
         gram.copy_(torch.where(newest[:, None], total, torch.where(newest, total[:, None], gram)))
-        weights = torch.where(there, window.newest_weights(pushed, damping), 0.0)
+        weights = window.newest_weights(pushed, damping)
+        if mfac.nonfinite == "raise" and not bool(torch.isfinite(weights.sum())):
+            raise mfac.no_factor("parameters have not been changed")
+        weights = torch.where(there, mfac.without_factor(weights, gram.diagonal()), 0.0)
         self._move(leaves, weights, rows[:, :-1].contiguous())
         step.copy_(pushed.step)
         for count in counts:

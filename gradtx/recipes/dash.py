@@ -119,6 +119,7 @@ def dash(
             raise ValueError(f"dash: {name} must be one of {known}, got {given!r}")
     if not 0 < beta_lr <= 1:
         raise ValueError(f"dash: beta_lr must be in (0, 1], got {beta_lr}")
+    check_value("dash", "beta_graft", beta_graft, "(0, 1)")
     check_value("dash", "mu", mu, "[0, 1)")
     if isinstance(inv_root_method, newton_db) and inv_root_method.matmul_dtype is not None:
         logger.warning(

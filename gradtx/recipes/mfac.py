@@ -127,12 +127,13 @@ def sparse_mfac(
     dtype: torch.dtype | None = None,
     nonfinite: NonFinite = "raise",
     max_bytes: int | None = None,
+    error_dtype: torch.dtype | None = None,
 ) -> Chain:
     """M-FAC whose window keeps the largest entries of every gradient; what is dropped comes later.
 
     a = g + e; c = the largest entries of a; e <- a - c; u = F^-1 c with the Fisher matrix of the
     last c (``precondition_mfac`` inside ``error_feedback``); p <- p - lr u. The window takes 6
-    bytes times window times density a parameter, e takes 4.
+    bytes times window times density a parameter, e takes 4; both in bfloat16 4 and 2.
 
     Args:
         lr: learning rate >= 0, a schedule, or None to leave it out. The first step is
@@ -158,6 +159,8 @@ def sparse_mfac(
         nonfinite: what happens to a gradient that is not finite: "raise", "skip" the step, or
             "ignore" it, which spoils ``window`` steps.
         max_bytes: what the window may take, >= 1; None for any amount.
+        error_dtype: of e, torch.bfloat16 or another floating dtype; None for at least float32,
+            which compiled steps need.
 
     Raises:
         ValueError: a value outside its range; from ``init``, a window of more than ``max_bytes``
@@ -182,6 +185,8 @@ def sparse_mfac(
         raise ValueError(
             "sparse_mfac: block_size must be >= 2, got 1; a block keeps an entry at least"
         )
+    if error_dtype is not None and not error_dtype.is_floating_point:
+        raise ValueError(f"sparse_mfac: error_dtype must be a floating dtype, got {error_dtype}")
     if freeze_zeros and scope == "leaf":
         raise ValueError("sparse_mfac: freeze_zeros needs scope='block' or 'global'")
     keep: SparseCompressor = (
@@ -189,6 +194,7 @@ def sparse_mfac(
     )
     precondition: GradientTransformation = error_feedback(
         keep,
+        error_dtype,
         inner=precondition_mfac(
             window,
             damping,

@@ -37,6 +37,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
         }.items()
     },
     "sparse_mfac density": (0.0, -0.1, 1.5, NAN, None),
+    "sparse_mfac error_dtype": (torch.int8,),
     "sparse_mfac block_size": (1, 0, -1, 32768, 1.5),
     "sparse_mfac scope": ("tree",),
     "sparse_mfac query": ("newest",),
@@ -75,7 +76,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "dash lr": (-1.0,),
     "dash beta_g b1": (1.0,),
     "dash beta_lr": (0.0, 1.1),
-    "dash beta_graft b2": (1.0, -0.1),
+    "dash beta_graft": (1.0, 0.0, -0.1),
     "dash weight_decay": (-1.0,),
     "dash block_size size": (0,),
     "dash inv_root_freq every": (0,),
@@ -306,3 +307,37 @@ def test_what_is_only_said(caplog: pytest.LogCaptureFixture) -> None:
         "precondition_mfac: leaf 'small' of shape (4, 3) is kept at rank 3, not 7",
         "dash: newton_db with products in torch.float16 is not stable; take coupled_newton",
     ]
+
+
+REPEATED = {
+    "mfac": lambda nonfinite: gx.mfac(0.1, 4, nonfinite=nonfinite),
+    "sparse_mfac": lambda nonfinite: gx.sparse_mfac(0.1, 4, density=0.5, nonfinite=nonfinite),
+    "lowrank_mfac": lambda nonfinite: gx.lowrank_mfac(
+        0.1, 4, weight_decay=0.1, weight_decay_kind="reg", aggregate=False, nonfinite=nonfinite
+    ),
+}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", REPEATED)
+def test_inner_products_without_a_factor(name: str, fused: bool) -> None:
+    """Gradients that are finite, far too large for the damping, and the same again and again."""
+
+    def run(nonfinite: str) -> torch.Tensor:
+        tx = REPEATED[name](nonfinite)
+        params = {"w": torch.ones(1, 1, dtype=torch.float32)}
+        state = tx.init(params)
+        step = gx.fuse(tx) if fused else None
+        for _ in range(4):
+            grads = {"w": torch.full((1, 1), 3e13, dtype=torch.float32)}
+            if step is not None:
+                params, state = step(params, grads, state)
+            else:
+                updates, state = tx.update(grads, state, params)
+                params = gx.apply_updates(params, updates)
+        return params["w"]
+
+    with pytest.raises(ValueError, match=r"no Cholesky factor.*more damping"):
+        run("raise")
+    for nonfinite in ("skip", "ignore"):
+        assert torch.isfinite(run(nonfinite)).all()

@@ -288,15 +288,14 @@ def test_roots_that_keep_failing_raise() -> None:
     with pytest.raises(ValueError, match=r"leaf 'w'.*larger eps"):  # as another device shows it
         tx.update(bad, late)
     spoiled = gx.shampoo(0.1, precondition_frequency=1)
-    params = {"w": normal(4, 4)}
+    params = {"v": normal(3), "w": normal(4, 4)}
     state = spoiled.init(params)
-    for t in range(4):
-        nan = {"w": params["w"] * math.nan}
-        if t == 3:
-            with pytest.raises(ValueError, match=r"leaf 'w'.*factors are not finite"):
-                spoiled.update(nan, state, params)
-        else:
-            _, state = spoiled.update(nan, state, params)
+    for _ in range(2):
+        _, state = spoiled.update(params, state, params)
+    for bad_value in (math.nan, math.inf):  # at once
+        one = {**params, "w": params["w"].index_fill(0, torch.tensor([2]), bad_value)}
+        with pytest.raises(ValueError, match=r"leaf 'w'.*factors are not finite"):
+            spoiled.update(one, state, params)
     many = gx.shampoo(0.1, tolerated_failures=None)
     after(many, {"w": (3, 3)})
 
@@ -365,6 +364,15 @@ def test_bytes_a_parameter() -> None:
     assert math.isclose(total(gx.soap(packed=True), params), 16 + 8 * half, abs_tol=0.01)
     tx = gx.dash(packed=True, block_size=d)
     assert math.isclose(total(tx, params), 8 + 16 * half, abs_tol=0.01)
+
+
+def test_bytes_of_sparse_windows() -> None:
+    """Of a window of m: 6 m density + 4, in bfloat16 4 m density + 2, and 8 m^2 of products."""
+    params = {"w": torch.zeros(512, 512)}
+    for dtype, values, error in ((None, 6, 4), (torch.bfloat16, 4, 2)):
+        tx = gx.sparse_mfac(window=100, density=0.01, dtype=dtype, error_dtype=dtype)
+        want = values * 100 * 0.01 + error + 8 * 100**2 / 512**2
+        assert math.isclose(total(tx, params), want, rel_tol=0.01)
 
 
 def total(tx: gx.GradientTransformation, params: Any) -> float:

@@ -63,7 +63,8 @@ class scale_by_inverse_roots(DeclaredTransform):
         trace_scaling: divide factors by this power of their traces, in (0, 1]; None for none.
         tolerance: a root whose residual is larger has failed; None for any that is finite.
         failures: how many refreshes in a row may fail before ``update`` raises, >= 0; None for
-            any. On other devices than the CPU it raises at the update after that.
+            any. Factors that are not finite are never tolerated then. On other devices than the
+            CPU it raises at the update after that.
         cut: how leaves are cut into blocks.
         source: whether factors gather the "updates" that arrive or the chain's "gradients".
 
@@ -202,10 +203,11 @@ class scale_by_inverse_roots(DeclaredTransform):
             return
         finite = all(bool(torch.isfinite(f).all()) for region in state.factors for f in region)
         raise ValueError(
-            f"{self.name}: leaf {name!r}: {failures} refreshes of its roots in a row have failed, "
-            f"{self.failures} are tolerated; "
+            f"{self.name}: leaf {name!r}: "
             + (
-                "its factors are ill-conditioned: take a larger eps, or another root method"
+                f"{failures} refreshes of its roots in a row have failed, {self.failures} are "
+                "tolerated; its factors are ill-conditioned: take a larger eps, or another root "
+                "method"
                 if finite
                 else "its factors are not finite, as some gradient was not: take a smaller "
                 "learning rate, or gx.apply_if_leaf_finite"
@@ -233,7 +235,7 @@ class scale_by_inverse_roots(DeclaredTransform):
         dues: dict[int, Any],
         steps: dict[int, Tensor],
     ) -> dict[int, list[Tensor]]:
-        """Replace the roots that are due; by leaf, which have failed."""
+        """Replace the roots that are due; by leaf, what that adds to its failures."""
         groups: dict[Any, list[tuple[int, int]]] = {}
         for i, unit in enumerate(units.all):
             if dues[unit.leaf] is False:
@@ -259,7 +261,10 @@ class scale_by_inverse_roots(DeclaredTransform):
                     previous=before,
                     tolerance=self.tolerance,
                 )
-                return found.root, found.failed
+                # A diagonal is not finite where a factor is not, which counts for all at once.
+                finite = a.diagonal(dim1=-2, dim2=-1).sum(-1).isfinite()
+                once = found.failed.to(torch.int32)
+                return found.root, torch.where(finite, once, once + (self.failures or 0))
 
             averages = [self._corrected(factors[i][k], steps[units.all[i].leaf]) for i, k in where]
             results = together(root, averages, [roots[i][k] for i, k in where], large=len(where))
@@ -267,9 +272,9 @@ class scale_by_inverse_roots(DeclaredTransform):
                 leaf = units.all[i].leaf
                 flag = dues[leaf]
                 if isinstance(flag, Tensor):
-                    new, bad = torch.where(flag, new, roots[i][k]), bad & flag
+                    new, bad = torch.where(flag, new, roots[i][k]), bad * flag
                 roots[i] = (*roots[i][:k], new, *roots[i][k + 1 :])
-                failed.setdefault(leaf, []).append(bad.any())
+                failed.setdefault(leaf, []).append(bad.amax())
         return failed
 
     def _corrected(self, factor: Tensor, step: Tensor) -> Tensor:
@@ -279,10 +284,10 @@ class scale_by_inverse_roots(DeclaredTransform):
     def _failures(self, before: Tensor, flag: Any, failed: list[Tensor]) -> Tensor:
         if flag is False:
             return before
-        bad = torch.zeros_like(before, dtype=torch.bool)
+        bad = torch.zeros_like(before)
         for each in failed:
-            bad = bad | each
-        new = torch.where(bad, before + 1, 0).to(before.dtype)
+            bad = torch.maximum(bad, each)
+        new = torch.where(bad > 0, before + bad, 0).to(before.dtype)
         return torch.where(flag, new, before) if isinstance(flag, Tensor) else new
 
 
