@@ -108,6 +108,28 @@ def check_placements(who: str, name: str, x: Any) -> None:
         )
 
 
+def _check_together(who: str, name: str, x: Any) -> None:
+    """Raise where the rows that a rank has of a tensor do not lie together.
+
+    Of an axis that is said to have cut a dimension after others, those must be there.
+
+    Raises:
+        ValueError: they are not.
+    """
+    sizes = x.device_mesh.mesh.shape
+    for axis, place in enumerate(x.placements):
+        later = [
+            size
+            for size, other in zip(sizes[axis + 1 :], x.placements[axis + 1 :], strict=True)
+            if getattr(other, "dim", None) == getattr(place, "dim", -1)
+        ]
+        if getattr(place, "split_factor", 1) not in (1, math.prod(later)):
+            raise ValueError(
+                f"{who}: leaf {name!r} has placements {x.placements}, of which a rank has rows "
+                "that do not lie together; redistribute it to Shard or Replicate"
+            )
+
+
 def box_of(who: str, name: str, x: Any) -> Box:
     """The box of a tensor that this rank holds.
 
@@ -119,6 +141,7 @@ def box_of(who: str, name: str, x: Any) -> Box:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     check_placements(who, name, x)
+    _check_together(who, name, x)
     shape, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
     if tuple(shape) != tuple(x._local_tensor.shape):
         raise ValueError(

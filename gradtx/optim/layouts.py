@@ -261,7 +261,7 @@ def _of_parts(tx: GradientTransformation, p: Tensor, name: str) -> Rows | None:
 
     What does not treat parts one by one must treat elements so.
     """
-    rows = rows_of(p, least=1)
+    rows = rows_of(p, least=1, axes=2)
     if rows is None or all(member.execution.stacked is None for _, member in members(tx)):
         return None
     return rows if in_place(without_stacks(tx, rows), p, name) else None
@@ -278,7 +278,7 @@ def _of_blocks(
         p: the leaf.
         name: its name.
     """
-    rows = rows_of(p)
+    rows = rows_of(p, axes=2)
     found, rest = (None, None) if rows is None else (blocks_of(tx, rows), blocks_of(dense, rows))
     if found is None or rest is None or not in_place(rest.dense, p, name):
         return None

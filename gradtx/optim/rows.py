@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,24 +23,36 @@ from .skeletons import Skeleton, Skeletons
 Path = tuple[str, ...]
 
 
-def rows_of(p: Any, least: int = 2) -> Rows | None:
+def rows_of(p: Any, least: int = 2, axes: int = 1) -> Rows | None:
     """Which rows of a parameter this rank has; None if it is cut in another way.
 
-    Tensors that one axis of a mesh cuts along their first dimension are meant.
+    Tensors that axes of a mesh cut along their first dimension are meant, several in equal parts.
 
     Args:
         p: the parameter.
         least: elements that it must have.
+        axes: how many may cut it.
     """
     if not is_sharded(p) or p.numel() < least:
         return None
     cut = [(i, place) for i, place in enumerate(p.placements) if not place.is_replicate()]
-    if len(cut) != 1 or type(cut[0][1]).__name__ != "Shard" or cut[0][1].dim != 0:
+    if len(cut) > axes or any(getattr(place, "dim", None) != 0 for _, place in cut):
         return None
-    axis = cut[0][0]
+    sizes = [p.device_mesh.size(axis) for axis, _ in cut]
+    at = [p.device_mesh.get_local_rank(axis) for axis, _ in cut]
+    ranks = math.prod(sizes)
+    if len(cut) == 2 and getattr(cut[0][1], "split_factor", None) == sizes[1]:
+        cut, sizes, at = cut[::-1], sizes[::-1], at[::-1]  # the second one has cut it first
+        cut[1] = cut[0]
+    if any(type(place).__name__ != "Shard" for _, place in cut):
+        return None
+    if len(cut) > 1 and p.shape[0] % ranks:
+        return None
+    own = 0
+    for size, i in zip(sizes, at, strict=True):
+        own = own * size + i
     leaf = torch.empty(p.shape, dtype=p.dtype, device="meta")
-    bounds = _bounds(p.shape[0], p.device_mesh.size(axis), p.numel())
-    return Rows(leaf, bounds, p.device_mesh.get_local_rank(axis))
+    return Rows(leaf, _bounds(p.shape[0], ranks, p.numel()), own)
 
 
 def _bounds(length: int, ranks: int, numel: int) -> tuple[int, ...]:

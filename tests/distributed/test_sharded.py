@@ -297,7 +297,42 @@ def one_axis(rank: int) -> dict[str, Any]:
 
 
 def two_axes(rank: int) -> dict[str, Any]:
-    return trained("two axes", False)
+    return trained("two axes", False) | cut_twice(mesh_of("two axes"))
+
+
+def cut_twice(mesh: Any) -> dict[Any, Any]:
+    """Leaves that two axes cut along one dimension: what was wrong, and collectives."""
+    from torch.distributed.tensor import Replicate, Shard
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    out: dict[Any, Any] = {}
+    shapes = {"experts": (4, 3, 2), "heads": (8, 5), "blocks": (8, 4)}
+    makers: dict[str, Make] = {
+        "experts": lambda ps: gx.optim.Muon(ps, lr=0.1, convolutions="batch"),
+        "heads": lambda ps: gx.optim.NorMuon(ps, lr=0.1, num_heads=4),
+        "blocks": lambda ps: gx.optim.AdamW8bit(ps, lr=0.1, min_size=8, block_size=4),
+    }
+    strided = _StridedShard(0, split_factor=2)  # as fully_shard does after tensor parallelism
+    for where in ([Shard(0), Shard(0)], [strided, Shard(0)]):
+        for name, make in makers.items():
+            g = torch.Generator().manual_seed(0)
+            x = torch.randn(shapes[name], generator=g)
+            p, twin = nn.Parameter(shard(x, mesh, where)), nn.Parameter(x.clone())
+            opt, alone = make([(name, p)]), make([(name, twin)])
+            for t in range(STEPS):
+                twin.grad = torch.randn(shapes[name], generator=g)
+                p.grad = shard(twin.grad, mesh, where)
+                with InFlight() as counted:
+                    opt.step()
+                alone.step()
+                if not t:
+                    opt.load_state_dict(opt.state_dict())
+            error = apart(full({name: p}), {name: twin.detach()})
+            out[f"{name} {where[0]}", "cut twice"] = error, counted.begun
+    p = nn.Parameter(shard(torch.ones(8, 5), mesh, [Replicate(), strided]))
+    p.grad = shard(torch.ones(8, 5), mesh, [Replicate(), strided])
+    out["rows", "refused"] = message_of(gx.optim.Muon([("w", p)]).step)
+    return out
 
 
 @pytest.mark.parametrize(("run", "world"), [(one_axis, 2), (two_axes, 4)])
@@ -307,6 +342,12 @@ def test_sharded_equals_whole(run: Any, world: int) -> None:
         for (name, what), found in out.items():
             if what == "collectives":
                 counted[name] = found
+                continue
+            if what == "cut twice":
+                assert found == (0, 0), name
+                continue
+            if what == "refused":
+                assert re.search("Muon: leaf 'w' has .* do not lie together; redistribute", found)
                 continue
             if what == "state":  # from whole tensors alone
                 state, params = found
