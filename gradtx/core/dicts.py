@@ -38,6 +38,7 @@ def to_dict(state: Any) -> dict[str, Any]:
     >>> gx.tree.to_dict(gx.trace(0.9).init({"w": torch.zeros(1)}))
     {'w': {'trace': tensor([0.])}}
     """
+    _check_state("tree.to_dict", state)
     plain = _to_plain(state, "")
     if not isinstance(plain, dict):
         raise TypeError(f"tree.to_dict: expected a tree, got a lone {type(state).__name__}")
@@ -60,11 +61,27 @@ def from_dict(like: Any, plain: Mapping[str, Any]) -> Any:
     >>> gx.tree.from_dict(like, {"w": {"trace": torch.ones(1)}})
     {'w': TraceState(trace=tensor([1.]))}
     """
+    _check_state("tree.from_dict", like)
     wrong: list[str] = []
     state = _from_plain(like, plain, "", wrong)
     if wrong:
         raise TreeMismatchError(f"tree.from_dict: the state does not fit: {'; '.join(wrong)}")
     return state
+
+
+def _check_state(who: str, state: Any) -> None:
+    """Raise for what holds a state, or makes one.
+
+    Raises:
+        TypeError: says what to write.
+    """
+    name = type(state).__name__
+    if hasattr(state, "state_dict"):
+        raise TypeError(f"{who}: expected a state, got the object {name}; it has state_dict()")
+    if hasattr(state, "init") and hasattr(state, "update"):
+        raise TypeError(
+            f"{who}: expected a state, got the transform {name}; init(params) makes one"
+        )
 
 
 def kind(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,22 @@ def shape_mismatch(
     return TreeMismatchError(
         f"{who}: leaf {path!r}: {what} has shape {tuple(got)}, {other} has shape {tuple(want)}"
     )
+
+
+def some(names: Iterable[Any]) -> str:
+    """The first of names, for a message.
+
+    >>> from gradtx.core.errors import some
+    >>> some("abcdef"), some([])
+    ("'a', 'b', 'c', 'd' and others", 'nothing')
+    """
+    first = list(map(repr, names))
+    return (", ".join(first[:4]) or "nothing") + (" and others" if first[4:] else "")
+
+
+def with_article(name: str) -> str:
+    """``"an int"``."""
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def described(value: Any) -> str:
@@ -52,4 +68,4 @@ def described(value: Any) -> str:
         return f"a {name}, which can be gone through once; write dict(model.named_parameters())"
     if isinstance(value, Mapping):
         return f"a {name}"
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    return with_article(name)

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from .checks import can_read
 from .errors import described
 from .fields import KIND, contains, is_readable
 from .fields import static as static
-from .plain import plain
+from .plain import plain, real
 from .watch import is_watched
 
 _DYNAMIC = "gradtx.dynamic"
@@ -235,7 +236,7 @@ def values_at(tx: Any, count: Tensor | None) -> dict[str, Any]:
     for name in dynamic_fields(tx):
         value = getattr(tx, name)
         scheduled = callable(value) and not isinstance(value, Tensor)
-        out[name] = plain(value(count)) if scheduled else value
+        out[name] = real(value(count)) if scheduled else value
     return out
 
 
@@ -253,13 +254,16 @@ def overrides(
         if name not in hyper:  # type: ignore[operator]
             continue
         per_entry = is_per_entry(tx, name)
-        value = plain(hyper[name])  # type: ignore[index]
+        value = hyper[name]  # type: ignore[index]
+        if torch.compiler.is_compiling() and isinstance(value, (np.generic, np.ndarray)):
+            value = torch.as_tensor(value)  # a number of it would be one that no graph has seen
+        value = real(value)
         if isinstance(value, (int, float, Tensor)):
             check_value(tx.name, name, value, tx.declared[name], per_entry)
             check_entries(tx.name, name, value, leaves, tree.names(spec))
             out[name] = as_inputs([value] * spec.num_leaves, leaves)
             continue
-        given = list(map(plain, tree.flatten_like(tx.name, spec, value, f"hyper[{name!r}]")))
+        given = list(map(real, tree.flatten_like(tx.name, spec, value, f"hyper[{name!r}]")))
         for path, leaf, v in zip(tree.names(spec), leaves, given, strict=True):
             if v is not None:
                 check_value(tx.name, name, v, tx.declared[name], per_entry)

@@ -43,7 +43,9 @@ def meant(name: str, known: Iterable[str]) -> str | None:
 def called_elsewhere(name: str, known: Collection[str]) -> str | None:
     """The known name of what other libraries call ``name``, or None."""
     path, _, last = name.lower().rpartition(".")
-    for other in _ELSEWHERE.get(last.replace("-", "_"), ()):
+    last = last.replace("-", "_")
+    alike = difflib.get_close_matches(last, _ELSEWHERE, n=1, cutoff=0.85)
+    for other in _ELSEWHERE.get(last, _ELSEWHERE[alike[0]] if alike else ()):
         for candidate in (f"{path}.{other}".lstrip("."), other):
             if candidate in known:
                 return candidate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import numbers
 from collections.abc import Callable
 from decimal import Decimal
@@ -12,17 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fields import check_static
+from .fields import KIND, check_static
 from .option_types import check_types, name_of
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_PYTHON = (int, float, bool, str, type(None))
+_PYTHON = (float, bool, str, type(None))
+_LIMIT, _EXACT = 2**63, 2**31
 
 
 def plain(value: Any) -> Any:
     """A number of any numeric type as an ``int`` or a ``float``; anything else unchanged.
 
-    Tuples are gone through. Truth values stay what they are, so that checks can refuse them.
+    Tuples are gone through. Truth values stay what they are, so that checks can refuse them. An
+    integer that no tensor holds is a float, and infinite where no float holds it.
 
     >>> from fractions import Fraction
     >>> import numpy as np
@@ -30,18 +33,41 @@ def plain(value: Any) -> Any:
     >>> plain(np.float64(0.5)), plain(np.array(3)), plain(Fraction(1, 4)), plain((np.int64(1), "a"))
     (0.5, 3, 0.25, (1, 'a'))
     """
+    if type(value) is int:
+        return value if -_LIMIT <= value < _LIMIT else _as_float(value)
     if type(value) in _PYTHON or isinstance(value, Tensor):
         return value
     if type(value) is tuple:
         out = tuple(map(plain, value))
         return value if all(a is b for a, b in zip(out, value, strict=True)) else out
     if isinstance(value, numbers.Integral):
-        return int(value)
+        return plain(int(value))
     if isinstance(value, (numbers.Real, Decimal)):
-        return float(value)
+        return _as_float(value)
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         return plain(value.item())
     return value
+
+
+def real(value: Any) -> Any:
+    """As ``plain``, and large integers as floats: products of them with others would overflow.
+
+    >>> from gradtx.core.plain import real
+    >>> real(2), real(2**62)
+    (2, 4.611686018427388e+18)
+    """
+    value = plain(value)
+    return float(value) if type(value) is int and abs(value) >= _EXACT else value
+
+
+def _as_float(value: Any) -> float:
+    """The nearest float: an infinity for what is too large, NaN for a decimal that signals one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+    except ValueError:
+        return math.nan
 
 
 def whole_number(value: Any) -> Any:
@@ -57,8 +83,11 @@ def make_plain(options: Any) -> None:
         if not field.init:
             continue
         value = getattr(options, field.name)
+        if "seed" in field.name and type(value) is int:
+            continue
         whole = field.type in ("int", "int | None") and "seed" not in field.name
-        number = whole_number(value) if whole else plain(value)
+        dynamic = field.metadata.get(KIND) == "dynamic"
+        number = whole_number(value) if whole else real(value) if dynamic else plain(value)
         if number is not value:
             object.__setattr__(options, field.name, number)
 

@@ -18,6 +18,7 @@ from .errors import described
 from .execution import Execution
 from .extra import map_trees
 from .leaves import STRUCTURED, LeafInfo, zeros_of
+from .predicates import ask, is_chosen
 from .protocol import GradientTransformation, Wrapper
 from .tree import PyTree
 
@@ -36,8 +37,9 @@ def label_leaves(who: str, by: Labels, updates: PyTree, params: PyTree) -> list[
     for name, leaf in zip(names, shown, strict=True):
         if not isinstance(leaf, (torch.Tensor, type(None), *STRUCTURED)):
             raise TypeError(f"{who}: leaf {name!r}: must be a tensor, got {described(leaf)}")
+    answer, what = (ask, "by") if who == "partition" else (is_chosen, "mask")
     return [
-        None if leaf is None else by(LeafInfo.of(leaf, name))
+        None if leaf is None else answer(f"{who}: {what}", by, LeafInfo.of(leaf, name))
         for name, leaf in zip(names, shown, strict=True)
     ]
 

@@ -12,6 +12,7 @@ from ..codecs import Codec
 from ..core.chain import chain
 from ..core.hyper import Hyper
 from ..core.leaves import LeafInfo
+from ..core.predicates import is_chosen
 from ..core.protocol import GradientTransformation
 from ..core.quotient import as_gradients
 from ..core.random import Seed
@@ -48,7 +49,7 @@ class Larger:
 
     def __call__(self, info: LeafInfo) -> bool:
         large = info.ndim >= 2 and min(matrix_shape(info.shape)) > self.rank
-        return large and (self.where is None or bool(self.where(info)))
+        return large and (self.where is None or is_chosen("where", self.where, info))
 
     def __repr__(self) -> str:
         return f"larger_than({self.rank})"

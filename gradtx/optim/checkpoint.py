@@ -13,6 +13,7 @@ from torch import Tensor
 from ..codecs import ENCODINGS
 from ..core.dicts import kind
 from ..core.tree import PyTree, children
+from .given import check_parts
 from .leaves import Leaves, Nested, map_tensors, merge_into, to_nested
 from .saved_options import from_saved
 from .torch_names import from_torch, own_state
@@ -27,6 +28,7 @@ def read(
     Raises:
         ValueError: see ``Optimizer.load_state_dict``.
     """
+    check_parts(type(optimizer).__name__, state_dict)
     state_dict, is_torchs = from_torch(optimizer, state_dict)
     who, saved_groups = type(optimizer).__name__, copy.deepcopy(state_dict["param_groups"])
     check_groups(optimizer.param_groups, saved_groups)

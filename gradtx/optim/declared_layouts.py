@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..core.leaves import LeafInfo
+from ..core.predicates import ask
 
 LAYOUTS = ("owned", "replicate", "stacked", "local")
 
@@ -29,7 +30,7 @@ class Declared(NamedTuple):
         Raises:
             ValueError: there is no such layout; names the leaf.
         """
-        said = None if self.by is None else self.by(LeafInfo.of(p, name))
+        said = None if self.by is None else ask(f"{who}: layout", self.by, LeafInfo.of(p, name))
         if said is not None and said not in LAYOUTS:
             raise ValueError(
                 f"{who}: leaf {name!r}: the layout must be one of {LAYOUTS} or None, got {said!r}"

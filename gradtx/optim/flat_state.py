@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.dicts import kind
+from .given import check_gradtx
 from .leaves import flattened, map_tensors
 from .optimizer import Optimizer
 
@@ -38,6 +39,7 @@ def flat_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     >>> flat["param_groups.w.lr"]
     0.1
     """
+    check_gradtx("flat_state_dict", optimizer)
     optimizer.init_state()
     saved = optimizer.state_dict()
     flat: dict[str, Any] = {}
@@ -119,6 +121,7 @@ def load_checkpoint(optimizer: Optimizer, checkpoint_id: Any, key: str = "optim"
     from torch.distributed import checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
 
+    check_gradtx("load_checkpoint", optimizer)
     who = type(optimizer).__name__
     flat = {k: map_tensors(torch.clone, v) for k, v in flat_state_dict(optimizer).items()}
     reader = dcp.FileSystemReader(checkpoint_id)

@@ -20,6 +20,7 @@ from .arguments import arguments, has_trees
 from .checkpoint import complete, read
 from .computing import compute
 from .fused import FusedSteps
+from .given import check_group, check_mapping, check_params
 from .leaves import (
     Leaves,
     Nested,
@@ -79,11 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         self._fused, self._written = FusedSteps(), Written()
         self._repeat: Repeat | None = None
         self._shards = Shards()
-        if isinstance(params, torch.nn.Module):
-            raise TypeError(
-                f"{type(self).__name__}: params must be parameters or groups, got the module "
-                f"{type(params).__name__}; write model.parameters()"
-            )
+        check_params(type(self).__name__, params)
         defaults = {name: plain(value) for name, value in defaults.items()}
         self._check_options(defaults)
         super().__init__(params, defaults)
@@ -111,6 +108,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if isinstance(param_group, dict):
             check_unknown(type(self).__name__, param_group, self.defaults)
+            check_group(type(self).__name__, param_group)
             param_group.update({k: plain(v) for k, v in param_group.items() if k != "params"})
             self._check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
@@ -404,6 +402,7 @@ class Optimizer(torch.optim.Optimizer):
                 members), a tensor of another shape or a counter of another dtype (names it), or an
                 option that was a function and is none here. Nothing has changed then.
         """
+        check_mapping(type(self).__name__, state_dict)
         state_dict = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)

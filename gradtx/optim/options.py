@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from torch import Tensor
 from ..core import hyper as hyper_
 from ..core.errors import described
 from ..core.names import called_elsewhere, meant
-from ..core.plain import plain
+from ..core.plain import plain, real
 from ..core.protocol import GradientTransformation, declared_hyper, members
 from ..core.transform import of_tree
 from ..fuse import FALLBACKS
@@ -92,7 +93,7 @@ def _scalar(value: Any) -> Any:
         return value
     if isinstance(value, Tensor):
         return value.reshape(()) if value.ndim and value.numel() == 1 else value
-    return plain(value)
+    return real(value)
 
 
 def _check_scalar(who: str, name: str, value: Any, within: str, per_entry: bool = False) -> None:
@@ -261,14 +262,28 @@ def check_unknown(who: str, group: Mapping[str, Any], known: Iterable[str]) -> N
     for key, value in group.items():
         if key in known or key in _KEPT or not isinstance(key, str):
             continue
+        bare = _snake(key)
+        other = bare if bare in known else called_elsewhere(bare, known)
+        if bare != key and other is not None:
+            raise _unknown(who, key, other, known)
         derived = any(key.startswith(f"{k}_") or key.endswith(f"_{k}") for k in known)
         found = called_elsewhere(key, known) if derived else meant(key, known)
         if found is not None:
-            raise ValueError(
-                f"{who}: unknown group option {key!r}; did you mean {found!r}? "
-                f"The options are {sorted(known)}"
-            )
+            raise _unknown(who, key, found, known)
         if key in _USUAL and not isinstance(value, Tensor) and value:
             raise ValueError(
                 f"{who}: there is no option {key!r}, got {value!r}; the options are {sorted(known)}"
             )
+
+
+def _snake(key: str) -> str:
+    """``learningRate``, ``learning rate`` and ``_learning_rate`` as ``learning_rate``."""
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1_\2", key)
+    return re.sub(r"[\s-]+", "_", spaced).lower().strip("_")
+
+
+def _unknown(who: str, key: str, meant_: str, known: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"{who}: unknown group option {key!r}; did you mean {meant_!r}? "
+        f"The options are {sorted(known)}"
+    )

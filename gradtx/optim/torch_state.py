@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain as concat
 from typing import Any
 
+from .given import check_gradtx
 from .optimizer import Optimizer
 from .options import COMMON
 from .torch_names import OWN, counterpart, of_torch, values
@@ -37,6 +38,7 @@ def to_torch_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     >>> gx.optim.to_torch_state_dict(opt)["state"][0]
     {'step': tensor(1.), 'sum': tensor([9., 9.])}
     """
+    check_gradtx("to_torch_state_dict", optimizer)
     theirs = counterpart(optimizer)
     if theirs is None:
         raise TypeError(

@@ -38,7 +38,7 @@ class PreconditionGGT(TreeTransform):
     accepts: ClassVar[tuple[type, ...]] = ANY_UPDATE
     normalize: ClassVar[str] = "capacity"
 
-    window: int = static(100, at_least=1)
+    window: int = static(100, at_least=1, steps=True)
     b2: Hyper = dynamic(0.999, within="(0, 1]")
     eps: Hyper = dynamic(1e-4, within="(0, inf)")
     compressor: Compressor | None = static(None)

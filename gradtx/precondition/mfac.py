@@ -33,7 +33,7 @@ class PreconditionMFAC(TreeTransform):
 
     accepts: ClassVar[tuple[type, ...]] = ANY_UPDATE
 
-    window: int = static(1024, at_least=1)
+    window: int = static(1024, at_least=1, steps=True)
     damping: Hyper = dynamic(1e-5, within="(0, inf)")
     compressor: Compressor | None = static(None)
     dtype: torch.dtype | None = static(None, choices=ROW_DTYPES)

@@ -9,6 +9,7 @@ from typing import Any
 from ..core.chain import Chain, chain
 from ..core.hyper import Hyper
 from ..core.leaves import LeafInfo
+from ..core.predicates import is_chosen
 from ..core.protocol import GradientTransformation
 from ..core.random import Seed
 from ..subspace import (
@@ -89,7 +90,9 @@ class Projected:
     where: Where | None = None
 
     def __call__(self, info: LeafInfo) -> bool:
-        return self.projector.takes(info.shape) and (self.where is None or bool(self.where(info)))
+        return self.projector.takes(info.shape) and (
+            self.where is None or is_chosen("where", self.where, info)
+        )
 
     def __repr__(self) -> str:
         return f"projected_by({self.projector!r})"

@@ -18,6 +18,7 @@ from ..core.execution import Events, Execution
 from ..core.hyper import static
 from ..core.leaves import LeafInfo, densify_leaf
 from ..core.plain import plain
+from ..core.predicates import is_chosen
 from ..core.protocol import GradientTransformation, Wrapper
 from ..core.state import advance, new_count
 from ..core.tree import PyTree
@@ -76,7 +77,11 @@ class Acdc(DeclaredTransform, Wrapper):
         masks = []
         for name, p in zip(names, leaves, strict=True):
             info = None if p is None else LeafInfo.of(p, name)
-            if info is None or not p.numel() or not self.prunable(info):
+            if (
+                info is None
+                or not p.numel()
+                or not is_chosen("acdc: prunable", self.prunable, info)
+            ):
                 masks.append(MaskState(()))
                 continue
             self.support.check(name, info.shape)

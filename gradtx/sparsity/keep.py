@@ -17,6 +17,7 @@ from ..core.execution import Execution
 from ..core.hyper import Values, static
 from ..core.leaf_states import map_leaf_states
 from ..core.leaves import LeafInfo
+from ..core.predicates import is_chosen
 from ..core.reduce import Reduce
 from ..core.transform import LeafTransform, TreeTransform
 from ..core.tree import PyTree
@@ -65,7 +66,7 @@ class _Masked(LeafTransform):
     prunable: Prunable = prunable_field()
 
     def init_leaf(self, p: Tensor, info: LeafInfo) -> MaskState:
-        if not self.prunable(info):
+        if not is_chosen(f"{self.name}: prunable", self.prunable, info):
             return MaskState(())
         return MaskState(torch.ones_like(p, dtype=torch.bool, requires_grad=False))
 

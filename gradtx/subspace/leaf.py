@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..core import tree
 from ..core.leaves import LeafInfo
+from ..core.predicates import is_chosen
 from ..core.state import advance, new_count
 from .projector import Projector
 from .refresh import Refresh, can_read
@@ -54,7 +55,7 @@ class Turn(NamedTuple):
 
 def is_projected(projector: Projector, where: Where | None, info: LeafInfo) -> bool:
     """Whether a leaf is one that goes into the subspace."""
-    return projector.takes(info.shape) and (where is None or bool(where(info)))
+    return projector.takes(info.shape) and (where is None or is_chosen("where", where, info))
 
 
 def init(

@@ -42,7 +42,7 @@ class _SlidingWindow(LeafTransform):
 
     b1: Hyper = dynamic(0.9, within="[0, 1)")
     b2: Hyper = dynamic(0.999, within="[0, 1)")
-    window: int = static(10, at_least=1)
+    window: int = static(10, at_least=1, steps=True)
     compressor: SparseCompressor | None = static(None)
     bias_correction: Literal["steps", "window"] = static("steps")
     state_dtype: torch.dtype = static(torch.bfloat16, choices=_DTYPES)

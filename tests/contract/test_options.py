@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -50,7 +51,13 @@ def test_keys_of_frameworks_pass(make, key):
         (gx.optim.AdamW, "beta1", "betas"),
         (gx.optim.AdamW, "epsilon", "eps"),
         (gx.optim.AdamW, "weigth_decay", "weight_decay"),
+        (gx.optim.AdamW, "weight_decay_", "weight_decay"),
+        (gx.optim.AdamW, "_lr", "lr"),
+        (gx.optim.AdamW, "learningRate", "lr"),
+        (gx.optim.AdamW, "weight decay", "weight_decay"),
+        (gx.optim.AdamW, "epsilons", "eps"),
         (gx.optim.SGD, "mu", "momentum"),
+        (gx.optim.SGD, "moment", "momentum"),
         (gx.optim.Muon, "use_muon", "matrix"),
     ],
 )
@@ -119,6 +126,28 @@ def test_numbers_of_any_type(kind):
     torch.save(opt.state_dict(), file)
     file.seek(0)
     assert torch.load(file)["param_groups"][0]["lr"] == 0.25
+
+
+def test_numbers_that_no_tensor_holds():
+    """Large integers are floats; what no float holds is infinite, and out of every interval."""
+    for options in ({"eps": 2**62}, {"weight_decay": 2**70}, {"lr": np.uint64(2**63)}):
+        after = []
+        for kind in (lambda v: v, float):
+            params = parameters()
+            opt = gx.optim.AdamW(params, **{k: kind(v) for k, v in options.items()})
+            run(opt, params, range(1))
+            after.append(params)
+        assert all(torch.equal(a, b) for a, b in zip(*after, strict=True))
+    for value in (10**400, Fraction(10**400), Decimal("1e400"), Decimal("sNaN"), -(10**400)):
+        with pytest.raises(ValueError, match=r"AdamW: eps must be in .*, got -?(inf|nan)"):
+            gx.optim.AdamW(parameters(), eps=value)
+    w = torch.nn.Parameter(torch.ones(3))
+    opt = gx.optim.MFAC([w], damping=2**62, window=2)
+    w.grad = torch.ones(3)
+    opt.step()
+    with pytest.raises(ValueError, match="window must be at most 2147483647 steps"):
+        gx.optim.MFAC([w], window=2**62)
+    gx.optim.AdamAdv([w], seed=2**64 - 1)
 
 
 def test_structural_options_of_any_type():

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -185,3 +186,16 @@ def test_static_fields_that_fit() -> None:
             fixed(**{name: torch.ones(2)})
     with pytest.raises(TypeError, match="fixed: rest must be a number, got"):
         fixed(rest=torch.tensor(math.nan))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.array])
+def test_numbers_of_numpy_are_compiled(kind: Any) -> None:
+    """As tensors: no graph is made for one value."""
+    params, tx = {"w": torch.ones(3)}, gx.sgd(0.1)
+    step = torch.compile(
+        lambda hyper: tx.update(params, tx.init(params), params, hyper=hyper)[0],
+        backend="eager",
+        fullgraph=True,
+    )
+    for value in (0.5, 0.25):
+        assert torch.equal(step({"lr": kind(value)})["w"], torch.full((3,), -value))
