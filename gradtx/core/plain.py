@@ -18,7 +18,7 @@ from .option_types import check_types, name_of
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _PYTHON = (float, bool, str, type(None))
-_LIMIT, _EXACT = 2**63, 2**31
+_LEAST, _LIMIT, _EXACT = -(2**63), 2**64, 2**31  # seeds may be unsigned
 
 
 def plain(value: Any) -> Any:
@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
     (0.5, 3, 0.25, (1, 'a'))
     """
     if type(value) is int:
-        return value if -_LIMIT <= value < _LIMIT else _as_float(value)
+        return value if _LEAST <= value < _LIMIT else _as_float(value)
     if type(value) in _PYTHON or isinstance(value, Tensor):
         return value
     if type(value) is tuple:
@@ -83,8 +83,6 @@ def make_plain(options: Any) -> None:
         if not field.init:
             continue
         value = getattr(options, field.name)
-        if "seed" in field.name and type(value) is int:
-            continue
         whole = field.type in ("int", "int | None") and "seed" not in field.name
         dynamic = field.metadata.get(KIND) == "dynamic"
         number = whole_number(value) if whole else real(value) if dynamic else plain(value)

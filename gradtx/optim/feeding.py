@@ -41,8 +41,6 @@ def structural(cls: Any) -> tuple[str, ...]:
 
 def frozen(value: Any) -> Any:
     """A value of a structural option as caches take it."""
-    if type(value) is int:  # a seed may be one that no tensor holds
-        return value
     return whole_number(tuple(value) if isinstance(value, list) else value)
 
 
