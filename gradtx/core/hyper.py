@@ -256,7 +256,8 @@ def overrides(
         per_entry = is_per_entry(tx, name)
         value = hyper[name]  # type: ignore[index]
         if torch.compiler.is_compiling() and isinstance(value, (np.generic, np.ndarray)):
-            value = torch.as_tensor(value)  # a number of it would be one that no graph has seen
+            # Not as a number, which would be one that the graph has not seen.
+            value = torch.as_tensor(value, dtype=torch.float64, device="cpu")
         value = real(value)
         if isinstance(value, (int, float, Tensor)):
             check_value(tx.name, name, value, tx.declared[name], per_entry)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..core.chain import chain
 from ..core.hyper import Hyper
 from ..core.parallel import parallel
+from ..core.plain import plain
 from ..core.quotient import quotient
 from ..subspace import quasi_hyperbolic
 from ..transforms import (
@@ -126,7 +127,7 @@ def mt_dao(
         raise ValueError(f"mt_dao: give a weight for every beta, got {weights} for {betas}")
     if min(weights) < 0 or sum(weights) > 1 + 1e-9:
         raise ValueError(f"mt_dao: weights must be >= 0 and at most 1 together, got {weights}")
-    periods = every if every_first is None else every_first
+    periods = plain(every if every_first is None else every_first)
     if not isinstance(periods, int):
         periods = tuple(periods)
         if len(periods) != len(betas):

@@ -62,6 +62,7 @@ def microbatch(
     >>> grad(torch.tensor(1.0), torch.arange(6.0))
     tensor(110.)
     """
+    argnums, in_dims = plain(argnums), plain(in_dims)
     positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     names = (argnames,) if isinstance(argnames, str) else tuple(argnames)
     keys: tuple[int | str, ...] = (*positions, *names)

@@ -19,6 +19,10 @@ def to_torch_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     casts them to that of the parameter when it loads. Step counters that torch keeps but does not
     use (Adadelta, RMSprop) are 1.
 
+    A distributed checkpoint of torch's class is read under torch's names: into
+    ``get_optimizer_state_dict(model, ...)`` of an optimizer of that class, which
+    ``set_optimizer_state_dict(model, ...)`` then hands to the optimizer here.
+
     Args:
         optimizer: SGD, Adam, AdamW, NAdam, RAdam, Adamax, Adagrad, Adadelta, RMSprop, Adafactor or
             Muon of ``gx.optim``. Tensors are shared with it, except for counters.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core.plain import Plain
+from ..core.plain import Plain, plain
 
 Triple = tuple[int, int, int]
 
@@ -261,5 +261,6 @@ def check_whole(who: str, name: str, value: int, least: int) -> None:
     Raises:
         ValueError: it is not.
     """
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{who}: {name} must be an integer >= {least}, got {value!r}")

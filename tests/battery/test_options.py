@@ -109,6 +109,30 @@ def test_numbers_of_any_type_make_the_same_chain(name: str) -> None:
             assert _made(recipe, option, kind(value)) == _made(recipe, option, value), option
 
 
+SIZES: dict[str, Any] = {
+    "hutchinson": lambda n: gx.meta.hutchinson(torch.sum, torch.ones(2), probes=n),
+    "zero_order": lambda n: gx.meta.zero_order(torch.sum, samples=n),
+    "truncated": lambda n: list(
+        gx.meta.truncated(lambda c, _: (c, c), torch.ones(1), length=n, window=n)
+    ),
+    "cg": lambda n: gx.meta.cg(lambda x: x, torch.ones(2), maxiter=n),
+    "microbatch": lambda n: gx.meta.microbatch(torch.sub, argnums=n, size=n),
+    "periodic_update": lambda n: gx.periodic_update(torch.ones(1), torch.zeros(1), n, period=n),
+    "obc_prune": lambda n: gx.sparsity.obc_prune(torch.ones(1, 3), torch.eye(3), n),
+    "inverse_fisher": lambda n: gx.sparsity.inverse_fisher(torch.ones(2, 3), 1.0, block=n),
+    "phases": lambda n: gx.sparsity.phases(("dense", n)),
+    "mt_dao": lambda n: gx.distributed.mt_dao(every=n, every_first=n),
+    "step_in_backward": lambda n: gx.optim.step_in_backward(
+        gx.optim.SGD([torch.nn.Parameter(torch.ones(1))]), every=n
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_integers_of_numpy_are_integers(name: str) -> None:
+    SIZES[name](np.int64(2))
+
+
 def test_masks_are_functions_or_booleans() -> None:
     for bad in ("x", 0.5, {"w": "yes"}):
         for make in (lambda m: gx.masked(gx.scale(1.0), m), gx.freeze):

@@ -5,10 +5,16 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 import gradtx as gx
 from gradtx.optim.torch_names import of_torch
@@ -187,3 +193,40 @@ def test_what_torch_does_not_have(
     run(opt, params, range(1))
     with pytest.raises(error, match=words):
         gx.optim.to_torch_state_dict(opt)
+
+
+def linear(room: Any, name: str, like: Any = None) -> tuple[torch.nn.Module, Any]:
+    """A layer, a copy of another one, and its optimizer."""
+    torch.manual_seed(0)
+    net = torch.nn.Linear(5, 3)
+    if like is not None:
+        net.load_state_dict(like.state_dict())
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    return net, getattr(room, name)(net.parameters(), lr=0.05, **options)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Adafactor"])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_distributed_checkpoints_go_both_ways(name: str, tmp_path: Path) -> None:
+    net, opt = linear(torch.optim, name)
+    run(opt, list(net.parameters()), range(3))
+    saved = {"optim": get_optimizer_state_dict(net, opt)}
+    dcp.save(saved, checkpoint_id=tmp_path / "torch", no_dist=True)
+    other, ours = linear(gx.optim, name, net)
+    read = {"optim": get_optimizer_state_dict(*linear(torch.optim, name, net))}
+    dcp.load(read, checkpoint_id=tmp_path / "torch", no_dist=True)
+    set_optimizer_state_dict(other, ours, read["optim"])
+    for room, params in ((opt, net.parameters()), (ours, other.parameters())):
+        run(room, list(params), range(3, 6))
+    assert_close(other.parameters(), net.parameters())
+
+    exported = {"optim": gx.optim.to_torch_state_dict(ours)}
+    dcp.save(exported, checkpoint_id=tmp_path / "gx", no_dist=True)
+    last, theirs = linear(torch.optim, name, other)
+    emptied = gx.tree.map(torch.zeros_like, exported["optim"]["state"])
+    into = {"optim": {**exported["optim"], "state": emptied}}
+    dcp.load(into, checkpoint_id=tmp_path / "gx", no_dist=True)
+    theirs.load_state_dict(into["optim"])
+    for room, params in ((ours, other.parameters()), (theirs, last.parameters())):
+        run(room, list(params), range(6, 9))
+    assert_close(last.parameters(), other.parameters())
