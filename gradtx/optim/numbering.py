@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,8 @@ def numbers_in(who: str, name: str, p: Any) -> Numbers | None:
     """The numbers of the elements that this rank has of a leaf; None on all ranks if it cannot say.
 
     A shard must be rows of elements at equal distances: cut along one dimension, or along the first
-    and another one.
+    and another one. Where tensor parallelism has cut a dimension before ``fully_shard`` does, so is
+    what they share out evenly.
 
     Args:
         who: for errors.
@@ -31,11 +33,17 @@ def numbers_in(who: str, name: str, p: Any) -> Numbers | None:
     """
     if not is_sharded(p) or not p.ndim:
         return None
-    cut = [place for place in p.placements if not place.is_replicate()]
-    dims = {getattr(place, "dim", 0) % p.ndim for place in cut}
-    if any(type(place).__name__ != "Shard" for place in cut) or not dims <= {0, max(dims)}:
+    shape, ranks = tuple(p.shape), Counter[int]()  # along which dimension there are how many
+    for size, place in zip(p.device_mesh.mesh.shape, p.placements, strict=True):
+        if not place.is_replicate():
+            ranks[place.dim] = size * (ranks[place.dim] or 1)
+    kinds = {(type(x).__name__, x.dim) for x in p.placements if not x.is_replicate()}
+    if not ranks.keys() <= {0, max(ranks)} or any(
+        kind != "Shard" and (kind != "_StridedShard" or shape[dim] % ranks[dim])
+        for kind, dim in kinds
+    ):
         return None
-    box, at, shape = box_of(who, name, p), max(dims), tuple(p.shape)
+    box, dims, at = box_of(who, name, p), sorted(ranks), max(ranks)
     first = sum(box.offset[dim] * math.prod(shape[dim + 1 :]) for dim in dims)
     length, distance = math.prod(box.shape[at:]), math.prod(shape[at:])
     if at == 0 or length == distance or not box.numel:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.placement_types import _StridedShard
 
 import gradtx as gx
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 # Uneven, empty on some ranks, of one element there, and of as many as a key has numbers.
 SHAPES = {"w": (7, 5), "b": (5,), "k": (3, 4, 5), "one": (1,), "wide": (3, 301), "pair": (2,)}
-SHAPES |= {"blocks": (8, 64)}
+SHAPES |= {"blocks": (8, 64), "stack": (4, 6, 5)}
 STEPS = 3
 Make = Callable[[Any], gx.optim.Optimizer]
 
@@ -46,6 +47,8 @@ OPTIMIZERS = ELEMENTWISE | {
 }
 # Blocks of 64 codes, whole where rows are cut in two.
 CODED = ending(gx.scale_by_adam(mu_codec=gx.codecs.blockwise(8, block_size=64, min_size=64)))
+
+EXPERTS = ending(gx.orthogonalize())
 
 
 def trained(make: Make, mesh: Any = None, where: Any = None, only: Any = SHAPES) -> dict[str, Any]:
@@ -74,6 +77,7 @@ def on_two(rank: int) -> dict[Any, Any]:
         for dim in range(2)
     }
     out["coded", "dimension 0"] = trained(CODED, mesh, [Shard(0)], ["blocks"])
+    out["experts", "dimension 0"] = trained(EXPERTS, mesh, [Shard(0)], ["stack"])
     return out
 
 
@@ -84,6 +88,9 @@ def on_four(rank: int) -> dict[Any, Any]:
         if name in ELEMENTWISE:
             out[name, "both"] = trained(OPTIMIZERS[name], mesh, [Shard(0), Shard(1)])
     out["AdamAdv", "rows"] = trained(OPTIMIZERS["AdamAdv"], mesh, [Shard(0), Shard(0)])
+    # As fully_shard cuts what tensor parallelism has cut before.
+    strided = [_StridedShard(0, split_factor=2), Shard(0)]
+    out["blocks", "twice"] = trained(OPTIMIZERS["AdamAdv"], mesh, strided, ["blocks"])
     return out
 
 
@@ -92,12 +99,14 @@ def test_shards_draw_what_whole_leaves_draw(run: Any, world: int) -> None:
     wrong, counted = {}, {}
     wanted = {name: trained(make)["params"] for name, make in OPTIMIZERS.items()}
     wanted["coded"] = trained(CODED, only=["blocks"])["params"]
+    wanted["experts"] = trained(EXPERTS, only=["stack"])["params"]
+    wanted["blocks"] = trained(OPTIMIZERS["AdamAdv"], only=["blocks"])["params"]
     for found in in_processes(run, world):
         for (name, where), out in found.items():
             counted[name, where] = out["collectives"]
             for leaf, x in wanted[name].items():
-                # Sums of columns in another order: a last bit may decide which way.
-                few = 1 + x.numel() // 1000 if name == "factored" else 0
+                # Sums in another order: a last bit may decide which way.
+                few = 1 + x.numel() // 1000 if name in ("factored", "experts") else 0
                 if (different := int(out["params"][leaf].ne(x).sum())) > few:
                     wrong[name, where, leaf] = different
     assert not wrong
