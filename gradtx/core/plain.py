@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fields import KIND, check_static
+from .fields import check_static
 from .option_types import check_types, name_of
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -84,7 +84,7 @@ def make_plain(options: Any) -> None:
             continue
         value = getattr(options, field.name)
         whole = field.type in ("int", "int | None") and "seed" not in field.name
-        dynamic = field.metadata.get(KIND) == "dynamic"
+        dynamic = field.type in ("Hyper", "Hyper | None")
         number = whole_number(value) if whole else real(value) if dynamic else plain(value)
         if number is not value:
             object.__setattr__(options, field.name, number)

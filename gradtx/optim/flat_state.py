@@ -13,6 +13,7 @@ from ..core.dicts import kind
 from .given import check_gradtx
 from .leaves import flattened, map_tensors
 from .optimizer import Optimizer
+from .torch_names import counterpart
 
 _STATE, _GROUPS = "state", "param_groups"
 
@@ -59,7 +60,8 @@ def load_flat_state_dict(optimizer: Optimizer, flat: Mapping[str, Any]) -> None:
     Args:
         optimizer: made from ``model.named_parameters()``. Among several processes all must call
             this together.
-        flat: the entries.
+        flat: the entries; also those of torch's class of the same name, as
+            ``get_optimizer_state_dict`` flattens them.
 
     Raises:
         ValueError: entries are missing or unknown, or do not fit (names them), or the parameters of
@@ -76,6 +78,12 @@ def load_flat_state_dict(optimizer: Optimizer, flat: Mapping[str, Any]) -> None:
     wanted = flat_state_dict(optimizer)
     groups = optimizer.state_dict()[_GROUPS]
     names = {name for group in groups for _, name in _named(optimizer, group)}
+    if _is_torchs(optimizer, flat, names):
+        theirs = dict.fromkeys(_options_of(flat, names))
+        kept = ("params", "param_names")
+        groups = [{**theirs, **{key: group[key] for key in kept}} for group in groups]
+        wanted = dict.fromkeys(key for key in flat if _owner(key, names))
+        wanted |= dict.fromkeys(f"{_GROUPS}.{name}.{key}" for name in names for key in theirs)
     _check_keys(who, wanted, flat, names)
     state: dict[int, Any] = {}
     for group in groups:
@@ -183,6 +191,25 @@ def _owner(key: str, names: Iterable[str]) -> str | None:
     """The parameter that an entry belongs to: one's name may begin with that of another one."""
     fits = [n for n in names if key.startswith((f"{_STATE}.{n}.", f"{_GROUPS}.{n}."))]
     return max(fits, key=len, default=None)
+
+
+def _is_torchs(optimizer: Optimizer, flat: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether entries are those of torch's class."""
+    theirs = counterpart(optimizer)
+    if theirs is None or any(f"{_GROUPS}.{name}.fallback" in flat for name in names):
+        return False
+    entries = theirs.keys()
+    return any(f"{_GROUPS}.{name}.lr" in flat for name in names) and all(
+        key.rpartition(".")[2] in entries
+        for key in flat
+        if key.startswith(f"{_STATE}.") and _owner(key, names)
+    )
+
+
+def _options_of(flat: Mapping[str, Any], names: Iterable[str]) -> set[str]:
+    """The options that parameters of groups were saved with."""
+    starts = [f"{_GROUPS}.{name}." for name in names]
+    return {key.removeprefix(start) for start in starts for key in flat if key.startswith(start)}
 
 
 def _check_keys(

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
@@ -230,3 +231,25 @@ def test_distributed_checkpoints_go_both_ways(name: str, tmp_path: Path) -> None
     for room, params in ((ours, other.parameters()), (theirs, last.parameters())):
         run(room, list(params), range(6, 9))
     assert_close(last.parameters(), other.parameters())
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "Adafactor"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_flat_state_dicts_of_torch(name: str) -> None:
+    net, opt = linear(torch.optim, name)
+    opt.param_groups[0]["lr"] = 0.02
+    run(opt, list(net.parameters()), range(3))
+    flat = StateDictOptions(flatten_optimizer_state_dict=True)
+    saved = copy.deepcopy(get_optimizer_state_dict(net, opt, options=flat))
+    other, _ = linear(gx.optim, name, net)
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    first, second = other.named_parameters()
+    ours = getattr(gx.optim, name)([{"params": [first]}, {"params": [second]}], lr=0.5, **options)
+    gx.optim.load_flat_state_dict(ours, saved)
+    assert [group["lr"] for group in ours.param_groups] == [0.02, 0.02]
+    for room, params in ((opt, net.parameters()), (ours, other.parameters())):
+        run(room, list(params), range(3, 6))
+    assert_close(other.parameters(), net.parameters())
+    del saved["param_groups.bias.lr"]
+    with pytest.raises(ValueError, match=r"does not fit: missing .*param_groups.bias.lr"):
+        gx.optim.load_flat_state_dict(ours, saved)
