@@ -108,6 +108,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "norm": ("subspace",),
     "normalize_grads": (True,),
     "ns_coefficients": ("svd",),
+    "error_dtype": ("bfloat16",),
     "ns_dtype": (torch.bfloat16,),
     "matmul_dtype": (torch.bfloat16,),
     "max_bytes": (10**6,),
