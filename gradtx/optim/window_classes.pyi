@@ -51,6 +51,7 @@ class SparseMFAC(MFAC):
         dtype: str | None = None,
         nonfinite: Literal["raise", "skip", "ignore"] = "raise",
         max_bytes: int | None = None,
+        error_dtype: str | None = None,
         *,
         maximize: bool = ...,
         foreach: bool | None = ...,

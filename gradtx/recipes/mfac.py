@@ -185,7 +185,8 @@ def sparse_mfac(
         raise ValueError(
             "sparse_mfac: block_size must be >= 2, got 1; a block keeps an entry at least"
         )
-    if error_dtype is not None and not error_dtype.is_floating_point:
+    known = isinstance(error_dtype, torch.dtype)
+    if error_dtype is not None and not (known and error_dtype.is_floating_point):
         raise ValueError(f"sparse_mfac: error_dtype must be a floating dtype, got {error_dtype}")
     if freeze_zeros and scope == "leaf":
         raise ValueError("sparse_mfac: freeze_zeros needs scope='block' or 'global'")
