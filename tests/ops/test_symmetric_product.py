@@ -85,6 +85,17 @@ def test_a_batch_is_its_matrices(dtype):
     assert torch.equal(whole, torch.cat([symmetric_product(t, t.mT, c[:1]) for t in x.split(1)]))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_processors_without_half_precision_multiply_in_float32(dtype, batch, monkeypatch):
+    """One rounding; torch's own loops take up to ninety times as long there."""
+    monkeypatch.setattr("gradtx.ops.symmetric_product._NATIVE", frozenset())
+    x, y, c = (torch.randn(batch, 40, 40).to(dtype) for _ in range(3))
+    want = product(x.float(), y.float(), c.float(), 0.5, -2.0).to(dtype)
+    assert torch.equal(product(x, y, c, 0.5, -2.0), want)
+    assert torch.equal(product(x, y), product(x.float(), y.float()).to(dtype))
+
+
 @pytest.mark.parametrize("shape", [(0, 4, 4), (2, 0, 3), (2, 4, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_empty(shape, dtype):
