@@ -15,20 +15,29 @@ from tests.fuse import cuda_emulator
 from tests.fuse.cuda_emulator import Emulated
 
 
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without what is written for 512-bit vectors."""
-    text = cpp_vectors.PRELUDE.replace("defined(__AVX512BW__)", "0")
-    assert text != cpp_vectors.PRELUDE
+def without(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """Compile as where the processor does not have these instructions."""
+    text = cpp_vectors.PRELUDE
+    for word in words:
+        assert f"defined({word})" in text
+        text = text.replace(f"defined({word})", "0")
     monkeypatch.setattr(cpp_vectors, "PRELUDE", text)
     monkeypatch.setattr(kernel, "_kernels", {})
 
 
-@pytest.fixture(params=[True, False])
-def vectors(request: pytest.FixtureRequest) -> None:
-    """As it is compiled here, and without vectors."""
-    if not request.param:
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what is written for vectors."""
+    without(monkeypatch, "__AVX512BW__", "__AVX2__")
+
+
+@pytest.fixture(params=["widest", "256 bits", "plain"])
+def vectors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is compiled here, without vectors of 512 bits, and without vectors."""
+    if request.param == "plain":
         request.getfixturevalue("plain")
+    elif request.param == "256 bits":
+        without(monkeypatch, "__AVX512BW__")
 
 
 @pytest.fixture

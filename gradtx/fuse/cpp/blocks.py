@@ -204,10 +204,11 @@ class Arrays:
         lines, own, encode = [], [], []
         # Meanwhile nothing else asks for memory, and the processor does so up to the end of a page.
         to = f"{at} + run + {self.size}"
-        wide = [
+        ask = [
             f"gx_ask<{self.run}, {int(write)}>(p_{where} + {to});"
             for where, write in self.asked.items()
         ]
+        wide: list[str] = []
         tests = ["GX_WIDE", f"last - first == {self.group}"]
         for key, targets in self.encoded.items():
             bits, block, _ = key[1]
@@ -227,7 +228,8 @@ class Arrays:
                 own.append(f"const float {x}_s = {x}_scale[first / {block}];")
                 own.append(f"const float {x}_f = {x}_factor[first / {block}];")
                 tests.append(f"{x}_f >= 0.0f")
-                wide.append(f"gx_wide_encode<{kind}>({given});")
+                part_to = f"p_{label(targets['block_codes'])} + ({at} + part) / {8 // bits}"
+                wide.append(f"gx_wide_encode<{kind}>({x} + part, {part_to}, {x}_s, {x}_f);")
                 encode.append(f"gx_encode_part<{kind}>({given}, size, false);")
             else:
                 own_blocks = f"{x}_scale + run / {block}, {x}_factor + run / {block}"
@@ -235,6 +237,8 @@ class Arrays:
                 encode.append(f"gx_encode<{kind}, {block}>({given});")
         if not encode:
             return lines
+        each = f"for (gx_int part = run; part < run + {self.run}; part += 16 * GX_SIDE) {{"
+        wide = [*ask, each, *_in(wide), "}"] if wide else []
         return [*lines, *self.runs(encode, own, wide, " && ".join(tests))]
 
     def runs(

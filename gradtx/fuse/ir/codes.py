@@ -98,114 +98,70 @@ template <bool SIGNED, bool WHOLE> struct gx_table {
 };
 #if GX_WIDE
 #define GX_RARE static __attribute__((noinline, cold))
-typedef long long gx_wide_long __attribute__((vector_size(64)));
-typedef short gx_wide_short __attribute__((vector_size(64)));
-typedef char gx_narrow __attribute__((vector_size(16)));
-typedef char gx_half_wide __attribute__((vector_size(32)));
-typedef long long gx_two __attribute__((vector_size(16)));
-GX gx_wide gx_near_rsqrt(gx_wide x) { return __builtin_ia32_rsqrt14ps512_mask(x, gx_wide{}, -1); }
-// Codes of 4 bits are the lowest bits of what this gives.
-template <int BITS> GX gx_wide_int gx_wide_codes(const unsigned char* codes) {
-  if (BITS == 8) {
-    gx_narrow y;
-    __builtin_memcpy(&y, codes, 16);
-    return __builtin_ia32_pmovzxbd512_mask(y, gx_wide_int{}, -1);
+#define GX_EACH _Pragma("GCC unroll 4") for (int k = 0; k < GX_SIDE; ++k)
+// Values of 16 elements, or their ``gx_parts``.
+template <int BITS, bool SIGNED, bool WHOLE> GX gx_wide gx_value(gx_wide_int code) {
+  typedef gx_levels<BITS, SIGNED> L;
+  if constexpr (BITS == 4 && GX_TABLES) {
+    static constexpr gx_table<SIGNED, WHOLE> table;
+    return gx_look_up(table.at, code);
   }
-  long long half;
-  __builtin_memcpy(&half, codes, 8);
-  const gx_narrow y = (gx_narrow)gx_two{half, 0};
-  const gx_wide_long pairs = __builtin_ia32_pmovzxbq512_mask(y, gx_wide_long{}, -1);
-  return (gx_wide_int)(pairs >> 4 | pairs << 32);
+  if (SIGNED) {
+    const gx_wide x = (gx_wide)(code | 0x4b000000) - (8388609.0f + L::top);
+    const gx_wide base = WHOLE ? x : gx_fma(x, gx_spread(L::low), x * L::high);
+    return base * (gx_wide)((gx_wide_int)base & 0x7fffffff);
+  }
+  // In the sum the last bit stands for 1 / top.
+  constexpr float sum = 8388608 >> BITS;
+  const gx_wide base = (gx_wide)(code | 150 - BITS << 23) - (sum - 1.0f / L::top);
+  const gx_wide square = base * base;
+  return square * square;
 }
-struct gx_evens {
-  short at[32];
-  constexpr gx_evens() : at() {
-    for (int k = 0; k < 32; ++k) at[k] = (short)(2 * k);
-  }
-};
-// Codes from 64 numbers: their lowest bits, of which the first is flipped if FLIP.
-template <int BITS, bool FLIP> GX void gx_wide_store(unsigned char* codes, const gx_wide_int* x) {
-  static constexpr gx_evens evens;
-  constexpr int flip = FLIP ? 1 << (BITS - 1) : 0;
-  gx_wide_short lower;
-  __builtin_memcpy(&lower, evens.at, 64);
-  #pragma GCC unroll 2
-  for (int k = 0; k < 2; ++k) {
-    const gx_wide_short first = (gx_wide_short)x[2 * k], second = (gx_wide_short)x[2 * k + 1];
-    gx_wide_short y = __builtin_ia32_vpermt2varhi512_mask(lower, first, second, -1);
-    if (BITS == 8) {
-      const gx_half_wide z = __builtin_ia32_pmovwb512_mask(y, gx_half_wide{}, -1) ^ (char)flip;
-      __builtin_memcpy(codes + 32 * k, &z, 32);
-    } else {
-      const gx_wide_short places = (gx_wide_short)(gx_wide_int{} + 0x00010010);
-      y = (y & 15) ^ (short)flip;
-      const gx_wide_int pairs = __builtin_ia32_pmaddwd512_mask(y, places, gx_wide_int{}, -1);
-      const gx_narrow z = __builtin_ia32_pmovdb512_mask(pairs, gx_narrow{}, -1);
-      __builtin_memcpy(codes + 16 * k, &z, 16);
-    }
-  }
-}
-#define GX_EACH _Pragma("GCC unroll 4") for (int k = 0; k < 4; ++k)
-// Values of 64 elements, or their ``gx_parts``.
 template <int BITS, bool SIGNED, bool WHOLE>
 GX void gx_wide_decode(const unsigned char* codes, float scale, float* out) {
-  typedef gx_levels<BITS, SIGNED> L;
-  gx_wide y[4];
+  gx_wide y[GX_SIDE];
   GX_EACH {
-    const gx_wide_int code = gx_wide_codes<BITS>(codes + 2 * BITS * k);
-    if (BITS == 4) {
-      static constexpr gx_table<SIGNED, WHOLE> table;
-      gx_wide values;
-      __builtin_memcpy(&values, table.at, 64);
-      y[k] = __builtin_ia32_permvarsf512_mask(values, code, gx_wide{}, -1);
-    } else if (SIGNED) {
-      const gx_wide x = (gx_wide)(code | 0x4b000000) - (8388609.0f + L::top);
-      const gx_wide base = WHOLE ? x : gx_fma(x, gx_spread(L::low), x * L::high);
-      y[k] = base * (gx_wide)((gx_wide_int)base & 0x7fffffff);
-    } else {
-      const gx_wide base = (gx_wide)(code | 0x47000000) - (32768.0f - 1.0f / 256);
-      y[k] = base * base;
-      y[k] = y[k] * y[k];
-    }
+    y[k] = gx_value<BITS, SIGNED, WHOLE>(gx_wide_codes<BITS>(codes + 2 * BITS * k));
     if (!WHOLE) y[k] = y[k] * scale;
   }
-  __builtin_memcpy(out, y, 256);
+  GX_EACH gx_write(out + 16 * k, y[k], gx_all{});
 }
-// Codes of 64 elements, step by step: what one waits for is done for the others.
+// Codes of some elements, step by step: what one waits for is done for the others.
 // factor: what gx_factor gives; of values without sign the reciprocal of the scale.
 template <int BITS, bool SIGNED>
 GX void gx_wide_encode(const float* from, unsigned char* codes, float s, float factor) {
-  gx_wide x[4], y[4];
-  gx_wide_int level[4];
-  GX_EACH __builtin_memcpy(&x[k], from + 16 * k, 64);
+  gx_wide x[GX_SIDE], y[GX_SIDE];
+  gx_wide_int level[GX_SIDE];
+  GX_EACH x[k] = gx_read(from + 16 * k, gx_all{});
   if (SIGNED) {
     constexpr int sign = (int)0x80000000;
     GX_EACH y[k] = (gx_wide)((gx_wide_int)x[k] & ~sign);
     GX_EACH y[k] = gx_fma(y[k], gx_spread(factor), gx_spread(-0.25f));
     // The root of a negative number is a NaN whose lowest bits are zero, and so is its level. In
     // the sum the last bit stands for one.
-    GX_EACH y[k] = __builtin_ia32_sqrtps512_mask(y[k], gx_wide{}, -1, 4);
+    GX_EACH y[k] = gx_sqrt(y[k]);
     GX_EACH y[k] = (gx_wide)((gx_wide_int)y[k] | (gx_wide_int)x[k] & sign) + 12582912.0f;
     GX_EACH level[k] = (gx_wide_int)y[k];
   } else {
     constexpr float one = 1.0f / gx_levels<BITS, false>::top, base = one * 8388608.0f;
-    // A level that is right or one too low: the fourth root, rounded, from roots that are good to
-    // 14 bits. It is kept below by 0.999, and at 1 or above by what is added.
+    // A level that is right or one too low: the fourth root, rounded, from roots that are nearly
+    // right. It is kept below by ``gx_near``, and at 1 or above by what is added.
     constexpr float least = 0.656f * one * one * one * one;
-    GX_EACH y[k] = gx_fma(x[k], gx_spread(0.999f * factor), gx_spread(least));
+    GX_EACH y[k] = gx_fma(x[k], gx_spread(gx_near * factor), gx_spread(least));
     GX_EACH y[k] = gx_near_rsqrt(y[k]);
     GX_EACH y[k] = gx_near_rsqrt(y[k]) + (base - one);
     GX_EACH level[k] = (gx_wide_int)y[k];
     GX_EACH y[k] = y[k] - (base - 1.5f * one);
     GX_EACH y[k] = gx_fma(y[k], y[k], gx_spread(-one * one));
     GX_EACH y[k] = y[k] * y[k] * s;
-    GX_EACH level[k] -= (gx_wide_int)y[k] - (gx_wide_int)x[k] >> 31;
+    GX_EACH level[k] = level[k] - gx_before((gx_wide_int)y[k], (gx_wide_int)x[k]);
   }
   gx_wide_store<BITS, SIGNED>(codes, level);
 }
 #undef GX_EACH
 #else
 #define GX_RARE GX
+#define GX_SIDE 1
 template <int BITS, bool SIGNED, bool WHOLE>
 GX void gx_wide_decode(const unsigned char*, float, float*) {}
 template <int BITS, bool SIGNED>
@@ -232,7 +188,7 @@ template <int BITS, bool SIGNED, bool WHOLE>
 GX void gx_decode_part(const unsigned char* codes, float s, float* out, gx_int n, bool odd) {
   gx_int k = 0;
   if (GX_WIDE && !odd)
-    for (; k + 64 <= n; k += 64)
+    for (; k + 16 * GX_SIDE <= n; k += 16 * GX_SIDE)
       gx_wide_decode<BITS, SIGNED, WHOLE>(codes + k * BITS / 8, s, out + k);
   unsigned char level[64];
   for (; k < n; k += 64) {
@@ -261,10 +217,10 @@ template <bool SIGNED, typename N> GX float gx_scale_of(const float* x, const N 
   gx_u32 top = 0;  // numbers without sign compare like their bits, and NaN is the largest
   #pragma omp simd reduction(max:top)
   for (gx_int k = 0; k < n; ++k) {
-    const gx_u32 word = SIGNED ? gx_word(x[k]) << 1 : gx_word(x[k]);
+    const gx_u32 word = SIGNED ? gx_word(x[k]) & 0x7fffffffu : gx_word(x[k]);
     top = word > top ? word : top;
   }
-  if (SIGNED) return gx_finish_scale<true>((int)(top >> 1), 0);
+  if (SIGNED) return gx_finish_scale<true>((int)top, 0);
   int largest = (int)top;
   minus = largest < 0;
   if (minus) {
@@ -306,7 +262,7 @@ GX void gx_encode_part(const float* x, unsigned char* codes, float s, float fact
                        bool odd) {
   gx_int k = 0;
   if (GX_WIDE && factor >= 0.0f && !odd)
-    for (; k + 64 <= n; k += 64)
+    for (; k + 16 * GX_SIDE <= n; k += 16 * GX_SIDE)
       gx_wide_encode<BITS, SIGNED>(x + k, codes + k * BITS / 8, s, factor);
   if (k < n) gx_encode_singly<BITS, SIGNED>(x + k, codes + k * BITS / 8, s, n - k, odd);
 }
