@@ -1,13 +1,16 @@
 """Leaves as long runs of elements for torch operations: a back end that needs no compiler.
 
-Small leaves are joined to runs, large ones cut to runs, each no longer than what stays in cache
-between the operations. The leaves of a run have the same scalars.
+Small leaves are joined to runs that one thread goes through: copying takes longer than threads
+would save, and threads that have so little to do mostly wait for each other. Large leaves are cut
+to runs for all threads. Either is no longer than what stays in cache between the operations. The
+leaves of a run have the same scalars.
 """
 
 from __future__ import annotations
 
 import ctypes
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,8 +80,7 @@ class Run:
         if self.joined:
             for k, buffer, sizes in self._moves:
                 own = pointers[k]
-                for to, i, size in zip(buffer, self.leaves, sizes, strict=True):
-                    ctypes.memmove(to, own[i], size)
+                _copy(buffer, [own[i] for i in self.leaves], sizes)
             return self._columns
         at = [column[self.leaves[0]] for column in pointers]
         if at != self._at:
@@ -94,8 +96,7 @@ class Run:
         for k in written if self.joined else ():
             _, buffer, sizes = self._moves[k]
             own = pointers[k]
-            for source, i, size in zip(buffer, self.leaves, sizes, strict=True):
-                ctypes.memmove(own[i], source, size)
+            _copy([own[i] for i in self.leaves], buffer, sizes)
 
 
 class TensorTable:
@@ -211,7 +212,8 @@ class TensorTable:
             total = min(longest, sum(self.sizes))
             dtypes = program.columns.values()
             self.registers = [torch.empty(total, dtype=d, device="cpu") for d in program.registers]
-            self.buffers = [torch.empty(total, dtype=d, device="cpu") for d in dtypes]
+            joined = min(RUN, total)
+            self.buffers = [torch.empty(joined, dtype=d, device="cpu") for d in dtypes]
         self._cuts, self._longest = cuts, longest
         self._runs, self._group = [], {}
         waiting: list[int] = []
@@ -228,12 +230,12 @@ class TensorTable:
                 group += 1
             self._group[i] = group
             n = self.sizes[i]
-            if n >= longest:
+            if 2 * n > RUN:  # more operations take less time than copies
                 pieces = -(-n // longest)
                 ends = [n * k // pieces for k in range(pieces + 1)]
                 self._runs += [Run(self, [i], a, b - a) for a, b in itertools.pairwise(ends)]
                 continue
-            if sum(self.sizes[k] for k in waiting) + n > longest:
+            if sum(self.sizes[k] for k in waiting) + n > RUN:
                 finish()
             waiting.append(i)
         finish()
@@ -257,6 +259,11 @@ def _number(place: Place, spaces: dict[str, list[Tensor]], numbers: list[float])
     if place.space == "scalar":
         return numbers[place.entry]
     return float(spaces["const"][place.entry])
+
+
+def _copy(to: list[int], source: list[int], sizes: list[int]) -> None:
+    """Copy bytes between addresses."""
+    deque(map(ctypes.memmove, to, source, sizes), maxlen=0)
 
 
 def _view(address: int, size: int, dtype: torch.dtype) -> Tensor:
