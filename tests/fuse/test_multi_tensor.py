@@ -165,6 +165,27 @@ def test_adamw_is_few_operations() -> None:
         assert len(compiled.program.registers) <= 2
 
 
+def test_small_leaves_take_one_thread_and_large_ones_are_not_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs: list[multi_tensor.Run] = []
+
+    class Seen(multi_tensor.Run):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            runs.append(self)
+
+    monkeypatch.setattr(multi_tensor, "RUN", 100)
+    monkeypatch.setattr(multi_tensor, "Run", Seen)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    sizes = dict.fromkeys("abcdefgh", 30) | {"half": 60, "large": 1000}
+    fused, pure, _ = run_both(gx.adamw(0.1), {name: (n,) for name, n in sizes.items()})
+    assert_same(fused, pure)
+    found = [(r.joined, r.size) for r in runs][-7:]  # others are of a trial
+    large = [(False, 60), (False, 333), (False, 333), (False, 334)]
+    assert found == [(True, 90), (True, 90), *large, (True, 60)]
+
+
 def test_it_says_so(caplog: pytest.LogCaptureFixture) -> None:
     tx = gx.chain(gx.clip_by_global_norm(1.0), gx.trace(0.9), gx.scale(-0.1))
     text = gx.explain(tx, {"w": torch.ones(8)})
