@@ -16,6 +16,7 @@ from ...core.fields import static
 from ...ops.symmetric_product import symmetric_product
 from .orthogonal_iteration import Rotation, iterated, picked, qr
 from .policy import Policy
+from .stacks import symmetrized
 
 
 class Turned(NamedTuple):
@@ -189,11 +190,6 @@ def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _eye(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
-
-
-def symmetrized(x: Tensor) -> Tensor:
-    """The symmetric part."""
-    return 0.5 * (x + x.mT)
 
 
 def _columns(x: Tensor, order: Tensor) -> Tensor:
