@@ -18,7 +18,6 @@ import argparse
 import ctypes
 import gc
 import json
-import platform
 import sys
 from collections.abc import Callable
 from datetime import date
@@ -29,6 +28,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
+from record import processor
 from step_time import resident
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
@@ -273,7 +273,7 @@ def main(argv: list[str] | None = None) -> None:
         old = json.loads(args.out.read_text())["parts"] if args.out.exists() else {}
         about = {
             "date": date.today().isoformat(),
-            "processor": platform.processor() or platform.machine(),
+            "processor": processor(),
             "torch": metadata.version("torch"),
             "threads": args.threads,
             "repetitions": args.repetitions,

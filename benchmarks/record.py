@@ -13,6 +13,15 @@ import torch
 import gradtx as gx
 
 
+def processor() -> str:
+    """Its name where the system tells it, and the widest instructions that torch uses."""
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def write(folder: Path, name: str, threads: int, results: dict[str, Any], **settings: Any) -> None:
     """Write results beside the date, the processor, versions, threads and further settings.
 
@@ -22,7 +31,7 @@ def write(folder: Path, name: str, threads: int, results: dict[str, Any], **sett
     old = json.loads(path.read_text())["results"] if path.exists() else {}
     about = {
         "date": date.today().isoformat(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "torch": torch.__version__,
         "gradtx": gx.__version__,
         "threads": threads,

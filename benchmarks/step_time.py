@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import torch
 from peers import Peer, Step, set_threads
+from record import processor
 from rows import ROWS, Ours, Row
 from settings import Pair, Setting, busy_core, by_setting
 from torch import Tensor
@@ -253,7 +253,7 @@ def main() -> None:
     record = {
         "date": date.today().isoformat(),
         "device": "cpu",
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "torch": torch.__version__,
         "gradtx": gx.__version__,
         "peers": versions(),
