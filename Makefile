@@ -29,7 +29,7 @@ test-oldest: $(OLDEST)/gradtx-installed  ## the contract tests on the oldest sup
 
 sanitize: $(STAMP)  ## hostile calls of all kernels under address and undefined-behaviour sanitizers
 	mkdir -p out/sanitize/gradtx_cuda
-	cp gradtx_cuda/__init__.py out/sanitize/gradtx_cuda
+	cp gradtx_cuda/__init__.py gradtx_cuda/sources.py out/sanitize/gradtx_cuda
 	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" GRADTX_BUILD=1 $(BIN)/python setup.py -q build_ext \
 		--build-lib out/sanitize --build-temp out/sanitize/build
 	PYTHONPATH=out/sanitize:. LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libstdc++.so)" \

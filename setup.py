@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,8 @@ def make_build_command(cpp_extension: Any) -> type:
 
     class BuildKernels(cpp_extension.BuildExtension):
         def build_extensions(self) -> None:
+            for extension in self.extensions:
+                self.add_stamp(extension)
             try:
                 super().build_extensions()
             except Exception as error:
@@ -151,6 +154,16 @@ def make_build_command(cpp_extension: Any) -> type:
                     for extension in self.extensions:  # what an earlier build has left
                         Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
                     self.extensions.clear()
+
+        def add_stamp(self, extension: Any) -> None:
+            """Let the library say of which sources it is; a file of its own, compiled at once."""
+            place = Path(self.build_temp, "stamp.cpp")
+            text = runpy.run_path(str(CSRC.parent / "sources.py"))["stamp"](CSRC)
+            if not place.exists() or place.read_text() != text:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(text)
+            if str(place) not in extension.sources:
+                extension.sources.append(str(place))
 
     return BuildKernels
 

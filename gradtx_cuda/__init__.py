@@ -1,21 +1,28 @@
 """Compiled kernels for the operators of gradtx.
 
 `load` brings the shared library in, if there is one, and never raises; `status` says whether that
-worked and why not. Without the library gradtx runs on its reference operators.
+worked and why not. A library of other sources than those that lie here is not loaded, which is said
+once: its operators may take other arguments, or compute something else. Without the library gradtx
+runs on its reference operators.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from .sources import built_from, digest
+
 __all__ = ["Status", "function", "load", "status"]
 
+logger = logging.getLogger("gradtx")
+_SOURCES = Path(__file__).parent / "csrc"
 _LIBRARY = Path(__file__).parent / "_C.abi3.so"
 _MIN_TORCH = (2, 10)
 
@@ -74,6 +81,14 @@ def _load() -> Status:
     if tuple(int(part) for part in version.split(".")[:2]) < _MIN_TORCH:
         return Status(False, f"the kernels need torch >= 2.10, found {version}")
     try:
+        built, sources = built_from(_LIBRARY), digest(_SOURCES)
+        if built and sources and built != sources:
+            reason = (
+                f"{_LIBRARY} was built from other sources than those that lie beside it; build it "
+                "again with `pip install --no-build-isolation --editable .`"
+            )
+            logger.warning("gradtx: the compiled kernels are not used: %s", reason)
+            return Status(False, reason)
         torch.ops.load_library(_LIBRARY)
     except OSError as error:
         return Status(False, f"{_LIBRARY.name} does not load: {error}")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from gradtx_cuda.sources import built_from, digest
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = [
@@ -116,3 +118,4 @@ def test_build(tmp_path):
     process, libraries = build(tmp_path, GRADTX_BUILD="1")
     assert process.returncode == 0, process.stderr
     assert [path.name for path in libraries] == ["_C.abi3.so"]
+    assert built_from(libraries[0]) == digest(ROOT / "gradtx_cuda" / "csrc") != ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from gradtx.__main__ import environment, format_environment
 from gradtx.fuse.cpp import kernel
 from gradtx.fuse.ir import cache
 from gradtx.ops import OPS
+from gradtx_cuda import sources
 
 KERNELS = {
     "add_product_",
@@ -126,3 +128,31 @@ def test_an_old_torch_is_explained(monkeypatch, tmp_path):
     monkeypatch.setattr(gradtx_cuda, "_LIBRARY", tmp_path / "_C.abi3.so")
     monkeypatch.setattr(torch, "__version__", "2.9.1")
     assert gradtx_cuda._load() == (False, "the kernels need torch >= 2.10, found 2.9.1")
+
+
+def test_a_library_of_other_sources_is_not_loaded(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(gradtx_cuda, "_LIBRARY", tmp_path / "_C.abi3.so")
+    monkeypatch.setattr(gradtx_cuda, "_SOURCES", tmp_path / "csrc")
+    (tmp_path / "csrc" / "cpu").mkdir(parents=True)
+    code = tmp_path / "csrc" / "cpu" / "hadamard.cpp"
+    code.write_text("one")
+    mark = sources.stamp(tmp_path / "csrc").encode()
+    (tmp_path / "_C.abi3.so").write_bytes(b"\0\1" + mark + b"\0")
+    assert sources.built_from(tmp_path / "_C.abi3.so") == sources.digest(tmp_path / "csrc")
+    assert "does not load" in gradtx_cuda._load().reason  # it is asked to: nothing is in it
+    code.write_text("two")
+    with caplog.at_level(logging.WARNING, logger="gradtx"):
+        active, reason = gradtx_cuda._load()
+    assert not active
+    assert "was built from other sources" in reason
+    assert "build it again with `pip install" in caplog.text
+
+
+def test_names_and_places_of_sources_count(tmp_path):
+    (tmp_path / "a.h").write_text("x")
+    one = sources.digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    assert sources.digest(tmp_path) == one
+    (tmp_path / "a.h").rename(tmp_path / "b.h")
+    assert sources.digest(tmp_path) != one
+    assert sources.digest(tmp_path / "nowhere") == ""
