@@ -6,7 +6,7 @@ process it is ``LOCAL``, which returns its argument.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,14 @@ class Reduce(Protocol):
 
     def max(self, x: Tensor) -> Tensor:
         """Elementwise maximum over shards."""
+
+
+@runtime_checkable
+class Asks(Protocol):
+    """What may turn back at the first reduction, as long as nothing has been written."""
+
+    def before_writing(self) -> None:
+        """Turn back now if need be."""
 
 
 class LocalReduce:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .records import Record
 
+_FAILED = 2  # what a rank that cannot go on says of all tensors
 _ALIGN = 16  # bytes, so that every dtype may begin there
 
 
@@ -211,10 +212,14 @@ class Collect:
         self._said = said
         self._present: list[bool] = []
 
-    def start(self, locals_: Sequence[Tensor | None]) -> None:
+    def start(self, locals_: Sequence[Tensor | None], failed: bool = False) -> None:
         """Send what this rank has to who puts it together; all ranks do it together.
 
         What some lack is zero there.
+
+        Args:
+            locals_: the tensors.
+            failed: whether this rank cannot go on.
         """
         self._present = present = [x is not None for x in locals_]
         zeros = {
@@ -222,18 +227,20 @@ class Collect:
             for i, there in enumerate(present)
             if not there
         }
-        said = torch.tensor(present if self._flags else [], dtype=torch.uint8, device=self._device)
+        flags = [_FAILED] * len(present) if failed else present
+        said = torch.tensor(flags if self._flags else [], dtype=torch.uint8, device=self._device)
         sends = [
             [said, *(zeros[i] if locals_[i] is None else locals_[i] for i in mine)]
             for mine in self._mine
         ]
         self._exchange.start(sends, self._receives)  # type: ignore[arg-type]
 
-    def finish(self) -> list[bool]:
-        """Wait for what others have; says which tensors any rank has."""
+    def finish(self) -> list[bool] | None:
+        """Wait for what others have; says which tensors any rank has, None if one has failed."""
         self._exchange.finish()
         if self._flags:
-            return [bool(there) for there in torch.stack(self._said).amax(0).tolist()]
+            found = torch.stack(self._said).amax(0).tolist()
+            return None if _FAILED in found else [bool(there) for there in found]
         return self._present
 
 

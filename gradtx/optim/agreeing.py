@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.protocol import GradientTransformation
 from ..distributed.records import Record, group_of, is_distributed, ranks_of, records_of
+from ..fuse.cpp.kernel import can_compile
 from .declared_layouts import Declared
 from .layouts import Layout
 
@@ -20,7 +21,7 @@ def agree(
     groups: Iterable[Mapping[str, Any]],
     chains: Mapping[Tensor, GradientTransformation],
     declared: Declared,
-    find: Callable[[], Layout],
+    find: Callable[[bool], Layout],
 ) -> tuple[Layout, Any, dict[Tensor, Record]]:
     """Where leaves are updated, once all ranks that have them know that they do the same.
 
@@ -33,7 +34,7 @@ def agree(
         groups: with their options.
         chains: of all parameters.
         declared: what has been said about them.
-        find: gives the layout.
+        find: gives the layout; with False that of ranks of which some run no kernels.
 
     Returns:
         The layout, the ranks, and the records of leaves that owners update.
@@ -42,23 +43,21 @@ def agree(
         ValueError: on all ranks, where one of them has other leaves or other options, or has none
             to give (says what to do).
     """
-    layout, error = None, None
-    try:
-        layout = find()
-    except Exception as found:  # told to the others, who would wait for this rank
-        error = found
-    rows = {} if layout is None else layout.rows
-    owned = {} if layout is None else layout.owned
-    needed = {name: p for p, name in names.items() if p in owned or p in rows}
+    layout, error = _found(find, True)
     try:
         group = group_of(who, {name: p for p, name in names.items()})
     except ValueError:  # what needs no other rank may lie on any meshes
         if error is not None:
             raise error from None
-        if needed:
-            raise
         assert layout is not None
+        if layout.owned or layout.rows:
+            raise
         return layout, None, {}
+    if not _all_run_kernels(group, layout, names):
+        layout, error = _found(find, False)
+    rows = {} if layout is None else layout.rows
+    owned = {} if layout is None else layout.owned
+    needed = {name: p for p, name in names.items() if p in owned or p in rows}
     everybody = frozenset(dist.get_process_group_ranks(group))
     compared = {
         p: name
@@ -74,6 +73,29 @@ def agree(
     assert layout is not None
     each = zip(needed.values(), records, strict=True)
     return layout, group, {p: record for p, record in each if p in owned}
+
+
+def _found(find: Callable[[bool], Layout], kernels: bool) -> tuple[Layout | None, Exception | None]:
+    """The layout, or the error that others are to know of: they would wait for this rank."""
+    try:
+        return find(kernels), None
+    except Exception as error:
+        return None, error
+
+
+def _all_run_kernels(group: Any, layout: Layout | None, names: Mapping[Tensor, str]) -> bool:
+    """Whether kernels that join ranks run on all of them, for the same leaves by rows.
+
+    A rank with an error says the same as others; these hear of it later.
+    """
+    said: tuple[bool, list[str]] | None = None
+    if layout is not None:
+        joins = any(tx not in layout.purely for tx in (*layout.joined, *layout.summed))
+        said = not joins or can_compile(), [names[p] for p in layout.rows]
+    every: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(every, said, group=group)
+    found = [x for x in every if x is not None]
+    return all(runs for runs, _ in found) and all(rows == found[0][1] for _, rows in found)
 
 
 def plans_of(

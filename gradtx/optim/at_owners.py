@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core.protocol import GradientTransformation
+from ..distributed.agreed import Agreed, OtherRankError
 from ..distributed.packing import Slot
 from ..distributed.records import Record, local_part
+from ..distributed.sum_over import SumOver
 from .cutting import Cut
 from .inner import Inner
 from .leaves import Nested
@@ -24,6 +27,7 @@ class AtOwners:
     are on their way: two exchanges, never more.
 
     Args:
+        who: for errors.
         group: the ranks.
         records: of the leaves.
         owners: of the leaves; None where all ranks do it.
@@ -38,19 +42,21 @@ class AtOwners:
 
     def __init__(
         self,
+        who: str,
         group: Any = None,
         records: Mapping[Tensor, Record] = MappingProxyType({}),
         owners: Mapping[Tensor, int | None] = MappingProxyType({}),
         cuts: Mapping[Tensor, Cut] = MappingProxyType({}),
         buckets: Sequence[Sequence[Tensor]] = (),
     ) -> None:
+        self._who = who
         self.group, self.records, self.owners, self.buckets = group, records, owners, buckets
         self._owned: list[Owned] = []
         if records:
             device = local_part(next(iter(records))).device
             slots = Slot(device), Slot(device)
             of_each = ({p: records[p] for p in some} for some in buckets)
-            self._owned = [Owned(group, some, owners, cuts, slots) for some in of_each]
+            self._owned = [Owned(who, group, some, owners, cuts, slots) for some in of_each]
         self.wholes = {p: x for owned in self._owned for p, x in owned.wholes.items()}
         self.updates = {p: x for owned in self._owned for p, x in owned.updates.items()}
         self.inners: list[Inner] = []
@@ -67,6 +73,28 @@ class AtOwners:
         self.inners, self._nothing = list(inners), nothing
         self._of = {p: inner for inner in inners for p in inner.tensors}
 
+    def join(self, chains: Iterable[tuple[GradientTransformation, bool]]) -> None:
+        """Let the leaves of chains be summed with those of other owners.
+
+        Args:
+            chains: each with whether kernels run it.
+        """
+        for tx, kernels in chains:
+            for owned, inner in zip(self._owned, self.inners, strict=True):
+                # Elsewhere reading what others do would wait for the device.
+                on_cpu = owned.device.type == "cpu"
+                reduce = Agreed(self.group, self._who) if on_cpu else SumOver(self.group)
+                inner.join_owners(tx, reduce, kernels)
+
+    def failed(self) -> None:
+        """Let the others know that this rank does not do a step."""
+        for owned in self._owned:
+            owned.start_collecting(dict.fromkeys(self.records), failed=True)
+            try:
+                owned.collected()
+            except OtherRankError:
+                break
+
     def step(
         self, grads: Mapping[Tensor, Tensor | None], extra: Mapping[str, Any]
     ) -> dict[Tensor, bool]:
@@ -75,6 +103,9 @@ class AtOwners:
         Args:
             grads: this rank's parts.
             extra: what chains get besides, of whole leaves.
+
+        Raises:
+            OtherRankError: another rank cannot do it.
         """
         there: dict[Tensor, bool] = {}
         failed: BaseException | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
+from ..distributed.agreed import Agreed
 from .arguments import of_parameters
 from .leaves import (
     Leaves,
@@ -47,9 +48,12 @@ def compute(
     how = check_fallback(type(optimizer).__name__, next(iter(active.values())))
     step = optimizer._fused.fallback(tx, how)
     given = of_parameters(extra, active, names)
-    if tx in optimizer._fused.reducing:
-        given["reduce"] = optimizer._fused.reducing[tx]
+    reduce = optimizer._fused.reducing.get(tx)
+    if reduce is not None:
+        given["reduce"] = reduce.operations if isinstance(reduce, Agreed) else reduce
     new_params, new_state = step(grads, state, params, hyper, given)
+    if isinstance(reduce, Agreed):  # a step in which nothing is summed
+        reduce.settle()
     foreign = {storage_of(t) for p in active for t in (p, p.grad) if t is not None}
     for p, group in active.items():
         if group["capturable"]:  # written in place: no entry may lie where another one is

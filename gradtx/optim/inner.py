@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
+from ..distributed.agreed import Agreed, DifferError
 from .counting import count_step
 from .leaves import Nested
 from .migration import Form
@@ -52,6 +53,7 @@ class Inner:
         self._parts = [part for part in parts if part.tensors]
         self.tensors: dict[Any, Tensor] = {}
         self._active: set[Tensor] = set()
+        self._agreed: list[tuple[Agreed, list[Tensor]]] = []
         twin = copy.copy(optimizer)
         twin.state = defaultdict(dict)
         twin.param_groups = []
@@ -76,6 +78,18 @@ class Inner:
         if not kernels:
             self._twin._fused.purely.add(chain)
 
+    def join_owners(self, chain: GradientTransformation, reduce: Any, kernels: bool = True) -> None:
+        """The same for a chain that all ranks run if one does, with leaves of their own each."""
+        self.join(chain, reduce, kernels)
+        if isinstance(reduce, Agreed):
+            own = [x for part in self._parts if part.chain == chain for x in part.tensors.values()]
+            self._agreed.append((reduce, own))
+
+    def only_operations(self, chain: GradientTransformation, only: bool) -> None:
+        """Say whether a chain is to run as torch operations here as it does elsewhere."""
+        self._twin._repeat = None
+        (self._twin._fused.purely.add if only else self._twin._fused.purely.discard)(chain)
+
     def run_rows(self, by_rows: Mapping[GradientTransformation, ByRows]) -> None:
         """Let chains run on rows of leaves."""
         states = {}
@@ -92,14 +106,33 @@ class Inner:
             mine["params"], mine["param_names"] = params, names
 
     def step(self, grads: Mapping[Any, Tensor | None], extra: Mapping[str, Any]) -> None:
-        """One step with these gradients by parameter."""
+        """One step with these gradients by parameter.
+
+        Raises:
+            RuntimeError: of a chain of owners, some run it in kernels and others cannot.
+        """
         if not self._parts:
             return
         for p, x in self.tensors.items():
             x.grad = grads.get(p)
         self._active = {x for x in self.tensors.values() if x.grad is not None}
+        agreed = [r for r, own in self._agreed if not self._active.isdisjoint(own)]
+        for reduce in agreed:
+            reduce.begin()
         try:
             self._twin._update(extra)
+        except Exception:
+            for reduce in agreed:
+                reduce.failed()
+            raise
+        except DifferError:
+            if not agreed:  # who has begun the step knows what to do
+                raise
+            raise RuntimeError(
+                f"{type(self._twin).__name__}: some ranks cannot run a chain in kernels that sums "
+                "over leaves of all of them (the log of logger 'gradtx' says where and why); make "
+                "its groups with fused=False"
+            ) from None
         finally:
             for x in self.tensors.values():
                 x.grad = None

@@ -14,10 +14,10 @@ from ..core.numbered import draws, of_parts, without_draws
 from ..core.protocol import GradientTransformation, members
 from ..core.random import Numbers
 from ..core.tree import accumulator_dtype
+from ..distributed.agreed import Agreed
 from ..distributed.buckets import buckets_of
 from ..distributed.owners import assign_owners
 from ..distributed.records import Record, check_placements, is_sharded, local_part
-from ..distributed.sum_over import SumOver
 from ..fuse import Rows
 from .asking import begins_with, choices_for, cost, in_place, part_of, reads
 from .blocks import blocks_of
@@ -146,6 +146,7 @@ def layout_of(
     names: Mapping[Tensor, str],
     whole: Container[Tensor] = (),
     declared: Declared = Declared(),  # noqa: B008
+    kernels: bool = True,
 ) -> Layout:
     """The layout of some chains, from shapes and placements alone: the same on all ranks.
 
@@ -155,6 +156,7 @@ def layout_of(
         names: of all parameters.
         whole: parameters that are not to be updated by rows.
         declared: what has been said about them.
+        kernels: whether what joins ranks may run in kernels.
 
     Raises:
         ValueError: a parameter is Partial, or cannot be updated as has been said.
@@ -207,7 +209,7 @@ def layout_of(
             some = [p for p in some if p not in parts]
             check_stacked(who, [names[p] for p in some if said.get(p) == "stacked"])
             free = {p: groups[p] for p in some if p in free and p not in fixed}
-            if run := _by_rows(own, free, names):
+            if kernels and (run := _by_rows(own, free, names, who=who)):
                 by_rows[own] = run
                 stacked.update(dict.fromkeys(run.states, own))
                 some = [p for p in some if p not in run.states]
@@ -219,18 +221,29 @@ def layout_of(
             )
         elif not fixed and _sums_in_place(tx, there, names):
             some, summed[tx] = [], _axis_of(there)
+            if not kernels:
+                check_purely(who, tx, groups.values())
+                purely.append(tx)
         elif not fixed and len(known) == len(there) and _sums_in_place(dense, there, names):
             some, summed[own] = [], _axis_of(there)
+            if not kernels:
+                check_purely(who, own, groups.values())
+                purely.append(own)
             parts.update((p, like_leaf(own, p, names[p], part_of(p))) for p in there)
             stacked.update(dict.fromkeys(there, own))
-        elif not fixed and sums(tx) and (run := _by_rows(own, free, names, there)):
+        elif (
+            kernels
+            and not fixed
+            and sums(tx)
+            and (run := _by_rows(own, free, names, there, who=who))
+        ):
             some, by_rows[own] = [], run
             stacked.update(dict.fromkeys(run.states, own))
         else:
             some = there
             if sums_of_all(tx):
                 joined.append(tx)
-                if not _alike(who, tx, groups, names):
+                if not _alike(who, tx, groups, names, kernels):
                     purely.append(tx)
             else:
                 units.append(some)
@@ -293,6 +306,7 @@ def _by_rows(
     leaves: Mapping[Tensor, Mapping[str, Any]],
     names: Mapping[Tensor, str],
     every: Sequence[Tensor] = (),
+    who: str = "",
 ) -> ByRows | None:
     """What runs a chain on rows of leaves; None where it does not.
 
@@ -301,6 +315,7 @@ def _by_rows(
         leaves: with their groups.
         names: of the leaves.
         every: leaves of which none may be missing.
+        who: for errors.
     """
     if any(getattr(m, "needs_extra", ()) or getattr(m, "takes_extra", ()) for _, m in members(tx)):
         return None
@@ -317,7 +332,7 @@ def _by_rows(
     if axis is None or len(some) < len(every):
         return None
     mesh, dim = axis
-    run = ByRows(tx, SumOver(mesh.get_group(dim)), some)
+    run = ByRows(tx, Agreed(mesh.get_group(dim), who), some)
     return run if len(run.states) >= max(len(every), 1) else None
 
 
@@ -342,6 +357,7 @@ def _alike(
     tx: GradientTransformation,
     groups: Mapping[Tensor, Mapping[str, Any]],
     names: Mapping[Tensor, str],
+    kernels: bool = True,
 ) -> bool:
     """Whether kernels do all leaves alike, so that all ranks run them whatever they own.
 
@@ -350,7 +366,8 @@ def _alike(
     """
     kinds = {(p.dtype, *choices_for(tx, p, names[p])) for p in groups}
     alike = (
-        len(kinds) == 1
+        kernels
+        and len(kinds) == 1
         and all(g["fused"] is not False for g in groups.values())
         and all(in_place(tx, p, names[p], sums=True) for p in groups)
     )

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..core.tree import accumulator_dtype
+from ..distributed.agreed import OtherRankError, other_rank
 from ..distributed.packing import Collect, GiveOut, Move, Slot
 from ..distributed.records import Record, local_part
 from .cutting import Cut
@@ -19,6 +20,7 @@ class Owned:
     """Some leaves, of which this rank owns a few.
 
     Args:
+        who: for errors.
         group: the ranks.
         records: of the leaves.
         owners: of the leaves; None where all ranks do it.
@@ -26,19 +28,21 @@ class Owned:
         slots: memory for what goes to owners, and for what comes from them.
 
     Attributes:
+        device: where they are.
         wholes: of leaves that this rank owns, parameters or updates.
         updates: of leaves that are cut, this rank's part of the update.
     """
 
     def __init__(
         self,
+        who: str,
         group: Any,
         records: Mapping[Tensor, Record],
         owners: Mapping[Tensor, int | None],
         cuts: Mapping[Tensor, Cut],
         slots: tuple[Slot, Slot],
     ) -> None:
-        self._params = list(records)
+        self._who, self._params, self.device = who, list(records), slots[0].device
         self._uncut = [p for p in records if p not in cuts]
         self._cuts = [p for p in records if p in cuts]
         self.wholes: dict[Tensor, Tensor] = {}
@@ -71,19 +75,26 @@ class Owned:
         return [self.wholes[p].detach() if p in self.wholes else None for p in params]
 
     @torch.no_grad()
-    def start_collecting(self, grads: Mapping[Tensor, Tensor | None]) -> None:
+    def start_collecting(self, grads: Mapping[Tensor, Tensor | None], failed: bool = False) -> None:
         """Send gradients, and parameters that updates are added to; all ranks do.
 
         Args:
             grads: this rank's parts.
+            failed: whether this rank cannot do the step.
         """
         own = [grads[p] for p in self._params]
-        self._collect.start([*own, *map(local_part, self._uncut)])
+        self._collect.start([*own, *map(local_part, self._uncut)], failed)
 
     @torch.no_grad()
     def collected(self) -> dict[Tensor, bool]:
-        """Put them together; says of which leaves some rank has a gradient."""
+        """Put them together; says of which leaves some rank has a gradient.
+
+        Raises:
+            OtherRankError: a rank has failed.
+        """
         found = self._collect.finish()
+        if found is None:
+            raise OtherRankError(other_rank(self._who))
         updates = [self.wholes[p].detach() for p in self._cuts if p in self.wholes]
         if updates:
             torch._foreach_zero_(updates)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
-from ..core.reduce import Reduce
+from ..distributed.agreed import Agreed
 from ..distributed.records import is_distributed, is_sharded, local_part
 from ..fuse import CannotFuseError, NestedEngine, Rows
 from ..fuse.frontend.specialize import choices
@@ -129,7 +129,7 @@ class ByRows:
     """
 
     def __init__(
-        self, tx: GradientTransformation, reduce: Reduce, leaves: Mapping[Any, tuple[str, Rows]]
+        self, tx: GradientTransformation, reduce: Agreed, leaves: Mapping[Any, tuple[str, Rows]]
     ) -> None:
         own = {local_part(p): rows for p, (_, rows) in leaves.items()}
         self.engine = NestedEngine(tx, reduce, own)
@@ -154,10 +154,23 @@ class ByRows:
         alike = all(_bounds(n[0], ranks, p.numel()) == rows.bounds for n in shapes.values())
         return shapes if alike else None
 
+    def begin(self, grads: Mapping[Any, Tensor | None]) -> None:
+        """A step begins, for which this rank has these gradients; all ranks do it together."""
+        self.reduce.begin([grads[p] is not None for p in self.states])
+
+    def failed(self) -> None:
+        """Let the others know that this rank does not go on, if they do not know what it does."""
+        self.reduce.failed()
+
     def agree(self, grads: Mapping[Any, Tensor | None]) -> dict[Any, Tensor | None]:
-        """Gradients of the leaves, zeros where only other ranks have one; all ranks do it."""
-        there = [grads[p] is not None for p in self.states]
-        flags = self.reduce.max(torch.tensor(there, dtype=torch.uint8, device="cpu")).tolist()
+        """Gradients of the leaves, zeros where only other ranks have one; all ranks do it.
+
+        Raises:
+            OtherRankError: another rank cannot do the step.
+        """
+        flags = self.reduce.any_of()
+        if any(flags):  # kernels run, unless one of the ranks fails before
+            self.reduce.begin()
         out: dict[Any, Tensor | None] = {}
         for p, some in zip(self.states, flags, strict=True):
             g = grads[p]

@@ -20,8 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..core.protocol import GradientTransformation
+from ..distributed.agreed import OtherRankError
 from ..distributed.records import Record, group_of, is_distributed, local_part
-from ..distributed.sum_over import SumOver
 from .agreeing import agree
 from .at_owners import AtOwners
 from .cutting import apart, together
@@ -32,10 +32,11 @@ from .leaves import Leaves, Nested, values_in
 from .migration import Bucket, Form
 from .numbering import with_numbers
 from .owned import any_gradient
-from .rows import RowStates
+from .rows import ByRows, RowStates
 from .shard_states import as_shards, from_holders, gradient_part, of_shards, to_owner
 from .skeletons import Skeletons
 from .stacks import PartStates
+from .summed import Summed
 
 
 class Sharded:
@@ -79,7 +80,7 @@ class Sharded:
             self._groups,
             self._chains,
             declared,
-            lambda: layout_of(self._who, chains, names, whole, declared),
+            lambda kernels: layout_of(self._who, chains, names, whole, declared, kernels),
         )
         self._cuts, self._by_rows = layout.cuts, layout.by_rows
         self._rows, self._parts = layout.rows, layout.parts
@@ -90,16 +91,24 @@ class Sharded:
         buckets = self._at_owners.buckets
         inners = [Inner(optimizer, self._parts_at_owners(layout, some)) for some in buckets]
         self._at_owners.run(inners, self._nothing)
-        self._on_shards = Inner(optimizer, self._parts_on_shards(layout))
+        on_shards = list(self._parts_on_shards(layout))
+        self._on_shards = Inner(optimizer, [x for x in on_shards if x.chain not in layout.summed])
+        self._summed = [
+            Summed(
+                optimizer,
+                [x for x in on_shards if x.chain == tx],
+                tx,
+                mesh.get_group(axis),
+                tx not in layout.purely,
+            )
+            for tx, (mesh, axis) in layout.summed.items()
+        ]
         self._on_rows = Inner(optimizer, self._parts_on_rows(layout))
         self._on_rows.run_rows(layout.by_rows)
-        self._inner = *inners, self._on_shards, self._on_rows
-        for tx in layout.joined:
-            for inner in inners:
-                head = self._head_of(tx)
-                inner.join(head, SumOver(self._at_owners.group), tx not in layout.purely)
-        for tx, (mesh, axis) in layout.summed.items():
-            self._on_shards.join(tx, SumOver(mesh.get_group(axis)))
+        self._beside = (*(x.inner for x in self._summed), self._on_shards, self._on_rows)
+        self._beside_owners = {p: inner for inner in self._beside for p in inner.tensors}
+        self._inner = *inners, *self._beside
+        self._at_owners.join([(self._head_of(tx), tx not in layout.purely) for tx in layout.joined])
         self._skeletons = Skeletons()
         self._views: dict[Tensor, Nested] = {}
         self._values: list[Any] = []
@@ -117,11 +126,11 @@ class Sharded:
     def _owners(self, layout: Layout, group: Any, records: Mapping[Tensor, Record]) -> AtOwners:
         """Owners for leaves that are updated whole."""
         if not records:
-            return AtOwners()
+            return AtOwners(self._who)
         ranks = dist.get_world_size(group)
         buckets = layout.buckets(self._chains, ranks * self.declared.bucket_bytes)
         owners = layout.owners(self._names, ranks, records, buckets)
-        return AtOwners(group, records, owners, self._cuts, buckets)
+        return AtOwners(self._who, group, records, owners, self._cuts, buckets)
 
     def _group(self) -> Any:
         """The ranks that have the leaves between them."""
@@ -214,9 +223,35 @@ class Sharded:
             ValueError: what the chains raise, or a gradient does not lie as its parameter.
         """
         self._take_in(optimizer)
-        self._begin(optimizer)
-        grads = {p: gradient_part(self._who, self._names[p], p) for p in self._params}
-        whole, local = self._extra(extra, whole=True), self._extra(extra, whole=False)
+        together: list[ByRows | Summed] = [*self._by_rows.values(), *self._summed]
+        try:
+            self._begin(optimizer)
+            grads = {p: gradient_part(self._who, self._names[p], p) for p in self._params}
+            whole, local = self._extra(extra, whole=True), self._extra(extra, whole=False)
+        except Exception:  # other ranks wait for this one, whatever happens
+            self._at_owners.failed()
+            for each in together:
+                each.begin(dict.fromkeys(self._params))
+                each.failed()
+            raise
+        for each in together:
+            each.begin(grads)
+        try:
+            self._step(grads, whole, local)
+        except Exception:
+            for each in together:
+                each.failed()
+            raise
+        self._follow()
+        self._show(optimizer)
+
+    def _step(
+        self,
+        grads: dict[Tensor, Tensor | None],
+        whole: Mapping[str, Any],
+        local: Mapping[str, Any],
+    ) -> None:
+        """Update all leaves; ranks do it together."""
         there = self._at_owners.step(grads, whole)
         updates = self._at_owners.updates.items()
         grads |= {p: u if there[p] else None for p, u in updates}
@@ -224,6 +259,8 @@ class Sharded:
             grads |= run.agree(grads)
         try:
             self._on_rows.step(grads, local)
+        except OtherRankError:
+            raise
         except RuntimeError as error:
             reason = str(error).rpartition("fused=True, but ")[2]
             raise RuntimeError(
@@ -231,10 +268,10 @@ class Sharded:
                 "updated by rows, which takes kernels; make the group with fused=False, and owners "
                 "update its leaves whole"
             ) from error
+        for summed in self._summed:
+            grads |= summed.step(grads, local)
         self._on_shards.step(grads, local)
         self._count({**{p: g is not None for p, g in grads.items()}, **there}, whole, local)
-        self._follow()
-        self._show(optimizer)
 
     def _count(
         self, there: Mapping[Tensor, bool], whole: Mapping[str, Any], local: Mapping[str, Any]
@@ -246,7 +283,7 @@ class Sharded:
         moved = {p for p, tx in self._chains.items() if tx in stepped}
         for inner in self._at_owners.inners:
             inner.count(moved, whole)
-        for inner in (self._on_shards, self._on_rows):
+        for inner in self._beside:
             inner.count(moved, local)
 
     def init_state(self, optimizer: Any) -> None:
@@ -323,15 +360,11 @@ class Sharded:
                 if p in self._wholes:
                     self._at_owners.put(p, whole)
             if p in self._lie:
-                self._beside_owners(p).put(p, self._lie[p].local(last))
-            elif p in self._on_shards.tensors:
-                self._on_shards.put(p, of_shards(self._who, self._names[p], p, last))
+                self._beside_owners[p].put(p, self._lie[p].local(last))
+            elif p in self._beside_owners:
+                self._beside_owners[p].put(p, of_shards(self._who, self._names[p], p, last))
         self._shown = None
         self._show(optimizer)
-
-    def _beside_owners(self, p: Tensor) -> Inner:
-        """What updates a leaf, or what comes after its owner."""
-        return self._on_rows if p in self._rows else self._on_shards
 
     def _apart(self, p: Tensor, nested: Nested) -> tuple[Nested, Nested]:
         """What of a state its owner has, and what lies on shards."""
@@ -345,7 +378,8 @@ class Sharded:
         if self._shown is not None and None not in repeats and all(map(is_, repeats, self._shown)):
             return
         for p in self._params:
-            last = self._beside_owners(p).state(p)
+            beside = self._beside_owners.get(p)  # what updates it, or what comes after its owner
+            last = None if beside is None else beside.state(p)
             if p not in self._records and last is None:
                 if p in optimizer.state:
                     self._views.pop(p, None)
@@ -354,8 +388,8 @@ class Sharded:
             view: Nested = {}
             if last is not None and p in self._lie:
                 view = self._lie[p].shown(last, self._views.get(p))
-            elif last is not None:
-                view = as_shards(p, self._on_shards.tensors[p], last, self._views.get(p))
+            elif beside is not None and last is not None:
+                view = as_shards(p, beside.tensors[p], last, self._views.get(p))
             if p in self._records:
                 if not self._started and p not in optimizer.state:
                     continue

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...core.reduce import Reduce
+from ...core.reduce import Asks, Reduce
 from ..ir.cache import library
 from ..ir.errors import CannotCompileError, CannotFuseError
 from ..ir.expression import c_type
@@ -51,15 +51,22 @@ class Kernel:
         graph: the graph.
         tree_stage: what ``align`` says for all graphs that run together.
         shards: whether it works on some rows of leaves.
+        asks: whether processes may turn back at the first tree reduction.
 
     Raises:
         CannotCompileError: nothing can be compiled here.
     """
 
-    def __init__(self, graph: Graph, tree_stage: Mapping[Any, int], shards: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        tree_stage: Mapping[Any, int],
+        shards: bool = False,
+        asks: bool = False,
+    ) -> None:
         self.graph = graph
         self.shards = shards
-        self.stage_plan = plan_stages(graph, tree_stage, shards)
+        self.stage_plan = plan_stages(graph, tree_stage, shards, asks)
         places = Places(self.stage_plan)
         self.columns = list(places.column)
         self.source = emit(self.stage_plan)
@@ -77,6 +84,8 @@ class Kernel:
             for i in places.vector
         ]
         self.commits_shared = {t.index for t, _ in self.stage_plan.commits if t.kind == "shared"}
+        writing = (s for s, stage in enumerate(self.stage_plan.stages) if stage.writes)
+        self.writes_from = min(writing, default=self.stages - 1)
         self.chunk = chunk(strip(graph))
         self.by_row = any(self.stage_plan.by_row(s) for s in range(self.stages))
         try:
@@ -90,17 +99,29 @@ class Kernel:
         self.run.restype = self.commit.restype = None
 
 
+def can_compile() -> bool:
+    """Whether there is a compiler, and what it makes can be loaded."""
+    try:
+        library('extern "C" void gx_nothing() {}', ("gx_nothing",))
+    except CannotFuseError:
+        return False
+    return True
+
+
 _LINE = 64  # bytes of a cache line: no two leaves write to the same
 _SIZE = {"float": 4, "double": 8, "int": 4, "gx_int": 8}
-_kernels: dict[tuple[Graph, Any, bool], Kernel] = {}
+_kernels: dict[tuple[Graph, Any, bool, bool], Kernel] = {}
 
 
-def compile_together(graphs: Sequence[Graph], shards: bool = False) -> list[Kernel]:
+def compile_together(
+    graphs: Sequence[Graph], shards: bool = False, asks: bool = False
+) -> list[Kernel]:
     """Kernels for graphs that run together, sharing the reductions over the tree.
 
     Args:
         graphs: the graphs.
         shards: whether they work on some rows of leaves.
+        asks: whether processes may turn back at the first tree reduction.
 
     Raises:
         CannotCompileError: nothing can be compiled here.
@@ -114,9 +135,9 @@ def compile_together(graphs: Sequence[Graph], shards: bool = False) -> list[Kern
     stages = align(graphs, shards)
     out = []
     for graph in graphs:
-        key = (graph, tuple(sorted(stages.items())), shards)
+        key = (graph, tuple(sorted(stages.items())), shards, asks)
         if key not in _kernels:
-            _kernels[key] = Kernel(graph, stages, shards)
+            _kernels[key] = Kernel(graph, stages, shards, asks)
         out.append(_kernels[key])
     return out
 
@@ -270,6 +291,9 @@ def run_tables(tables: Sequence[Table], reduce: Reduce | None = None) -> None:
             *(at for table in tables for at, *_ in table.kernel.joined),
         }
     )
+    first_write = min(table.kernel.writes_from for table in tables)
+    if isinstance(reduce, Asks) and first_write <= min(joints, default=first_write):
+        reduce.before_writing()
     first = 0
     for last in (*joints, max(table.kernel.stages for table in tables) - 1):
         for table in tables:

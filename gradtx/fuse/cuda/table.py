@@ -272,7 +272,9 @@ class CudaBackEnd:
         self._loader = loader
         self._kernels: dict[tuple[Graph, Any], CudaKernel] = {}
 
-    def compile_together(self, graphs: Sequence[Graph], shards: bool = False) -> list[CudaKernel]:
+    def compile_together(
+        self, graphs: Sequence[Graph], shards: bool = False, asks: bool = False
+    ) -> list[CudaKernel]:
         """Kernels for graphs that run together, sharing the reductions over the tree.
 
         Raises:

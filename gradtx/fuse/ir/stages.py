@@ -173,13 +173,16 @@ def _levels(graph: Graph, tree_stage: Mapping[Any, int], shards: bool) -> list[i
     return level
 
 
-def plan_stages(graph: Graph, tree_stage: Mapping[Any, int], shards: bool = False) -> StagePlan:
+def plan_stages(
+    graph: Graph, tree_stage: Mapping[Any, int], shards: bool = False, asks: bool = False
+) -> StagePlan:
     """The stages of a graph.
 
     Args:
         graph: of one kind of leaf.
         tree_stage: what ``align`` says for all graphs that run together.
         shards: whether a process may have some rows of a leaf only.
+        asks: whether processes may turn back at the first tree reduction.
     """
     nodes = graph.nodes
     level = _levels(graph, tree_stage, shards)
@@ -191,7 +194,8 @@ def plan_stages(graph: Graph, tree_stage: Mapping[Any, int], shards: bool = Fals
     last = max([level[i] for _, i in graph.outputs] + [level[i] - 1 for i in trees], default=0)
     last_pass = max([level[i] for _, i in writes] + [level[i] - 1 for i in reductions], default=0)
     stages = []
-    when = _early(graph, level, writes, last_pass)
+    first = min((level[i] for i in trees), default=0) if asks else 0
+    when = _early(graph, level, writes, first, last_pass)
     for s in range(last + 1):
         here = tuple(i for i in reductions if level[i] == s + 1)
         written = tuple(o for o in writes if when[o] == s)
@@ -219,12 +223,16 @@ def plan_stages(graph: Graph, tree_stage: Mapping[Any, int], shards: bool = Fals
 
 
 def _early(
-    graph: Graph, level: Sequence[int], writes: Sequence[tuple[Input, int]], last: int
+    graph: Graph,
+    level: Sequence[int],
+    writes: Sequence[tuple[Input, int]],
+    first: int,
+    last: int,
 ) -> dict[tuple[Input, int], int]:
     """The stage in which every elementwise output is written: the last pass, or one before it.
 
     Before means in a pass that all leaves finish before the last one begins, where that saves
-    reading memory and nobody reads afterwards what is overwritten.
+    reading memory and nobody reads afterwards what is overwritten; not in one before ``first``.
     """
     nodes = graph.nodes
     when = dict.fromkeys(writes, last)
@@ -245,7 +253,7 @@ def _early(
 
     for output in writes:
         for s in sums:
-            if not level[output[1]] <= s < min(joint, last):
+            if not max(level[output[1]], first) <= s < min(joint, last):
                 continue
             tried = {**when, output: s}
             read = reads(tried)

@@ -35,8 +35,13 @@ class BackEnd(Protocol):
     table: Any
     lacks: str | None
 
-    def compile_together(self, graphs: Sequence[Graph], shards: bool = False) -> Sequence[Any]:
-        """Kernels for graphs that run together, with ``shards`` on some rows of leaves."""
+    def compile_together(
+        self, graphs: Sequence[Graph], shards: bool = False, asks: bool = False
+    ) -> Sequence[Any]:
+        """Kernels for graphs that run together, with ``shards`` on some rows of leaves.
+
+        With ``asks`` processes may turn back at the first tree reduction.
+        """
 
     def run_tables(self, tables: Any, reduce: Reduce | None = None) -> None:
         """Run the tables of one segment together; ``reduce`` joins them with other processes."""
@@ -57,13 +62,15 @@ class CpuBackEnd:
     def __init__(self) -> None:
         self.device = torch.device("cpu")
 
-    def compile_together(self, graphs: Sequence[Graph], shards: bool = False) -> Sequence[Any]:
+    def compile_together(
+        self, graphs: Sequence[Graph], shards: bool = False, asks: bool = False
+    ) -> Sequence[Any]:
         """Kernels for graphs that run together, with ``shards`` on some rows of leaves.
 
         Raises:
             CannotCompileError: nothing can be compiled here.
         """
-        return kernel.compile_together(graphs, shards)
+        return kernel.compile_together(graphs, shards, asks)
 
     def run_tables(self, tables: Any, reduce: Reduce | None = None) -> None:
         """Run the tables of one segment together; ``reduce`` joins them with other processes."""
@@ -97,7 +104,9 @@ class TensorBackEnd(CpuBackEnd):
         super().__init__()
         self.lacks = lacks
 
-    def compile_together(self, graphs: Sequence[Graph], shards: bool = False) -> Sequence[Any]:
+    def compile_together(
+        self, graphs: Sequence[Graph], shards: bool = False, asks: bool = False
+    ) -> Sequence[Any]:
         """Kernels for graphs that run together.
 
         Raises:

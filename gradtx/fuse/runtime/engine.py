@@ -14,7 +14,7 @@ from torch.autograd.graph import increment_version
 from ...core import tree
 from ...core.leaves import LeafInfo
 from ...core.protocol import GradientTransformation
-from ...core.reduce import Reduce
+from ...core.reduce import Asks, Reduce
 from ...core.tree import PyTree
 from ..cpp.kernel import Kernel
 from ..frontend.forms import Form, Forms
@@ -256,7 +256,10 @@ class Engine:
         if self.reduce is not None:
             if device.type != "cpu":
                 raise CannotFuseError("", f"sums over processes are not fused on {device}")
-            return self._bind(batch, back_end(device), spans)
+            try:
+                return self._bind(batch, back_end(device), spans)
+            except CannotCompileError as error:  # what else there is joins nothing
+                raise CannotFuseError("", error.reason) from None
         whole, self.passed_over = match(self.tx, batch, spans)
         if whole is not None:
             return whole
@@ -337,6 +340,7 @@ class Engine:
         """The tables of leaves that go through the same segments."""
         kernels: dict[tuple[Segment, str], dict[Kind, Kernel]] = {}
         distinct, shards = list(dict.fromkeys(kinds)), bool(batch.wholes)
+        how = shards, isinstance(self.reduce, Asks)
         strategy = STREAMED if segments.cannot_raise(cut) else AT_ONCE
         first = segments.late(cut)
         if first is not None:
@@ -350,7 +354,7 @@ class Engine:
                 keep = _KEPT[variant]
                 chosen = {k: g if keep is None else g.only(keep) for k, g in graphs.items()}
                 kernels[segment, variant] = dict(
-                    zip(chosen, back.compile_together(list(chosen.values()), shards), strict=True)
+                    zip(chosen, back.compile_together(list(chosen.values()), *how), strict=True)
                 )
         args = (self.hyper, segments, cut, kernels, kinds, batch, back, spans, strategy)
         return LaunchPlan(*args, self.reduce)
