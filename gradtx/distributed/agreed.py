@@ -8,6 +8,7 @@ that does nothing.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -43,10 +44,9 @@ def other_rank(who: str) -> str:
 
 
 class _Frame(NamedTuple):
-    """What all ranks know of the first message of a step."""
+    """What all ranks know of the first message of a step, which is of float64."""
 
     op: Any
-    dtype: torch.dtype
     size: int
 
 
@@ -70,10 +70,9 @@ class Agreed(SumOver):
     def __init__(self, group: Any, who: str) -> None:
         super().__init__(group)
         self._who = who
-        self._frame = _Frame(dist.ReduceOp.SUM, torch.float64, 0)
+        self._frame = _Frame(dist.ReduceOp.SUM, 0)
         self._there: tuple[bool, ...] = ()
         self._waits = self._learns = False
-        self._notes: dict[Any, Tensor] = {}
         self.operations = _Operations(self, group)
 
     def begin(self, there: Sequence[bool] = ()) -> None:
@@ -128,14 +127,14 @@ class Agreed(SumOver):
             kernels: whether kernels ask for it.
         """
         if self._waits:
-            fits = (x.dtype, op) == (self._frame.dtype, self._frame.op)
+            fits = x.is_floating_point() and op == self._frame.op
             fits = fits and 0 < x.numel() <= self._frame.size
             notes = _Notes(not fits, kernels, not kernels)
             message = self._tell(notes, x if fits else None)
             if message is not None:
-                return message[: x.numel()].view(x.shape)
+                return message[: x.numel()].view(x.shape).to(x.dtype)
         if self._learns and x.is_floating_point():
-            self._frame = _Frame(op, x.dtype, x.numel())
+            self._frame = _Frame(op, x.numel())
         self._learns = False
         return super()._reduced(x, op)
 
@@ -143,29 +142,37 @@ class Agreed(SumOver):
     def _tell(self, notes: _Notes, x: Tensor | None = None) -> Tensor | None:
         """Send the first message of a step; gives it if sums are in it."""
         self._waits = False
-        size, count = self._frame.size, len(self._there)
-        if (key := (self._there, notes)) not in self._notes:
-            if len(self._notes) > _MOST:
-                self._notes.clear()
-            said = [*self._there, *(not x for x in self._there), *notes]
-            self._notes[key] = torch.tensor(said, dtype=torch.float64, device="cpu")
-        message = torch.zeros(size + len(self._notes[key]), dtype=self._frame.dtype, device="cpu")
+        size, is_sum = self._frame.size, self._frame.op == dist.ReduceOp.SUM
+        marks = _marks(self._there)
+        checks = [m * m if is_sum else -m for m in marks]
+        said = torch.tensor([*marks, *checks, *notes], dtype=torch.float64, device="cpu")
+        message = torch.cat([torch.zeros(size, dtype=torch.float64, device="cpu"), said])
         if x is not None:
             message[: x.numel()] = x.detach().reshape(-1)
-        message[size:] = self._notes[key]
         dist.all_reduce(message, op=self._frame.op, group=self._group)
-        found = (message[size:] > 0).tolist()
-        there, lacking = found[:count], found[count : 2 * count]
-        of_any = _Notes(*found[2 * count :])
+        found = message[size:].tolist()
+        of_any = _Notes(*(x > 0 for x in found[4:]))
+        ranks = dist.get_world_size(self._group)
+        # Equal numbers alone have the square of their sum from the sum of their squares.
+        same = all(
+            a * a == ranks * b if is_sum else a == -b
+            for a, b in zip(found[:2], found[2:4], strict=True)
+        )
         if notes.failed:
             return None
         if of_any.failed:
             raise OtherRankError(other_rank(self._who))
         mixed = of_any.kernels and of_any.operations
-        if mixed or any(a and b for a, b in zip(there, lacking, strict=True)):
-            raise DifferError(there, not of_any.operations)
+        if mixed or not same:
+            raise DifferError(self._of_any(), not of_any.operations)
         self._learns = of_any.apart
         return None if of_any.apart else message
+
+    def _of_any(self) -> list[bool]:
+        """Of which leaves some rank has a gradient, in a message of its own."""
+        there = torch.tensor(self._there, dtype=torch.uint8, device="cpu")
+        dist.all_reduce(there, op=dist.ReduceOp.MAX, group=self._group)
+        return [bool(x) for x in there.tolist()]
 
 
 class _Operations(SumOver):
@@ -179,4 +186,7 @@ class _Operations(SumOver):
         return self._agreed.reduced_by(x, op, kernels=False)
 
 
-_MOST = 64  # patterns of gradients that are kept as tensors
+def _marks(there: Sequence[bool]) -> tuple[int, int]:
+    """Two numbers that tell patterns apart, so small that sums of their squares are exact."""
+    found = zlib.crc32(bytes(there))
+    return found >> 16, found & 0xFFFF
