@@ -22,6 +22,7 @@ from gradtx.ops.registry import NAMESPACE, Op, operator
 __all__ = ["denman_beavers"]
 
 _ARGUMENTS = "(Tensor k, int steps, bool inverse, ScalarType low) -> Tensor"
+_SMALL = 64  # rows of matrices whose products take no longer in double precision, on a CPU
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
@@ -57,8 +58,11 @@ def _fake(k: Tensor, *args: Any) -> Tensor:
     return torch.empty_like(k, memory_format=torch.contiguous_format)
 
 
-def _reference(k: Tensor, *args: Any) -> Tensor:
-    return in_pieces(lambda k: _iterations(k, *args), k).contiguous()
+def _reference(k: Tensor, steps: int, inverse: bool, low: torch.dtype) -> Tensor:
+    dtype = k.dtype
+    if k.device.type == "cpu" and dtype == low == torch.float32 and k.shape[-1] <= _SMALL:
+        k, low = k.double(), torch.float64
+    return in_pieces(lambda k: _iterations(k, steps, inverse, low), k).to(dtype).contiguous()
 
 
 @operator("denman_beavers" + _ARGUMENTS, fake=_fake)

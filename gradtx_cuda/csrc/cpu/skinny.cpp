@@ -74,6 +74,32 @@ bool add_thin(const Tensor&, const Tensor&, const Tensor&, float, float,
 
 #endif
 
+constexpr int64_t kSmall = 1 << 13;  // products of numbers that cost less than a call of the library
+
+// The same of small matrices, with sums in double precision.
+bool add_small(const Tensor& x, const Tensor& a, const Tensor& b, double beta, double alpha,
+               const std::optional<Tensor>& addend, double gamma) {
+  const int64_t m = x.size(0), n = x.size(1), k = alpha == 0 ? 0 : a.size(1);
+  if (x.scalar_type() != ScalarType::Float || m * n > kSmall || m * n * k > kSmall) return false;
+  const auto at = [](const Tensor& t, int64_t i, int64_t j) -> double {
+    return static_cast<const float*>(t.const_data_ptr())[i * t.stride(0) + j * t.stride(1)];
+  };
+  float* out = static_cast<float*>(x.mutable_data_ptr());
+  const int64_t row = x.stride(0), column = x.stride(1);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0;
+      for (int64_t l = 0; l < k; ++l) sum += at(a, i, l) * at(b, l, j);
+      float& to = out[i * row + j * column];
+      double all = k == 0 ? 0 : alpha * sum;
+      if (beta != 0) all += beta * to;
+      if (addend) all += gamma * at(*addend, i, j);
+      to = static_cast<float>(all);
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left) {
@@ -94,7 +120,8 @@ Tensor coordinates_cpu(const Tensor& x, const Tensor& basis, bool left) {
 void add_thin_product(const Tensor& x, const Tensor& a, const Tensor& b, double beta, double alpha,
                       const std::optional<Tensor>& addend, double gamma) {
   if (add_thin(x, a, b, static_cast<float>(beta), static_cast<float>(alpha), addend,
-               static_cast<float>(gamma))) {
+               static_cast<float>(gamma)) ||
+      add_small(x, a, b, beta, alpha, addend, gamma)) {
     return;
   }
   STABLE_TORCH_ERROR_CODE_CHECK(
