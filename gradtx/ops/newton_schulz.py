@@ -56,13 +56,22 @@ def twins(x: Tensor) -> tuple[Tensor, Tensor]:
     return (x.mT, x) if is_tall(x) else (x, x.mT)
 
 
+def _power_of_two(x: Tensor) -> Tensor:
+    """One that is near the largest element of every matrix, which divides exactly."""
+    largest = x.detach().abs().amax((-2, -1), keepdim=True).float()
+    exponent = torch.frexp(largest).exponent.clamp(-100, 100)
+    return torch.ldexp(torch.ones_like(largest), exponent).to(x.dtype)
+
+
 def _size(x: Tensor, scaling: str, safety: float, eps: float) -> Tensor:
     """What a matrix is divided by; in a wider dtype, the squares of large numbers overflow."""
-    if x.dtype == torch.bfloat16:  # row by row: a copy of x in another dtype takes longer
-        x = vector_norm(x, dim=-1, keepdim=True)
     wide = torch.promote_types(x.dtype, torch.float32)
     wide = torch.float64 if x.dtype == torch.float32 else wide  # below: (batch, 1, 1)
-    norm = safety * vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
+    unit: Tensor | float = 1.0
+    if x.dtype == torch.bfloat16:  # a copy of x in another dtype takes longer
+        unit = _power_of_two(x)
+        x = vector_norm(x / unit, dim=-1, keepdim=True)
+    norm = safety * unit * vector_norm(x, dim=(-2, -1), keepdim=True, dtype=wide)
     return norm + eps if scaling == "add" else torch.clamp(norm, min=eps)
 
 

@@ -98,7 +98,8 @@ def test_what_has_no_r_is_left_out(kind):
 
 def test_a_call_gives_the_same_bits_again(threads):
     y = torch.randn(3, 200, 64)
-    assert torch.equal(decomposed(y)[0], decomposed(y)[0])
+    first, again = decomposed(y)[0], decomposed(y)[0]  # NaN where no kernel serves
+    torch.testing.assert_close(first, again, rtol=0, atol=0, equal_nan=True)
 
 
 def test_batches_lie_anyhow():

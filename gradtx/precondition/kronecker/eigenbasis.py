@@ -16,7 +16,6 @@ from ...core.fields import static
 from ...ops.symmetric_product import symmetric_product
 from .orthogonal_iteration import Rotation, iterated, picked, qr
 from .policy import Policy
-from .stacks import symmetrized
 
 
 class Turned(NamedTuple):
@@ -190,6 +189,11 @@ def eigh(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _eye(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+
+
+def symmetrized(x: Tensor) -> Tensor:
+    """The symmetric part."""
+    return 0.5 * (x + x.mT)
 
 
 def _columns(x: Tensor, order: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ...ops.cholesky_iteration import LEAST, cholesky_iteration, cholesky_turn
 from ...ops.matrix_powers import may_look
 from ...ops.registry import has_kernel
 from ...ops.symmetric_product import product, symmetric_product
-from .stacks import contract, symmetrized
+from .stacks import contract
 
 _SMALL = 64  # rows of matrices below which reflections are as fast
 # Norms of the rows of Q^T Q - I, in roundoffs: of what is taken as it is, and of what is corrected.
@@ -167,7 +167,7 @@ def _by_reflections(
     else:
         q, r = qr(factor)
         new = symmetric_product(r, q)
-    return symmetrized(new), torch.bmm(basis, q), q
+    return new, torch.bmm(basis, q), q
 
 
 def _times(x: Tensor, rotation: Rotation, left: bool) -> Tensor:

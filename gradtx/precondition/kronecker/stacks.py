@@ -97,11 +97,6 @@ def unfolded(x: Tensor, side: int) -> Tensor:
     return y.reshape(x.shape[0], x.shape[side + 1], -1)
 
 
-def symmetrized(x: Tensor) -> Tensor:
-    """The symmetric part."""
-    return 0.5 * (x + x.mT)
-
-
 def along(vector: Tensor, side: int, order: int) -> Tensor:
     """Vectors (n, d_side), shaped to multiply blocks (n, d_1, .. d_o) along one side."""
     return vector.reshape(vector.shape[0], *(-1 if k == side else 1 for k in range(order)))
