@@ -5,9 +5,11 @@
 #include "../common/microadam_op.h"
 #include "../registration.h"
 #include "entry.h"
+#include "microadam_avx2.h"
 #include "microadam_avx512.h"
-#include "microadam_block.h"
 #include "microadam_undo.h"
+#include "microadam_window.h"
+#include "microadam_window_avx2.h"
 
 namespace gx {
 namespace {
@@ -61,7 +63,7 @@ void check_blocks(const Leaf& leaf, int64_t begin, int64_t end) {
 
 bool has_wide(const Leaf& leaf, int64_t block, int64_t quant) {
 #if GX_HAS_AVX512
-  return has_avx512() && block < leaf.numel / leaf.block_size &&
+  return (has_avx512() || avx2::is_there()) && block < leaf.numel / leaf.block_size &&
          fits_wide(leaf.block_size, leaf.k, quant);
 #else
   return false;
@@ -76,8 +78,11 @@ void compress_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant
     if (saves) save_block(leaf, block, quant);
     if (has_wide(leaf, block, quant)) {
 #if GX_HAS_AVX512
-      const auto compress =
-          leaf.bf16_grad ? compress_block_wide<uint16_t> : compress_block_wide<float>;
+      using Compress = decltype(&compress_block_wide<Avx2, float>);
+      constexpr Compress kCompress[2][2] = {
+          {compress_block_wide<Avx2, float>, compress_block_wide<Avx2, uint16_t>},
+          {compress_block_wide<Avx512, float>, compress_block_wide<Avx512, uint16_t>}};
+      const Compress compress = kCompress[has_avx512()][leaf.bf16_grad];
       finite = compress(leaf, block, rule, block + 1 == end, buffers.wide());
 #endif
     } else {
@@ -91,9 +96,13 @@ void compress_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant
 void move_blocks(const Leaf& leaf, int64_t begin, int64_t end, int64_t quant, Buffers& buffers) {
   for (int64_t block = begin; block < end; ++block) {
 #if GX_HAS_AVX512
-    if (has_wide(leaf, block, quant) && rows_ascend(leaf, block)) {
-      const auto move = leaf.bf16_param ? move_block_wide<uint16_t> : move_block_wide<float>;
-      move(leaf, block, block + 1 == end, buffers.wide());
+    const auto ascend = has_avx512() ? rows_ascend : avx2::rows_ascend;
+    if (has_wide(leaf, block, quant) && ascend(leaf, block)) {
+      using Move = decltype(&move_block_wide<float>);
+      constexpr Move kMove[2][2] = {
+          {avx2::move_block_wide<float>, avx2::move_block_wide<uint16_t>},
+          {move_block_wide<float>, move_block_wide<uint16_t>}};
+      kMove[has_avx512()][leaf.bf16_param](leaf, block, block + 1 == end, buffers.wide());
       continue;
     }
 #endif

@@ -3,9 +3,7 @@
 #pragma once
 
 #include "avx512.h"
-#include "microadam_block.h"
-#include "microadam_scratch.h"
-#include "microadam_window.h"
+#include "microadam_compress.h"
 #include "top_k_avx512.h"
 
 #if GX_HAS_AVX512
@@ -201,57 +199,31 @@ GX_WIDE void encode_block(const float* total, int64_t ranges, const RangeRule& r
   }
 }
 
-// Whether these functions compute full blocks of n elements that keep k.
-inline bool fits_wide(int64_t n, int64_t k, int64_t quant) {
-  return quant == kRange && n % kRange == 0 && n <= kLongest && 8 * k <= n;
-}
-
-// Compress gradient and error to a row of the window and codes of what is left. Returns whether
-// they are finite.
-template <typename G>
-GX_AVX512 bool compress_block_wide(const Leaf& leaf, int64_t block, const RangeRule& rule,
-                                   bool last, WideScratch& s) {
-  const int64_t n = leaf.block_size, start = block * n, k = leaf.k, column = block * k;
-  const int64_t newest = leaf.newest() * leaf.columns + column;
-  uint8_t* codes = leaf.codes + start / 2;
-  uint16_t *lo = leaf.lo + start / kRange, *hi = leaf.hi + start / kRange;
-  s.soon.clear(5);
-  if (!last) {
-    s.soon.add(leaf.values + newest + k, 2 * k);
-    s.soon.add(codes + n / 2, n / 2);
-    s.soon.add(lo + n / kRange, 2 * n / kRange);
-    s.soon.add(hi + n / kRange, 2 * n / kRange);
-    s.soon.add(static_cast<const G*>(leaf.grad) + start + n, n * sizeof(G));
+struct Avx512 {
+  template <typename G>
+  GX_AVX512 static int64_t add_errors(const Leaf& leaf, int64_t start, int64_t n, uint32_t bound,
+                                      WideScratch& s) {
+    return gx::add_errors<G>(leaf, start, n, bound, s.soon, s);
   }
-  s.soon.spread(2 * n / kRange);
-
-  // The block's bound of the last step, moved as far as that of the block before.
-  uint32_t former = 0, bound = UINT32_MAX;
-  if (leaf.powers->rows() > 1) {
-    former = least_kept(leaf.values + newest, k);
-    bound = former + s.drift - s.margin;
+  GX_AVX512 static uint32_t least_kept(const uint16_t* values, int64_t k) {
+    return gx::least_kept(values, k);
   }
-  int64_t found = add_errors<G>(leaf, start, n, bound, s.soon, s);
-  if (found < k + k / 2) s.margin = std::min(s.margin + s.margin / 2, 1u << 22);
-  if (found > 2 * k) s.margin = std::max(s.margin - s.margin / 4, 1u << 12);
-  if (found < k || found > std::max(n / 16, 2 * k)) {
-    bound = reached_by_k(s.total, n, k, s);
-    found = list_candidates(s.total, n, bound, s);
+  GX_AVX512 static uint32_t reached_by_k(const float* total, int64_t n, int64_t k, WideTopK& s) {
+    return gx::reached_by_k(total, n, k, s);
   }
-  const int64_t row = leaf.row * leaf.columns + column;
-  const Kept kept =
-      keep_largest(s.total, found, k, bound, leaf.indices + row, leaf.values + row, s);
-  s.drift = kept.least - former;
-
-  if (kept.least < to_bits(INFINITY)) {
-    encode_block(s.total, n / kRange, rule, codes, lo, hi, s.soon);
-  } else {
-    for (int64_t r = 0; r < n / kRange; ++r) {
-      encode(s.total + r * kRange, kRange, rule, codes + r * kRange / 2, lo + r, hi + r);
-    }
+  GX_AVX512 static int64_t list_candidates(const float* total, int64_t n, uint32_t bound,
+                                           WideTopK& s) {
+    return gx::list_candidates(total, n, bound, s);
   }
-  return kept.most < to_bits(INFINITY);
-}
+  GX_AVX512 static Kept keep_largest(float* total, int64_t count, int64_t k, uint32_t bound,
+                                     int16_t* indices, uint16_t* values, WideTopK& s) {
+    return gx::keep_largest(total, count, k, bound, indices, values, s);
+  }
+  GX_AVX512 static void encode_block(const float* total, int64_t ranges, const RangeRule& rule,
+                                     uint8_t* codes, uint16_t* lo, uint16_t* hi, Soon& soon) {
+    gx::encode_block(total, ranges, rule, codes, lo, hi, soon);
+  }
+};
 
 }  // namespace gx
 #pragma GCC diagnostic pop

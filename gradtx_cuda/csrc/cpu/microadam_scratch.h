@@ -1,4 +1,4 @@
-// Memory of one thread that computes MicroAdam steps with AVX-512.
+// Memory of one thread that computes MicroAdam steps with wide registers.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "soon.h"
-#include "top_k_avx512.h"
+#include "top_k_scratch.h"
 
 namespace gx {
 

@@ -2,8 +2,7 @@
 #pragma once
 
 #include "avx512.h"
-#include "microadam_block.h"
-#include "microadam_scratch.h"
+#include "microadam_entries.h"
 
 #if GX_HAS_AVX512
 #pragma GCC diagnostic push
@@ -61,23 +60,6 @@ GX_WIDE int64_t take_below(const Leaf& leaf, int64_t row, int64_t column, int64_
   return count;
 }
 
-// `tags` keeps the last entry of every position and `previous` what it kept before.
-GX_WIDE void tag_entries(int64_t entries, int64_t start, WideScratch& s) {
-  const uint16_t* places = s.places.data();
-  uint16_t* previous = s.previous.data();
-  uint32_t tag = s.base;
-  for (int64_t first = 0; first < entries; first += kFew) {
-    s.soon.fetch();
-    const int64_t last = std::min(entries, first + kFew);
-#pragma GCC unroll 8
-    for (int64_t e = first; e < last; ++e) {
-      const int64_t i = places[e];
-      previous[e] = s.tags[i - start];
-      s.tags[i - start] = static_cast<uint16_t>(++tag);
-    }
-  }
-}
-
 // Add moments of entries to those of later entries of the same position, and leave nothing.
 GX_WIDE void join_entries(int64_t entries, WideScratch& s) {
   float *first = s.first.data(), *second = s.second.data();
@@ -111,11 +93,6 @@ GX_WIDE __m512 update_of(const float* first, const float* second, const MicroAda
       _mm512_add_ps(_mm512_maskz_sqrt_ps(some, v), _mm512_set1_ps(rates.eps));
   const __m512 m = _mm512_mul_ps(_mm512_set1_ps(rates.gain1), _mm512_loadu_ps(first));
   return _mm512_div_ps(m, scale);
-}
-
-// Whether only parameters that have entries move.
-GX_INLINE bool others_stay(const MicroAdamRates& rates) {
-  return rates.weight_decay == 0.0f && rates.lr > 0.0f && rates.lr < INFINITY;
 }
 
 // The step of a stretch of parameters. An entry that has been added to a later one changes its
@@ -159,14 +136,7 @@ GX_AVX512 void move_block_wide(const Leaf& leaf, int64_t block, bool last, WideS
   const int64_t rows = leaf.powers->rows();
   const MicroAdamRates& rates = leaf.powers->rates;
   P* param = static_cast<P*>(leaf.param) + block * n;
-  s.soon.clear(static_cast<size_t>(2 * rows + 1));
-  for (int64_t r = 0; r < rows && !last; ++r) {
-    s.soon.add(leaf.indices + r * leaf.columns + column + k, 2 * k);
-    s.soon.add(leaf.values + r * leaf.columns + column + k, 2 * k);
-  }
-  if (!last) s.soon.add(param + n, n * sizeof(P));
-  s.soon.spread((rows * k + kFew - 1) / kFew);
-
+  expect_next(leaf, column, param, last, s);
   s.reserve(rows, k);
   for (int64_t start = 0; start < n; start += kStretch) {
     const int64_t length = std::min(kStretch, n - start);

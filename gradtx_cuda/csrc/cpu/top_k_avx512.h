@@ -4,22 +4,7 @@
 
 #include "../common/arith.h"
 #include "avx512.h"
-#include "top_k.h"
-
-namespace gx {
-
-constexpr int64_t kLanes = 16;
-constexpr int64_t kRange = 64;         // elements that are listed together
-constexpr int64_t kLongest = 1 << 15;  // elements of a block
-
-// Buffers of one thread.
-struct alignas(64) WideTopK {
-  float groups[kLongest];  // largest magnitudes
-  uint16_t candidates[kLongest + 64];
-  uint32_t bits[kLongest + kLanes], magnitudes[kLongest + kLanes];  // of the candidates
-};
-
-}  // namespace gx
+#include "top_k_scratch.h"
 
 #if GX_HAS_AVX512
 #pragma GCC diagnostic push
@@ -96,11 +81,6 @@ GX_WIDE void write_some(float* x, __mmask16 some, __m512 value) {
 GX_WIDE void write_some(uint16_t* x, __mmask16 some, __m512 value) {
   _mm256_mask_storeu_epi16(x, some, narrow(value));
 }
-
-// Magnitudes of what a block keeps.
-struct Kept {
-  uint32_t least, most;
-};
 
 // Move the k largest of the candidates, ties to the lower position, to a row of the window. All
 // candidates reach the bound.
